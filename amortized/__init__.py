@@ -1,0 +1,7 @@
+"""Write one prior; get its posterior in one forward pass, and the proof that you can trust it."""
+
+from pathlib import Path
+
+# A checkout without links (on Windows they are text files) finds the linked folders beside this one.
+if not Path(__file__).with_name("priors").is_dir():
+    __path__.append(str(Path(__file__).resolve().parent.parent))

@@ -1,0 +1,6 @@
+"""Pretrained networks: a folder of weights, configuration and card for each, and their loader."""
+
+if __name__ == "pretrained":
+    raise ImportError(
+        "Expected 'import amortized.pretrained'; got 'import pretrained'. Add 'amortized.'."
+    )
