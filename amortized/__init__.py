@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-# A checkout without links (on Windows they are text files) finds the linked folders beside this one.
+# A checkout without links (on Windows they are text files) finds their folders beside this one.
 if not Path(__file__).with_name("priors").is_dir():
     __path__.append(str(Path(__file__).resolve().parent.parent))

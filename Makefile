@@ -1,0 +1,23 @@
+# Every target sets itself up from nothing: a virtual environment in .venv, made once, with the
+# versions in constraints.txt. `make PYTHON=python3.12 test` takes another interpreter.
+PYTHON ?= python3
+INSTALLED := .venv/.installed
+
+.PHONY: demo test lint
+
+demo: $(INSTALLED)
+	.venv/bin/python -m amortized.demo
+
+test: $(INSTALLED)
+	.venv/bin/python -m pytest
+
+lint: $(INSTALLED)
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Expected Python 3.11 or later; got " + sys.version.split()[0] + ". Name one: make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
