@@ -1,0 +1,50 @@
+r"""Classes that make their columns: mixtures of Gaussians, the tables of discriminant analysis.
+
+    x | class c, cluster m ~ N(mu_cm, diag(s_cm)) + common factors,   score = (class means of c)
+The target is the cause here: species, diagnoses, materials, digits. Columns differ in how far the
+classes lie apart (many not at all), clusters of one class may be far from each other, and the
+spread may belong to the class (quadratic boundaries) or to all (linear ones).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.priors.columns import draw_integer, log_uniform, standardise
+from amortized.priors.inputs import draw_inputs, heavy_weights
+from amortized.priors.tabular import TabularPrior
+
+_N_SCORES = 3
+
+
+class ClusterPrior(TabularPrior):
+    """Tables of clusters whose membership decides the target; arguments as in ``TabularPrior``.
+
+    Example:
+        >>> prior = ClusterPrior("classification", n_features=4)
+        >>> prior.sample(2, 50, 10, seed=0).x_context.shape
+        torch.Size([2, 50, 4])
+    """
+
+    # Membership itself is exact: overlap comes from the clusters.
+    _noiseless = 0.8
+
+    def _columns(
+        self, n_tasks: int, n_features: int, n_rows: int
+    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+        n_clusters = draw_integer(2, 12)
+        odds = log_uniform(0.15, 1.0, n_tasks, n_clusters)
+        which = torch.multinomial(odds, n_rows, replacement=True)[:, None]
+        apart = torch.randn(n_tasks, n_features, n_clusters)
+        # Relevance of columns is heavy-tailed; apartness shrinks with their number, or the sum of
+        # many small differences would make every wide table trivial.
+        relevance = heavy_weights(n_tasks, n_features, 1).abs()
+        relevance = relevance / relevance.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
+        apart = apart * relevance * log_uniform(0.7, 6.0, n_tasks, 1, 1)
+        own_spread = torch.rand(n_tasks, 1, 1) < 0.5
+        spread = log_uniform(0.4, 2.5, n_tasks, n_features, n_clusters) ** own_spread
+        within = draw_inputs(n_tasks, n_features, n_rows)
+        pick = which.expand(-1, n_features, -1)
+        columns = apart.gather(-1, pick) + spread.gather(-1, pick) * within
+        values = torch.randn(n_tasks, _N_SCORES, n_clusters)
+        return standardise(columns), values.gather(-1, which.expand(-1, _N_SCORES, -1))

@@ -1,0 +1,60 @@
+r"""Bayesian neural networks as priors over tables, from linear models to deep nets.
+
+    a_l = g_l standardise(W_l h_{l-1}) + b_l,   h_l = activation_l(a_l),   scores = W h_L
+Standardising the pre-activations over the rows puts the prior on functions rather than on weights:
+the gain g_l, log-uniform from 0.3 to 5, says how nonlinear a layer is, whatever the width and the
+number of inputs. First-layer weights are heavy-tailed, so inputs differ in relevance. A quarter of
+the networks has no hidden layer: generalised linear models with overlap, the commonest small table.
+
+References:
+    Neal, Bayesian Learning for Neural Networks, 1996.
+    Tran et al., All you need is a good functional prior for Bayesian deep learning, 2022,
+    arXiv:2011.12829.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.priors.columns import draw_integer, log_uniform, standardise
+from amortized.priors.inputs import draw_inputs, heavy_weights
+from amortized.priors.mechanisms import draw_activation
+from amortized.priors.tabular import TabularPrior
+
+_N_SCORES = 6
+# Architectures per batch; tasks of one group share depth, width and activations, no weights.
+_N_GROUPS = 4
+
+
+class NeuralNetworkPrior(TabularPrior):
+    """Tables answered by random neural networks; arguments as in ``TabularPrior``.
+
+    Example:
+        >>> prior = NeuralNetworkPrior("regression", n_features=3)
+        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
+        torch.Size([2, 10])
+    """
+
+    def _columns(
+        self, n_tasks: int, n_features: int, n_rows: int
+    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+        columns = draw_inputs(n_tasks, n_features, n_rows)
+        groups = columns.chunk(_N_GROUPS)
+        return columns, torch.cat([_network(group) for group in groups])
+
+
+def _network(columns: Tensor) -> Tensor:
+    n_tasks, n_inputs, _ = columns.shape
+    hidden = columns
+    for layer in range(draw_integer(0, 3)):
+        width = int(log_uniform(3.0, 40.0, 1))
+        fan_in = (n_tasks, width, hidden.shape[1])
+        weights = heavy_weights(*fan_in) if layer == 0 else torch.randn(fan_in)
+        if layer == 0:  # some inputs matter for all units, others for none
+            weights = weights * heavy_weights(n_tasks, 1, n_inputs)
+        gain = log_uniform(0.3, 5.0, n_tasks, 1, 1)
+        hidden = draw_activation()(
+            standardise(weights @ hidden) * gain + torch.randn(n_tasks, width, 1)
+        )
+    last = heavy_weights(n_tasks, _N_SCORES, hidden.shape[1])
+    return last @ hidden

@@ -1,0 +1,107 @@
+r"""Structural causal models: tables read off a random graph of random mechanisms.
+
+Node k of a graph holds a few numbers per row. It reads earlier nodes, applies one mechanism of
+its task and adds noise:
+    h_k = f_k(W_k [h_j : j in parents(k)]) + sigma_k e_k.
+Columns of the table and the target are then picked among all numbers of all nodes. What is not
+picked stays hidden: common causes that confound, mediators, colliders. A target may be a cause
+of its columns, an effect of them, or neither.
+
+All tasks of a batch walk through the same number of nodes; graphs, weights, mechanisms, noise and
+the choice of columns are their own. Mechanisms of one task resemble each other (a table of nearly
+linear relations, a table of rules), because a task draws a taste for families first.
+
+References:
+    Pearl, Causality, 2009. Hollmann et al., TabPFN, 2022, arXiv:2207.01848 (priors of this kind).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.priors.columns import draw_integer, log_uniform, standardise
+from amortized.priors.inputs import draw_inputs, heavy_weights
+from amortized.priors.mechanisms import MECHANISMS, apply_by_task
+from amortized.priors.tabular import TabularPrior
+
+# Appetite for each family over all tasks; smooth and additive relations are the commonest in life.
+_FAMILIES = {
+    "linear": 2.0,
+    "additive": 2.0,
+    "perceptron": 2.0,
+    "trees": 2.0,
+    "discretise": 1.0,
+    "soft_clusters": 0.7,
+    "quadratic": 0.8,
+    "product": 0.8,
+    "fourier": 1.0,
+}
+
+
+class StructuralCausalPrior(TabularPrior):
+    """Tables from random structural causal models; arguments as in ``TabularPrior``.
+
+    Example:
+        >>> prior = StructuralCausalPrior("classification", n_features=5)
+        >>> batch = prior.sample(4, 60, 40, seed=0)
+        >>> batch.x_context.shape, batch.y_query.shape
+        (torch.Size([4, 60, 5]), torch.Size([4, 40]))
+    """
+
+    def _columns(
+        self, n_tasks: int, n_features: int, n_rows: int
+    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+        n_nodes = int(log_uniform(2.0, 13.0, 1))
+        # A third more numbers than columns, so that something always stays hidden.
+        size = max(3, -(-(4 * n_features // 3 + 3) // n_nodes))
+        nodes = _walk(n_tasks, n_nodes, size, n_rows)
+        return _observe(nodes, n_features)
+
+
+def _walk(n_tasks: int, n_nodes: int, size: int, n_rows: int) -> Tensor:
+    """Values of all nodes, ``(batch, node, size, rows)``, from the roots on."""
+    names = tuple(_FAMILIES)
+    assert set(names) <= set(MECHANISMS)
+    # A small Dirichlet concentration: few families per task, all of them over tasks.
+    appetite = torch.tensor(list(_FAMILIES.values())).expand(n_tasks, -1) * 0.3
+    taste = torch.distributions.Gamma(appetite, 1.0).sample() + 1e-6
+    noise = log_uniform(0.01, 0.7, n_tasks, 1, 1)
+    density = log_uniform(0.1, 1.0, n_tasks, 1)
+    root_rate = 0.4 * torch.rand(n_tasks, 1, 1).square()
+    nodes = draw_inputs(n_tasks, size, n_rows)[:, None]
+    for k in range(1, n_nodes):
+        causes = standardise(_read_parents(nodes, density))
+        family = torch.multinomial(taste, 1)[:, 0]
+        effect = apply_by_task(family, names, causes, size)
+        # Some numbers follow from their causes exactly, so that categories stay categories.
+        own = noise * log_uniform(0.3, 3.0, n_tasks, size, 1) * (torch.rand(n_tasks, size, 1) < 0.8)
+        effect = effect + own * torch.randn_like(effect)
+        is_root = (torch.rand(n_tasks, 1, 1) < root_rate).flatten().nonzero()[:, 0]
+        effect[is_root] = draw_inputs(len(is_root), size, n_rows)
+        nodes = torch.cat([nodes, standardise(effect)[:, None]], 1)
+    return nodes
+
+
+def _read_parents(nodes: Tensor, density: Tensor) -> Tensor:
+    """Weighted sums of the numbers of a random set of earlier nodes, at least one."""
+    n_tasks, n_earlier, size, n_rows = nodes.shape
+    chosen = torch.rand(n_tasks, n_earlier) < density
+    chosen[torch.arange(n_tasks), torch.randint(n_earlier, (n_tasks,))] = True
+    weights = heavy_weights(n_tasks, size, n_earlier, size) * chosen[:, None, :, None]
+    return weights.flatten(2) @ nodes.flatten(1, 2)
+
+
+def _observe(nodes: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
+    """Pick the columns and the scores of the target among all numbers of all nodes."""
+    n_tasks, n_nodes, size, n_rows = nodes.shape
+    tasks = torch.arange(n_tasks)
+    target = torch.randint(n_nodes, (n_tasks,))
+    # Later nodes have longer histories; the first is a bare root.
+    target = torch.maximum(target, torch.randint(n_nodes, (n_tasks,)))
+    scores = nodes[tasks, target]
+    scores = scores[:, : draw_integer(1, size)]
+    # Random keys pick the columns: whole nodes are likelier seen or hidden together.
+    key = torch.rand(n_tasks, n_nodes, size) + torch.randn(n_tasks, n_nodes, 1) * 0.5
+    key[tasks, target, : scores.shape[1]] += 1e3
+    picked = key.flatten(1).argsort(-1)[:, :n_features]
+    return nodes.flatten(1, 2)[tasks[:, None], picked], scores

@@ -1,0 +1,130 @@
+"""What every prior over tables shares: from raw columns and scores to a task.
+
+A table prior draws smooth columns and the scores that decide the target; here the columns become
+those of a table (categories, rounding, censoring, outliers, irrelevant columns, missing cells) and
+the scores become classes or a number. The steps live in ``columns``, ``targets`` and
+``missingness``; this file is their order.
+"""
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.priors.columns import draw_integer, dress, spread
+from amortized.priors.missingness import drop_cells
+from amortized.priors.prior import Prior, split
+from amortized.priors.targets import (
+    compact_classes,
+    draw_classes,
+    draw_response,
+    show_classes_in_context,
+    standardise_by_context,
+)
+from amortized.priors.task import TaskBatch
+
+# With fewer rows than these, quantiles and scales mean little: more are drawn and thrown away.
+_LEAST_ROWS = 64
+
+
+class TabularPrior(Prior):
+    """A prior over classification or regression tables.
+
+    To write a new one, implement ``_columns``: raw columns and scores, rows last, any scale, from
+    torch's global generator. Everything that makes a table of them is inherited.
+
+    All tasks of a batch have the same number of columns, drawn log-uniformly from 2 to
+    ``max_features`` as the first thing that the seed decides. Classification answers are class
+    numbers 0..C-1 as floats, C varies per task, and the context has a row of every class that
+    occurs (where it has enough rows). Regression answers have mean 0 and standard deviation 1
+    over the context.
+
+    Args:
+        target: what is predicted.
+        n_features: fixed number of columns; None draws it per batch.
+        max_features: most columns when ``n_features`` is None.
+        max_classes: most classes of a task.
+        missing: fraction of tasks with missing cells (NaN).
+    """
+
+    # Probability that scores decide the target without noise; rules answer more exactly.
+    _noiseless = 0.3
+
+    def __init__(
+        self,
+        target: Literal["classification", "regression"] = "classification",
+        *,
+        n_features: int | None = None,
+        max_features: int = 50,
+        max_classes: int = 10,
+        missing: float = 0.3,
+    ) -> None:
+        if target not in ("classification", "regression"):
+            raise ValueError(f"Expected target 'classification' or 'regression'; got {target!r}.")
+        if n_features is not None and (int(n_features) != n_features or n_features < 1):
+            raise ValueError(
+                f"Expected n_features to be an integer >= 1, or None to draw it; got {n_features!r}."
+            )
+        for name, value in (("max_features", max_features), ("max_classes", max_classes)):
+            if int(value) != value or value < 2:
+                raise ValueError(f"Expected {name} to be an integer >= 2; got {value!r}.")
+        if not 0 <= missing <= 1:
+            raise ValueError(
+                f"Expected missing to be a fraction of tasks in [0, 1]; got {missing!r}."
+            )
+        self.target = target
+        self.n_features = n_features
+        self.max_features = max_features
+        self.max_classes = max_classes
+        self.missing = missing
+
+    @abstractmethod
+    def _columns(
+        self, n_tasks: int, n_features: int, n_rows: int
+    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+        """Draw raw columns and the scores that decide the target."""
+
+    def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
+        n_rows = n_context + n_query
+        n_features = self._draw_n_features()
+        columns, scores = self._columns(n_tasks, n_features, max(n_rows, _LEAST_ROWS))
+        columns = dress(_make_some_irrelevant(columns))
+        columns = drop_cells(columns, self.missing)
+        if self.target == "classification":
+            labels = draw_classes(scores, self.max_classes, self._noiseless)[:, :n_rows]
+            order = show_classes_in_context(labels, n_context)
+            labels, columns = labels.gather(-1, order), _reorder(columns[..., :n_rows], order)
+            y = compact_classes(labels).to(columns.dtype)
+        else:
+            y = draw_response(scores, self._noiseless)
+            y = standardise_by_context(y[:, :n_rows], n_context)
+            columns = columns[..., :n_rows]
+        return split(columns.transpose(1, 2).contiguous(), y, n_context)
+
+    def _draw_n_features(self) -> int:
+        # Drawn even when fixed, so that all table priors read the same stream after it.
+        u = float(torch.rand((), device="cpu"))
+        drawn = int(2 * ((self.max_features + 1) / 2) ** u)
+        return self.n_features or min(drawn, self.max_features)
+
+
+def _make_some_irrelevant(columns: Tensor) -> Tensor:
+    """Take some columns of other rows: the same marginals, no bearing on the target.
+
+    Rows are independent draws, so a shift by any number of rows cuts all ties; columns that shift
+    together keep the ties among themselves, as real nuisance columns do.
+    """
+    n_tasks, n_columns, n_rows = columns.shape
+    shifted = columns.roll(draw_integer(1, n_rows - 1), -1)
+    cut = torch.rand(n_tasks, n_columns) < 0.7 * spread(0.5, n_tasks)
+    return torch.where(cut[..., None], shifted, columns)
+
+
+def _reorder(columns: Tensor, order: Tensor) -> Tensor:
+    """Apply an order of rows to the tasks where it changes something."""
+    changed = (order != torch.arange(order.shape[-1])).any(-1).nonzero()[:, 0]
+    part = columns[changed]
+    columns[changed] = part.gather(-1, order[changed][:, None].expand_as(part))
+    return columns
