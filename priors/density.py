@@ -1,0 +1,245 @@
+r"""The density of a Pyro program: what every sampler needs of it, and nothing else.
+
+The latents of one dataset, each mapped to the whole real line by :math:`b^{-1}` of its support
+and laid end to end, are a vector :math:`u \in R^d`. Its log density is
+
+.. math:: \log p(b(u)) + \log |\det J_b(u)| + \log p(y \mid b(u), x),
+
+whose first two terms are the log prior and whose last is the log likelihood. The supports are
+read anew in every run, so the support of one latent may depend on another.
+
+Discrete latents have no place in this: see `amortized.priors.enumeration` for those that can be
+summed out.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from amortized.priors.sites import (
+    Evaluate,
+    Unconstrain,
+    check_observation,
+    lay_out,
+    trace_program,
+)
+from amortized.priors.vectorised import FunctionalSamplers, Program, quiet_program
+
+
+class _NaNCholesky(TorchFunctionMode):
+    """Lets one singular matrix spoil its own particle only: NaN there, where torch would raise."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is not torch.linalg.cholesky:
+            return func(*args, **(kwargs or {}))
+        factor, info = torch.linalg.cholesky_ex(*args, **(kwargs or {}))
+        return torch.where((info == 0)[..., None, None], factor, torch.nan)
+
+
+@contextmanager
+def _precision(dtype: torch.dtype) -> Iterator[None]:
+    """Lets constants that the program makes without a dtype be as precise as the data."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class ProgramDensity:
+    """The log density of a program's latents, for a batch of datasets and many particles.
+
+    Args:
+        model: a Pyro program ``model(x, y=None)`` for one dataset, observing ``y`` at site "y".
+        x: inputs, ``(batch, n, n_features)``.
+        y: observations, ``(batch, n)``; any trailing shape that the site "y" has is allowed.
+
+    Attributes:
+        dim: d, the number of unconstrained coordinates.
+        layout: ``{name: (slice into u, unconstrained shape)}``.
+
+    Raises:
+        ValueError: if the program raises, does not observe ``y``, has discrete latents, or if
+            ``y`` is not finite or outside the support of its distribution.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def coin(x, y=None):
+        ...     p = pyro.sample("p", dist.Beta(1.0, 1.0))
+        ...     return pyro.sample("y", dist.Bernoulli(p).expand([len(x)]).to_event(1), obs=y)
+        >>> density = ProgramDensity(coin, torch.zeros(2, 1, 0), torch.ones(2, 1))
+        >>> u = torch.zeros(2, 3, 1)
+        >>> density.log_likelihood(u).shape, round(density.constrain(u)["p"][0, 0].item(), 3)
+        (torch.Size([2, 3]), 0.5)
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n *event"],
+    ) -> None:
+        if x.ndim != 3 or y.ndim < 2 or x.shape[:2] != y.shape[:2]:
+            raise ValueError(
+                "Expected x of shape (batch, n, n_features) and y of shape (batch, n); got "
+                f"{tuple(x.shape)} and {tuple(y.shape)}."
+            )
+        self.model, self.x, self.y = model, x, y
+        with _precision(y.dtype):
+            trace = trace_program(model, x[0], y[0])
+        check_observation(trace, y)
+        self.layout = lay_out(trace)
+        self.dim = sum(shape.numel() for _, shape in self.layout.values())
+        self.vectorised = True
+        self._try_out()
+
+    @property
+    def n_datasets(self) -> int:
+        """Number of datasets in the batch."""
+        return self.x.shape[0]
+
+    def take(self, index: Tensor) -> "ProgramDensity":
+        """The density of the chosen datasets alone."""
+        chosen = object.__new__(ProgramDensity)
+        chosen.__dict__.update(self.__dict__)
+        chosen.x, chosen.y = self.x[index], self.y[index]
+        return chosen
+
+    def log_prior_and_likelihood(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> tuple[Float[Tensor, "batch particles"], Float[Tensor, "batch particles"]]:
+        """Log prior with the Jacobian's log determinant, and log likelihood, in one run."""
+        self._check(u)
+
+        def evaluate(u: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            run = Evaluate(self.layout, u)
+            with run:
+                self.model(x, y)
+            return run.log_prior, run.log_likelihood
+
+        return self._over_all(evaluate, u)
+
+    def log_prior(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """Log prior density of u, the Jacobian's log determinant included."""
+        return self.log_prior_and_likelihood(u)[0]
+
+    def log_likelihood(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """Log likelihood of the observations, with any `pyro.factor` in it."""
+        return self.log_prior_and_likelihood(u)[1]
+
+    def log_density(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """Log posterior density of u up to a constant: log prior + log likelihood."""
+        log_prior, log_likelihood = self.log_prior_and_likelihood(u)
+        return log_prior + log_likelihood
+
+    def constrain(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
+        """The latents in their own units, ``{name: (batch, particles, ...)}``."""
+        self._check(u)
+
+        def evaluate(u: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            run = Evaluate(self.layout, u)
+            with run:
+                self.model(x, y)
+            return run.values
+
+        with torch.no_grad():
+            return self._over_all(evaluate, u)
+
+    def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
+        """The inverse of `constrain`."""
+        missing = set(self.layout) - set(latents)
+        if missing:
+            raise ValueError(f"Expected values for {sorted(self.layout)}; got none for {missing}.")
+
+        def collect(given: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            run = Unconstrain(self.layout, given)
+            with run:
+                self.model(x, y)
+            return run.vector()
+
+        return self._over_all(collect, {name: latents[name] for name in self.layout})
+
+    def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
+        """Draws u from the prior with torch's global generator."""
+
+        def collect(_: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            run = Unconstrain(self.layout)
+            with run, FunctionalSamplers():
+                self.model(x, y)
+            return run.vector()
+
+        with torch.no_grad():
+            return self._over_all(collect, self.x.new_empty(self.n_datasets, n_particles))
+
+    def _try_out(self) -> None:
+        """Evaluates once; leaves vectorisation where the program cannot bear it."""
+        one, origin = self.take(torch.tensor([0])), self.y.new_zeros(1, 1, self.dim)
+        try:
+            one.log_density(origin)
+            return
+        except Exception as error:  # the loop tells a program's own fault from vmap's limits
+            reason = error
+        one.vectorised = self.vectorised = False
+        try:
+            one.log_density(origin)
+        except Exception as error:
+            raise ValueError(
+                "Expected a program whose density can be evaluated wherever its latents may lie; "
+                f"got {type(error).__name__}: {error}"
+            ) from error
+        first_line = str(reason).split(". ")[0].split("\n")[0]
+        warnings.warn(
+            "The program's density cannot be computed for all particles at once and is computed "
+            f"one by one, which is slow. Torch says: {first_line}. Write choices on drawn values "
+            "with torch.where instead of if.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def _check(self, u: Tensor) -> None:
+        if u.ndim != 3 or u.shape[0] != self.n_datasets or u.shape[2] != self.dim:
+            raise ValueError(
+                f"Expected u of shape ({self.n_datasets}, particles, {self.dim}); got "
+                f"{tuple(u.shape)}."
+            )
+
+    def _over_all(self, function: Callable[..., Any], particles: Any) -> Any:
+        """Maps a function of one particle and its dataset over particles and datasets."""
+        over_particles = torch.func.vmap(function, (0, None, None), randomness="different")
+        over_datasets = torch.func.vmap(over_particles, randomness="different")
+        with quiet_program(), _precision(self.y.dtype), _NaNCholesky():
+            if self.vectorised:
+                return over_datasets(particles, self.x, self.y)
+            return _loop(function, particles, self.x, self.y)
+
+
+def _loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
+    """What the two vmaps do, one particle at a time."""
+    leaves, spec = tree_flatten(particles)
+    results = [
+        function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
+        for i in range(len(x))
+        for j in range(leaves[0].shape[1])
+    ]
+    shape = leaves[0].shape[:2]
+    return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)

@@ -1,0 +1,162 @@
+"""The sample sites of a Pyro program: where each latent lies in u, and how u is put in and read.
+
+A program is run once on real data to learn its latents. After that a messenger stands around each
+run: `Evaluate` gives the latents their values from a vector u and adds up the log densities,
+`Unconstrain` collects u from values or from prior draws.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+from amortized.priors.vectorised import Program, draw, is_subsample, quiet_program
+
+Layout = dict[str, tuple[slice, torch.Size]]
+
+
+class _Site(Messenger):
+    """What the messengers below share: which sites are latent, and where each lies in u."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+        self.values: dict[str, Tensor] = {}
+
+    def _is_latent(self, message: Any) -> bool:
+        return message["name"] in self.layout and not message["is_observed"]
+
+
+class Evaluate(_Site):
+    """Gives the latents their values from u and adds up the log densities."""
+
+    def __init__(self, layout: Layout, u: Tensor) -> None:
+        super().__init__(layout)
+        self.u = u
+        self.log_prior = u.new_zeros(())
+        self.log_likelihood = u.new_zeros(())
+
+    def _pyro_sample(self, message: Any) -> None:
+        if is_subsample(message):
+            return
+        fn, value = message["fn"], message["value"]
+        latent = self._is_latent(message)
+        if latent:
+            where, shape = self.layout[message["name"]]
+            unconstrained = self.u[where].reshape(shape)
+            transform = biject_to(fn.support)
+            value = message["value"] = transform(unconstrained)
+            self.values[message["name"]] = value
+            jacobian = transform.log_abs_det_jacobian(unconstrained, value).sum()
+            self.log_prior = self.log_prior + jacobian
+        if value is None:
+            raise ValueError(
+                f"Expected the sample site '{message['name']}' in every run of the program; it "
+                "appears in some runs only."
+            )
+        log_prob = scale_and_mask(fn.log_prob(value), message["scale"], message["mask"]).sum()
+        if latent:
+            self.log_prior = self.log_prior + log_prob
+        else:
+            self.log_likelihood = self.log_likelihood + log_prob
+
+
+class Unconstrain(_Site):
+    """Collects u from given values, or from prior draws where none are given."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        given: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(layout)
+        self.given = given
+
+    def _pyro_sample(self, message: Any) -> None:
+        if not self._is_latent(message) or message["value"] is not None:
+            return
+        name, fn = message["name"], message["fn"]
+        value = message["value"] = draw(fn) if self.given is None else self.given[name]
+        self.values[name] = biject_to(fn.support).inv(value).reshape(-1)
+
+    def vector(self) -> Tensor:
+        """The values end to end, in the order of the layout."""
+        return torch.cat([self.values[name] for name in self.layout])
+
+
+def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
+    """One run of the program on real data, with a message that helps where it fails."""
+    try:
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
+            torch.manual_seed(0)
+            trace = pyro.poutine.trace(model).get_trace(x, y)
+    except Exception as reason:
+        raise ValueError(
+            f"Expected a Pyro program that runs as model(x, y) with x of shape {tuple(x.shape)} "
+            f"and y of shape {tuple(y.shape)}, in {y.dtype}; got {type(reason).__name__}: {reason}"
+        ) from reason
+    site = trace.nodes.get("y")
+    if site is None or not site["is_observed"]:
+        raise ValueError(
+            "Expected the program to observe its data as pyro.sample('y', ..., obs=y); got sample "
+            f"sites {sorted(name for name, s in trace.nodes.items() if s['type'] == 'sample')}, "
+            f"{'none of them y' if site is None else 'with y drawn, not observed'}."
+        )
+    return trace
+
+
+def lay_out(trace: Any) -> Layout:
+    """Lays the latents of a program end to end in unconstrained space."""
+    layout: Layout = {}
+    start = 0
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or site["is_observed"] or is_subsample(site):
+            continue
+        support = site["fn"].support
+        if support is not None and support.is_discrete:
+            raise ValueError(
+                f"Expected continuous latents; got '{name}' with the discrete support {support}. "
+                "Sum it out in the program (a mixture is dist.MixtureSameFamily), or mark it "
+                "infer={'enumerate': 'parallel'}."
+            )
+        try:
+            shape = biject_to(support).inv(site["value"]).shape
+        except NotImplementedError as reason:
+            raise ValueError(
+                f"Expected latents whose support has a bijection to the real line; got '{name}' "
+                f"with the support {support}. Rewrite the program with other latents."
+            ) from reason
+        layout[name] = (slice(start, start + shape.numel()), shape)
+        start += shape.numel()
+    if not layout:
+        raise ValueError("Expected a program with at least one latent; got none but 'y'.")
+    return layout
+
+
+def check_observation(trace: Any, y: Tensor) -> None:
+    """Refuses observations that no latents could have produced."""
+    fn = trace.nodes["y"]["fn"]
+    if not torch.isfinite(y).all():
+        raise ValueError(
+            f"Expected finite observations y; got {int((~torch.isfinite(y)).sum())} that are NaN "
+            "or infinite. Leave such rows out."
+        )
+    support = fn.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    bounds = [getattr(support, name, 0.0) for name in ("lower_bound", "upper_bound")]
+    if not support.is_discrete and any(isinstance(bound, Tensor) for bound in bounds):
+        return  # such a support may depend on the latents; the density itself then says -inf
+    with quiet_program():
+        inside = support.check(y)
+    if not inside.all():
+        wrong = y[~inside] if inside.shape == y.shape else y
+        raise ValueError(
+            f"Expected observations y in the support {support} of {type(fn).__name__}; got "
+            f"{wrong.flatten()[0].item():g}, which is impossible under the program."
+        )

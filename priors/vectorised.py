@@ -1,0 +1,219 @@
+"""Runs a Pyro program for many tasks at once: every draw of all tasks in one `torch.func.vmap`.
+
+Two habits of torch's samplers stand in the way of `vmap`, and both are replaced while it runs:
+many fill a fresh tensor in place (``torch.empty(shape).exponential_()``), and Beta and Dirichlet
+draw inside an ``autograd.Function``. What still fails, such as an ``if`` on a drawn value, is
+drawn task by task, and a warning says so.
+"""
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, no_type_check
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Program = Callable[..., Any]
+
+_TINY = 1e-38  # the smallest normal float32: log of it is finite
+
+
+@contextmanager
+def quiet_program() -> Iterator[None]:
+    """Runs a program without argument checks, which read values and so break `vmap`."""
+    with pyro.validation_enabled(False), warnings.catch_warnings():
+        # Some operations have no batching rule yet and loop inside torch: slower, still right.
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        yield
+
+
+def _uniform(like: Tensor) -> Tensor:
+    return torch.rand(like.shape, dtype=like.dtype, device=like.device)
+
+
+def _exponential(like: Tensor, rate: float = 1.0) -> Tensor:
+    return -torch.log1p(-_uniform(like)).clamp(max=-_TINY) / rate
+
+
+def _normal(like: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    return mean + std * torch.randn(like.shape, dtype=like.dtype, device=like.device)
+
+
+def _cauchy(like: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
+    return median + sigma * torch.tan(math.pi * (_uniform(like) - 0.5))
+
+
+_FUNCTIONAL: dict[Any, Callable[..., Tensor]] = {
+    Tensor.normal_: _normal,
+    Tensor.uniform_: lambda like, low=0.0, high=1.0: low + (high - low) * _uniform(like),
+    Tensor.exponential_: _exponential,
+    Tensor.cauchy_: _cauchy,
+    Tensor.log_normal_: lambda like, mean=1.0, std=2.0: _normal(like, mean, std).exp(),
+}
+
+
+class FunctionalSamplers(TorchFunctionMode):
+    """Turns in-place samplers into functional ones, for callers inside torch and Pyro only.
+
+    A distribution uses the returned tensor, so a new one will do. A user's own code may rely on
+    the tensor being filled in place; there torch's error stands, and the loop takes over.
+    """
+
+    @no_type_check  # a checking wrapper would stand between this function and its caller
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        functional = _FUNCTIONAL.get(func)
+        if functional is not None:
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            if caller.startswith(("torch.distributions", "pyro.distributions")):
+                return functional(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _dirichlet(concentration: Tensor, shape: torch.Size) -> Tensor:
+    """Normalises independent gammas, in logs, so that tiny concentrations do not underflow.
+
+    ``log Gamma(a) = log Gamma(a + 1) + log(U) / a`` in law (Marsaglia and Tsang, 2000, section 6).
+    """
+    gamma = dist.Gamma(concentration + 1, torch.ones_like(concentration)).sample(shape)
+    log_gamma = gamma.log() - _exponential(gamma) / concentration
+    return torch.softmax(log_gamma, -1)
+
+
+def _lkj_cholesky(dim: int, concentration: Tensor, shape: torch.Size) -> Tensor:
+    """Draws Cholesky factors row by row, as on an onion (Lewandowski et al., 2009, section 3.2).
+
+    Row i (from 0) is a point in the ball of its first i entries: squared length
+    ``Beta(i / 2, eta + (d - 1 - i) / 2)``, direction uniform. torch 2.13's own ``sample`` uses
+    ``Beta(i - 1/2, ...)``, which disagrees with its ``log_prob`` from d = 3 on.
+    """
+    row = torch.arange(1, dim, dtype=concentration.dtype, device=concentration.device)
+    tail = concentration.unsqueeze(-1) + (dim - 1 - row) / 2
+    squared = _dirichlet(torch.stack([(row / 2).expand(tail.shape), tail], -1), shape)
+    direction = _normal(squared[..., :1].expand(*squared.shape[:-1], dim - 1)).tril()
+    direction = direction / direction.norm(dim=-1, keepdim=True)
+    below = squared[..., :1].sqrt() * direction
+    diagonal = torch.diag_embed(squared[..., 1].sqrt())
+    pad = torch.nn.functional.pad
+    return pad(below, (0, 1, 1, 0)) + pad(pad(diagonal, (1, 0)), (0, 0, 1, 0)) + _corner(below, dim)
+
+
+def _corner(like: Tensor, dim: int) -> Tensor:
+    corner = like.new_zeros(dim, dim)
+    corner[0, 0] = 1.0
+    return corner
+
+
+def draw(distribution: Any, sample_shape: Sequence[int] = ()) -> Tensor:
+    """Draws from a distribution by means that `vmap` can batch; equal in law to ``sample``."""
+    shape = torch.Size(sample_shape)
+    if isinstance(distribution, torch.distributions.Independent | dist.MaskedDistribution):
+        return draw(distribution.base_dist, shape)
+    if isinstance(distribution, torch.distributions.Dirichlet):
+        return _dirichlet(distribution.concentration, shape)
+    if isinstance(distribution, torch.distributions.Beta):
+        pair = torch.stack([distribution.concentration1, distribution.concentration0], -1)
+        return _dirichlet(pair, shape)[..., 0]
+    if isinstance(distribution, torch.distributions.LKJCholesky):
+        return _lkj_cholesky(distribution.dim, distribution.concentration, shape)
+    return distribution.sample(shape)
+
+
+class _Draw(Messenger):
+    """Gives every latent site of a program a value by `draw`."""
+
+    def _pyro_sample(self, message: Any) -> None:
+        if message["value"] is None and not is_subsample(message):
+            message["value"] = draw(message["fn"])
+
+
+def is_subsample(message: Any) -> bool:
+    """Whether a site is a plate's choice of rows, not a random variable of the program."""
+    return type(message["fn"]).__name__ == "_Subsample"
+
+
+def run_program(program: Program, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
+    """Runs a program once and returns the values at its sample sites, deterministic ones left out.
+
+    Args:
+        program: a Pyro program ``program(x, y)``.
+        x: inputs of one dataset, ``(n, n_features)``.
+        y: the observation, ``(n,)``; None draws it.
+    """
+    with torch.no_grad(), pyro.poutine.trace() as tracer, _Draw():
+        program(x, y)
+    sites: dict[str, Any] = tracer.trace.nodes
+    return {
+        name: site["value"]
+        for name, site in sites.items()
+        if site["type"] == "sample"
+        and not is_subsample(site)
+        and not site["infer"].get("_deterministic")
+    }
+
+
+def run_programs(program: Program, x: Tensor) -> dict[str, Tensor]:
+    """Draws every sample site of a program for many datasets, in one vectorised run if possible.
+
+    Args:
+        program: a Pyro program ``program(x, y=None)``, written for one dataset.
+        x: inputs, ``(batch, n, n_features)``.
+
+    Returns:
+        each site's values with the batch first, ``{name: (batch, ...)}``.
+
+    Raises:
+        ValueError: if the program raises on a single dataset too.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def coin(x, y=None):
+        ...     p = pyro.sample("p", dist.Beta(2.0, 2.0))
+        ...     return pyro.sample("y", dist.Bernoulli(p).expand([len(x)]).to_event(1), obs=y)
+        >>> {name: tuple(v.shape) for name, v in run_programs(coin, torch.zeros(5, 3, 0)).items()}
+        {'p': (5,), 'y': (5, 3)}
+    """
+    state = torch.random.get_rng_state()  # the loop must not depend on draws that came to nothing
+    device_state = torch.cuda.get_rng_state(x.device) if x.is_cuda else None
+    try:
+        with quiet_program(), FunctionalSamplers():
+            one_run = torch.func.vmap(lambda row: run_program(program, row), randomness="different")
+            return one_run(x)
+    except Exception as reason:  # the loop below tells a program's own fault from vmap's limits
+        torch.random.set_rng_state(state)
+        if device_state is not None:
+            torch.cuda.set_rng_state(device_state, x.device)
+        draws = _run_one_by_one(program, x)
+        first_line = str(reason).split(". ")[0].split("\n")[0]
+        warnings.warn(
+            f"The program could not be run for all {len(x)} tasks at once and was run one task at "
+            f"a time, which is slow. Torch says: {first_line}. Write choices on drawn values with "
+            "torch.where instead of if, and use distributions that broadcast.",
+            UserWarning,
+            stacklevel=2,
+        )
+        return draws
+
+
+def _run_one_by_one(program: Program, x: Tensor) -> dict[str, Tensor]:
+    try:
+        runs = [run_program(program, row) for row in x]
+        return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
+    except Exception as reason:
+        raise ValueError(
+            "Expected a Pyro program that runs on one dataset as program(x) with x of shape "
+            f"{tuple(x.shape[1:])} and has the same sample sites and shapes in every run; got "
+            f"{type(reason).__name__}: {reason}. Call it yourself on one x to see where it fails."
+        ) from reason
