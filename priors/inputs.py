@@ -1,7 +1,7 @@
 """Inputs without a cause: correlated, clustered and discrete columns that a function then answers.
 
 A column is a weighted sum of three parts, with weights that differ per task:
-    x = common factors (near-collinear columns)  +  cluster centres (groups of rows)  +  its own part
+    x = common factors (near-collinear columns) + cluster centres (groups of rows) + its own part
 and some columns are then cut into a few levels *before* any function reads them, so that a
 category can matter by itself and not only through a smooth number behind it.
 """

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from amortized.priors.columns import draw_integer, log_uniform, standardise
 from amortized.priors.inputs import draw_inputs, heavy_weights
-from amortized.priors.mechanisms import MECHANISMS, apply_by_task
+from amortized.priors.mechanisms import apply_by_task, linear
 from amortized.priors.tabular import TabularPrior
 
 # Appetite for each family over all tasks; smooth and additive relations are the commonest in life.
@@ -54,25 +54,32 @@ class StructuralCausalPrior(TabularPrior):
         n_nodes = int(log_uniform(2.0, 13.0, 1))
         # A third more numbers than columns, so that something always stays hidden.
         size = max(3, -(-(4 * n_features // 3 + 3) // n_nodes))
-        nodes = _walk(n_tasks, n_nodes, size, n_rows)
-        return _observe(nodes, n_features)
+        taste = _draw_taste(n_tasks)
+        columns, scores = _observe(_walk(taste, n_nodes, size, n_rows), n_features)
+        # In half of the tasks the target is a last effect, with observed columns as its causes.
+        last = (torch.rand(n_tasks) < 0.5).nonzero()[:, 0]
+        scores[last] = _effect(taste[last], columns[last], scores.shape[1])
+        return columns, scores
 
 
-def _walk(n_tasks: int, n_nodes: int, size: int, n_rows: int) -> Tensor:
-    """Values of all nodes, ``(batch, node, size, rows)``, from the roots on."""
-    names = tuple(_FAMILIES)
-    assert set(names) <= set(MECHANISMS)
+def _draw_taste(n_tasks: int) -> Tensor:
+    """Odds of the families for each task, ``(batch, family)``."""
     # A small Dirichlet concentration: few families per task, all of them over tasks.
     appetite = torch.tensor(list(_FAMILIES.values())).expand(n_tasks, -1) * 0.3
-    taste = torch.distributions.Gamma(appetite, 1.0).sample() + 1e-6
-    noise = log_uniform(0.01, 0.7, n_tasks, 1, 1)
+    return torch.distributions.Gamma(appetite, 1.0).sample() + 1e-6
+
+
+def _walk(taste: Tensor, n_nodes: int, size: int, n_rows: int) -> Tensor:
+    """Values of all nodes, ``(batch, node, size, rows)``, from the roots on."""
+    n_tasks = len(taste)
+    noise = log_uniform(0.01, 0.5, n_tasks, 1, 1)
     density = log_uniform(0.1, 1.0, n_tasks, 1)
     root_rate = 0.4 * torch.rand(n_tasks, 1, 1).square()
     nodes = draw_inputs(n_tasks, size, n_rows)[:, None]
-    for k in range(1, n_nodes):
+    for _ in range(1, n_nodes):
         causes = standardise(_read_parents(nodes, density))
         family = torch.multinomial(taste, 1)[:, 0]
-        effect = apply_by_task(family, names, causes, size)
+        effect = apply_by_task(family, tuple(_FAMILIES), causes, size)
         # Some numbers follow from their causes exactly, so that categories stay categories.
         own = noise * log_uniform(0.3, 3.0, n_tasks, size, 1) * (torch.rand(n_tasks, size, 1) < 0.8)
         effect = effect + own * torch.randn_like(effect)
@@ -80,6 +87,13 @@ def _walk(n_tasks: int, n_nodes: int, size: int, n_rows: int) -> Tensor:
         effect[is_root] = draw_inputs(len(is_root), size, n_rows)
         nodes = torch.cat([nodes, standardise(effect)[:, None]], 1)
     return nodes
+
+
+def _effect(taste: Tensor, columns: Tensor, n_effects: int) -> Tensor:
+    """Effects of a few mixtures of the columns by one more mechanism."""
+    causes = standardise(linear(columns, draw_integer(1, 6)))
+    family = torch.multinomial(taste, 1)[:, 0] if len(taste) else taste.new_zeros(0)
+    return apply_by_task(family, tuple(_FAMILIES), causes, n_effects)
 
 
 def _read_parents(nodes: Tensor, density: Tensor) -> Tensor:

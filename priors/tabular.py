@@ -65,7 +65,8 @@ class TabularPrior(Prior):
             raise ValueError(f"Expected target 'classification' or 'regression'; got {target!r}.")
         if n_features is not None and (int(n_features) != n_features or n_features < 1):
             raise ValueError(
-                f"Expected n_features to be an integer >= 1, or None to draw it; got {n_features!r}."
+                "Expected n_features to be an integer >= 1, or None to draw it; "
+                f"got {n_features!r}."
             )
         for name, value in (("max_features", max_features), ("max_classes", max_classes)):
             if int(value) != value or value < 2:

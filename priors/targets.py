@@ -62,10 +62,11 @@ def draw_classes(
     # A class needs some rows: fewer classes where there are few rows.
     n_classes = n_classes.clamp_max(max(2, n_rows // 10)).long()
     n_classes = torch.where(torch.rand(n_tasks) < 0.5, 2, n_classes)
-    labels = _cut(scores[:, 0], n_classes, noise_scale(n_tasks, noiseless, 1.5))
+    labels = _cut(scores[:, 0], n_classes, noise_scale(n_tasks, noiseless, 1.0))
     by_argmax = torch.rand(n_tasks) < (0.4 if n_scores > 1 else 0.0)
     tasks = by_argmax.nonzero()[:, 0]
     labels[tasks] = _argmax(scores[tasks], n_classes[tasks], noiseless)
+    labels = _at_least_two(labels, scores[:, 0])
     return _rename(_flip(labels), n_classes)
 
 
@@ -89,13 +90,16 @@ def _cut(score: Tensor, n_classes: Tensor, noise: Tensor) -> Tensor:
     at = torch.where(torch.rand(n_tasks, 1) < 0.65, by_rank, by_value)
     at = at.masked_fill(unused[:, 1:], torch.inf)
     bands = torch.searchsorted(at.contiguous(), score.contiguous())
-    # A score of few values can leave one band only: then the middle of its range decides.
-    empty = (
-        bands.amin(-1, keepdim=True) % n_classes[:, None]
-        == bands.amax(-1, keepdim=True) % n_classes[:, None]
-    )
-    middle = (ordered[:, :1] + ordered[:, -1:]) / 2
-    return torch.where(empty, (score > middle).long(), bands % n_classes[:, None])
+    return bands % n_classes[:, None]
+
+
+def _at_least_two(labels: Tensor, score: Tensor) -> Tensor:
+    """Cut tasks of one class at the middle of their scores, constant scores at random."""
+    tasks = (labels == labels[:, :1]).all(-1).nonzero()[:, 0]
+    score = score[tasks] + 1e-3 * torch.randn(len(tasks), score.shape[1])
+    middle = score.median(-1, keepdim=True).values if len(tasks) else score
+    labels[tasks] = (score > middle).long()
+    return labels
 
 
 def _argmax(scores: Tensor, n_classes: Tensor, noiseless: float) -> Tensor:
@@ -150,8 +154,8 @@ def show_classes_in_context(labels: Int[Tensor, "batch rows"], n_context: int) -
     """
     one_hot = torch.nn.functional.one_hot(labels)  # (batch, rows, classes)
     first = (one_hot.cumsum(1) * one_hot == 1).any(-1)
-    needs = (first[:, n_context:]).any(-1, keepdim=True)
-    return torch.where(needs, ~first, False).to(torch.uint8).argsort(dim=-1, stable=True)
+    needs = first[:, n_context:].any(-1, keepdim=True)
+    return (needs & ~first).to(torch.uint8).argsort(dim=-1, stable=True)
 
 
 def compact_classes(labels: Int[Tensor, "batch rows"]) -> Int[Tensor, "batch rows"]:
