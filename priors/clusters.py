@@ -40,7 +40,7 @@ class ClusterPrior(TabularPrior):
         # many small differences would make every wide table trivial.
         relevance = heavy_weights(n_tasks, n_features, 1).abs()
         relevance = relevance / relevance.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
-        apart = apart * relevance * log_uniform(0.7, 6.0, n_tasks, 1, 1)
+        apart = apart * relevance * log_uniform(1.0, 12.0, n_tasks, 1, 1)
         own_spread = torch.rand(n_tasks, 1, 1) < 0.5
         spread = log_uniform(0.4, 2.5, n_tasks, n_features, n_clusters) ** own_spread
         within = draw_inputs(n_tasks, n_features, n_rows)

@@ -50,7 +50,7 @@ def draw_integer(low: int, high: int) -> int:
 
 
 def level_codes(
-    x: Float[Tensor, "columns rows"], n_levels: Float[Tensor, "columns"]
+    x: Float[Tensor, "columns rows"], n_levels: Float[Tensor, " columns"]
 ) -> Float[Tensor, "columns rows"]:
     """Cut each column into at most ``n_levels`` ordered codes 0, 1, ...
 
@@ -138,7 +138,7 @@ def dress(x: Float[Tensor, "batch columns rows"]) -> Float[Tensor, "batch column
     """Turn smooth columns into the columns of a table: bent, censored, rounded, coded, spoilt.
 
     Each step hits a random fraction of a task's columns; the fraction varies over tasks.
-    Categorical columns hold unordered integer codes 0, 1, ..., up to 20 levels, often two.
+    Categorical columns hold integer codes 0, 1, ..., up to 20 levels, often two, mostly unordered.
 
     Args:
         x: raw columns of any scale.
@@ -149,12 +149,14 @@ def dress(x: Float[Tensor, "batch columns rows"]) -> Float[Tensor, "batch column
     def chosen(rate: Tensor) -> Tensor:
         return (torch.rand(n_tasks, n_columns) < rate).flatten().nonzero()[:, 0]
 
+    # Every tenth table is coded throughout: questionnaires, votes, binned measurements.
+    all_coded = (torch.rand(n_tasks, 1) < 0.1).to(x.dtype)
     for step, rate in (
         (bend, spread(0.75, n_tasks)),
         (contaminate, 0.3 * spread(0.2, n_tasks)),
-        (censor, 0.4 * spread(0.3, n_tasks)),
+        (censor, 0.5 * spread(0.4, n_tasks)),
         (round_to_grid, spread(0.5, n_tasks)),
-        (_categories, spread(0.45, n_tasks)),
+        (_categories, spread(0.4, n_tasks).maximum(all_coded)),
     ):
         columns = chosen(rate)
         flat[columns] = step(flat[columns])
@@ -164,4 +166,8 @@ def dress(x: Float[Tensor, "batch columns rows"]) -> Float[Tensor, "batch column
 def _categories(x: Tensor) -> Tensor:
     n_levels = log_uniform(2.0, 21.0, len(x)).floor()
     n_levels = torch.where(torch.rand(len(x)) < 0.35, 2.0, n_levels)
-    return shuffle_codes(level_codes(x, n_levels))
+    codes = level_codes(x, n_levels)
+    # A third of the codes keeps an order: grades, stages, bins.
+    unordered = (torch.rand(len(x)) < 2 / 3).nonzero()[:, 0]
+    codes[unordered] = shuffle_codes(codes[unordered])
+    return codes

@@ -3,8 +3,8 @@ r"""Bayesian neural networks as priors over tables, from linear models to deep n
     a_l = g_l standardise(W_l h_{l-1}) + b_l,   h_l = activation_l(a_l),   scores = W h_L
 Standardising the pre-activations over the rows puts the prior on functions rather than on weights:
 the gain g_l, log-uniform from 0.3 to 5, says how nonlinear a layer is, whatever the width and the
-number of inputs. First-layer weights are heavy-tailed, so inputs differ in relevance. A quarter of
-the networks has no hidden layer: generalised linear models with overlap, the commonest small table.
+number of inputs. First-layer weights are heavy-tailed, so inputs differ in relevance. Two networks
+of five have no hidden layer: generalised linear models with overlap, the commonest small table.
 
 References:
     Neal, Bayesian Learning for Neural Networks, 1996.
@@ -46,7 +46,7 @@ class NeuralNetworkPrior(TabularPrior):
 def _network(columns: Tensor) -> Tensor:
     n_tasks, n_inputs, _ = columns.shape
     hidden = columns
-    for layer in range(draw_integer(0, 3)):
+    for layer in range(max(0, draw_integer(-1, 3))):
         width = int(log_uniform(3.0, 40.0, 1))
         fan_in = (n_tasks, width, hidden.shape[1])
         weights = heavy_weights(*fan_in) if layer == 0 else torch.randn(fan_in)

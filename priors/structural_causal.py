@@ -26,7 +26,7 @@ from amortized.priors.tabular import TabularPrior
 
 # Appetite for each family over all tasks; smooth and additive relations are the commonest in life.
 _FAMILIES = {
-    "linear": 2.0,
+    "linear": 3.0,
     "additive": 2.0,
     "perceptron": 2.0,
     "trees": 2.0,
@@ -72,7 +72,7 @@ def _draw_taste(n_tasks: int) -> Tensor:
 def _walk(taste: Tensor, n_nodes: int, size: int, n_rows: int) -> Tensor:
     """Values of all nodes, ``(batch, node, size, rows)``, from the roots on."""
     n_tasks = len(taste)
-    noise = log_uniform(0.01, 0.5, n_tasks, 1, 1)
+    noise = log_uniform(0.005, 0.4, n_tasks, 1, 1)
     density = log_uniform(0.1, 1.0, n_tasks, 1)
     root_rate = 0.4 * torch.rand(n_tasks, 1, 1).square()
     nodes = draw_inputs(n_tasks, size, n_rows)[:, None]

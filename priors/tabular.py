@@ -50,7 +50,7 @@ class TabularPrior(Prior):
     """
 
     # Probability that scores decide the target without noise; rules answer more exactly.
-    _noiseless = 0.3
+    _noiseless = 0.5
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class TabularPrior(Prior):
             labels, columns = labels.gather(-1, order), _reorder(columns[..., :n_rows], order)
             y = compact_classes(labels).to(columns.dtype)
         else:
-            y = draw_response(scores, self._noiseless)
+            y = draw_response(scores, self._noiseless / 2)
             y = standardise_by_context(y[:, :n_rows], n_context)
             columns = columns[..., :n_rows]
         return split(columns.transpose(1, 2).contiguous(), y, n_context)
@@ -119,7 +119,7 @@ def _make_some_irrelevant(columns: Tensor) -> Tensor:
     """
     n_tasks, n_columns, n_rows = columns.shape
     shifted = columns.roll(draw_integer(1, n_rows - 1), -1)
-    cut = torch.rand(n_tasks, n_columns) < 0.7 * spread(0.5, n_tasks)
+    cut = torch.rand(n_tasks, n_columns) < 0.6 * spread(0.5, n_tasks)
     return torch.where(cut[..., None], shifted, columns)
 
 

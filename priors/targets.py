@@ -28,7 +28,7 @@ from amortized.priors.columns import (
 
 def noise_scale(n_tasks: int, noiseless: float, high: float) -> Float[Tensor, "batch 1"]:
     """Draw a noise level per task: 0 with probability ``noiseless``, else up to ``high``."""
-    level = log_uniform(0.03, high, n_tasks, 1)
+    level = log_uniform(0.02, high, n_tasks, 1)
     return level * (torch.rand(n_tasks, 1) >= noiseless)
 
 
@@ -42,7 +42,7 @@ def draw_noise(shape: torch.Size) -> Float[Tensor, "batch rows"]:
 
 
 def draw_classes(
-    scores: Float[Tensor, "batch scores rows"], max_classes: int, noiseless: float = 0.35
+    scores: Float[Tensor, "batch scores rows"], max_classes: int, noiseless: float = 0.5
 ) -> Int[Tensor, "batch rows"]:
     """Draw class labels from scores; at least two labels unless all scores are constant.
 
@@ -61,8 +61,10 @@ def draw_classes(
     n_classes = log_uniform(3.0, max_classes + 1.0, n_tasks).floor().clamp_max(max_classes)
     # A class needs some rows: fewer classes where there are few rows.
     n_classes = n_classes.clamp_max(max(2, n_rows // 10)).long()
-    n_classes = torch.where(torch.rand(n_tasks) < 0.5, 2, n_classes)
-    labels = _cut(scores[:, 0], n_classes, noise_scale(n_tasks, noiseless, 1.0))
+    n_classes = torch.where(torch.rand(n_tasks) < 0.55, 2, n_classes)
+    # The more classes share the range of one score, the less noise they stand.
+    noise = noise_scale(n_tasks, noiseless, 0.8) * (2 / n_classes[:, None]).sqrt()
+    labels = _cut(scores[:, 0], n_classes, noise)
     by_argmax = torch.rand(n_tasks) < (0.4 if n_scores > 1 else 0.0)
     tasks = by_argmax.nonzero()[:, 0]
     labels[tasks] = _argmax(scores[tasks], n_classes[tasks], noiseless)
@@ -79,8 +81,9 @@ def _cut(score: Tensor, n_classes: Tensor, noise: Tensor) -> Tensor:
     n_bands = n_classes * torch.where(torch.rand(n_tasks) < 0.1, draw_integer(2, 3), 1)
     unused = torch.arange(3 * most) >= n_bands[:, None]
     # Dirichlet proportions, from balanced (large concentration) to very unequal.
-    concentration = log_uniform(0.7, 60.0, n_tasks, 1).expand(-1, 3 * most)
-    share = torch.distributions.Gamma(concentration, 1.0).sample() + 0.02
+    concentration = log_uniform(0.4, 60.0, n_tasks, 1).expand(-1, 3 * most)
+    share = torch.distributions.Gamma(concentration, 1.0).sample()
+    share = share / share.sum(-1, keepdim=True) + 0.01
     share = share.masked_fill(unused, 0.0)
     edges = (share.cumsum(-1) / share.sum(-1, keepdim=True))[:, :-1]
     ordered = score.sort(-1).values
@@ -110,7 +113,7 @@ def _argmax(scores: Tensor, n_classes: Tensor, noiseless: float) -> Tensor:
     logits = standardise(logits)
     logits = logits + 0.5 * torch.rand(n_tasks, 1, 1) * torch.randn(n_tasks, most, 1)
     gumbel = -torch.empty_like(logits).exponential_().clamp_min(1e-20).log()
-    logits = logits + gumbel * noise_scale(n_tasks, noiseless, 1.0)[..., None]
+    logits = logits + gumbel * noise_scale(n_tasks, noiseless, 0.6)[..., None]
     unused = torch.arange(most) >= n_classes[:, None]
     return logits.masked_fill(unused[..., None], -torch.inf).argmax(1)
 
