@@ -1,0 +1,330 @@
+r"""The Kalman filter: exact posteriors of linear-Gaussian state-space models.
+
+For ``x_t ~ N(A x_{t-1} + b, Q)`` and ``y_t ~ N(H x_t + d, R)``, with ``N(p_t, P_t)`` the law of
+``x_t`` given the observations before ``t``,
+
+    S_t = H P_t H' + R,    K_t = P_t H' S_t^{-1},    v_t = y_t - d - H p_t,
+    filtered    m_t = p_t + K_t v_t,    C_t = (I - K_t H) P_t (I - K_t H)' + K_t R K_t',
+    predicted   p_{t+1} = A m_t + b,    P_{t+1} = A C_t A' + Q,
+    log p(y_1..T) = sum_t log N(v_t; 0, S_t).
+
+The form of ``C_t`` (Joseph's) is symmetric and cannot turn negative by rounding, so float32 works.
+
+Speed comes from what does not depend on the data. The covariances depend on the model and on the
+pattern of missing entries only: series that share both share one recursion, which moreover stops
+once it has converged. What remains of each series is ``m_t = F_t m_{t-1} + u_t``, one small matrix
+product a step for all series together; everything else is one product over many steps.
+
+Left out: matrices that change with time (`extended_kalman_filter` takes functions of ``t``), and
+diffuse starts (give a large ``P_0``).
+
+References:
+    A new approach to linear filtering and prediction problems (Kalman, 1960).
+    Filtering for stochastic processes with applications to guidance (Bucy and Joseph, 1968).
+    Bayesian filtering and smoothing (Särkkä, 2013), chapter 4.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amortized.priors.state_space import LinearGaussianModel
+
+__all__ = [
+    "FilteredStates",
+    "LinearGaussianModel",
+    "kalman_filter",
+]
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class FilteredStates:
+    """What a Gaussian filter knows after each step. Series that share covariances share memory.
+
+    Attributes:
+        mean: ``E(x_t | y_1..t)``, ``(batch, time, state)``.
+        cov: ``Cov(x_t | y_1..t)``, ``(batch, time, state, state)``.
+        log_likelihood: ``log p(y_t | y_1..t-1)``, ``(batch, time)``; 0 where all of y_t is missing.
+        log_evidence: ``log p(y_1..T)``, ``(batch,)``; -inf where ``valid`` is False.
+        valid: ``(batch,)``; False where some ``S_t`` was not positive definite, so that the
+            observations have no density and the moments mean nothing.
+    """
+
+    mean: Float[Tensor, "batch time state"]
+    cov: Float[Tensor, "batch time state state"]
+    log_likelihood: Float[Tensor, "batch time"]
+    log_evidence: Float[Tensor, " batch"]
+    valid: Bool[Tensor, " batch"]
+
+
+def kalman_filter(
+    model: LinearGaussianModel, y: Float[Tensor, "batch time observed"]
+) -> FilteredStates:
+    """Filter all series in one call; exact, and differentiable in the model and the data.
+
+    Args:
+        model: the model of all series, or one a series.
+        y: observations; NaN marks an entry that is missing, and NaN rows at the end ask for a
+            forecast. One series with a batch of models is filtered under each of them.
+
+    Raises:
+        ValueError: if y does not fit the model, or is infinite.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> walk = LinearGaussianModel(one, one, one, one, torch.zeros(1), one)
+        >>> filtered = kalman_filter(walk, torch.tensor([[[1.0], [torch.nan], [2.0]]]))
+        >>> filtered.mean[0, :, 0]
+        tensor([0.5000, 0.5000, 1.5714])
+    """
+    path, n_series = filter_path(model, y), model.n_models or y.shape[0]
+    valid = path.valid.expand(n_series)
+    log_likelihood = batch_first(path.log_likelihood)[..., 0]
+    return FilteredStates(
+        mean=batch_first(path.mean),
+        cov=path.cov.transpose(0, 1).expand(n_series, -1, -1, -1),
+        log_likelihood=log_likelihood,
+        log_evidence=torch.where(valid, log_likelihood.sum(-1), -torch.inf),
+        valid=valid,
+    )
+
+
+class Update(NamedTuple):
+    """What one observation does to a covariance: ``K``, ``chol(S)^{-1}``, ``C`` and S > 0."""
+
+    gain: Tensor
+    whitener: Tensor
+    cov: Tensor
+    valid: Tensor
+
+
+def update(cov: Tensor, observation: Tensor, observation_cov: Tensor) -> Update:
+    """The covariance half of a Kalman update, ``(..., state, state)``, in Joseph's form."""
+    across = observation @ cov
+    factor, info = torch.linalg.cholesky_ex(across @ observation.mT + observation_cov)
+    eye = torch.eye(factor.shape[-1], dtype=cov.dtype, device=cov.device)
+    whitener = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+    gain = (whitener @ across).mT @ whitener
+    keep = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device) - gain @ observation
+    filtered = keep @ cov @ keep.mT + gain @ observation_cov @ gain.mT
+    return Update(gain, whitener, filtered, info == 0)
+
+
+def leave_out_missing(
+    observation: Tensor, observation_cov: Tensor, seen: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``H`` and ``R`` under which missing entries are independent noise of unit variance.
+
+    With residual 0 they move no state, and add nothing to ``log det S`` nor to the quadratic form.
+    """
+    both = seen.unsqueeze(-1) & seen.unsqueeze(-2)
+    unit = torch.eye(seen.shape[-1], dtype=observation.dtype, device=observation.device)
+    return observation * seen.unsqueeze(-1), torch.where(both, observation_cov, unit)
+
+
+def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor | None:
+    """Which entries of ``y`` are there, ``(batch, time, observed)``; None where all are."""
+    if y.ndim != 3 or y.shape[-1] != n_observed or y.shape[1] < 1:
+        raise ValueError(
+            f"Expected y of shape (batch, time, {n_observed}) with at least one step; got "
+            f"{tuple(y.shape)}. One series y of shape (time,) is y[None, :, None]."
+        )
+    if y.dtype != dtype:
+        raise ValueError(f"Expected y of the model's dtype {dtype}; got {y.dtype}.")
+    if torch.isfinite(y.detach().sum()):  # one cheap pass; a sum that is finite has no NaN in it
+        return None
+    if y.isinf().any():
+        raise ValueError("Expected y to be finite, or NaN where missing; got infinite entries.")
+    seen = ~y.isnan()
+    return None if bool(seen.all()) else seen
+
+
+class Path(NamedTuple):
+    """A filter's course, time first, for ``groups`` of ``members`` that share covariances.
+
+    Either one group has all series, or each series is a group of its own. Members come last,
+    because a product with thousands of columns is several times faster than one with rows.
+    """
+
+    mean: Tensor  # (time, groups, state, members)
+    predicted_cov: Tensor  # (time, groups, state, state)
+    cov: Tensor
+    log_likelihood: Tensor  # (time, groups, 1, members)
+    valid: Tensor  # (groups,)
+
+
+def filter_path(model: LinearGaussianModel, y: Tensor) -> Path:
+    """Covariances once a group, then means for all."""
+    seen = observed_entries(y, model.observation.shape[-2], model.observation.dtype)
+    n_models = model.n_models
+    if n_models is not None and y.shape[0] not in (1, n_models):
+        raise ValueError(
+            f"Expected y with one series or with {n_models}, as many as there are models; got "
+            f"{y.shape[0]}."
+        )
+    n_series = n_models or y.shape[0]
+    y = y.expand(n_series, -1, -1)
+    h, r = as_matrix(model.observation), as_matrix(model.observation_cov)
+    which = None
+    if seen is not None:
+        seen = seen.expand(n_series, -1, -1)
+        patterns = seen
+        if model.shares_matrices:
+            patterns, which = torch.unique(seen, dim=0, return_inverse=True)
+        h, r = leave_out_missing(h, r, patterns.transpose(0, 1))
+    covs = _covariance_path(model, h, r, n_steps=y.shape[1], steady=seen is None)
+    if which is not None and covs.gain.shape[1] > 1:
+        h = h[:, which]
+        predicted_cov, cov, gain, whitener = (part[:, which] for part in covs[:-1])
+        covs = CovariancePath(predicted_cov, cov, gain, whitener, covs.valid[which])
+    return _mean_path(model, h, covs, y, seen)
+
+
+class CovariancePath(NamedTuple):
+    """The part of a filter that does not depend on the data, ``(time, groups, ., .)``."""
+
+    predicted_cov: Tensor
+    cov: Tensor
+    gain: Tensor
+    whitener: Tensor
+    valid: Tensor  # (groups,)
+
+
+def _covariance_path(
+    model: LinearGaussianModel, h: Tensor, r: Tensor, n_steps: int, steady: bool
+) -> CovariancePath:
+    """The Riccati recursion; where ``steady``, it stops once it has converged."""
+    a, q, cov = (as_matrix(m) for m in (model.transition, model.transition_cov, model.initial_cov))
+    n_groups = max(part.shape[1] for part in (a, q, cov, h, r))
+    a, q, cov = a[0], q[0], cov[0].expand(n_groups, -1, -1)
+    h, r = h.expand(n_steps, -1, -1, -1), r.expand(n_steps, -1, -1, -1)
+    if n_groups == 1:  # plain matrices: a batched product of one costs three times as much
+        a, q, cov, h, r = a[0], q[0], cov[0], h[:, 0], r[:, 0]
+    hs, rs = h.unbind(), r.unbind()
+    predicted, updates = [cov], [update(cov, hs[0], rs[0])]
+    for t in range(1, n_steps):
+        cov = a @ updates[-1].cov @ a.mT + q
+        predicted.append(cov)
+        updates.append(update(cov, hs[t], rs[t]))
+        # Derivatives converge later than values: with a gradient the recursion runs to its end.
+        if steady and t % 4 == 0 and not cov.requires_grad and _converged(predicted[-2], cov):
+            predicted += predicted[-1:] * (n_steps - 1 - t)
+            updates += updates[-1:] * (n_steps - 1 - t)
+            break
+    gain, whitener, filtered, valid = (torch.stack(part) for part in zip(*updates, strict=True))
+    path = CovariancePath(torch.stack(predicted), filtered, gain, whitener, valid)
+    if n_groups == 1:
+        path = CovariancePath(*(part.unsqueeze(1) for part in path))
+    return path._replace(valid=path.valid.all(0))
+
+
+def _converged(before: Tensor, after: Tensor) -> bool:
+    """Whether the last step changed nothing but the last bits."""
+    change = (after - before).abs().amax((-2, -1))
+    size = after.abs().amax((-2, -1))
+    try:
+        return bool((change <= 4 * torch.finfo(after.dtype).eps * size).all())
+    except RuntimeError:  # torch.func.vmap lets nobody look at values
+        return False
+
+
+def _mean_path(
+    model: LinearGaussianModel, h: Tensor, covs: CovariancePath, y: Tensor, seen: Tensor | None
+) -> Path:
+    """The recursion of the means, block by block of time, and the likelihood."""
+    n_groups, (n_series, n_steps, n_observed) = covs.gain.shape[1], y.shape
+    mean = as_vector(model.initial_mean, n_groups).expand(n_groups, -1, n_series // n_groups)
+    h = h.expand(n_steps, n_groups, -1, -1)
+    # Temporaries of about 1 MB stay in the cache; whole courses of thousands of series do not.
+    length = max(16, 2**17 // mean.numel())
+    means, squares = [], []
+    for start in range(0, n_steps, length):
+        now = slice(start, start + length)
+        rows = _residual(model, y[:, now], None if seen is None else seen[:, now], n_groups)
+        course, innovation = _mean_block(model, h[now], covs.gain[now], mean, rows, start == 0)
+        white = covs.whitener[now] @ innovation
+        means.append(course)
+        squares.append((white * white).sum(2, keepdim=True))
+        mean = course[-1]
+    # log det S comes from the whitener; a missing entry has variance 1 there and no factor 2 pi.
+    log_det = covs.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None, None]
+    n_seen = n_observed if seen is None else _grouped(seen, n_groups).sum(2, keepdim=True)
+    log_likelihood = log_det - 0.5 * (n_seen * _LOG_2PI + torch.cat(squares))
+    return Path(torch.cat(means), covs.predicted_cov, covs.cov, log_likelihood, covs.valid)
+
+
+def _mean_block(
+    model: LinearGaussianModel, h: Tensor, gain: Tensor, mean: Tensor, residual: Tensor, first: bool
+) -> tuple[Tensor, Tensor]:
+    """``m_t = (I - K_t H)(A m_{t-1} + b) + K_t (y_t - d)`` over one block, and the innovations.
+
+    Where the block is the first, ``mean`` is ``m_0`` as predicted, and no transition precedes it.
+    """
+    predict = as_matrix(model.transition).expand(len(h), h.shape[1], -1, -1)
+    eye = torch.eye(predict.shape[-1], dtype=h.dtype, device=h.device)
+    if first:
+        predict = torch.cat((eye.expand_as(predict[:1]), predict[1:]))
+    if model.transition_offset is not None:
+        offset = as_vector(model.transition_offset, h.shape[1]).expand(len(h), -1, -1, -1)
+        offset = torch.cat((torch.zeros_like(offset[:1]), offset[1:])) if first else offset
+        residual = residual - h @ offset
+    push = gain @ residual
+    if model.transition_offset is not None:
+        push = push + offset
+    states = _linear_recursion(predict - gain @ h @ predict, push, mean)
+    innovation = _add_product(residual, -(h @ predict), states[:-1])
+    return states[1:], innovation
+
+
+def _linear_recursion(step: Tensor, push: Tensor, mean: Tensor) -> Tensor:
+    """``m_t = F_t m_{t-1} + u_t`` from ``mean``, which comes first in the result."""
+    if step.requires_grad or push.requires_grad or mean.requires_grad:
+        course = [mean]
+        for matrix, shift in zip(step.unbind(), push.unbind(), strict=True):
+            course.append(torch.baddbmm(shift, matrix, course[-1]))
+        return torch.stack(course)
+    states = torch.cat((mean[None], push))  # in place, nearly twice as fast
+    slots = states.unbind()
+    for matrix, before, after in zip(step.unbind(), slots[:-1], slots[1:], strict=True):
+        after.baddbmm_(matrix, before)
+    return states
+
+
+def _residual(model: LinearGaussianModel, y: Tensor, seen: Tensor | None, n_groups: int) -> Tensor:
+    """``y_t - d``, 0 where missing, ``(time, groups, observed, members)``."""
+    rows = _grouped(y, n_groups)
+    if model.observation_offset is not None:
+        rows = rows - as_vector(model.observation_offset, n_groups)
+    return rows if seen is None else torch.where(_grouped(seen, n_groups), rows, 0.0)
+
+
+def _add_product(rows: Tensor, matrix: Tensor, other: Tensor) -> Tensor:
+    """``rows + matrix @ other`` in one pass over memory."""
+    fused = torch.baddbmm(rows.flatten(0, 1), matrix.flatten(0, 1), other.flatten(0, 1))
+    return fused.unflatten(0, rows.shape[:2])
+
+
+def as_matrix(value: Tensor) -> Tensor:
+    """A matrix, or one a series, as ``(time = 1, groups, rows, columns)``."""
+    return value[None, None] if value.ndim == 2 else value[None]
+
+
+def _grouped(rows: Tensor, n_groups: int) -> Tensor:
+    """``(batch, time, dim) -> (time, groups, dim, members)``."""
+    return rows.unflatten(0, (n_groups, -1)).permute(2, 0, 3, 1).contiguous()
+
+
+def as_vector(value: Tensor, n_groups: int) -> Tensor:
+    """``(dim,)`` or ``(batch, dim)``, ready to meet ``(groups, dim, members)``."""
+    return value[None, :, None] if value.ndim == 1 else _grouped(value[:, None], n_groups)[0]
+
+
+def batch_first(path: Tensor) -> Tensor:
+    """``(time, groups, dim, members) -> (batch, time, dim)``."""
+    return path.permute(1, 3, 0, 2).flatten(0, 1)

@@ -1,0 +1,97 @@
+r"""The Kalman smoother: what all observations say of every state, also of the early ones.
+
+Backwards from the last filtered state, with ``m_t, C_t`` filtered and ``p_t, P_t`` predicted,
+
+    G_t = C_t A' P_{t+1}^{-1},
+    mean_t = m_t + G_t (mean_{t+1} - p_{t+1}),
+    cov_t = (I - G_t A) C_t (I - G_t A)' + G_t Q G_t' + G_t cov_{t+1} G_t'.
+
+The covariance is a sum of squares, so it stays positive in float32 too; as in the filter it is
+shared by series with the same matrices and the same pattern of missing entries.
+
+References:
+    Maximum likelihood estimates of linear dynamic systems (Rauch, Tung and Striebel, 1965).
+    Bayesian filtering and smoothing (Särkkä, 2013), chapter 8.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amortized.priors.state_space import LinearGaussianModel
+from amortized.sampling.kalman import as_matrix, as_vector, batch_first, filter_path
+
+__all__ = ["SmoothedStates", "kalman_smoother"]
+
+
+@dataclass(frozen=True)
+class SmoothedStates:
+    """What a Gaussian smoother knows of each step from all observations.
+
+    Attributes:
+        mean: ``E(x_t | y_1..T)``, ``(batch, time, state)``.
+        cov: ``Cov(x_t | y_1..T)``, ``(batch, time, state, state)``.
+        log_evidence: ``log p(y_1..T)``, ``(batch,)``; -inf where ``valid`` is False.
+        valid: ``(batch,)``, as for the filter.
+    """
+
+    mean: Float[Tensor, "batch time state"]
+    cov: Float[Tensor, "batch time state state"]
+    log_evidence: Float[Tensor, " batch"]
+    valid: Bool[Tensor, " batch"]
+
+
+def kalman_smoother(
+    model: LinearGaussianModel, y: Float[Tensor, "batch time observed"]
+) -> SmoothedStates:
+    """Smooth all series in one call; exact, and differentiable in the model and the data.
+
+    Args:
+        model: the model of all series, or one a series.
+        y: observations; NaN marks an entry that is missing.
+
+    Raises:
+        ValueError: if y does not fit the model, or is infinite.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> walk = LinearGaussianModel(one, one, one, one, torch.zeros(1), one)
+        >>> smoothed = kalman_smoother(walk, torch.tensor([[[1.0], [torch.nan], [2.0]]]))
+        >>> smoothed.mean[0, :, 0]
+        tensor([0.7143, 1.1429, 1.5714])
+    """
+    path, n_series = filter_path(model, y), model.n_models or y.shape[0]
+    a, q = as_matrix(model.transition), as_matrix(model.transition_cov)
+    gain = _smoother_gain(a, path.cov[:-1], path.predicted_cov[1:])
+    rest = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - gain @ a
+    own_cov = rest @ path.cov[:-1] @ rest.mT + gain @ q @ gain.mT
+    own_mean = rest @ path.mean[:-1]
+    if model.transition_offset is not None:
+        own_mean = own_mean - gain @ as_vector(model.transition_offset, gain.shape[1])
+    mean, cov = [path.mean[-1]], [path.cov[-1]]
+    for g, own_m, own_c in zip(gain.flip(0), own_mean.flip(0), own_cov.flip(0), strict=True):
+        mean.append(torch.baddbmm(own_m, g, mean[-1]))
+        cov.append(torch.baddbmm(own_c, g @ cov[-1], g.mT))
+    valid = path.valid.expand(n_series)
+    log_evidence = batch_first(path.log_likelihood).sum((1, 2))
+    return SmoothedStates(
+        mean=batch_first(torch.stack(mean[::-1])),
+        cov=torch.stack(cov[::-1], 1).expand(n_series, -1, -1, -1),
+        log_evidence=torch.where(valid, log_evidence, -torch.inf),
+        valid=valid,
+    )
+
+
+def _smoother_gain(a: Tensor, cov: Tensor, predicted_cov: Tensor) -> Tensor:
+    """``C_t A' P_{t+1}^{-1}``; where ``P_{t+1}`` is singular its pseudo-inverse is exact too."""
+    factor, info = torch.linalg.cholesky_ex(predicted_cov)
+    across = a @ cov
+    gain = torch.cholesky_solve(across, factor).mT
+    singular = (info > 0) & predicted_cov.isfinite().all(-1).all(-1)
+    if bool(singular.any()):
+        inverse = torch.linalg.pinv(predicted_cov[singular], hermitian=True)
+        gain = gain.clone()
+        gain[singular] = across[singular].mT @ inverse
+    return gain
