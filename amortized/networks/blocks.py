@@ -1,0 +1,116 @@
+"""The one block of every network: pre-norm attention to a context, then a gated MLP.
+
+The rows of a block attend to keys and values that may come from anywhere: from the rows
+themselves (context to context), from another set (query to context, components to data), or from
+a cache that was filled earlier. Output projections start at zero, so a new network is the
+identity and depth does not hurt at the start.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from amortized.attention import attend, rotate
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head attention whose keys and values can be computed once and kept.
+
+    Args:
+        d_model: width of a token.
+        n_heads: number of heads; divides ``d_model``.
+    """
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__()
+        if d_model % (2 * n_heads):
+            raise ValueError(
+                f"Expected d_model to be a multiple of 2 * n_heads; got d_model={d_model}, "
+                f"n_heads={n_heads}."
+            )
+        self.n_heads = n_heads
+        self.queries = nn.Linear(d_model, d_model, bias=False)
+        self.keys_and_values = nn.Linear(d_model, 2 * d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(batch, rows, d_model) -> (batch, heads, rows, width)."""
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)
+
+    def keys_values(
+        self,
+        context: Float[Tensor, "batch context d_model"],
+        angles: Tensor | None = None,
+    ) -> KeysValues:
+        """Keys and values of the context rows, each ``(batch, heads, context, width)``."""
+        keys, values = map(self._heads, self.keys_and_values(context).chunk(2, dim=-1))
+        return (keys if angles is None else rotate(keys, angles)), values
+
+    def forward(
+        self,
+        rows: Float[Tensor, "batch rows d_model"],
+        keys_values: KeysValues,
+        mask: Bool[Tensor, "batch context"] | None = None,
+        angles: Tensor | None = None,
+    ) -> Float[Tensor, "batch rows d_model"]:
+        """Attend the rows to the keys and values."""
+        queries = self._heads(self.queries(rows))
+        if angles is not None:
+            queries = rotate(queries, angles)
+        attended = attend(queries, *keys_values, mask)
+        return self.out(attended.transpose(-2, -3).flatten(-2))
+
+
+class GatedMLP(nn.Module):
+    """The gated feed-forward layer ``W3 (silu(W1 x) * W2 x)``, zero at the start.
+
+    References:
+        | GLU Variants Improve Transformer (Shazeer, 2020), arXiv:2002.05202
+    """
+
+    def __init__(self, d_model: int, d_hidden: int) -> None:
+        super().__init__()
+        self.gate_and_value = nn.Linear(d_model, 2 * d_hidden, bias=False)
+        self.out = nn.Linear(d_hidden, d_model, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Apply the layer to the last dimension."""
+        gate, value = self.gate_and_value(x).chunk(2, dim=-1)
+        return self.out(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: ``h + attention(norm(h))``, then ``h + mlp(norm(h))``.
+
+    Args:
+        d_model: width of a token.
+        n_heads: attention heads.
+        d_hidden: hidden width of the gated MLP.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, d_hidden: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(d_model)
+        self.attention = Attention(d_model, n_heads)
+        self.mlp_norm = nn.RMSNorm(d_model)
+        self.mlp = GatedMLP(d_model, d_hidden)
+
+    def keys_values(self, context: Tensor, angles: Tensor | None = None) -> KeysValues:
+        """What later rows need to know of the context at this depth."""
+        return self.attention.keys_values(self.attention_norm(context), angles)
+
+    def forward(
+        self,
+        rows: Float[Tensor, "batch rows d_model"],
+        keys_values: KeysValues,
+        mask: Bool[Tensor, "batch context"] | None = None,
+        angles: Tensor | None = None,
+    ) -> Float[Tensor, "batch rows d_model"]:
+        """Pass the rows through the block."""
+        rows = rows + self.attention(self.attention_norm(rows), keys_values, mask, angles)
+        return rows + self.mlp(self.mlp_norm(rows))

@@ -1,0 +1,180 @@
+"""The prior-data fitted network over rows: a dataset goes in, the posterior predictive comes out.
+
+Minimising :math:`-\\log q(y^* | x^*, D)` over tasks of a prior brings q to the posterior
+predictive of that prior, for all datasets at once. A row of the context is one token, (x, y); a
+query is one token, x with an unknown y. Every token attends to the context alone, so queries never
+see each other, the context can be encoded once and kept, and attention needs no mask.
+
+References:
+    | Transformers Can Do Bayesian Inference (Mueller et al., 2022), arXiv:2112.10510
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from amortized.distributions import BarDistribution
+from amortized.networks.blocks import Block, KeysValues
+
+
+@dataclass(frozen=True)
+class PFNConfig:
+    """Size and limits of a ``PFN``; what its ``config.json`` holds.
+
+    Attributes:
+        n_features: the most features a task may have; fewer are masked.
+        max_context: the most context rows it was trained for.
+        d_model: width of a token.
+        n_heads: attention heads.
+        n_layers: blocks.
+        d_hidden: hidden width of the gated MLP.
+        n_bars: bars of the predictive.
+        frequencies: lowest and highest initial angular frequency of attention in x, in radians
+            per unit of x; about the inverse of the longest and of the shortest lengthscale.
+    """
+
+    n_features: int
+    max_context: int
+    d_model: int = 128
+    n_heads: int = 4
+    n_layers: int = 6
+    d_hidden: int = 256
+    n_bars: int = 1000
+    frequencies: tuple[float, float] = (0.1, 20.0)
+
+
+class EncodedContext(NamedTuple):
+    """A context, encoded once: all that a query will ever read.
+
+    Attributes:
+        keys_values: for each block, keys and values ``(batch, heads, context, width)``.
+        mask: False marks rows that do not exist, ``(batch, context)``; or None.
+    """
+
+    keys_values: tuple[KeysValues, ...]
+    mask: Tensor | None
+
+
+class PFN(nn.Module):
+    """Transformer from a context and queries to a ``BarDistribution`` for each query.
+
+    Args:
+        config: size and limits.
+        borders: borders of the bars, ``(n_bars + 1,)``, from ``equal_mass_borders``; kept with
+            the weights. None makes equally spaced ones, to be overwritten by loading.
+
+    Example:
+        >>> import torch
+        >>> config = PFNConfig(n_features=2, max_context=20, d_model=16, n_layers=1, n_bars=10)
+        >>> network = PFN(config, borders=torch.linspace(-3, 3, 11))
+        >>> x, y = torch.randn(4, 7, 2), torch.randn(4, 7)
+        >>> network(x, y, torch.randn(4, 3, 2)).batch_shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(self, config: PFNConfig, borders: Float[Tensor, " borders"] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        d = config.d_model
+        if borders is None:
+            borders = torch.linspace(-4.0, 4.0, config.n_bars + 1)
+        if borders.shape != (config.n_bars + 1,):
+            raise ValueError(
+                f"Expected {config.n_bars + 1} borders; got shape {tuple(borders.shape)}."
+            )
+        self.register_buffer("borders", borders.float())
+        self.embed_x = nn.Sequential(
+            nn.Linear(2 * config.n_features, d), nn.GELU(), nn.Linear(d, d)
+        )
+        self.embed_y = nn.Sequential(nn.Linear(1, d), nn.GELU(), nn.Linear(d, d))
+        self.unknown_y = nn.Parameter(torch.zeros(d))
+        self.frequencies = nn.Parameter(self._initial_frequencies())
+        self.blocks = nn.ModuleList(
+            Block(d, config.n_heads, config.d_hidden) for _ in range(config.n_layers)
+        )
+        self.norm = nn.RMSNorm(d)
+        self.head = nn.Linear(d, config.n_bars)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def _initial_frequencies(self) -> Tensor:
+        """Random directions with log-spaced lengths, (features, heads, width / 2)."""
+        config = self.config
+        half = config.d_model // config.n_heads // 2
+        low, high = map(math.log, config.frequencies)
+        length = torch.linspace(low, high, half).exp()
+        direction = torch.randn(config.n_features, config.n_heads, half)
+        return direction * length / math.sqrt(config.n_features)
+
+    def _embed_x(self, x: Tensor) -> Tensor:
+        """Rows with unused features masked, (batch, rows, d_model)."""
+        missing = self.config.n_features - x.shape[-1]
+        exists = nn.functional.pad(torch.ones_like(x), (0, missing))
+        return self.embed_x(torch.cat((nn.functional.pad(x, (0, missing)), exists), dim=-1))
+
+    def _angles(self, x: Tensor) -> Tensor:
+        """Rotation angles of attention, (batch, heads, rows, width / 2)."""
+        return torch.einsum("bnf,fhw->bhnw", x, self.frequencies[: x.shape[-1]])
+
+    def _check(self, x_context: Tensor, x_query: Tensor) -> None:
+        n_features = x_context.shape[-1]
+        if x_query.shape[-1] != n_features or n_features > self.config.n_features:
+            raise ValueError(
+                f"Expected context and query with the same 1 to {self.config.n_features} "
+                f"features; got {n_features} and {x_query.shape[-1]}."
+            )
+
+    def forward(
+        self,
+        x_context: Float[Tensor, "batch context features"],
+        y_context: Float[Tensor, "batch context"],
+        x_query: Float[Tensor, "batch query features"],
+        context_mask: Bool[Tensor, "batch context"] | None = None,
+    ) -> BarDistribution:
+        """Posterior predictive of each query, all in one pass."""
+        self._check(x_context, x_query)
+        n_context = x_context.shape[1]
+        x = torch.cat((x_context, x_query), dim=1)
+        tokens = self._embed_x(x) + torch.cat(
+            (self.embed_y(y_context[..., None]), self.unknown_y.expand(*x_query.shape[:2], -1)),
+            dim=1,
+        )
+        angles = self._angles(x)
+        for block in self.blocks:
+            keys_values = block.keys_values(tokens[:, :n_context], angles[:, :, :n_context])
+            tokens = block(tokens, keys_values, context_mask, angles)
+        return self._predictive(tokens[:, n_context:])
+
+    def encode(
+        self,
+        x_context: Float[Tensor, "batch context features"],
+        y_context: Float[Tensor, "batch context"],
+        context_mask: Bool[Tensor, "batch context"] | None = None,
+    ) -> EncodedContext:
+        """Encode a context once, for any number of later queries."""
+        self._check(x_context, x_context)
+        tokens = self._embed_x(x_context) + self.embed_y(y_context[..., None])
+        angles = self._angles(x_context)
+        kept = []
+        for block in self.blocks:
+            kept.append(block.keys_values(tokens, angles))
+            tokens = block(tokens, kept[-1], context_mask, angles)
+        return EncodedContext(tuple(kept), context_mask)
+
+    def decode(
+        self, context: EncodedContext, x_query: Float[Tensor, "batch query features"]
+    ) -> BarDistribution:
+        """Posterior predictive of each query, given an encoded context."""
+        tokens = self._embed_x(x_query) + self.unknown_y
+        angles = self._angles(x_query)
+        for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
+            tokens = block(tokens, keys_values, context.mask, angles)
+        return self._predictive(tokens)
+
+    def _predictive(self, tokens: Tensor) -> BarDistribution:
+        # The loss needs float32: log masses of a thousand bars differ by less than bfloat16 sees.
+        return BarDistribution(self.head(self.norm(tokens)).float(), self.borders, False)

@@ -1,0 +1,101 @@
+"""Tasks: a context with known answers, a query to be answered, and the latents behind both."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """A batch of synthetic tasks, checked when it is made.
+
+    Context and query are separate tensors, never an index into a joined one. A set that is
+    shorter than its tensor is masked (``False`` marks a row that does not exist).
+
+    Attributes:
+        x_context: inputs of the known points, ``(batch, context, features)``.
+        y_context: their answers, ``(batch, context)``.
+        x_query: inputs of the asked points, ``(batch, query, features)``.
+        y_query: the true answers, ``(batch, query)``. No network may read them.
+        latents: what generated the task, each ``(batch, ...)``; None where the prior has none.
+        context_mask: ``(batch, context)``, or None where all rows exist.
+        query_mask: ``(batch, query)``, or None where all rows exist.
+
+    Raises:
+        ValueError: if the shapes do not belong together.
+
+    Example:
+        >>> import torch
+        >>> x, y = torch.zeros(4, 10, 2), torch.zeros(4, 10)
+        >>> batch = TaskBatch(x[:, :7], y[:, :7], x[:, 7:], y[:, 7:])
+        >>> batch.n_tasks, batch.n_context, batch.n_query, batch.n_features
+        (4, 7, 3, 2)
+    """
+
+    x_context: Float[Tensor, "batch context features"]
+    y_context: Float[Tensor, "batch context"]
+    x_query: Float[Tensor, "batch query features"]
+    y_query: Float[Tensor, "batch query"]
+    latents: Mapping[str, Tensor] | None = None
+    context_mask: Bool[Tensor, "batch context"] | None = None
+    query_mask: Bool[Tensor, "batch query"] | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("context", "query"):
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            mask = getattr(self, f"{part}_mask")
+            if x.ndim != 3 or x.shape[:2] != y.shape:
+                raise ValueError(
+                    f"Expected x_{part} (batch, {part}, features) and y_{part} (batch, {part}); "
+                    f"got {tuple(x.shape)} and {tuple(y.shape)}."
+                )
+            if mask is not None and mask.shape != y.shape:
+                raise ValueError(
+                    f"Expected {part}_mask of shape {tuple(y.shape)}; got {tuple(mask.shape)}."
+                )
+        if (self.n_tasks, self.n_features) != (self.x_query.shape[0], self.x_query.shape[2]):
+            raise ValueError(
+                f"Expected context and query with the same batch and features; got x_context "
+                f"{tuple(self.x_context.shape)} and x_query {tuple(self.x_query.shape)}."
+            )
+        for name, value in (self.latents or {}).items():
+            if value.shape[:1] != (self.n_tasks,):
+                raise ValueError(
+                    f"Expected latent '{name}' with {self.n_tasks} tasks in its first dimension; "
+                    f"got shape {tuple(value.shape)}."
+                )
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks in the batch."""
+        return self.x_context.shape[0]
+
+    @property
+    def n_context(self) -> int:
+        """Number of context rows, masked ones included."""
+        return self.x_context.shape[1]
+
+    @property
+    def n_query(self) -> int:
+        """Number of query rows, masked ones included."""
+        return self.x_query.shape[1]
+
+    @property
+    def n_features(self) -> int:
+        """Number of input features."""
+        return self.x_context.shape[2]
+
+    def to(self, device: torch.device | str) -> "TaskBatch":
+        """The same batch on another device."""
+        values = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Mapping):
+                value = {name: latent.to(device) for name, latent in value.items()}
+            elif value is not None:
+                value = value.to(device)
+            values[field.name] = value
+        return TaskBatch(**values)
