@@ -65,6 +65,19 @@ def level_codes(
     return torch.searchsorted(cuts, x.contiguous()).to(x.dtype)
 
 
+def dense_codes(x: Float[Tensor, "columns rows"]) -> Float[Tensor, "columns rows"]:
+    """Number the values of each column 0, 1, ... in their order.
+
+    Example:
+        >>> dense_codes(torch.tensor([[0.5, -1.0, 0.5, 7.0]]))
+        tensor([[1., 0., 1., 2.]])
+    """
+    ordered, rows = x.sort(-1)
+    rank = (ordered.diff(dim=-1) > 0).cumsum(-1).to(x.dtype)
+    rank = torch.nn.functional.pad(rank, (1, 0))
+    return torch.empty_like(x).scatter_(-1, rows, rank)
+
+
 def shuffle_codes(codes: Float[Tensor, "columns rows"]) -> Float[Tensor, "columns rows"]:
     """Rename the codes 0, 1, ... of each column at random: the categories of no order."""
     most = int(codes.max()) + 1 if codes.numel() else 1
@@ -89,7 +102,7 @@ def bend(x: Float[Tensor, "columns rows"]) -> Float[Tensor, "columns rows"]:
 
 
 def _sinh_arcsinh(x: Tensor) -> Tensor:
-    tail = log_uniform(0.5, 2.0, len(x), 1)
+    tail = log_uniform(0.5, 2.3, len(x), 1)
     return torch.sinh(torch.asinh(x) * tail + 0.7 * torch.randn(len(x), 1))
 
 
@@ -103,7 +116,7 @@ def _kumaraswamy(x: Tensor) -> Tensor:
 def _exponential(x: Tensor) -> Tensor:
     # The sign mirrors the long tail: most real ones are to the right.
     sign = torch.where(torch.rand(len(x), 1) < 0.85, 1.0, -1.0)
-    return sign * torch.exp(sign * x * log_uniform(0.3, 1.3, len(x), 1))
+    return sign * torch.exp(sign * x * log_uniform(0.3, 2.0, len(x), 1))
 
 
 def censor(x: Float[Tensor, "columns rows"]) -> Float[Tensor, "columns rows"]:
@@ -166,7 +179,9 @@ def dress(x: Float[Tensor, "batch columns rows"]) -> Float[Tensor, "batch column
 def _categories(x: Tensor) -> Tensor:
     n_levels = log_uniform(2.0, 21.0, len(x)).floor()
     n_levels = torch.where(torch.rand(len(x)) < 0.35, 2.0, n_levels)
-    codes = level_codes(x, n_levels)
+    # A column that a function has seen as a few levels keeps just these.
+    dense = dense_codes(x)
+    codes = torch.where(dense.amax(-1, keepdim=True) < 20, dense, level_codes(x, n_levels))
     # A third of the codes keeps an order: grades, stages, bins.
     unordered = (torch.rand(len(x)) < 2 / 3).nonzero()[:, 0]
     codes[unordered] = shuffle_codes(codes[unordered])

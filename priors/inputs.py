@@ -50,7 +50,7 @@ def draw_inputs(n_tasks: int, n_columns: int, n_rows: int) -> Float[Tensor, "bat
     x = own * log_uniform(0.1, 1.0, n_tasks, n_columns, 1)
     x = x + _factors(n_tasks, n_columns, n_rows) * _weight(0.6, n_tasks)
     x = x + _clusters(n_tasks, n_columns, n_rows) * _weight(0.4, n_tasks)
-    return _with_levels(standardise(x))
+    return cut_some(standardise(x))
 
 
 def _weight(probability: float, n_tasks: int) -> Tensor:
@@ -70,9 +70,15 @@ def _clusters(n_tasks: int, n_columns: int, n_rows: int) -> Tensor:
     return centres.gather(-1, which[:, None].expand(-1, n_columns, -1))
 
 
-def _with_levels(x: Tensor) -> Tensor:
+def cut_some(x: Float[Tensor, "batch columns rows"]) -> Float[Tensor, "batch columns rows"]:
+    """Cut a random fraction of each task's columns into 2 to 11 levels; in some tasks, all.
+
+    Args:
+        x: columns of any scale; those that are cut come out standardised.
+    """
     n_tasks, n_columns, n_rows = x.shape
-    cut = (torch.rand(n_tasks, n_columns) < spread(0.5, n_tasks)).flatten().nonzero()[:, 0]
+    rate = spread(0.5, n_tasks).maximum((torch.rand(n_tasks, 1) < 0.1).to(x.dtype))
+    cut = (torch.rand(n_tasks, n_columns) < rate).flatten().nonzero()[:, 0]
     columns = x.reshape(-1, n_rows)
     codes = level_codes(columns[cut], log_uniform(2.0, 12.0, len(cut)).floor())
     columns[cut] = standardise(codes)
