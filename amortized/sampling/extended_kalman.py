@@ -1,0 +1,162 @@
+r"""The extended Kalman filter: a Kalman filter of the model linearised at its own estimates.
+
+For ``x_t ~ N(f(x_{t-1}, t), Q)`` and ``y_t ~ N(h(x_t, t), R)``, with the Jacobians F of f at
+``m_{t-1}`` and H of h at ``p_t``,
+
+    p_t = f(m_{t-1}, t),    P_t = F C_{t-1} F' + Q,
+    m_t = p_t + K_t (y_t - h(p_t, t)),    K_t and C_t as in the Kalman filter.
+
+The process noise enters as the covariance Q, not as a factor of it. An approximation: exact where
+f and h are linear, poor where they bend within one standard deviation, and blind to a second mode.
+A particle filter tells how poor; its evidence may be compared with this one's.
+
+Left out: iterated updates and sigma points.
+
+References:
+    Application of statistical filter theory to the optimal estimation of position and velocity on
+    board a circumlunar vehicle (Smith, Schmidt and McGee, 1962).
+    Bayesian filtering and smoothing (Särkkä, 2013), chapter 5.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.sampling.kalman import FilteredStates, leave_out_missing, observed_entries, update
+
+__all__ = ["NonlinearGaussianModel", "extended_kalman_filter"]
+
+StateFunction = Callable[[Tensor, int], Tensor]
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+@dataclass(frozen=True, eq=False)
+class NonlinearGaussianModel:
+    """A state-space model with smooth mean functions and Gaussian noise.
+
+    Functions get ``state`` of shape ``(..., batch, state)`` and the step ``t``, and must treat
+    leading dimensions alike; a parameter with one value a series is a tensor ``(batch,)``.
+
+    Attributes:
+        transition: ``f``, gives the mean of ``x_t`` from ``x_{t-1}``, for ``t >= 1``.
+        transition_cov: ``Q``, ``(state, state)`` or ``(batch, state, state)``, or a function of
+            ``x_{t-1}`` and ``t`` that returns one.
+        observation: ``h``, gives the mean of ``y_t``, ``(..., batch, observed)``, from ``x_t``.
+        observation_cov: ``R``, like ``transition_cov``; a function gets the predicted ``x_t``.
+        initial_mean: of ``x_0``, which the first observation sees, ``(state,)`` or with a batch.
+        initial_cov: of ``x_0``, ``(state, state)`` or with a batch.
+        residual: ``y_t`` minus its mean, where that is no difference: an angle must be wrapped.
+    """
+
+    transition: StateFunction
+    transition_cov: Tensor | StateFunction
+    observation: StateFunction
+    observation_cov: Tensor | StateFunction
+    initial_mean: Float[Tensor, "... state"]
+    initial_cov: Float[Tensor, "... state state"]
+    residual: Callable[[Tensor, Tensor], Tensor] = torch.sub
+
+
+def extended_kalman_filter(
+    model: NonlinearGaussianModel, y: Float[Tensor, "batch time observed"]
+) -> FilteredStates:
+    """Filter all series in one call, approximately.
+
+    Args:
+        model: the model of all series.
+        y: observations; NaN marks an entry that is missing.
+
+    Raises:
+        ValueError: if y or what a function returns has the wrong shape, or y is infinite.
+
+    Example:
+        >>> pendulum = NonlinearGaussianModel(
+        ...     transition=lambda x, t: torch.stack(
+        ...         (x[..., 0] + 0.1 * x[..., 1], x[..., 1] - 0.98 * x[..., 0].sin()), -1),
+        ...     transition_cov=1e-3 * torch.eye(2),
+        ...     observation=lambda x, t: x[..., :1].sin(),
+        ...     observation_cov=0.01 * torch.eye(1),
+        ...     initial_mean=torch.tensor([1.0, 0.0]),
+        ...     initial_cov=0.1 * torch.eye(2),
+        ... )
+        >>> extended_kalman_filter(pendulum, torch.full((5, 20, 1), 0.8)).mean.shape
+        torch.Size([5, 20, 2])
+    """
+    start = model.initial_mean
+    seen = observed_entries(y, y.shape[-1], start.dtype)
+    mean = start.expand(len(y), start.shape[-1])
+    cov = model.initial_cov.expand(len(y), -1, -1)
+    means, covs, log_likelihoods, valids = [], [], [], []
+    for t in range(y.shape[1]):
+        if t > 0:
+            noise = _noise(model.transition_cov, mean, t)
+            mean, slope = _linearise(model.transition, mean, t, "transition", mean.shape[-1])
+            cov = slope @ cov @ slope.mT + noise
+        there = None if seen is None else seen[:, t]
+        mean, cov, log_likelihood, valid = _observe(model, mean, cov, y[:, t], there, t)
+        means.append(mean)
+        covs.append(cov)
+        log_likelihoods.append(log_likelihood)
+        valids.append(valid)
+    increments = torch.stack(log_likelihoods, 1)
+    valid = torch.stack(valids).all(0)
+    log_evidence = torch.where(valid, increments.sum(-1), -torch.inf)
+    return FilteredStates(
+        torch.stack(means, 1), torch.stack(covs, 1), increments, log_evidence, valid
+    )
+
+
+def _observe(
+    model: NonlinearGaussianModel,
+    mean: Tensor,
+    cov: Tensor,
+    y: Tensor,
+    seen: Tensor | None,
+    t: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Mean, covariance, log likelihood and validity after one observation of each series."""
+    noise = _noise(model.observation_cov, mean, t)
+    expected, slope = _linearise(model.observation, mean, t, "observation", y.shape[-1])
+    residual = model.residual(y, expected)
+    n_seen: int | Tensor = y.shape[-1]
+    if seen is not None:
+        slope, noise = leave_out_missing(slope, noise, seen)
+        residual = torch.where(seen, residual, 0.0)
+        n_seen = seen.sum(-1)
+    after = update(cov, slope, noise)
+    white = (after.whitener @ residual[..., None])[..., 0]
+    log_det = after.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_likelihood = log_det - 0.5 * (n_seen * _LOG_2PI + (white * white).sum(-1))
+    mean = mean + (after.gain @ residual[..., None])[..., 0]
+    return mean, after.cov, log_likelihood, after.valid & log_likelihood.isfinite()
+
+
+def _linearise(
+    function: StateFunction, state: Tensor, t: int, name: str, n_out: int
+) -> tuple[Tensor, Tensor]:
+    """Value ``(batch, out)`` and Jacobian ``(batch, out, state)`` of a function at a state."""
+    # One pass in forward mode, with a direction a state dimension in front of the batch.
+    n_state = state.shape[-1]
+    states = state.repeat(n_state, 1, 1)
+    unit = torch.eye(n_state, dtype=state.dtype, device=state.device)
+    directions = unit[:, None].repeat(1, len(state), 1)
+    value: Tensor
+    slope: Tensor
+    value, slope = torch.func.jvp(lambda x: function(x, t), (states,), (directions,))  # type: ignore[misc]
+    if value.shape != (*states.shape[:-1], n_out):
+        raise ValueError(
+            f"Expected {name} to map {tuple(states.shape)} to {(*states.shape[:-1], n_out)}; got "
+            f"{tuple(value.shape)}. Let it act on the last dimension alone: x[..., i], torch.stack("
+            "(...), -1)."
+        )
+    return value[0], slope.permute(1, 2, 0)
+
+
+def _noise(cov: Tensor | StateFunction, state: Tensor, t: int) -> Tensor:
+    """The covariance, or its value at a state."""
+    return cov if isinstance(cov, Tensor) else cov(state, t)
