@@ -14,7 +14,8 @@ from torch import Tensor
 from amortized.priors.columns import draw_integer, log_uniform, standardise
 from amortized.priors.inputs import heavy_weights
 
-Columns = Float[Tensor, "batch columns rows"]
+Causes = Float[Tensor, "batch causes rows"]
+Effects = Float[Tensor, "batch effects rows"]
 Mechanism = Callable[[Tensor, int], Tensor]
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
@@ -37,7 +38,7 @@ def draw_activation() -> Callable[[Tensor], Tensor]:
     return ACTIVATIONS[draw_integer(0, len(ACTIVATIONS) - 1)]
 
 
-def linear(causes: Columns, n_effects: int) -> Columns:
+def linear(causes: Causes, n_effects: int) -> Effects:
     """Weighted sums, from dense to nearly a copy of one cause.
 
     Example:
@@ -47,7 +48,7 @@ def linear(causes: Columns, n_effects: int) -> Columns:
     return heavy_weights(causes.shape[0], n_effects, causes.shape[1]) @ causes
 
 
-def perceptron(causes: Columns, n_effects: int) -> Columns:
+def perceptron(causes: Causes, n_effects: int) -> Effects:
     """One hidden layer whose units carry three activations; often one of them dominates."""
     n_tasks, n_hidden = causes.shape[0], draw_integer(2, 6)
     parts = []
@@ -59,7 +60,7 @@ def perceptron(causes: Columns, n_effects: int) -> Columns:
     return torch.randn(n_tasks, n_effects, hidden.shape[1]) @ hidden
 
 
-def additive(causes: Columns, n_effects: int) -> Columns:
+def additive(causes: Causes, n_effects: int) -> Effects:
     r"""Sums of monotone effects, linear to saturating to a threshold: dose and response.
 
     :math:`\sum_j w_j \tanh((z_j - t_j) / s_j)` with s log-uniform from a step to a line.
@@ -70,14 +71,14 @@ def additive(causes: Columns, n_effects: int) -> Columns:
     return linear(standardise(response), n_effects)
 
 
-def quadratic(causes: Columns, n_effects: int) -> Columns:
+def quadratic(causes: Causes, n_effects: int) -> Effects:
     """A sum and a product of weighted sums: curvature, saddles and pairwise interactions."""
     crossed = linear(causes, n_effects) * linear(causes, n_effects)
     share = torch.rand(causes.shape[0], n_effects, 1)
     return share * standardise(crossed) + (1 - share) * standardise(linear(causes, n_effects))
 
 
-def product(causes: Columns, n_effects: int) -> Columns:
+def product(causes: Causes, n_effects: int) -> Effects:
     """One weighted sum switched or scaled by a gate on another: effect modification."""
     n_tasks = causes.shape[0]
     gate = torch.sigmoid(
@@ -87,7 +88,7 @@ def product(causes: Columns, n_effects: int) -> Columns:
     return standardise(linear(causes, n_effects)) * gate
 
 
-def fourier(causes: Columns, n_effects: int, n_frequencies: int = 32) -> Columns:
+def fourier(causes: Causes, n_effects: int, n_frequencies: int = 32) -> Effects:
     r"""Draws of a Gaussian process by random Fourier features.
 
     :math:`f(z) = \sqrt{2/m}\sum_k a_k \cos(\omega_k^\top z + \phi_k)`; Student-t frequencies with
@@ -110,7 +111,7 @@ def fourier(causes: Columns, n_effects: int, n_frequencies: int = 32) -> Columns
     return torch.randn(n_tasks, n_effects, n_frequencies) @ basis * (2 / n_frequencies) ** 0.5
 
 
-def _distances(causes: Columns, n_centres: int) -> Tensor:
+def _distances(causes: Causes, n_centres: int) -> Tensor:
     """Squared distances to the values of random rows, each cause with a weight of its own."""
     n_tasks, n_causes, n_rows = causes.shape
     weighted = causes * heavy_weights(n_tasks, n_causes, 1)
@@ -121,7 +122,7 @@ def _distances(causes: Columns, n_centres: int) -> Tensor:
     return square - 2 * cross + centres.square().sum(1)[..., None]
 
 
-def discretise(causes: Columns, n_effects: int) -> Columns:
+def discretise(causes: Causes, n_effects: int) -> Effects:
     """The nearest of a few prototypes decides: a category, seen through random values of it."""
     n_centres = draw_integer(2, 10)
     nearest = _distances(causes, n_centres).argmin(1)
@@ -129,7 +130,7 @@ def discretise(causes: Columns, n_effects: int) -> Columns:
     return values.gather(-1, nearest[:, None].expand(-1, n_effects, -1))
 
 
-def soft_clusters(causes: Columns, n_effects: int) -> Columns:
+def soft_clusters(causes: Causes, n_effects: int) -> Effects:
     """Responsibilities of a Gaussian mixture weigh the values of its components, as in EM."""
     distance = _distances(causes, draw_integer(2, 8))
     scale = distance.mean((1, 2), keepdim=True).clamp_min(1e-6)
@@ -138,7 +139,7 @@ def soft_clusters(causes: Columns, n_effects: int) -> Columns:
     return torch.randn(causes.shape[0], n_effects, distance.shape[1]) @ weight
 
 
-def trees(causes: Columns, n_effects: int) -> Columns:
+def trees(causes: Causes, n_effects: int) -> Effects:
     """Sums of random decision trees, each node with its own cause and threshold.
 
     A tree is an array: the children of node i are 2i + 1 and 2i + 2. All trees of all tasks walk
@@ -180,8 +181,8 @@ MECHANISMS: dict[str, Mechanism] = {
 
 
 def apply_by_task(
-    family: Tensor, names: tuple[str, ...], causes: Columns, n_effects: int
-) -> Columns:
+    family: Tensor, names: tuple[str, ...], causes: Causes, n_effects: int
+) -> Effects:
     """Send each task through the mechanism that ``family`` names for it; standardised effects.
 
     Args:

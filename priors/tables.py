@@ -1,7 +1,5 @@
 """The prior over tables that the released networks are trained on: the mixture and its weights."""
 
-from typing import Literal
-
 from amortized.priors.clusters import ClusterPrior
 from amortized.priors.heavy_tailed import StudentProcessPrior
 from amortized.priors.mixture import MixturePrior
@@ -9,10 +7,11 @@ from amortized.priors.neural_network import NeuralNetworkPrior
 from amortized.priors.predictability import PredictablePrior
 from amortized.priors.rules import RulePrior
 from amortized.priors.structural_causal import StructuralCausalPrior
+from amortized.priors.tabular import TabularPrior
 
 
 def table_prior(
-    target: Literal["classification", "regression"] = "classification",
+    target: str = "classification",
     *,
     n_features: int | None = None,
     max_features: int = 50,
@@ -22,7 +21,7 @@ def table_prior(
     """Mix all table priors: structural causal models first, the unpredictable mostly left out.
 
     Args:
-        target: what is predicted.
+        target: 'classification' or 'regression'.
         n_features: fixed number of columns; None draws it per batch, log-uniformly from 2.
         max_features: most columns when ``n_features`` is None.
         max_classes: most classes of a task.
@@ -34,7 +33,7 @@ def table_prior(
         torch.Size([4, 30, 6])
     """
 
-    def of(prior: type) -> StructuralCausalPrior:
+    def of(prior: type[TabularPrior]) -> TabularPrior:
         return prior(
             target,
             n_features=n_features,

@@ -7,7 +7,6 @@ the scores become classes or a number. The steps live in ``columns``, ``targets`
 """
 
 from abc import abstractmethod
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -42,7 +41,7 @@ class TabularPrior(Prior):
     over the context.
 
     Args:
-        target: what is predicted.
+        target: what is predicted, 'classification' or 'regression'.
         n_features: fixed number of columns; None draws it per batch.
         max_features: most columns when ``n_features`` is None.
         max_classes: most classes of a task.
@@ -54,7 +53,7 @@ class TabularPrior(Prior):
 
     def __init__(
         self,
-        target: Literal["classification", "regression"] = "classification",
+        target: str = "classification",
         *,
         n_features: int | None = None,
         max_features: int = 50,

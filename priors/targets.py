@@ -196,7 +196,10 @@ def draw_response(
     y = y + noise * ~early
     for step, rate in ((censor, 0.05), (contaminate, 0.07)):
         y = _some(step, y, rate)
-    return standardise(_some(round_to_grid, y, 0.2))
+    y = _some(round_to_grid, y, 0.2)
+    # A response that hardly moves is read with noise, or most contexts would see a constant.
+    stuck = (y == y.median(-1, keepdim=True).values).to(y.dtype).mean(-1, keepdim=True) > 0.9
+    return standardise(standardise(y) + 0.1 * stuck * torch.randn_like(y))
 
 
 def _some(step: Callable[[Tensor], Tensor], y: Tensor, rate: float) -> Tensor:
