@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from amortized.priors.sites import (
     Evaluate,
     Unconstrain,
+    base_support,
     check_observation,
     lay_out,
     trace_program,
@@ -71,6 +72,8 @@ class ProgramDensity:
     Attributes:
         dim: d, the number of unconstrained coordinates.
         layout: ``{name: (slice into u, unconstrained shape)}``.
+        priors: the latents' distributions in one run of the program on the first dataset.
+        supports: those of their elements.
 
     Raises:
         ValueError: if the program raises, does not observe ``y``, has discrete latents, or if
@@ -103,6 +106,8 @@ class ProgramDensity:
             trace = trace_program(model, x[0], y[0])
         check_observation(trace, y)
         self.layout = lay_out(trace)
+        self.priors = {name: trace.nodes[name]["fn"] for name in self.layout}
+        self.supports = {name: base_support(fn) for name, fn in self.priors.items()}
         self.dim = sum(shape.numel() for _, shape in self.layout.values())
         self.vectorised = True
         self._try_out()
@@ -151,6 +156,30 @@ class ProgramDensity:
         """Log posterior density of u up to a constant: log prior + log likelihood."""
         log_prior, log_likelihood = self.log_prior_and_likelihood(u)
         return log_prior + log_likelihood
+
+    def log_density_of_one(self, u: Float[Tensor, " dim"]) -> Float[Tensor, ""]:
+        """Log posterior density of one point for the first dataset, in the plainest way.
+
+        Without any `vmap`, so that it can be traced; called outside `quiet_program` it checks
+        the program's arguments.
+        """
+        run = Evaluate(self.layout, u)
+        with _precision(self.y.dtype), run:
+            self.model(self.x[0], self.y[0])
+        return run.log_prior + run.log_likelihood
+
+    def log_jacobian(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """Log determinant of the Jacobian of `constrain`."""
+
+        def evaluate(u: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            run = Evaluate(self.layout, u)
+            with run:
+                self.model(x, y)
+            return run.log_jacobian
+
+        return self._over_all(evaluate, u)
 
     def constrain(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
         """The latents in their own units, ``{name: (batch, particles, ...)}``."""

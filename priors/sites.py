@@ -14,6 +14,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from amortized.priors.vectorised import Program, draw, is_subsample, quiet_program
 
@@ -39,6 +40,7 @@ class Evaluate(_Site):
         super().__init__(layout)
         self.u = u
         self.log_prior = u.new_zeros(())
+        self.log_jacobian = u.new_zeros(())
         self.log_likelihood = u.new_zeros(())
 
     def _pyro_sample(self, message: Any) -> None:
@@ -49,10 +51,11 @@ class Evaluate(_Site):
         if latent:
             where, shape = self.layout[message["name"]]
             unconstrained = self.u[where].reshape(shape)
-            transform = biject_to(fn.support)
+            transform = bijection(fn)
             value = message["value"] = transform(unconstrained)
             self.values[message["name"]] = value
             jacobian = transform.log_abs_det_jacobian(unconstrained, value).sum()
+            self.log_jacobian = self.log_jacobian + jacobian
             self.log_prior = self.log_prior + jacobian
         if value is None:
             raise ValueError(
@@ -82,7 +85,7 @@ class Unconstrain(_Site):
             return
         name, fn = message["name"], message["fn"]
         value = message["value"] = draw(fn) if self.given is None else self.given[name]
-        self.values[name] = biject_to(fn.support).inv(value).reshape(-1)
+        self.values[name] = bijection(fn).inv(value).reshape(-1)
 
     def vector(self) -> Tensor:
         """The values end to end, in the order of the layout."""
@@ -125,7 +128,7 @@ def lay_out(trace: Any) -> Layout:
                 "infer={'enumerate': 'parallel'}."
             )
         try:
-            shape = biject_to(support).inv(site["value"]).shape
+            shape = bijection(site["fn"]).inv(site["value"]).shape
         except NotImplementedError as reason:
             raise ValueError(
                 f"Expected latents whose support has a bijection to the real line; got '{name}' "
@@ -138,6 +141,22 @@ def lay_out(trace: Any) -> Layout:
     return layout
 
 
+def bijection(fn: Any) -> Any:
+    """The map from the real line, or several of them, to the support of a distribution."""
+    support = fn.support
+    if isinstance(support, MixtureSameFamilyConstraint):  # torch registers none of its own
+        support = support.base_constraint
+    return biject_to(support)
+
+
+def base_support(fn: Any) -> Any:
+    """The support of a distribution's single elements, where it is a product of such."""
+    support = fn.support
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support
+
+
 def check_observation(trace: Any, y: Tensor) -> None:
     """Refuses observations that no latents could have produced."""
     fn = trace.nodes["y"]["fn"]
@@ -146,9 +165,7 @@ def check_observation(trace: Any, y: Tensor) -> None:
             f"Expected finite observations y; got {int((~torch.isfinite(y)).sum())} that are NaN "
             "or infinite. Leave such rows out."
         )
-    support = fn.support
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
+    support = base_support(fn)
     bounds = [getattr(support, name, 0.0) for name in ("lower_bound", "upper_bound")]
     if not support.is_discrete and any(isinstance(bound, Tensor) for bound in bounds):
         return  # such a support may depend on the latents; the density itself then says -inf

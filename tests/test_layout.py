@@ -10,7 +10,7 @@ import pytest
 LEVELS = (
     {"priors"},
     {"distributions", "attention"},
-    {"networks", "sampling"},
+    {"networks", "sampling", "predictive"},
     {"posterior", "training", "pretrained", "infer"},
     {"estimators", "diagnostics", "plotting"},
     {"amortized"},  # amortized/__init__.py

@@ -1,0 +1,247 @@
+"""The answer of every inference method: the posterior of the latents, in their own units."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
+
+Latents = Mapping[str, Tensor]
+
+
+class Posterior:
+    """Draws of the latents given one dataset, or given each dataset of a batch.
+
+    The draws may be weighted. Then everything here uses the weights, and the bare draws cannot be
+    had without them.
+
+    Args:
+        draws: ``{name: (n, *batch, *event)}``, batch being empty for one dataset.
+        log_weights: of the draws, ``(n, *batch)``; None for equal weights.
+        n_chains: number of chains that the draws are made of, chain after chain.
+        log_evidence: ``log p(y | x)``, ``(*batch,)``, where the method knows it.
+        log_prob: normalised log density of latents, where the method knows it.
+        predictive: makes the posterior predictive from inputs.
+        diagnostics: what the method says of itself; always has ``method``.
+
+    Attributes:
+        diagnostics: a dictionary; ``method``, ``seconds``, and what the method measured, such as
+            ``r_hat``, ``ess``, ``divergences`` or ``k_hat``.
+
+    Example:
+        >>> import torch
+        >>> posterior = Posterior({"mu": torch.randn(1000)}, diagnostics={"method": "exact"})
+        >>> posterior.sample(5)["mu"].shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        draws: Latents,
+        *,
+        log_weights: Tensor | None = None,
+        n_chains: int = 1,
+        log_evidence: Tensor | None = None,
+        log_prob: Callable[[Latents], Tensor] | None = None,
+        predictive: Callable[[Tensor], Distribution] | None = None,
+        diagnostics: Mapping[str, Any] | None = None,
+        batch_shape: Sequence[int] = (),
+    ) -> None:
+        sizes = {len(value) for value in draws.values()}
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError(f"Expected the same number of draws, at least 1; got {sizes}.")
+        self._draws = dict(draws)
+        self.n_draws = sizes.pop()
+        self.batch_shape = torch.Size(batch_shape)
+        if log_weights is not None:
+            log_weights = log_weights - log_weights.logsumexp(0)
+        self._log_weights = log_weights
+        self.n_chains = n_chains
+        self.log_evidence = log_evidence
+        self._log_prob, self._predictive = log_prob, predictive
+        self.diagnostics = dict(diagnostics or {})
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the latents."""
+        return list(self._draws)
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Normalised log weights of the draws, ``(n, *batch)``; equal ones where none are kept."""
+        if self._log_weights is None:
+            first = next(iter(self._draws.values()))
+            size = torch.tensor(float(self.n_draws), dtype=first.dtype)
+            return -size.log().expand(self.n_draws, *self.batch_shape)
+        return self._log_weights
+
+    @property
+    def draws(self) -> dict[str, Tensor]:
+        """All draws, ``{name: (n, *batch, *event)}``, if they are equally weighted.
+
+        Raises:
+            ValueError: if they are not: then ``sample(n)`` gives equally weighted ones.
+        """
+        if self._log_weights is not None:
+            raise ValueError(
+                "Expected equally weighted draws; these have weights that must not be forgotten. "
+                "Use sample(n), or weighted_draws() with the weights beside them."
+            )
+        return dict(self._draws)
+
+    def weighted_draws(self) -> tuple[dict[str, Tensor], Tensor]:
+        """All draws and their normalised log weights."""
+        return dict(self._draws), self.log_weights
+
+    def sample(self, n: int, seed: int | None = None) -> dict[str, Tensor]:
+        """Equally weighted draws, ``{name: (n, *batch, *event)}``, chosen among those there are.
+
+        Args:
+            n: how many.
+            seed: for a repeatable choice; None uses torch's global generator.
+        """
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        if self._log_weights is None and n <= self.n_draws:
+            index = torch.randperm(self.n_draws, generator=generator)[:n]
+            return {name: value[index] for name, value in self._draws.items()}
+        weights = self.log_weights.exp().flatten(1) if self.batch_shape else self.log_weights.exp()
+        weights = weights.movedim(0, -1)
+        chosen = torch.multinomial(weights, n, replacement=True, generator=generator)
+        chosen = chosen.movedim(-1, 0)
+        chosen = chosen.reshape(n, *self.batch_shape)
+        return {
+            name: value.gather(0, self._over_event(chosen, value))
+            for name, value in self._draws.items()
+        }
+
+    @property
+    def mean(self) -> dict[str, Tensor]:
+        """Posterior mean of each latent, ``(*batch, *event)``."""
+        return {name: self._average(value) for name, value in self._draws.items()}
+
+    @property
+    def std(self) -> dict[str, Tensor]:
+        """Posterior standard deviation of each latent, ``(*batch, *event)``."""
+        return {
+            name: self._average((value - self._average(value)).square()).sqrt()
+            for name, value in self._draws.items()
+        }
+
+    def quantile(self, q: float) -> dict[str, Tensor]:
+        """Posterior quantile of each latent, ``(*batch, *event)``."""
+        if not 0 <= q <= 1:
+            raise ValueError(f"Expected a quantile between 0 and 1; got {q}.")
+        if self._log_weights is None:
+            return {name: value.quantile(q, dim=0) for name, value in self._draws.items()}
+        result = {}
+        for name, value in self._draws.items():
+            ordered, order = value.sort(0)
+            weights = self._over_event(self.log_weights.exp(), value).gather(0, order).cumsum(0)
+            index = (weights < q).sum(0, keepdim=True).clamp(max=self.n_draws - 1)
+            result[name] = ordered.gather(0, index).squeeze(0)
+        return result
+
+    def log_prob(self, latents: Latents) -> Tensor:
+        """Normalised log density of latents ``{name: (..., *batch, *event)}``, in their units."""
+        if self._log_prob is None:
+            raise ValueError(
+                "Expected a method that knows the normalised density; got "
+                f"{self.diagnostics.get('method')!r}. Use 'exact', 'smc' or 'laplace'."
+            )
+        return self._log_prob(latents)
+
+    def predictive(self, x: Float[Tensor, "*batch m features"]) -> Distribution:
+        """Posterior predictive of the answers at new inputs, ``(*batch, m)``."""
+        if self._predictive is None:
+            raise ValueError(
+                "Expected a posterior made from a program; this one has no predictive."
+            )
+        return self._predictive(torch.as_tensor(x))
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Mean, sd, quantiles, and for draws of chains R-hat and ESS, of every scalar latent.
+
+        One entry a scalar, named as in ``"weights[0]"``; for a batch the dataset comes first.
+        """
+        rows: dict[str, dict[str, float]] = {}
+        mean, std = self.mean, self.std
+        quantiles = {q: self.quantile(q) for q in (0.05, 0.5, 0.95)}
+        for name, value in self._draws.items():
+            checks = self._chain_checks(value)
+            for at in product(*map(range, value.shape[1:])):
+                label = f"{name}[{', '.join(map(str, at))}]" if at else name
+                rows[label] = {"mean": mean[name][at].item(), "sd": std[name][at].item()}
+                rows[label] |= {f"q{q:.0%}"[:-1]: v[name][at].item() for q, v in quantiles.items()}
+                rows[label] |= {key: check[at].item() for key, check in checks.items()}
+        return rows
+
+    def to_inference_data(self) -> Any:
+        """The draws as ArviZ's own object, weighted ones resampled; needs ``amortized[arviz]``."""
+        try:
+            import arviz
+        except ImportError as reason:
+            raise ImportError("Expected ArviZ; install it with amortized[arviz].") from reason
+        draws = self._draws if self._log_weights is None else self.sample(self.n_draws, seed=0)
+        arrays = {
+            name: value.unflatten(0, (self.n_chains, -1)).detach().cpu().numpy()
+            for name, value in draws.items()
+        }
+        if int(arviz.__version__.split(".")[0]) >= 1:
+            return arviz.from_dict({"posterior": arrays})
+        return arviz.from_dict(posterior=arrays)
+
+    def plot(self) -> Any:
+        """A histogram of every scalar latent with its mean and 90% interval, as a figure."""
+        from matplotlib.figure import Figure
+
+        draws = self.sample(self.n_draws, seed=0)
+        rows = self.summary()
+        flat = {name: value.reshape(self.n_draws, -1) for name, value in draws.items()}
+        columns = [column for value in flat.values() for column in value.T]
+        n_columns = min(4, len(columns))
+        n_rows = -(-len(columns) // n_columns)
+        figure = Figure(figsize=(3 * n_columns, 2.2 * n_rows), layout="constrained")
+        axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+        for axis, (label, row), column in zip(axes, rows.items(), columns, strict=False):
+            axis.hist(column.detach().cpu().numpy(), bins=40, density=True, color="C0", alpha=0.6)
+            axis.axvline(row["mean"], color="C1")
+            axis.axvspan(row["q5"], row["q95"], color="C0", alpha=0.12)
+            axis.set_title(label, fontsize=9)
+            axis.set_yticks([])
+        for axis in axes[len(columns) :]:
+            axis.remove()
+        return figure
+
+    def __repr__(self) -> str:
+        rows = self.summary() if not self.batch_shape else {}
+        head = f"Posterior({self.diagnostics.get('method')}, {self.n_draws} draws of {self.names}"
+        head += f", batch {tuple(self.batch_shape)})" if self.batch_shape else ")"
+        if not rows:
+            return head
+        columns = list(next(iter(rows.values())))
+        lines = [f"{'':>20}" + "".join(f"{column:>10}" for column in columns)]
+        for label, row in list(rows.items())[:40]:
+            lines.append(f"{label:>20}" + "".join(f"{row[c]:>10.4g}" for c in columns))
+        return "\n".join([head, *lines])
+
+    def _over_event(self, per_draw: Tensor, value: Tensor) -> Tensor:
+        """Spreads ``(n, *batch)`` over the event of ``(n', *batch, *event)``."""
+        missing = value.ndim - per_draw.ndim
+        shape = per_draw.shape + (1,) * missing
+        return per_draw.reshape(shape).expand(per_draw.shape + value.shape[per_draw.ndim :])
+
+    def _average(self, value: Tensor) -> Tensor:
+        return (self._over_event(self.log_weights.exp(), value) * value).sum(0)
+
+    def _chain_checks(self, value: Tensor) -> dict[str, Tensor]:
+        if self._log_weights is not None or self.n_draws // self.n_chains < 8:
+            return {}
+        if self.diagnostics.get("method") != "nuts":
+            return {}  # independent draws, or particles with shared ancestors: see diagnostics
+        chains = value.unflatten(0, (self.n_chains, -1))
+        return {"ess_bulk": ess_bulk(chains), "ess_tail": ess_tail(chains), "r_hat": r_hat(chains)}

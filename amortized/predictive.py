@@ -1,0 +1,259 @@
+r"""The posterior predictive of a program: its observation's distribution, averaged over draws.
+
+.. math:: p(y^* \mid x^*, D) = \sum_i w_i \, p(y^* \mid \theta_i, x^*, D)
+
+Each term is read off the program itself, run on the asked inputs with the latents of draw i put
+in. Where the program's observation is a multivariate normal (a Gaussian process with its function
+integrated out) the rows depend on each other beyond the latents; then the program is run on the
+known and the asked rows together, and each asked row is conditioned on the known answers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float
+from pyro.distributions import MaskedDistribution
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from amortized.priors.vectorised import FunctionalSamplers, Program, draw, quiet_program
+
+_N_DRAWS_FOR_CDF = 2000  # where torch knows no cdf; an error of about 0.01
+
+
+class ProgramPredictive(Distribution):
+    """Predictive of each asked row, a weighted mixture over posterior draws.
+
+    Args:
+        model: the Pyro program ``model(x, y=None)`` of one dataset.
+        latents: posterior draws, each ``(n, batch, ...)``.
+        log_weights: of the draws, normalised over n, ``(n, batch)``.
+        x: asked inputs, ``(batch, m, n_features)``.
+        x_known: inputs of the dataset, ``(batch, k, n_features)``.
+        y_known: its answers, ``(batch, k)``.
+
+    The batch shape is ``(batch, m)``. Draws of one sample share one draw of the latents over the
+    rows of a dataset.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(
+        self,
+        model: Program,
+        latents: Mapping[str, Tensor],
+        log_weights: Float[Tensor, "n batch"],
+        x: Float[Tensor, "batch m features"],
+        x_known: Float[Tensor, "batch k features"],
+        y_known: Float[Tensor, "batch k"],
+    ) -> None:
+        self.model, self.latents, self.log_weights = model, dict(latents), log_weights
+        self.x, self.x_known, self.y_known = x, x_known, y_known
+        self._sorted_draws: Tensor | None = None
+        super().__init__(torch.Size(x.shape[:2]), validate_args=False)
+        try:
+            self._over_draws(lambda fn, _: fn.mean + 0.0)
+        except Exception as reason:
+            raise ValueError(
+                f"Expected a program that also runs on {x.shape[1]} new rows given its latents; "
+                f"got {type(reason).__name__}: {reason}. Latents that belong to single rows leave "
+                "no predictive for others."
+            ) from reason
+
+    def _over_draws(
+        self, of: Callable[[Any, Any], Tensor], argument: Tensor | None = None
+    ) -> Tensor:
+        """``of(distribution of y, argument)`` for every draw and dataset, ``(n, batch, ..., m)``.
+
+        Args:
+            of: reads one distribution, whose batch shape is ``(m,)``.
+            argument: what it is given beside it, ``(batch, ..., m)``; the same for every draw.
+        """
+        argument = self.x.new_zeros(self.x.shape[:2]) if argument is None else argument
+
+        def one(latents: dict[str, Tensor], x: Tensor, known: Tensor, y: Tensor, a: Tensor) -> Any:
+            return of(_row_distribution(self.model, latents, x, known, y), a)
+
+        over_datasets = torch.func.vmap(one, randomness="different")
+        over_draws = torch.func.vmap(
+            over_datasets, (0, None, None, None, None), randomness="different"
+        )
+        with quiet_program(), torch.no_grad(), FunctionalSamplers():
+            return over_draws(self.latents, self.x, self.x_known, self.y_known, argument)
+
+    def _average(self, values: Tensor) -> Tensor:
+        weights = self.log_weights.exp()
+        return (values * weights.reshape(weights.shape + (1,) * (values.ndim - 2))).sum(0)
+
+    def log_prob(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
+        """Log of the mixture's density or probability."""
+        value = torch.as_tensor(value, dtype=self.x.dtype).expand(
+            torch.broadcast_shapes(value.shape, self.batch_shape)
+        )
+        moved = value.movedim(-2, 0)
+        each = self._over_draws(lambda fn, y: fn.log_prob(y), moved)
+        weights = self.log_weights.reshape(self.log_weights.shape + (1,) * (each.ndim - 2))
+        return (each + weights).logsumexp(0).movedim(0, -2)
+
+    @property
+    def mean(self) -> Float[Tensor, "batch m"]:
+        """Mean of the mixture."""
+        return self._average(self._over_draws(lambda fn, _: fn.mean + 0.0))
+
+    @property
+    def variance(self) -> Float[Tensor, "batch m"]:
+        """Variance of the mixture: the mean variance and the variance of the means."""
+        means = self._over_draws(lambda fn, _: fn.mean + 0.0)
+        variances = self._over_draws(lambda fn, _: fn.variance + 0.0)
+        centre = self._average(means)
+        return self._average(variances + (means - centre).square())
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws ``(*sample_shape, batch, m)``."""
+        n = torch.Size(sample_shape).numel()
+        index = torch.multinomial(self.log_weights.exp().T, n, replacement=True).T
+        chosen = object.__new__(ProgramPredictive)
+        chosen.__dict__.update(self.__dict__)
+        chosen.latents = {
+            name: torch.stack([value[index[:, b], b] for b in range(index.shape[1])], 1)
+            for name, value in self.latents.items()
+        }
+        draws = chosen._over_draws(lambda fn, _: draw(fn) + 0.0)
+        return draws.reshape(*sample_shape, *self.batch_shape)
+
+    def cdf(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
+        """Distribution function; from draws where torch knows none for the program's y."""
+        value = torch.as_tensor(value, dtype=self.x.dtype).expand(
+            torch.broadcast_shapes(value.shape, self.batch_shape)
+        )
+        try:
+            each = self._over_draws(lambda fn, y: fn.cdf(y), value.movedim(-2, 0))
+        except NotImplementedError:
+            return (
+                (self._draws().unsqueeze(1) <= value.reshape(-1, *self.batch_shape))
+                .to(value.dtype)
+                .mean(0)
+                .reshape(value.shape)
+            )
+        return self._average(each).movedim(0, -2)
+
+    def icdf(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
+        """Quantiles: bisection on the cdf, or order statistics of draws where there is none."""
+        value = torch.as_tensor(value, dtype=self.x.dtype)
+        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        draws = self._draws()
+        try:
+            self._over_draws(lambda fn, y: fn.cdf(y), draws[0])
+        except NotImplementedError:
+            index = (value * len(draws)).long().clamp(0, len(draws) - 1)
+            return draws.gather(0, index.reshape(-1, *self.batch_shape)).reshape(value.shape)
+        spread = draws[-1] - draws[0]
+        low = (draws[0] - 3 * spread).expand(value.shape)
+        high = (draws[-1] + 3 * spread).expand(value.shape)
+        for _ in range(45):
+            middle = (low + high) / 2
+            below = self.cdf(middle) < value
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return (low + high) / 2
+
+    def entropy(self) -> Float[Tensor, "batch m"]:
+        """Entropy, from draws."""
+        return -self.log_prob(self.sample([200])).mean(0)
+
+    def crps(self, value: Float[Tensor, "batch m"]) -> Float[Tensor, "batch m"]:
+        """Continuous ranked probability score of an answer, from draws; lower is better."""
+        draws = self._draws()
+        n = len(draws)
+        # E|X - X'| of sorted draws, without the n^2 differences.
+        weight = (2 * torch.arange(1, n + 1, dtype=draws.dtype) - n - 1).reshape(-1, 1, 1)
+        spread = (2 * weight * draws).sum(0) / (n * (n - 1))
+        return (draws - value).abs().mean(0) - spread / 2
+
+    def _draws(self) -> Tensor:
+        if self._sorted_draws is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                draws = self.sample([_N_DRAWS_FOR_CDF])
+            self._sorted_draws = draws.sort(0).values
+        return self._sorted_draws
+
+
+def _row_distribution(
+    model: Program, latents: dict[str, Tensor], x: Tensor, x_known: Tensor, y_known: Tensor
+) -> Any:
+    """The distribution of each row's answer given the latents, with batch shape ``(m,)``."""
+    fn = _observation(model, latents, x)
+    if not isinstance(fn, torch.distributions.MultivariateNormal):
+        return fn
+    joint = _observation(model, latents, torch.cat([x_known, x]))
+    k = len(x_known)
+    covariance = joint.covariance_matrix
+    factor, _ = torch.linalg.cholesky_ex(covariance[:k, :k])
+    half = torch.linalg.solve_triangular(factor, covariance[:k, k:], upper=False)
+    residual = (y_known - joint.loc[:k]).unsqueeze(-1)
+    whitened = torch.linalg.solve_triangular(factor, residual, upper=False).squeeze(-1)
+    mean = joint.loc[k:] + whitened @ half
+    variance = covariance.diagonal()[k:] - half.square().sum(0)
+    return torch.distributions.Normal(mean, variance.clamp(min=1e-12).sqrt())
+
+
+class _Observation(Messenger):
+    """Catches the distribution at site "y", per row, and gives the site a value undrawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.distribution: Any = None
+
+    def _pyro_sample(self, message: Any) -> None:
+        if message["name"] != "y":
+            return
+        fn = message["fn"]
+        message["value"] = torch.zeros(fn.shape())
+        while isinstance(fn, torch.distributions.Independent | MaskedDistribution):
+            fn = fn.base_dist
+        self.distribution = fn
+
+
+def _observation(model: Program, latents: dict[str, Tensor], x: Tensor) -> Any:
+    with _Observation() as caught, pyro.poutine.condition(data=latents):
+        model(x, None)
+    return caught.distribution
+
+
+class OneOfBatch(Distribution):
+    """The only member of a batch of one dataset: batch shape ``(m,)`` for ``(1, m)``."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(self, batched: Any) -> None:
+        self.batched = batched
+        super().__init__(batched.batch_shape[1:], validate_args=False)
+
+    @property
+    def mean(self) -> Float[Tensor, " m"]:
+        return self.batched.mean[0]
+
+    @property
+    def variance(self) -> Float[Tensor, " m"]:
+        return self.batched.variance[0]
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.batched.sample(torch.Size(sample_shape)).squeeze(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.batched.log_prob(value.unsqueeze(-2)).squeeze(-2)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return self.batched.cdf(value.unsqueeze(-2)).squeeze(-2)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self.batched.icdf(value.unsqueeze(-2)).squeeze(-2)
+
+    def entropy(self) -> Float[Tensor, " m"]:
+        return self.batched.entropy()[0]
+
+    def crps(self, value: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
+        return self.batched.crps(value.unsqueeze(0))[0]

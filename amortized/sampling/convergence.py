@@ -1,0 +1,132 @@
+r"""Have the chains converged, and how many independent draws are they worth?
+
+With B the variance of the chains' means and W the mean of their variances,
+
+.. math:: \hat R = \sqrt{(W (n - 1) / n + B) / W}, \qquad
+    \mathrm{ESS} = \frac{m n}{-1 + 2 \sum_t P_t},
+
+where :math:`P_t = \rho_{2t} + \rho_{2t+1}` is summed while positive and made to decrease. Both are
+computed on split chains of normal scores of ranks, so that heavy tails do no harm. All functions
+take draws ``(chains, draws, ...)`` and keep the trailing dimensions.
+
+References:
+    Vehtari et al., Rank-normalization, folding, and localization: an improved R-hat (2021),
+    arXiv 1903.08008. Margossian et al., Nested R-hat (2022), arXiv 2110.13017.
+    Geyer, Practical Markov chain Monte Carlo (1992).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Draws = Float[Tensor, "chains draws *event"]
+Runs = Float[Tensor, "runs *event"]
+Values = Float[Tensor, "*event"]
+
+
+def r_hat(draws: Draws) -> Values:
+    """The larger of the rank-normalised split R-hat of draws and of their distance to the median.
+
+    Example:
+        >>> import torch
+        >>> draws = torch.randn(4, 500, 2)
+        >>> draws[0, :, 1] += 3.0  # one chain is elsewhere
+        >>> (r_hat(draws) > 1.01).tolist()
+        [False, True]
+    """
+    halves = _split(draws)
+    folded = (halves - halves.flatten(0, 1).quantile(0.5, dim=0)).abs()
+    return torch.maximum(_plain_r_hat(_normal_scores(halves)), _plain_r_hat(_normal_scores(folded)))
+
+
+def nested_r_hat(draws: Draws, n_superchains: int) -> Values:
+    r"""R-hat for many short chains, grouped into superchains that each started from one point.
+
+    With :math:`\bar B` the variance of superchain means, and :math:`\bar W` the mean over
+    superchains of (variance of chain means + mean variance within chains),
+    :math:`\sqrt{1 + \bar B / \bar W}`. Unlike R-hat it does not ask short chains for a precise
+    mean each.
+    """
+    if n_superchains < 2 or draws.shape[0] % n_superchains:
+        raise ValueError(
+            f"Expected at least 2 superchains that divide {draws.shape[0]} chains; got "
+            f"{n_superchains}."
+        )
+    groups = draws.unflatten(0, (n_superchains, -1))
+    chain_means = groups.mean(2)
+    between_chains = chain_means.var(1) if groups.shape[1] > 1 else 0.0
+    within = groups.var(2).mean(1) if groups.shape[2] > 1 else torch.zeros_like(chain_means[:, 0])
+    between = chain_means.mean(1).var(0)
+    return (1 + between / (within + between_chains).mean(0)).sqrt()
+
+
+def ess_bulk(draws: Draws) -> Values:
+    """Effective number of draws for the centre of the distribution."""
+    return _ess(_normal_scores(_split(draws)))
+
+
+def ess_tail(draws: Draws) -> Values:
+    """Effective number of draws for the 5% and the 95% quantile, the lesser of the two."""
+    halves = _split(draws)
+    ends = halves.flatten(0, 1).quantile(torch.tensor([0.05, 0.95], dtype=draws.dtype), dim=0)
+    return torch.minimum(*(_ess((halves <= end).to(draws.dtype)) for end in ends))
+
+
+def ess_mean(draws: Draws) -> Values:
+    """Effective number of draws for the mean of the draws as they are."""
+    return _ess(_split(draws))
+
+
+def replicate_ess(means: Runs, variance: Values) -> Values:
+    """Posterior variance over the variance of the estimated mean among independent runs.
+
+    The honest measure for a sampler whose particles share ancestors, which autocorrelation does
+    not see.
+
+    Args:
+        means: the posterior mean as each run estimates it.
+        variance: the posterior variance.
+    """
+    return variance / means.var(0)
+
+
+def _split(draws: Tensor) -> Tensor:
+    half = draws.shape[1] // 2
+    if half < 2:
+        raise ValueError(f"Expected at least 4 draws a chain; got {draws.shape[1]}.")
+    return torch.cat([draws[:, :half], draws[:, -half:]], 0)
+
+
+def _normal_scores(draws: Tensor) -> Tensor:
+    """Normal quantiles of the ranks over all chains; equal draws share their mean rank."""
+    flat = draws.reshape(draws.shape[0] * draws.shape[1], -1).T.contiguous()
+    ordered = flat.sort(-1).values
+    low = torch.searchsorted(ordered, flat)
+    high = torch.searchsorted(ordered, flat, right=True)
+    rank = (low + high + 1) / 2
+    scores = torch.special.ndtri((rank.to(draws.dtype) - 0.375) / (flat.shape[1] + 0.25))
+    return scores.T.reshape(draws.shape)
+
+
+def _plain_r_hat(draws: Tensor) -> Tensor:
+    n = draws.shape[1]
+    within = draws.var(1).mean(0)
+    between = draws.mean(1).var(0)
+    ratio = (within * (n - 1) / n + between) / within
+    return torch.where(within > 0, ratio, torch.where(between > 0, torch.inf, 1.0)).sqrt()
+
+
+def _ess(draws: Tensor) -> Tensor:
+    m, n = draws.shape[:2]
+    centred = draws - draws.mean(1, keepdim=True)
+    spectrum = torch.fft.rfft(centred, 2 * n, dim=1)
+    covariance = torch.fft.irfft(spectrum.abs().square(), dim=1)[:, :n].mean(0) / n
+    within = covariance[0] * n / (n - 1)
+    total = covariance[0] + (draws.mean(1).var(0) if m > 1 else 0.0)
+    rho = 1 - (within - covariance) / total
+    rho[0] = 1.0
+    pairs = rho[: n // 2 * 2].unflatten(0, (-1, 2)).sum(1)
+    pairs = pairs * (pairs > 0).cumprod(0)  # initial positive sequence
+    pairs = pairs.cummin(0).values  # initial monotone sequence
+    tau = (2 * pairs.sum(0) - 1).clamp(min=1 / torch.tensor(m * n).log10())
+    return torch.where(total > 0, m * n / tau, float(m * n))

@@ -1,0 +1,291 @@
+"""Exact posteriors of programs, found by what their density is and not how it is written.
+
+A log density that is a linear combination of a family's sufficient statistics is a member of that
+family. So the density is evaluated at more points than the family has parameters, the parameters
+are solved for, and the answer is taken only if it fits every point to rounding error. The constant
+that remains is the log evidence. Families:
+
+* every latent real, density quadratic: normal (normal-normal, linear regression, smoothing);
+* the same with a mixture of normals as the prior of its one latent: a mixture of normals;
+* one latent on (0, 1): beta (Bernoulli, binomial, geometric, negative binomial);
+* one positive latent: gamma (Poisson, exponential), or inverse gamma (normal variance);
+* one latent on the simplex: Dirichlet (categorical, multinomial).
+
+Elements of one latent may be independent of each other, as in a plate.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from pyro.distributions import InverseGamma
+from torch import Tensor
+from torch.distributions import (
+    Beta,
+    Categorical,
+    Dirichlet,
+    Distribution,
+    Gamma,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    biject_to,
+    constraints,
+)
+
+from amortized.priors.density import ProgramDensity
+
+_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True)
+class ExactPosterior:
+    """A posterior in closed form, for a batch of datasets.
+
+    Attributes:
+        distribution: of u itself where every latent is real, else of the one latent's elements.
+        log_evidence: ``(batch,)``.
+        family: its name.
+        pack: puts latents ``{name: (..., batch, *event)}`` into the distribution's value.
+        unpack: the inverse.
+    """
+
+    distribution: Distribution
+    log_evidence: Float[Tensor, " batch"]
+    family: str
+    pack: Callable[[Mapping[str, Tensor]], Tensor]
+    unpack: Callable[[Tensor], dict[str, Tensor]]
+
+    def sample(self, n: int) -> dict[str, Tensor]:
+        """Independent draws of the latents, each ``(n, batch, ...)``."""
+        return self.unpack(self.distribution.sample((n,)))
+
+    def log_prob(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """Log density of latents ``{name: (..., batch, *event)}``."""
+        return self.distribution.log_prob(self.pack(latents))
+
+
+def exact(density: ProgramDensity) -> ExactPosterior:
+    """The exact posterior of a program.
+
+    Raises:
+        ValueError: if the density belongs to none of the families.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def counts(x, y=None):
+        ...     rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        ...     return pyro.sample("y", dist.Poisson(rate).expand([len(x)]).to_event(1), obs=y)
+        >>> y = torch.tensor([[1.0, 2.0, 0.0]])
+        >>> answer = exact(ProgramDensity(counts, torch.zeros(1, 3, 0), y))
+        >>> answer.family, answer.distribution.base_dist.concentration.item()
+        ('gamma', 5.0)
+    """
+    if density.y.dtype != torch.float64:  # the fit is judged by rounding error
+        density = ProgramDensity(density.model, density.x.double(), density.y.double())
+    if all(_is(support, constraints.real) for support in density.supports.values()):
+        answer = _normal(density) or _normal_mixture(density)
+        if answer is not None:
+            return answer
+    elif len(density.supports) == 1:
+        support = next(iter(density.supports.values()))
+        for family in _FAMILIES:
+            if family.covers(support):
+                answer = _exponential_family(density, family)
+                if answer is not None:
+                    return answer
+    raise ValueError(
+        "Expected a program with a conjugate posterior (normal, mixture of normals, beta, gamma, "
+        f"inverse gamma, Dirichlet); its latents {list(density.layout)} have none that was found. "
+        "Use method='smc' or 'nuts'."
+    )
+
+
+def _is(support: object, kind: object) -> bool:
+    return type(support) is type(kind)
+
+
+def _quadratic(
+    function: Callable[[Tensor], Tensor], like: Tensor, dim: int
+) -> tuple[Tensor, Tensor]:
+    """Precision and linear term of a function that is quadratic if it is what we hope for."""
+    points = torch.cat([like.new_zeros(1, dim), torch.eye(dim, dtype=like.dtype)])
+    points = points.expand(len(like), -1, -1).clone().requires_grad_()
+    gradient = torch.autograd.grad(function(points).sum(), points)[0]
+    precision = gradient[:, :1] - gradient[:, 1:]
+    return (precision + precision.mT) / 2, gradient[:, 0]
+
+
+def _real_packing(
+    density: ProgramDensity,
+) -> tuple[Callable[[Mapping[str, Tensor]], Tensor], Callable[[Tensor], dict[str, Tensor]]]:
+    def pack(latents: Mapping[str, Tensor]) -> Tensor:
+        parts = [
+            latents[name].flatten(latents[name].ndim - len(shape))
+            if shape
+            else latents[name][..., None]
+            for name, (_, shape) in density.layout.items()
+        ]
+        return torch.cat(parts, -1)
+
+    def unpack(u: Tensor) -> dict[str, Tensor]:
+        return {
+            name: u[..., where].reshape(u.shape[:-1] + shape)
+            for name, (where, shape) in density.layout.items()
+        }
+
+    return pack, unpack
+
+
+def _verified_evidence(density: ProgramDensity, distribution: Distribution) -> Tensor | None:
+    """Log joint minus log posterior, if it is the same at every point: the log evidence."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        u = distribution.sample((8,))
+    joint = density.log_density(u.transpose(0, 1))
+    constant = joint - distribution.log_prob(u).T
+    scale = 1 + joint.abs().amax(-1, keepdim=True)
+    same = (constant - constant[:, :1]).abs() <= _TOLERANCE * scale
+    return constant.mean(-1) if bool(same.all()) else None
+
+
+def _normal(density: ProgramDensity) -> ExactPosterior | None:
+    precision, linear = _quadratic(density.log_density, density.y, density.dim)
+    factor, info = torch.linalg.cholesky_ex(precision)
+    if info.any() or not torch.isfinite(precision).all():
+        return None
+    mean = torch.cholesky_solve(linear.unsqueeze(-1), factor).squeeze(-1)
+    distribution = MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
+    evidence = _verified_evidence(density, distribution)
+    if evidence is None:
+        return None
+    return ExactPosterior(distribution, evidence, "normal", *_real_packing(density))
+
+
+def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
+    """Each component of the prior is updated alone; its weight changes by its own evidence."""
+    prior = next(iter(density.priors.values()))
+    while isinstance(prior, Independent):
+        prior = prior.base_dist
+    if len(density.priors) != 1 or not isinstance(prior, MixtureSameFamily) or prior.batch_shape:
+        return None
+    component = prior.component_distribution
+    if not prior.event_shape:
+        mean, covariance = component.mean.unsqueeze(-1), component.variance[:, None, None]
+    elif isinstance(component, MultivariateNormal):
+        mean, covariance = component.loc, component.covariance_matrix
+    else:
+        mean, covariance = component.mean, torch.diag_embed(component.variance)
+    mean, covariance = mean.to(density.y.dtype), covariance.to(density.y.dtype)
+    precision, linear = _quadratic(density.log_likelihood, density.y, density.dim)
+    prior_precision = covariance.inverse()
+    posterior_precision = prior_precision + precision.unsqueeze(1)
+    moment = (prior_precision @ mean.unsqueeze(-1)).squeeze(-1) + linear.unsqueeze(1)
+    posterior_mean = torch.linalg.solve(posterior_precision, moment)
+    components = MultivariateNormal(
+        posterior_mean, precision_matrix=posterior_precision, validate_args=False
+    )
+    log_weights = (
+        prior.mixture_distribution.logits
+        + MultivariateNormal(mean, covariance).log_prob(posterior_mean)
+        + density.log_likelihood(posterior_mean)
+        - components.log_prob(posterior_mean)
+    )
+    weights = Categorical(logits=log_weights.detach())
+    distribution = MixtureSameFamily(weights, components, validate_args=False)
+    evidence = _verified_evidence(density, distribution)
+    if evidence is None:
+        return None
+    return ExactPosterior(distribution, evidence, "mixture of normals", *_real_packing(density))
+
+
+@dataclass(frozen=True)
+class _Family:
+    """An exponential family: sufficient statistics, and the distribution of their coefficients."""
+
+    name: str
+    covers: Callable[[object], bool]
+    statistics: tuple[Callable[[Tensor], Tensor], ...]
+    distribution: Callable[..., Distribution]
+
+
+def _on_unit_interval(support: object) -> bool:
+    return (
+        isinstance(support, constraints.interval)
+        and support.lower_bound == 0
+        and (support.upper_bound == 1)
+    )
+
+
+def _is_positive(support: object) -> bool:
+    return (
+        hasattr(support, "lower_bound")
+        and not hasattr(support, "upper_bound")
+        and (support.lower_bound == 0)
+    )
+
+
+_FAMILIES = (
+    _Family(
+        "beta",
+        _on_unit_interval,
+        (torch.log, lambda value: torch.log1p(-value)),
+        lambda a, b: Independent(Beta(a + 1, b + 1), 1),
+    ),
+    _Family(
+        "gamma",
+        _is_positive,
+        (torch.log, lambda value: value),
+        lambda a, b: Independent(Gamma(a + 1, -b), 1),
+    ),
+    _Family(
+        "inverse gamma",
+        _is_positive,
+        (torch.log, torch.reciprocal),
+        lambda a, b: InverseGamma(-a - 1, -b).to_event(1),
+    ),
+    _Family(
+        "Dirichlet",
+        lambda support: _is(support, constraints.simplex),
+        (torch.log,),
+        lambda a: Dirichlet(a + 1),
+    ),
+)
+
+
+def _exponential_family(density: ProgramDensity, family: _Family) -> ExactPosterior | None:
+    ((name, support),) = density.supports.items()
+    shape = density.layout[name][1]
+    transform = biject_to(support)
+    n_unknown = len(family.statistics) * (density.dim + 1) + 1
+    generator = torch.Generator().manual_seed(0)
+    points = (
+        torch.rand(2 * n_unknown + 4, *shape, generator=generator, dtype=density.y.dtype) * 3 - 1.5
+    )
+    values = transform(points)
+    jacobian = transform.log_abs_det_jacobian(points, values).reshape(len(points), -1).sum(-1)
+    u = points.reshape(1, len(points), -1).expand(density.n_datasets, -1, -1)
+    target = density.log_density(u) - jacobian
+    flat = values.reshape(len(points), -1)
+    columns = [statistic(flat) for statistic in family.statistics]
+    design = torch.cat([*columns, torch.ones_like(flat[:, :1])], -1)
+    if not torch.isfinite(target).all():
+        return None
+    solution = torch.linalg.lstsq(design, target.T).solution.T[:, :-1]
+    try:
+        distribution = family.distribution(*solution.chunk(len(family.statistics), -1))
+    except ValueError:  # coefficients that no member of the family has
+        return None
+    constant = target - distribution.log_prob(flat.unsqueeze(1)).T
+    scale = 1 + target.abs().amax(-1, keepdim=True)
+    if ((constant - constant[:, :1]).abs() > _TOLERANCE * scale).any():
+        return None
+    event = torch.Size(values.shape[1:])
+    return ExactPosterior(
+        distribution,
+        constant.mean(-1),
+        family.name,
+        lambda latents: latents[name].reshape(*latents[name].shape[: -len(event) or None], -1),
+        lambda value: {name: value.reshape(value.shape[:-1] + event)},
+    )

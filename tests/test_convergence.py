@@ -1,0 +1,101 @@
+"""Diagnostics of draws: equal to ArviZ's, and they catch what they are for."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from amortized.sampling import convergence
+from amortized.sampling.pareto import fit_generalised_pareto, smooth_weights
+
+arviz = pytest.importorskip("arviz")
+
+
+def chains(correlation, n_chains=4, n=500):
+    noise = torch.randn(n_chains, n, 3, dtype=torch.float64)
+    draws = noise.clone()
+    for t in range(1, n):
+        draws[:, t] = correlation * draws[:, t - 1] + noise[:, t]
+    draws[..., 1] = draws[..., 1].exp()
+    draws[0, :, 2] += 0.5
+    return draws
+
+
+@pytest.mark.parametrize("correlation", [-0.5, 0.0, 0.5, 0.95])
+def test_agrees_with_arviz(correlation):
+    draws = chains(correlation)
+    ours = [convergence.r_hat, convergence.ess_bulk, convergence.ess_tail, convergence.ess_mean]
+    theirs = [
+        arviz.rhat,
+        arviz.ess,
+        lambda a: arviz.ess(a, method="tail"),
+        lambda a: arviz.ess(a, method="mean"),
+    ]
+    for our, their in zip(ours, theirs, strict=True):
+        expected = [float(their(draws[..., k].numpy())) for k in range(3)]
+        # ArviZ adds one more term to the sum, which tells where draws are antithetic.
+        np.testing.assert_allclose(our(draws), expected, rtol=0.06)
+
+
+def test_r_hat_sees_a_chain_elsewhere_and_one_too_wide():
+    draws = torch.randn(4, 500, 3)
+    draws[0, :, 1] += 1
+    draws[0, :, 2] *= 4
+    assert (convergence.r_hat(draws) > 1.01).tolist() == [False, True, True]
+
+
+def test_nested_r_hat_is_content_with_short_chains_and_sees_superchains_apart():
+    draws = torch.randn(64, 5, 2)
+    draws[:16, :, 1] += 2
+    slow = torch.randn(64, 1) + 0.3 * torch.randn(64, 5)  # a chain hardly moves
+    assert convergence.r_hat(slow) > 1.5 and convergence.nested_r_hat(slow, 4) < 1.2
+    nested = convergence.nested_r_hat(draws, 4)
+    assert nested[0] < 1.02 < 1.2 < nested[1]
+
+
+def test_replicate_ess_of_independent_draws_is_their_number():
+    means = torch.randn(2000, 50, 1).mean(1)
+    ess = convergence.replicate_ess(means, torch.ones(1))
+    assert abs(ess - 50) < 10
+
+
+def test_pareto_smoothing_agrees_with_arviz():
+    scales = torch.tensor([0.1, 0.5, 1.0, 2.0, 3.0, 6.0], dtype=torch.float64)
+    log_weights = torch.randn(6, 1000, dtype=torch.float64) * scales[:, None]
+    ours = smooth_weights(log_weights)
+    for i in range(6):
+        smoothed, k_hat = arviz.psislw(log_weights[i].numpy())
+        np.testing.assert_allclose(ours.k_hat[i], k_hat, rtol=1e-6)
+        np.testing.assert_allclose(ours.log_weights[i], smoothed, rtol=1e-6)
+
+
+def test_pareto_fit_finds_the_shape():
+    for shape in (0.1, 0.5, 1.0):
+        excess = torch.tensor(stats.genpareto(shape).rvs((50, 2000), random_state=0)).sort(-1)
+        fitted, scale = fit_generalised_pareto(excess.values)
+        assert abs(fitted.mean() - shape) < 0.02 and abs(scale.mean() - 1) < 0.02
+
+
+def test_weights_that_are_no_use_say_so():
+    none = smooth_weights(torch.full((1, 100), -torch.inf))
+    assert none.k_hat.item() == torch.inf and none.ess.item() == 0
+    one = torch.zeros(1, 100)
+    one[0, 3] = 60.0
+    assert smooth_weights(one).k_hat > 0.7 and smooth_weights(one).ess < 5
+    broken = torch.zeros(1, 100)
+    broken[0, 3] = torch.nan
+    assert smooth_weights(broken).log_weights[0, 3] < -20
+
+
+WRONG = {
+    "too short": (lambda: convergence.r_hat(torch.zeros(2, 3)), "at least 4 draws"),
+    "one superchain": (lambda: convergence.nested_r_hat(torch.zeros(4, 9), 1), "2 superchains"),
+    "uneven": (lambda: convergence.nested_r_hat(torch.zeros(5, 9), 2), "divide 5 chains"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_wrong_use_is_refused(wrong):
+    call, message = wrong
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,182 @@
+"""`infer`: every method meets the closed form, and wrong data are refused."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from amortized.infer import METHODS, infer
+from amortized.priors.linear_regression import LinearRegressionPrior
+
+PRIOR = LinearRegressionPrior(2)
+BATCH = PRIOR.sample(2, 12, 3, seed=2)
+X, Y = BATCH.x_context, BATCH.y_context
+OPTIONS = {"nuts": {"n_warmup": 150, "n_chains": 2}}
+N_DRAWS = {"nuts": 400}
+# The worst error of a mean that each method may make, in posterior standard deviations.
+TOLERANCE = {"exact": 0.1, "nuts": 0.25}
+each_method = pytest.mark.parametrize("method", METHODS)
+
+
+def plain(x, y=None):
+    """The prior's program, without the prior that declares its posterior."""
+    return PRIOR.model(x, y)
+
+
+@pytest.fixture(scope="module")
+def posteriors():
+    return {
+        method: infer(
+            PRIOR if method == "exact" else plain,
+            X,
+            Y,
+            method=method,
+            n_draws=N_DRAWS.get(method, 1000),
+            **OPTIONS.get(method, {}),
+        )
+        for method in METHODS
+    }
+
+
+@each_method
+def test_moments_meet_the_closed_form(method, posteriors):
+    exact = PRIOR.posterior(X.double(), Y.double()).sample(20_000)
+    posterior = posteriors[method]
+    for name, draws in exact.items():
+        error = (posterior.mean[name] - draws.mean(0)) / draws.std(0)
+        assert error.abs().max() < TOLERANCE[method], name
+        assert (posterior.std[name] / draws.std(0)).log().abs().max() < 0.3, name
+
+
+@each_method
+def test_evidence_and_density_meet_the_closed_form(method, posteriors):
+    posterior, exact = posteriors[method], PRIOR.posterior(X.double(), Y.double())
+    if posterior.log_evidence is None:
+        with pytest.raises(ValueError, match="normalised density"):
+            posterior.log_prob({})
+        return
+    tolerance = 1e-6 if method == "exact" else 0.3
+    torch.testing.assert_close(posterior.log_evidence, exact.log_evidence, atol=tolerance, rtol=0)
+    draws = exact.sample(4)
+    torch.testing.assert_close(
+        posterior.log_prob(draws), exact.log_prob(draws), atol=tolerance, rtol=0
+    )
+
+
+@each_method
+def test_predictive_meets_the_closed_form(method, posteriors):
+    exact = PRIOR.posterior_predictive(BATCH)
+    predictive = posteriors[method].predictive(BATCH.x_query)
+    assert predictive.batch_shape == (2, 3)
+    error = (predictive.mean - exact.mean) / exact.stddev
+    assert error.abs().max() < TOLERANCE[method]
+    difference = predictive.log_prob(BATCH.y_query) - exact.log_prob(BATCH.y_query)
+    assert difference.abs().max() < 0.15
+
+
+@each_method
+def test_diagnostics_say_what_was_done(method, posteriors):
+    diagnostics = posteriors[method].diagnostics
+    assert diagnostics["method"] == method and diagnostics["seconds"] >= 0
+
+
+def test_one_dataset_has_no_batch():
+    posterior = infer(PRIOR, X[0].numpy(), Y[0].numpy(), method="exact", n_draws=50)
+    assert posterior.batch_shape == () and posterior.mean["weights"].shape == (2,)
+    assert posterior.log_prob(posterior.sample(5)).shape == (5,)
+    predictive = posterior.predictive(BATCH.x_query[0])
+    assert predictive.batch_shape == (3,) and predictive.sample((4,)).shape == (4, 3)
+
+
+def test_equal_seeds_give_equal_draws_and_leave_torch_alone():
+    state = torch.random.get_rng_state()
+    first, second = (infer(PRIOR, X, Y, n_draws=20, seed=5).draws for _ in range(2))
+    assert torch.equal(first["weights"], second["weights"])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.equal(infer(PRIOR, X, Y, n_draws=20).draws["weights"], first["weights"])
+
+
+def mean_of(x, y=None):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+def test_the_prior_of_a_latent_can_be_changed_at_run_time():
+    y = torch.tensor([1.0, 2.0, 3.0])
+    posterior = infer(mean_of, y, latent_prior={"mean": dist.Normal(5.0, 0.5)}, n_draws=10)
+    precision = 4 + 3
+    expected = torch.distributions.Normal((5 * 4 + 6) / precision, precision**-0.5)
+    values = torch.linspace(1, 5, 5, dtype=torch.float64)
+    torch.testing.assert_close(
+        posterior.log_prob({"mean": values}), expected.log_prob(values), atol=1e-5, rtol=0
+    )
+
+
+def gp(x, y=None):
+    lengthscale = pyro.sample("lengthscale", dist.LogNormal(0.0, 0.01))
+    squared = (x - x.T).square() / lengthscale**2
+    covariance = torch.exp(-0.5 * squared) + 0.01 * torch.eye(len(x))
+    return pyro.sample("y", dist.MultivariateNormal(torch.zeros(len(x)), covariance), obs=y)
+
+
+def test_predictive_of_a_gaussian_process_conditions_on_the_data():
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF
+
+    x, y = np.linspace(-2, 2, 8)[:, None], np.sin(np.linspace(-2, 2, 8))
+    reference = GaussianProcessRegressor(RBF(1.0), alpha=0.01, optimizer=None).fit(x, y)
+    posterior = infer(gp, x, y, method="nuts", n_draws=40, n_warmup=30, n_chains=2)
+    asked = np.linspace(-3, 3, 7)[:, None]
+    mean, std = reference.predict(asked, return_std=True)
+    predictive = posterior.predictive(torch.as_tensor(asked))
+    np.testing.assert_allclose(predictive.mean, mean, atol=0.02)
+    np.testing.assert_allclose(predictive.stddev, np.sqrt(std**2 + 0.01), atol=0.02)
+
+
+def groups(x, y=None):
+    with pyro.plate("rows", len(x)):
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        return pyro.sample("y", dist.Normal(shift, 1.0), obs=y)
+
+
+def discrete(x, y=None):
+    group = pyro.sample("group", dist.Bernoulli(0.5))
+    return pyro.sample("y", dist.Normal(group, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+def counts(x, y=None):
+    rate = pyro.sample("rate", dist.LogNormal(0.0, 1.0))
+    return pyro.sample("y", dist.Poisson(rate).expand([len(x)]).to_event(1), obs=y)
+
+
+WRONG = {
+    "method": (lambda: infer(PRIOR, X, Y, method="magic"), "Expected a method among"),
+    "draws": (lambda: infer(PRIOR, X, Y, n_draws=0), "n_draws"),
+    "strings": (lambda: infer(PRIOR, X, [["a", "b"]]), "y to be an array of numbers"),
+    "NaN in x": (lambda: infer(PRIOR, X * torch.nan, Y), "x to be finite"),
+    "NaN in y": (lambda: infer(PRIOR, X, Y * torch.nan), "y to be finite"),
+    "rows": (lambda: infer(PRIOR, X, Y[:, 1:]), "Expected x of shape"),
+    "no rows": (lambda: infer(PRIOR, X[:, :0], Y[:, :0]), "at least one row"),
+    "scalar": (lambda: infer(mean_of, 1.0), "Expected x of shape"),
+    "no program": (lambda: infer(3, X, Y, method="nuts"), "Expected a Pyro program"),
+    "features": (lambda: infer(PRIOR, X[..., :1], Y), "Expected"),
+    "discrete": (lambda: infer(discrete, Y, method="nuts"), "continuous latents"),
+    "impossible": (lambda: infer(counts, -Y.abs() - 1, method="nuts"), "impossible"),
+    "not conjugate": (lambda: infer(counts, Y.abs().round(), method="exact"), "conjugate"),
+    "latent prior": (
+        lambda: infer(mean_of, Y, latent_prior={"slope": dist.Normal(0.0, 1.0)}),
+        "latent_prior to name",
+    ),
+    "predictive of other rows": (
+        lambda: infer(groups, Y[0], n_draws=5).predictive(torch.zeros(3, 1)),
+        "Expected x of shape",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_wrong_use_is_refused(wrong, no_shape_checks):
+    call, message = wrong
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,98 @@
+"""The posterior object: weights are never forgotten, and its answers are those of its draws."""
+
+import numpy as np
+import pytest
+import torch
+
+from amortized.posterior import Posterior
+
+N = 4000
+
+
+def weighted(batch=()):
+    """Draws of N(0, 1) with the weights that make them N(1, 1)."""
+    draws = torch.randn(N, *batch, dtype=torch.float64)
+    events = draws.unsqueeze(-1) * torch.tensor([1.0, 2.0], dtype=torch.float64)
+    return Posterior({"a": draws, "b": events}, log_weights=draws, batch_shape=batch)
+
+
+POSTERIORS = {
+    "weighted": weighted,
+    "weighted batch": lambda: weighted((3,)),
+    "equal": lambda: Posterior({"a": torch.randn(N) + 1, "b": torch.randn(N, 2) + 1}),
+    "equal batch": lambda: Posterior(
+        {"a": torch.randn(N, 3) + 1, "b": torch.randn(N, 3, 2) + 1}, batch_shape=(3,)
+    ),
+}
+each_posterior = pytest.mark.parametrize("make", POSTERIORS.values(), ids=POSTERIORS)
+
+
+@each_posterior
+def test_moments_use_the_weights(make):
+    posterior = make()
+    for value in (posterior.mean["a"], posterior.quantile(0.5)["a"]):
+        assert value.shape == posterior.batch_shape and (value - 1).abs().max() < 0.12
+    assert (posterior.std["a"] - 1).abs().max() < 0.1
+    assert posterior.mean["b"].shape == (*posterior.batch_shape, 2)
+
+
+@each_posterior
+def test_samples_are_equally_weighted(make):
+    posterior = make()
+    for n in (100, N, 2 * N):
+        draws = posterior.sample(n, seed=1)
+        assert draws["b"].shape == (n, *posterior.batch_shape, 2)
+        assert torch.equal(draws["a"], posterior.sample(n, seed=1)["a"])
+    assert (draws["a"].mean(0) - 1).abs().max() < 0.12
+
+
+@each_posterior
+def test_samples_keep_the_latents_of_a_draw_together(make):
+    posterior = make()
+    if "b" in posterior.names and posterior._log_weights is not None:
+        draws = posterior.sample(50)
+        torch.testing.assert_close(draws["b"][..., 1], 2 * draws["a"])
+
+
+def test_bare_draws_of_a_weighted_posterior_are_refused():
+    with pytest.raises(ValueError, match="must not be forgotten"):
+        _ = weighted().draws
+    draws, log_weights = weighted().weighted_draws()
+    torch.testing.assert_close(log_weights.logsumexp(0), torch.tensor(0.0, dtype=torch.float64))
+    assert draws["a"].shape == (N,)
+    assert POSTERIORS["equal"]().draws["a"].shape == (N,)
+
+
+@each_posterior
+def test_summary_and_plot(make):
+    posterior = make()
+    rows = posterior.summary()
+    assert len(rows) == 3 * max(1, posterior.batch_shape.numel())
+    assert all(row["q5"] < row["q50"] < row["q95"] for row in rows.values())
+    assert len(posterior.plot().axes) == len(rows)
+    assert "Posterior" in repr(posterior)
+
+
+@each_posterior
+def test_arviz_sees_the_weighted_answer(make):
+    pytest.importorskip("arviz")
+    posterior = make()
+    data = posterior.to_inference_data()
+    mean = data.posterior["a"].mean(("chain", "draw"))
+    np.testing.assert_allclose(mean, posterior.mean["a"], atol=0.1)
+
+
+WRONG = {
+    "no draws": (lambda: Posterior({"a": torch.zeros(0)}), "at least 1"),
+    "uneven": (lambda: Posterior({"a": torch.zeros(2), "b": torch.zeros(3)}), "same number"),
+    "quantile": (lambda: POSTERIORS["equal"]().quantile(2.0), "between 0 and 1"),
+    "no density": (lambda: POSTERIORS["equal"]().log_prob({}), "normalised density"),
+    "no predictive": (lambda: POSTERIORS["equal"]().predictive(torch.zeros(1, 1)), "a program"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_wrong_use_is_refused(wrong):
+    call, message = wrong
+    with pytest.raises(ValueError, match=message):
+        call()
