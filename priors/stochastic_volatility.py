@@ -10,6 +10,7 @@ References:
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -53,19 +54,25 @@ class StochasticVolatility(StateSpaceModel):
 
     def sample_transition(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
         white = self._white(state.shape[:2], generator)
-        return self._mean(state).addcmul_(_lift(self.sigma), white)
+        return self._mean(state).addcmul_(self._step[2], white)
 
     def sample_observation(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
         return (0.5 * state).exp() * self._white(state.shape[:2], generator)
 
     def log_observation(self, y: Tensor, state: Tensor, t: int) -> Tensor:
-        # In place, for these five passes over the particles are what a filter's step costs.
-        scaled = state.neg().exp_().mul_(y**2).add_(state).mul_(-0.5)
-        return scaled.sub_(0.5 * math.log(2 * math.pi))[..., 0]
+        # In place, for these passes over the particles are what a filter's step costs.
+        quadratic = state.neg().exp_().mul_(-0.5 * y**2)
+        return quadratic.add_(state, alpha=-0.5).sub_(0.5 * math.log(2 * math.pi))[..., 0]
 
     def _mean(self, state: Tensor) -> Tensor:
         """``E(x_t | x_{t-1})``."""
-        return torch.addcmul(_lift(self.mu * (1 - self.rho)), _lift(self.rho), state)
+        offset, slope, _ = self._step
+        return torch.addcmul(offset, slope, state)
+
+    @cached_property
+    def _step(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Offset, slope and scale of the transition; a filter asks for them at every step."""
+        return _lift(self.mu * (1 - self.rho)), _lift(self.rho), _lift(self.sigma)
 
     def _white(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         dtype, device = self.mu.dtype, self.mu.device
@@ -74,10 +81,11 @@ class StochasticVolatility(StateSpaceModel):
 
 @dataclass(frozen=True, eq=False)
 class StochasticVolatilityGuide:
-    r"""A proposal for guided filters: the transition times the likelihood made log-linear.
+    r"""A proposal for guided filters: the transition times a Gaussian look at the likelihood.
 
-    At the transition's mean ``m`` the log likelihood has slope ``g = (y^2 exp(-m) - 1) / 2``; a
-    normal of variance ``s^2`` times ``exp(g x)`` is the normal with mean ``m + s^2 g``.
+    At the transition's mean ``m`` the log likelihood has slope ``g = c - 1/2`` and curvature
+    ``-c`` with ``c = y^2 exp(-m) / 2``. Times a normal of variance ``s^2`` this is the normal with
+    variance ``v = s^2 / (1 + s^2 c)`` and mean ``m + v g``, less than 1 above ``m`` for any ``y``.
 
     Attributes:
         model: the program whose states are proposed.
@@ -102,12 +110,14 @@ class StochasticVolatilityGuide:
     def _propose(
         self, mean: Tensor, scale: Tensor, y: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        slope = 0.5 * (y**2 * (-mean).exp() - 1)
-        # A huge return at a small variance would throw the proposal far beyond the posterior.
-        shift = torch.where(y.isnan(), 0.0, scale * slope).clamp(-1, 1)
+        # 0 where y is missing: then the program itself proposes.
+        pull = torch.where(y.isnan(), 0.0, 0.5 * y**2 * (-mean).exp())
+        slope = torch.where(y.isnan(), 0.0, pull - 0.5)
+        narrow = (1 + scale**2 * pull).rsqrt()  # proposal's scale over the program's
         white = self.model._white(mean.shape[:2], generator)
-        log_ratio = -0.5 * (white + shift) ** 2 + 0.5 * white**2
-        return mean + scale * (white + shift), log_ratio[..., 0]
+        off = scale * slope * narrow**2 + narrow * white  # in units of the program's scale
+        log_ratio = 0.5 * (white**2 - off**2) + narrow.log()
+        return mean + scale * off, log_ratio[..., 0]
 
 
 def _lift(parameter: Tensor) -> Tensor:
