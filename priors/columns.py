@@ -165,11 +165,11 @@ def dress(x: Float[Tensor, "batch columns rows"]) -> Float[Tensor, "batch column
     # Every tenth table is coded throughout: questionnaires, votes, binned measurements.
     all_coded = (torch.rand(n_tasks, 1) < 0.1).to(x.dtype)
     for step, rate in (
-        (bend, spread(0.75, n_tasks)),
+        (bend, spread(0.5, n_tasks)),
         (contaminate, 0.3 * spread(0.2, n_tasks)),
         (censor, 0.5 * spread(0.4, n_tasks)),
-        (round_to_grid, spread(0.5, n_tasks)),
-        (_categories, spread(0.4, n_tasks).maximum(all_coded)),
+        (round_to_grid, spread(0.45, n_tasks)),
+        (_categories, spread(0.35, n_tasks).maximum(all_coded)),
     ):
         columns = chosen(rate)
         flat[columns] = step(flat[columns])

@@ -2,15 +2,22 @@
 
 A column is a weighted sum of three parts, with weights that differ per task:
     x = common factors (near-collinear columns) + cluster centres (groups of rows) + its own part
-and some columns are then cut into a few levels *before* any function reads them, so that a
-category can matter by itself and not only through a smooth number behind it.
+and some columns are then bent or cut into a few levels *before* any function reads them, so that
+an amount or a category can matter by itself and not only through a smooth number behind it.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.columns import draw_integer, level_codes, log_uniform, spread, standardise
+from amortized.priors.columns import (
+    bend,
+    draw_integer,
+    level_codes,
+    log_uniform,
+    spread,
+    standardise,
+)
 
 
 def heavy_weights(*shape: int) -> Tensor:
@@ -32,7 +39,7 @@ def heavy_weights(*shape: int) -> Tensor:
 
 
 def draw_inputs(n_tasks: int, n_columns: int, n_rows: int) -> Float[Tensor, "batch columns rows"]:
-    """Draw standardised columns, some of them with few levels.
+    """Draw standardised columns, some of them skewed or with few levels.
 
     Args:
         n_tasks: tasks in the batch.
@@ -50,7 +57,7 @@ def draw_inputs(n_tasks: int, n_columns: int, n_rows: int) -> Float[Tensor, "bat
     x = own * log_uniform(0.1, 1.0, n_tasks, n_columns, 1)
     x = x + _factors(n_tasks, n_columns, n_rows) * _weight(0.6, n_tasks)
     x = x + _clusters(n_tasks, n_columns, n_rows) * _weight(0.4, n_tasks)
-    return cut_some(standardise(x))
+    return shape_some(standardise(x))
 
 
 def _weight(probability: float, n_tasks: int) -> Tensor:
@@ -70,16 +77,21 @@ def _clusters(n_tasks: int, n_columns: int, n_rows: int) -> Tensor:
     return centres.gather(-1, which[:, None].expand(-1, n_columns, -1))
 
 
-def cut_some(x: Float[Tensor, "batch columns rows"]) -> Float[Tensor, "batch columns rows"]:
-    """Cut a random fraction of each task's columns into 2 to 11 levels; in some tasks, all.
+def shape_some(x: Float[Tensor, "batch columns rows"]) -> Float[Tensor, "batch columns rows"]:
+    """Bend some of each task's columns, cut some into 2 to 11 levels (in some tasks, all).
+
+    What is shaped here is seen by the functions that follow; the same steps after them would
+    leave hardly a target linear in what the table shows.
 
     Args:
-        x: columns of any scale; those that are cut come out standardised.
+        x: standardised columns; they come out standardised.
     """
     n_tasks, n_columns, n_rows = x.shape
-    rate = spread(0.5, n_tasks).maximum((torch.rand(n_tasks, 1) < 0.1).to(x.dtype))
+    columns = x.reshape(-1, n_rows).clone()
+    bent = (torch.rand(n_tasks, n_columns) < spread(0.4, n_tasks)).flatten().nonzero()[:, 0]
+    columns[bent] = bend(columns[bent])
+    rate = spread(0.35, n_tasks).maximum((torch.rand(n_tasks, 1) < 0.1).to(x.dtype))
     cut = (torch.rand(n_tasks, n_columns) < rate).flatten().nonzero()[:, 0]
-    columns = x.reshape(-1, n_rows)
     codes = level_codes(columns[cut], log_uniform(2.0, 12.0, len(cut)).floor())
     columns[cut] = standardise(codes)
     return columns.reshape(x.shape)

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.columns import draw_integer, log_uniform, standardise
-from amortized.priors.inputs import cut_some, draw_inputs, heavy_weights
+from amortized.priors.inputs import shape_some, draw_inputs, heavy_weights
 from amortized.priors.mechanisms import apply_by_task, linear
 from amortized.priors.tabular import TabularPrior
 
@@ -58,7 +58,7 @@ class StructuralCausalPrior(TabularPrior):
         columns, scores = _observe(_walk(taste, n_nodes, size, n_rows), n_features)
         # In half of the tasks the target is a last effect, with observed columns as its causes.
         last = (torch.rand(n_tasks) < 0.5).nonzero()[:, 0]
-        columns[last] = cut_some(columns[last])
+        columns[last] = shape_some(columns[last])
         scores[last] = _effect(taste[last], columns[last], scores.shape[1])
         return columns, scores
 

@@ -83,7 +83,10 @@ def _cut(score: Tensor, n_classes: Tensor, noise: Tensor) -> Tensor:
     # Dirichlet proportions, from balanced (large concentration) to very unequal.
     concentration = log_uniform(0.4, 60.0, n_tasks, 1).expand(-1, 3 * most)
     share = torch.distributions.Gamma(concentration, 1.0).sample()
-    share = share / share.sum(-1, keepdim=True) + 0.01
+    # In a quarter of the tasks one band can be forty times as likely as another: rare events.
+    rare = torch.rand(n_tasks, 1) < 0.25
+    share = share * torch.where(rare, log_uniform(0.025, 1.0, *share.shape), 1.0)
+    share = share / share.masked_fill(unused, 0.0).sum(-1, keepdim=True) + 0.008
     share = share.masked_fill(unused, 0.0)
     edges = (share.cumsum(-1) / share.sum(-1, keepdim=True))[:, :-1]
     ordered = score.sort(-1).values
@@ -192,7 +195,7 @@ def draw_response(
     noise = noise * torch.exp(uneven * scores[:, -1].clamp(-3, 3))
     early = torch.rand(n_tasks, 1) < 0.5
     y = standardise(scores[:, 0] + noise * early)
-    y = _some(bend, y, 0.4)
+    y = _some(bend, y, 0.35)
     y = y + noise * ~early
     for step, rate in ((censor, 0.05), (contaminate, 0.07)):
         y = _some(step, y, rate)
