@@ -81,11 +81,11 @@ class StochasticVolatility(StateSpaceModel):
 
 @dataclass(frozen=True, eq=False)
 class StochasticVolatilityGuide:
-    r"""A proposal for guided filters: the transition times a Gaussian look at the likelihood.
+    r"""A proposal for guided filters: the transition, moved to the mode of its product with p(y|x).
 
-    At the transition's mean ``m`` the log likelihood has slope ``g = c - 1/2`` and curvature
-    ``-c`` with ``c = y^2 exp(-m) / 2``. Times a normal of variance ``s^2`` this is the normal with
-    variance ``v = s^2 / (1 + s^2 c)`` and mean ``m + v g``, less than 1 above ``m`` for any ``y``.
+    The product of ``N(x; m, s^2)`` with the likelihood has one mode, for both are log-concave. The
+    proposal keeps the scale ``s``: with the mode's own, smaller scale it would have lighter tails
+    than the product, and weights without bound.
 
     Attributes:
         model: the program whose states are proposed.
@@ -110,14 +110,14 @@ class StochasticVolatilityGuide:
     def _propose(
         self, mean: Tensor, scale: Tensor, y: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        # 0 where y is missing: then the program itself proposes.
-        pull = torch.where(y.isnan(), 0.0, 0.5 * y**2 * (-mean).exp())
-        slope = torch.where(y.isnan(), 0.0, pull - 0.5)
-        narrow = (1 + scale**2 * pull).rsqrt()  # proposal's scale over the program's
+        gone, shift = y.isnan(), torch.zeros_like(mean)
+        for _ in range(4):  # Newton; from the second step on it climbs and cannot overshoot
+            pull = 0.5 * y**2 * (-mean - shift).exp()
+            shift = shift + (pull - 0.5 - shift / scale**2) / (pull + 1 / scale**2)
+        shift = torch.where(gone, 0.0, shift / scale)  # where y is missing the program proposes
         white = self.model._white(mean.shape[:2], generator)
-        off = scale * slope * narrow**2 + narrow * white  # in units of the program's scale
-        log_ratio = 0.5 * (white**2 - off**2) + narrow.log()
-        return mean + scale * off, log_ratio[..., 0]
+        log_ratio = -shift * white - 0.5 * shift**2
+        return mean + scale * (shift + white), log_ratio[..., 0]
 
 
 def _lift(parameter: Tensor) -> Tensor:
