@@ -5,3 +5,11 @@ from pathlib import Path
 # A checkout without links (on Windows they are text files) finds their folders beside this one.
 if not Path(__file__).with_name("priors").is_dir():
     __path__.append(str(Path(__file__).resolve().parent.parent))
+
+from amortized.estimators import PFNRegressor
+from amortized.infer import infer
+from amortized.posterior import Posterior
+from amortized.pretrained import available, load, save
+from amortized.training import train
+
+__all__ = ["PFNRegressor", "Posterior", "available", "infer", "load", "save", "train"]

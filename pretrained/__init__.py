@@ -4,3 +4,7 @@ if __name__ == "pretrained":
     raise ImportError(
         "Expected 'import amortized.pretrained'; got 'import pretrained'. Add 'amortized.'."
     )
+
+from amortized.pretrained.storage import available, load, save
+
+__all__ = ["available", "load", "save"]

@@ -2,3 +2,19 @@
 
 if __name__ == "priors":
     raise ImportError("Expected 'import amortized.priors'; got 'import priors'. Add 'amortized.'.")
+
+from amortized.priors.catalogue import named_prior
+from amortized.priors.gaussian_process import GaussianProcessPrior
+from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.prior import Prior
+from amortized.priors.program import ProgramPrior
+from amortized.priors.task import TaskBatch
+
+__all__ = [
+    "GaussianProcessPrior",
+    "LinearRegressionPrior",
+    "Prior",
+    "ProgramPrior",
+    "TaskBatch",
+    "named_prior",
+]

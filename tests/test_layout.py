@@ -13,6 +13,7 @@ LEVELS = (
     {"networks", "sampling", "predictive"},
     {"posterior", "training", "pretrained", "infer"},
     {"estimators", "diagnostics", "plotting"},
+    {"recipes"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "cli"},
 )

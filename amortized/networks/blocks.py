@@ -6,7 +6,6 @@ a cache that was filled earlier. Output projections start at zero, so a new netw
 identity and depth does not hurt at the start.
 """
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F

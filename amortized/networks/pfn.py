@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from amortized.distributions import BarDistribution
 from amortized.networks.blocks import Block, KeysValues
+from amortized.priors.task import TaskBatch
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class PFNConfig:
         n_bars: bars of the predictive.
         frequencies: lowest and highest initial angular frequency of attention in x, in radians
             per unit of x; about the inverse of the longest and of the shortest lengthscale.
+        prior: name of the prior it is trained on, or None for a prior without a name.
     """
 
     n_features: int
@@ -45,6 +47,7 @@ class PFNConfig:
     d_hidden: int = 256
     n_bars: int = 1000
     frequencies: tuple[float, float] = (0.1, 20.0)
+    prior: str | None = None
 
 
 class EncodedContext(NamedTuple):
@@ -148,6 +151,12 @@ class PFN(nn.Module):
             keys_values = block.keys_values(tokens[:, :n_context], angles[:, :, :n_context])
             tokens = block(tokens, keys_values, context_mask, angles)
         return self._predictive(tokens[:, n_context:])
+
+    def loss(self, batch: TaskBatch) -> Tensor:
+        """Mean negative log-likelihood of the query's answers."""
+        predictive = self(batch.x_context, batch.y_context, batch.x_query, batch.context_mask)
+        surprise = -predictive.log_prob(batch.y_query)
+        return surprise.mean() if batch.query_mask is None else surprise[batch.query_mask].mean()
 
     def encode(
         self,

@@ -1,0 +1,5 @@
+"""Estimators with scikit-learn's interface."""
+
+from amortized.estimators.pfn_regressor import PFNRegressor
+
+__all__ = ["PFNRegressor"]

@@ -1,0 +1,216 @@
+"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding."""
+
+import warnings
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from amortized.distributions import BarDistribution
+from amortized.networks.pfn import PFN
+from amortized.pretrained import load
+
+# Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
+# summation, and so one answer for a row, however the query was split.
+QUERY_CHUNK = 64
+
+
+class PFNRegressor(RegressorMixin, BaseEstimator):
+    """Bayesian regression in a single forward pass of a pretrained network.
+
+    The answer is the posterior predictive of the prior that the network was trained on, given
+    the data after features and target were standardised.
+
+    Parameters:
+        model: name of a pretrained network, folder of a saved one, or a ``PFN``.
+        device: where the network runs, such as "cpu" or "cuda".
+        random_state: picks the rows that are kept where there are more than the network can
+            take.
+
+    Attributes:
+        network_: the network.
+        X_train_: the kept rows, standardised, ``(n, n_features_in_)``.
+        y_train_: their targets, standardised, ``(n,)``.
+        n_features_in_: number of features.
+
+    References:
+        | Transformers Can Do Bayesian Inference (Mueller et al., 2022), arXiv:2112.10510
+
+    Example:
+        >>> import numpy as np
+        >>> X = np.linspace(0, 1, 20)[:, None]
+        >>> y = np.sin(4 * X[:, 0])
+        >>> estimator = PFNRegressor(model="gp-1d").fit(X, y)
+        >>> mean, std = estimator.predict([[0.5]], return_std=True)
+        >>> bool(abs(mean - np.sin(2)) < 0.1)
+        True
+    """
+
+    def __init__(
+        self,
+        model: str | PFN = "gp",
+        *,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.model = model
+        self.device = device
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Encode the data.
+
+        Args:
+            X: inputs, ``(n, n_features)``, finite numbers.
+            y: targets, ``(n,)``, finite numbers.
+
+        Raises:
+            ValueError: if the data are not finite numbers, or have more features than the network
+                was trained for.
+
+        Warns:
+            UserWarning: if there are more rows than the network was trained for (a random part
+                is kept), or the target is constant.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        network = self.model if isinstance(self.model, PFN) else load(self.model)
+        self.network_ = network.to(self.device).eval()
+        config = network.config
+        if X.shape[1] > config.n_features:
+            raise ValueError(
+                f"Expected at most {config.n_features} features, which model={self.model!r} was "
+                f"trained for; got {X.shape[1]}. Select features, or use another model."
+            )
+        rows = self._rows(len(X), config.max_context)
+        X, y = X[rows], y[rows]
+        self._x_mean, self._x_scale = _location_and_scale(X)
+        self._y_mean, self._y_scale = _location_and_scale(y)
+        if len(y) > 1 and np.ptp(y) == 0:
+            warnings.warn(
+                "The target is constant; the scale of the answer is a guess.", stacklevel=2
+            )
+        self.X_train_ = (X - self._x_mean) / self._x_scale
+        self.y_train_ = (y - self._y_mean) / self._y_scale
+        with torch.inference_mode():
+            self._context = self.network_.encode(
+                self._tensor(self.X_train_), self._tensor(self.y_train_)
+            )
+        return self
+
+    def _rows(self, n: int, most: int) -> NDArray[np.intp]:
+        if n <= most:
+            return np.arange(n)
+        warnings.warn(
+            f"Expected at most {most} rows, which model={self.model!r} was trained for; got {n}. "
+            f"A random {most} of them are used: choose them yourself, or use another model.",
+            stacklevel=3,
+        )
+        return check_random_state(self.random_state).choice(n, most, replace=False)
+
+    def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=self.device).unsqueeze(0)
+
+    def predict_distribution(self, X: ArrayLike) -> BarDistribution:
+        """The posterior predictive of each row's target, in the target's units.
+
+        Args:
+            X: inputs, ``(m, n_features)``.
+
+        Returns:
+            A distribution of batch shape ``(m,)`` in float64.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        X = (X - self._x_mean) / self._x_scale
+        padded = np.pad(X, ((0, -len(X) % QUERY_CHUNK), (0, 0)))
+        with torch.inference_mode():
+            logits = torch.cat(
+                [
+                    self.network_.decode(self._context, self._tensor(chunk)).logits[0]
+                    for chunk in np.split(padded, len(padded) // QUERY_CHUNK)
+                ]
+            )[: len(X)].double()
+        borders = self.network_.borders.double() * float(self._y_scale) + float(self._y_mean)
+        return BarDistribution(logits.cpu(), borders.cpu(), validate_args=False)
+
+    def predict(
+        self, X: ArrayLike, return_std: bool = False
+    ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean of the posterior predictive, and its standard deviation if asked for.
+
+        Args:
+            X: inputs, ``(m, n_features)``.
+            return_std: whether to return the standard deviation as well.
+        """
+        predictive = self.predict_distribution(X)
+        mean = predictive.mean.numpy()
+        return (mean, predictive.stddev.numpy()) if return_std else mean
+
+    def predict_quantiles(
+        self, X: ArrayLike, q: ArrayLike = (0.1, 0.5, 0.9)
+    ) -> NDArray[np.float64]:
+        """Quantiles of the posterior predictive, ``(m, len(q))``.
+
+        Args:
+            X: inputs, ``(m, n_features)``.
+            q: levels, each strictly between 0 and 1.
+
+        Raises:
+            ValueError: if a level is out of range.
+        """
+        levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
+        if not bool(((levels > 0) & (levels < 1)).all()):
+            raise ValueError(f"Expected levels strictly between 0 and 1; got {q!r}.")
+        return self.predict_distribution(X).icdf(levels[:, None]).T.numpy()
+
+    def sample_y(
+        self,
+        X: ArrayLike,
+        n_samples: int = 1,
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> NDArray[np.float64]:
+        """Independent draws of each row's target, ``(m, n_samples)``.
+
+        Args:
+            X: inputs, ``(m, n_features)``.
+            n_samples: draws for each row.
+            random_state: as in scikit-learn.
+        """
+        if not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"Expected n_samples to be an integer >= 1; got {n_samples!r}.")
+        predictive = self.predict_distribution(X)
+        shape = (int(n_samples), *predictive.batch_shape)
+        levels = check_random_state(random_state).uniform(size=shape)
+        return predictive.icdf(torch.as_tensor(levels)).T.numpy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the encoded context, which is large and quickly made again."""
+        state = super().__getstate__().copy()
+        state.pop("_context", None)
+        if not isinstance(self.model, PFN):
+            state.pop("network_", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if hasattr(self, "X_train_"):
+            if not hasattr(self, "network_"):
+                self.network_ = load(self.model, self.device)
+            with torch.inference_mode():
+                self._context = self.network_.encode(
+                    self._tensor(self.X_train_), self._tensor(self.y_train_)
+                )
+
+
+def _location_and_scale(values: NDArray[np.float64]) -> tuple[Any, Any]:
+    """Mean and standard deviation over rows; scale 1 where nothing varies."""
+    mean = values.mean(axis=0)
+    scale = values.std(axis=0)
+    # What rounding leaves of a constant is no variation.
+    varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)
+    return mean, np.where(varies, scale, 1.0)

@@ -1,0 +1,93 @@
+r"""Gaussian processes with up to three scalar hyperparameters: the Bayes answer on a grid.
+
+The hyperparameters' prior is cut into cells of equal mass whose medians are the nodes, so the
+posterior weight of a node is its likelihood alone, and the predictive is the weighted mixture of
+the nodes' exact predictives. The error falls with the number of nodes and can be read off by
+doubling it.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
+
+from amortized.priors.gaussian_process import GaussianProcessPrior
+from amortized.priors.task import TaskBatch
+
+
+class HyperposteriorGrid:
+    """The posterior of a Gaussian process's hyperparameters, given each context of a batch.
+
+    Args:
+        prior: with one feature, and one to three hyperparameters that are distributions.
+        batch: whose contexts are conditioned on.
+        n_nodes: nodes along each hyperparameter.
+
+    Attributes:
+        nodes: ``{name: (nodes,)}``, every combination.
+        log_weights: normalised log posterior weight of each, ``(batch, nodes)``.
+        log_evidence: log density of the context's answers, ``(batch,)``.
+
+    Raises:
+        ValueError: if the prior has more features or latents than a grid can take.
+
+    Example:
+        >>> from amortized.priors import named_prior
+        >>> prior = named_prior("gp-1d")
+        >>> batch = prior.sample(2, 10, 5, seed=0)
+        >>> HyperposteriorGrid(prior, batch, n_nodes=20).predictive(batch).mean.shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, prior: GaussianProcessPrior, batch: TaskBatch, n_nodes: int = 50) -> None:
+        latent = {n: h for n, h in prior.hyperparameters.items() if isinstance(h, Distribution)}
+        if batch.n_features != 1 or not 1 <= len(latent) <= 3:
+            raise ValueError(
+                f"Expected one feature and one to three latent hyperparameters; got "
+                f"{batch.n_features} and {sorted(latent)}. Use infer(..., method='nuts')."
+            )
+        self.prior = prior
+        levels = (torch.arange(n_nodes, dtype=torch.float64) + 0.5) / n_nodes
+        axes = torch.meshgrid(*(h.icdf(levels) for h in latent.values()), indexing="ij")
+        self.nodes = {name: axis.flatten() for name, axis in zip(latent, axes, strict=True)}
+        n = len(levels) ** len(latent)
+        self._hyperparameters = {
+            name: self.nodes[name] if name in latent else torch.full((n,), float(value)).double()
+            for name, value in prior.hyperparameters.items()
+        }
+        for name in ("lengthscale", "period"):
+            if name in self._hyperparameters:
+                self._hyperparameters[name] = self._hyperparameters[name][:, None]
+        log_likelihood = torch.stack([self._log_likelihood(batch, i) for i in range(batch.n_tasks)])
+        self.log_evidence = log_likelihood.logsumexp(-1) - torch.tensor(float(n)).log()
+        self.log_weights = log_likelihood.log_softmax(-1)
+
+    def _one(self, batch: TaskBatch, i: int) -> TaskBatch:
+        """Task i in float64, once for each node (as a view)."""
+        n = len(next(iter(self.nodes.values())))
+        parts = (batch.x_context, batch.y_context, batch.x_query, batch.y_query)
+        return TaskBatch(*(part[i].double().expand(n, *part[i].shape) for part in parts))
+
+    def _log_likelihood(self, batch: TaskBatch, i: int) -> Tensor:
+        task = self._one(batch, i)
+        return self.prior.log_evidence(task.x_context, task.y_context, self._hyperparameters)
+
+    def predictive(self, batch: TaskBatch) -> MixtureSameFamily:
+        """The Bayes predictive of each query, a mixture over nodes of batch shape (batch, query).
+
+        Args:
+            batch: the batch that the weights were computed from.
+        """
+        per_task = [
+            self.prior.posterior_predictive(self._one(batch, i), self._hyperparameters)
+            for i in range(batch.n_tasks)
+        ]
+        mean = torch.stack([normal.mean.T for normal in per_task])
+        scale = torch.stack([normal.stddev.T for normal in per_task])
+        logits = self.log_weights[:, None, :].expand_as(mean)
+        return MixtureSameFamily(Categorical(logits=logits), Normal(mean, scale))
+
+    def mean(self) -> dict[str, Float[Tensor, " batch"]]:
+        """Posterior mean of each hyperparameter."""
+        weights = self.log_weights.exp()
+        return {name: weights @ nodes for name, nodes in self.nodes.items()}

@@ -1,0 +1,73 @@
+"""What a training needs to know: sizes, lengths, rates and the seed."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Settings of a training; its defaults train a small network in minutes.
+
+    Attributes:
+        n_steps: length of the whole schedule, in optimizer steps.
+        stop_at: step after which this run stops, to be resumed later; None runs to the end.
+        n_tasks: tasks in a batch.
+        n_context: fewest and most context rows; one number a batch.
+        log_uniform_context: whether that number is log-uniform rather than uniform.
+        n_query: query rows of each task.
+        optimizer: "muon" (Muon and AdamW together, torch >= 2.9) or "adamw".
+        lr: peak rate of AdamW.
+        muon_lr: peak rate of Muon.
+        weight_decay: decoupled weight decay.
+        warmup: share of the steps with a rising rate.
+        clip: largest norm of the gradient.
+        ema_decay: decay of the moving average of the weights, which is what is returned.
+        precision: Lightning's, such as "bf16-mixed" or "32-true".
+        compile: whether ``torch.compile`` fuses the network. Faster, but a resumed run is then
+            equal only up to rounding.
+        n_workers: processes that draw tasks beside the training, on the CPU only.
+        checkpoint_every: steps between two checkpoints.
+        seed: of the weights and of every batch.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    n_steps: int = 2000
+    stop_at: int | None = None
+    n_tasks: int = 32
+    n_context: tuple[int, int] = (1, 50)
+    log_uniform_context: bool = False
+    n_query: int = 24
+    optimizer: str = "muon"
+    lr: float = 1e-3
+    muon_lr: float = 3e-3
+    weight_decay: float = 1e-2
+    warmup: float = 0.05
+    clip: float = 1.0
+    ema_decay: float = 0.99
+    precision: str = "32-true"
+    compile: bool = False
+    n_workers: int = 0
+    checkpoint_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("muon", "adamw"):
+            raise ValueError(f"Expected optimizer 'muon' or 'adamw'; got {self.optimizer!r}.")
+        low, high = self.n_context
+        if not 0 <= low <= high or (self.log_uniform_context and low < 1):
+            raise ValueError(
+                f"Expected n_context as (fewest, most), with fewest >= 1 where it is log-uniform; "
+                f"got {self.n_context}."
+            )
+        for field in fields(self):
+            value = getattr(self, field.name)
+            may_be_zero = field.name in ("seed", "n_workers", "weight_decay", "warmup", "ema_decay")
+            if isinstance(value, int | float) and (value < 0 or (value == 0 and not may_be_zero)):
+                if not isinstance(value, bool):
+                    raise ValueError(f"Expected {field.name} > 0; got {value}.")
+
+    @property
+    def last_step(self) -> int:
+        """The step after which this run stops."""
+        return self.n_steps if self.stop_at is None else min(self.stop_at, self.n_steps)

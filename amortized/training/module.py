@@ -1,0 +1,76 @@
+"""Prior-data fitting as a LightningModule: minimise a network's loss on tasks of a prior."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from amortized.priors.task import TaskBatch
+from amortized.training.config import TrainingConfig
+from amortized.training.optimizer import MuonAdamW, cosine_to_zero
+
+
+class Trainable(Protocol):
+    """What a network must offer to be trained: its loss on a batch."""
+
+    def loss(self, batch: TaskBatch) -> Tensor:
+        """Mean negative log-likelihood of what the network predicts."""
+
+
+class PriorFitting(lightning.LightningModule):
+    """Fits a network to a prior.
+
+    Args:
+        network: a module with ``loss(batch)``.
+        config: rates and schedule.
+    """
+
+    def __init__(self, network: nn.Module, config: TrainingConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self._loss: Callable[[TaskBatch], Tensor] | None = None
+
+    def on_fit_start(self) -> None:
+        loss = self.network.loss
+        # Context and query sizes vary from step to step; dynamic shapes compile once for all.
+        self._loss = torch.compile(loss, dynamic=True) if self.config.compile else loss
+
+    def on_fit_end(self) -> None:
+        self._loss = None
+
+    def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
+        assert self._loss is not None
+        loss = self._loss(batch)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Drops the gradient of a batch whose loss is not finite: the run goes on without it."""
+        finite = all(
+            bool(torch.isfinite(p.grad).all()) for p in self.parameters() if p.grad is not None
+        )
+        self.log("skipped", float(not finite), reduce_fx="sum")
+        if not finite:
+            self.zero_grad(set_to_none=False)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        config = self.config
+        optimizer: Optimizer
+        if config.optimizer == "muon":
+            optimizer = MuonAdamW(self.network, config.lr, config.muon_lr, config.weight_decay)
+        else:
+            optimizer = AdamW(
+                self.network.parameters(),
+                lr=config.lr,
+                weight_decay=config.weight_decay,
+                betas=(0.9, 0.98),
+            )
+        schedule = cosine_to_zero(optimizer, config.n_steps, config.warmup)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }

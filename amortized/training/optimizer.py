@@ -1,0 +1,88 @@
+"""The optimizer of every training: Muon for the matrices of the blocks, AdamW for the rest."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class MuonAdamW(Optimizer):
+    """Two optimizers that step as one, so that a trainer sees a single optimizer.
+
+    Muon replaces a matrix's momentum by its nearest orthogonal matrix; it needs hidden matrices.
+    Embeddings, heads, norms and biases are left to AdamW.
+
+    Args:
+        network: its parameters are divided; the matrices inside ``network.blocks`` go to Muon.
+        lr: learning rate of AdamW.
+        muon_lr: learning rate of Muon, in AdamW's units (updates of matched root mean square).
+        weight_decay: decoupled, of both.
+
+    Raises:
+        ValueError: if this torch has no Muon (it came with torch 2.9).
+
+    References:
+        | Muon is Scalable for LLM Training (Liu et al., 2025), arXiv:2502.16982
+    """
+
+    def __init__(self, network: nn.Module, lr: float, muon_lr: float, weight_decay: float) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(
+                f"Expected torch >= 2.9 for optimizer='muon'; got {torch.__version__}. "
+                "Use optimizer='adamw'."
+            )
+        matrices = [p for p in network.blocks.parameters() if p.ndim == 2]
+        taken = {id(p) for p in matrices}
+        others = [p for p in network.parameters() if id(p) not in taken]
+        self.members: tuple[Optimizer, ...] = (
+            torch.optim.Muon(
+                matrices, lr=muon_lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            AdamW(others, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98)),
+        )
+        super().__init__([*matrices, *others], {})
+        # The same dictionaries, so that a schedule that sets a rate here sets it in the members.
+        self.param_groups = [group for member in self.members for group in member.param_groups]
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of both."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for member in self.members:
+            member.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both."""
+        return {"members": [member.state_dict() for member in self.members]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore both."""
+        for member, state in zip(self.members, state_dict["members"], strict=True):
+            member.load_state_dict(state)
+        self.param_groups = [group for member in self.members for group in member.param_groups]
+
+
+def cosine_to_zero(optimizer: Optimizer, n_steps: int, warmup: float) -> LambdaLR:
+    """One global schedule: linear warm-up, then a cosine that ends at zero with the last step.
+
+    Args:
+        optimizer: whose rates are scaled.
+        n_steps: length of the whole training, however often it is interrupted.
+        warmup: share of the steps spent warming up.
+    """
+    n_warmup = max(1, round(warmup * n_steps))
+
+    def factor(step: int) -> float:
+        if step < n_warmup:
+            return (step + 1) / n_warmup
+        progress = (step - n_warmup) / max(1, n_steps - n_warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    return LambdaLR(optimizer, factor)

@@ -1,0 +1,70 @@
+"""Priors with names: those that the pretrained networks were trained on."""
+
+import math
+from collections.abc import Callable, Mapping
+
+from pyro.distributions import LogNormal, Uniform
+
+from amortized.priors.gaussian_process import (
+    GaussianProcessPrior,
+    standardised_inputs,
+    uniform_inputs,
+)
+from amortized.priors.prior import Prior
+
+
+def gp_1d() -> GaussianProcessPrior:
+    r"""The one-dimensional benchmark of neural processes: an RBF kernel on [-2, 2].
+
+    :math:`\ell \sim U(0.1, 0.6)`, :math:`s \sim U(0.1, 1)`, noise of standard deviation 0.02.
+
+    References:
+        | Transformer Neural Processes (Nguyen and Grover, 2022), arXiv:2207.04179
+    """
+    return GaussianProcessPrior(
+        "rbf",
+        lengthscale=Uniform(0.1, 0.6),
+        outputscale=Uniform(0.1, 1.0),
+        noise=0.02,
+        inputs=uniform_inputs(-2.0, 2.0),
+    )
+
+
+def gp() -> GaussianProcessPrior:
+    r"""Gaussian-process regression for standardised data with 1 to 10 features.
+
+    Matern-5/2 with one lengthscale a feature, :math:`\ell_j / \sqrt{f} \sim` LogNormal(log 1.5,
+    0.75), :math:`s \sim` LogNormal(0, 0.5) and noise of standard deviation LogNormal(log 0.2, 1):
+    from nearly noise-free to mostly noise, as standardised real data are.
+
+    References:
+        | Vanilla Bayesian Optimization Performs Great in High Dimensions
+        | (Hvarfner et al., 2024), arXiv:2402.02229
+    """
+    return GaussianProcessPrior(
+        "matern52",
+        lengthscale=LogNormal(math.log(1.5), 0.75),
+        outputscale=LogNormal(0.0, 0.5),
+        noise=LogNormal(math.log(0.2), 1.0),
+        n_features=(1, 10),
+        inputs=standardised_inputs,
+        scale_by_dimension=True,
+    )
+
+
+PRIORS: Mapping[str, Callable[[], Prior]] = {"gp-1d": gp_1d, "gp": gp}
+
+
+def named_prior(name: str) -> Prior:
+    """The prior of that name.
+
+    Raises:
+        ValueError: if there is none.
+
+    Example:
+        >>> named_prior("gp-1d").kernel
+        'rbf'
+    """
+    if name not in PRIORS:
+        raise ValueError(f"Expected a prior among {sorted(PRIORS)}; got {name!r}.")
+    return PRIORS[name]()
