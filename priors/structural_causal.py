@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.columns import draw_integer, log_uniform, standardise
-from amortized.priors.inputs import shape_some, draw_inputs, heavy_weights
+from amortized.priors.inputs import draw_inputs, heavy_weights, shape_some
 from amortized.priors.mechanisms import apply_by_task, linear
 from amortized.priors.tabular import TabularPrior
 
