@@ -17,6 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -176,15 +177,23 @@ class LinearGaussianModel(StateSpaceModel):
         return all(getattr(self, name).ndim == 2 for name in matrices)
 
     def sample_initial(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-        return self.initial_mean.unsqueeze(-2) + _noise(self.initial_cov, shape, generator)
+        return self.initial_mean.unsqueeze(-2) + _noise(self._roots["initial"], shape, generator)
 
     def sample_transition(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
         mean = state @ self.transition.mT + _row(self.transition_offset)
-        return mean + _noise(self.transition_cov, state.shape[:2], generator)
+        return mean + _noise(self._roots["transition"], state.shape[:2], generator)
 
     def sample_observation(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
         mean = state @ self.observation.mT + _row(self.observation_offset)
-        return mean + _noise(self.observation_cov, state.shape[:2], generator)
+        return mean + _noise(self._roots["observation"], state.shape[:2], generator)
+
+    @cached_property
+    def _roots(self) -> dict[str, Tensor]:
+        """Square roots of the three covariances, which a particle filter needs at every step."""
+        covs = {
+            name: getattr(self, f"{name}_cov") for name in ("initial", "transition", "observation")
+        }
+        return {name: _root(cov) for name, cov in covs.items()}
 
     def log_observation(self, y: Tensor, state: Tensor, t: int) -> Tensor:
         mean = state @ self.observation.mT + _row(self.observation_offset)
@@ -211,15 +220,17 @@ def _per_series(cov: Tensor) -> Tensor:
     return cov if cov.ndim == 2 else cov.unsqueeze(-3)
 
 
-def _noise(cov: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    """Draws from N(0, cov), ``(batch, particles, dim)``; cov may be singular."""
-    # The eigenvectors give a factor where Cholesky would fail: E5's process noise has rank 2 of 4.
+def _root(cov: Tensor) -> Tensor:
+    """A matrix whose square, ``root @ root.mT``, is a covariance that may be singular."""
+    # The eigenvectors give one where Cholesky would fail: noise of rank 2 in 4 dimensions.
     values, vectors = torch.linalg.eigh(cov)
-    factor = vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
-    white = torch.randn(
-        *shape, cov.shape[-1], generator=generator, dtype=cov.dtype, device=cov.device
-    )
-    return white @ factor.mT
+    return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+
+
+def _noise(root: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Draws from N(0, root root'), ``(batch, particles, dim)``."""
+    n, dtype, device = root.shape[-1], root.dtype, root.device
+    return torch.randn(*shape, n, generator=generator, dtype=dtype, device=device) @ root.mT
 
 
 def _check_covariance(name: str, cov: Tensor) -> None:
