@@ -25,6 +25,7 @@ References:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,11 +35,7 @@ from torch import Tensor
 
 from amortized.priors.state_space import LinearGaussianModel
 
-__all__ = [
-    "FilteredStates",
-    "LinearGaussianModel",
-    "kalman_filter",
-]
+__all__ = ["FilteredStates", "LinearGaussianModel", "kalman_filter"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -214,14 +211,19 @@ def _covariance_path(
         updates.append(update(cov, hs[t], rs[t]))
         # Derivatives converge later than values: with a gradient the recursion runs to its end.
         if steady and t % 4 == 0 and not cov.requires_grad and _converged(predicted[-2], cov):
-            predicted += predicted[-1:] * (n_steps - 1 - t)
-            updates += updates[-1:] * (n_steps - 1 - t)
             break
-    gain, whitener, filtered, valid = (torch.stack(part) for part in zip(*updates, strict=True))
-    path = CovariancePath(torch.stack(predicted), filtered, gain, whitener, valid)
+    gain, whitener, filtered, valid = (_stack(part, n_steps) for part in zip(*updates, strict=True))
+    path = CovariancePath(_stack(predicted, n_steps), filtered, gain, whitener, valid)
     if n_groups == 1:
         path = CovariancePath(*(part.unsqueeze(1) for part in path))
     return path._replace(valid=path.valid.all(0))
+
+
+def _stack(steps: Sequence[Tensor], n_steps: int) -> Tensor:
+    """The steps behind each other, the last one repeated to the end."""
+    path = torch.stack(list(steps))
+    rest = path[-1:].expand(n_steps - len(path), *path.shape[1:])
+    return torch.cat((path, rest))
 
 
 def _converged(before: Tensor, after: Tensor) -> bool:
@@ -243,24 +245,38 @@ def _mean_path(
     h = h.expand(n_steps, n_groups, -1, -1)
     # Temporaries of about 1 MB stay in the cache; whole courses of thousands of series do not.
     length = max(16, 2**17 // mean.numel())
+    inputs = (covs.gain, y, *(getattr(model, name) for name in model._shapes()))
+    course = None
+    if not any(value is not None and value.requires_grad for value in inputs):
+        course = covs.gain.new_empty(n_steps + 1, *mean.shape)  # written in place, touched once
     means, squares = [], []
     for start in range(0, n_steps, length):
         now = slice(start, start + length)
         rows = _residual(model, y[:, now], None if seen is None else seen[:, now], n_groups)
-        course, innovation = _mean_block(model, h[now], covs.gain[now], mean, rows, start == 0)
+        slots = None if course is None else course[start : start + length + 1]
+        parts = (h[now], covs.gain[now], mean, rows, slots)
+        states, innovation = _mean_block(model, *parts, first=start == 0)
         white = covs.whitener[now] @ innovation
-        means.append(course)
+        means.append(states)
         squares.append((white * white).sum(2, keepdim=True))
-        mean = course[-1]
+        mean = states[-1]
     # log det S comes from the whitener; a missing entry has variance 1 there and no factor 2 pi.
     log_det = covs.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None, None]
     n_seen = n_observed if seen is None else _grouped(seen, n_groups).sum(2, keepdim=True)
     log_likelihood = log_det - 0.5 * (n_seen * _LOG_2PI + torch.cat(squares))
-    return Path(torch.cat(means), covs.predicted_cov, covs.cov, log_likelihood, covs.valid)
+    mean_path = torch.cat(means) if course is None else course[1:]
+    return Path(mean_path, covs.predicted_cov, covs.cov, log_likelihood, covs.valid)
 
 
 def _mean_block(
-    model: LinearGaussianModel, h: Tensor, gain: Tensor, mean: Tensor, residual: Tensor, first: bool
+    model: LinearGaussianModel,
+    h: Tensor,
+    gain: Tensor,
+    mean: Tensor,
+    residual: Tensor,
+    slots: Tensor | None,
+    *,
+    first: bool,
 ) -> tuple[Tensor, Tensor]:
     """``m_t = (I - K_t H)(A m_{t-1} + b) + K_t (y_t - d)`` over one block, and the innovations.
 
@@ -277,23 +293,23 @@ def _mean_block(
     push = gain @ residual
     if model.transition_offset is not None:
         push = push + offset
-    states = _linear_recursion(predict - gain @ h @ predict, push, mean)
+    states = _linear_recursion(predict - gain @ h @ predict, push, mean, slots)
     innovation = _add_product(residual, -(h @ predict), states[:-1])
     return states[1:], innovation
 
 
-def _linear_recursion(step: Tensor, push: Tensor, mean: Tensor) -> Tensor:
+def _linear_recursion(step: Tensor, push: Tensor, mean: Tensor, slots: Tensor | None) -> Tensor:
     """``m_t = F_t m_{t-1} + u_t`` from ``mean``, which comes first in the result."""
-    if step.requires_grad or push.requires_grad or mean.requires_grad:
+    if slots is None:  # with a gradient
         course = [mean]
         for matrix, shift in zip(step.unbind(), push.unbind(), strict=True):
             course.append(torch.baddbmm(shift, matrix, course[-1]))
         return torch.stack(course)
-    states = torch.cat((mean[None], push))  # in place, nearly twice as fast
-    slots = states.unbind()
-    for matrix, before, after in zip(step.unbind(), slots[:-1], slots[1:], strict=True):
+    slots[0], slots[1:] = mean, push
+    each = slots.unbind()
+    for matrix, before, after in zip(step.unbind(), each[:-1], each[1:], strict=True):
         after.baddbmm_(matrix, before)
-    return states
+    return slots
 
 
 def _residual(model: LinearGaussianModel, y: Tensor, seen: Tensor | None, n_groups: int) -> Tensor:
