@@ -6,6 +6,7 @@ so that it has full support. Every quantity below is a closed form in the bars' 
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -88,10 +89,20 @@ class BarDistribution(Distribution):
         return self.borders[1], self.borders[-2]
 
     def expand(
-        self, batch_shape: torch.Size, _instance: "BarDistribution | None" = None
+        self, batch_shape: Sequence[int], _instance: "BarDistribution | None" = None
     ) -> "BarDistribution":
         logits = self.log_masses.expand(*batch_shape, -1)
         return BarDistribution(logits, self.borders, validate_args=False)
+
+    def _align(self, value: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+        """Values with the batch first, ``(*batch, n)``; the bars' log masses; the result's shape.
+
+        So n draws of each distribution read its bars, and do not copy them n times.
+        """
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        n_more = len(shape) - len(self.batch_shape)
+        value = value.expand(shape).reshape(shape[:n_more].numel(), *shape[n_more:])
+        return value.movedim(0, -1), self.log_masses.expand(*shape[n_more:], -1), shape
 
     def _bar_of(self, y: Tensor) -> Tensor:
         bar = torch.searchsorted(self.borders, y.contiguous(), right=True) - 1
@@ -102,10 +113,9 @@ class BarDistribution(Distribution):
         (left, right), (s_left, s_right) = self._inner, self._tail_scales
         return (left - y) / s_left, (y - right) / s_right
 
-    def log_prob(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "*values"]:
-        value, log_masses = self._broadcast(value)
+    def log_prob(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "..."]:
+        value, log_masses, shape = self._align(value.to(self.borders.dtype))
         bar = self._bar_of(value)
-        log_mass = log_masses.gather(-1, bar[..., None]).squeeze(-1)
         log_density = -self._widths.log()[bar]
         for in_tail, z, scale in zip(
             (bar == 0, bar == len(self.borders) - 2),
@@ -115,60 +125,52 @@ class BarDistribution(Distribution):
         ):
             half_normal = -0.5 * z.square() - scale.log() + 0.5 * math.log(2 / math.pi)
             log_density = torch.where(in_tail, half_normal, log_density)
-        return log_mass + log_density
+        return (log_masses.gather(-1, bar) + log_density).movedim(-1, 0).reshape(shape)
 
-    def _broadcast(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """The values, and the bars' log masses expanded to them."""
-        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
-        return value.expand(shape), self.log_masses.expand(*shape, -1)
-
-    def cdf(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "*values"]:
-        value, log_masses = self._broadcast(value)
+    def cdf(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "..."]:
+        value, log_masses, shape = self._align(value.to(self.borders.dtype))
         masses = log_masses.exp()
         bar = self._bar_of(value)
-        below = F.pad(masses.cumsum(-1), (1, 0)).gather(-1, bar[..., None]).squeeze(-1)
-        mass = masses.gather(-1, bar[..., None]).squeeze(-1)
+        below = F.pad(masses.cumsum(-1), (1, 0)).gather(-1, bar)
         share = (value - self.borders[bar]) / self._widths[bar]
         z_left, z_right = self._tail_distances(value)
         share = torch.where(bar == 0, 2 * _phi(-z_left), share)
         share = torch.where(bar == len(self.borders) - 2, 2 * _phi(z_right) - 1, share)
-        return (below + mass * share).clamp(0, 1)
+        level = (below + masses.gather(-1, bar) * share).clamp(0, 1)
+        return level.movedim(-1, 0).reshape(shape)
 
-    def icdf(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "*values"]:
-        value, log_masses = self._broadcast(value)
-        masses = log_masses.exp()
+    def icdf(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "..."]:
+        # In float32 the rounding of a thousand sums exceeds a tail's mass; a level above their
+        # total would be sent to infinity.
+        level, log_masses, shape = self._align(value.double())
+        masses = log_masses.double().softmax(-1)
         cumulative = masses.cumsum(-1)
-        bar = torch.searchsorted(cumulative, value[..., None].contiguous()).squeeze(-1)
-        bar = bar.clamp(0, masses.shape[-1] - 1)
-        below = F.pad(cumulative, (1, 0)).gather(-1, bar[..., None]).squeeze(-1)
-        mass = masses.gather(-1, bar[..., None]).squeeze(-1)
-        share = ((value - below) / mass.clamp_min(torch.finfo(mass.dtype).tiny)).clamp(0, 1)
+        bar = torch.searchsorted(cumulative, level.contiguous()).clamp_max(masses.shape[-1] - 1)
+        below = F.pad(cumulative, (1, 0)).gather(-1, bar)
+        mass = masses.gather(-1, bar).clamp_min(torch.finfo(torch.float64).tiny)
+        share = ((level - below) / mass).clamp(0, 1)
         y = self.borders[bar] + share * self._widths[bar]
         (left, right), (s_left, s_right) = self._inner, self._tail_scales
         y = torch.where(bar == 0, left + s_left * torch.special.ndtri(share / 2), y)
         right_tail = right - s_right * torch.special.ndtri((1 - share) / 2)
-        return torch.where(bar == masses.shape[-1] - 1, right_tail, y)
+        y = torch.where(bar == masses.shape[-1] - 1, right_tail, y)
+        y = y.masked_fill(level >= 1, math.inf)  # also where rounding leaves the tail no mass
+        return y.movedim(-1, 0).reshape(shape).to(self.log_masses.dtype)
 
-    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+    def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        levels = torch.rand(shape, dtype=self.log_masses.dtype, device=self.log_masses.device)
+        levels = torch.rand(shape, dtype=torch.float64, device=self.log_masses.device)
         with torch.no_grad():
             return self.icdf(levels)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """First and second moment of each bar."""
-        low, high = self.borders[:-1], self.borders[1:]
-        first = (low + high) / 2
-        second = (low.square() + low * high + high.square()) / 3
-        for k, b, s in ((0, self._inner[0], -self._tail_scales[0]), (-1, *self._right_tail)):
-            first, second = first.clone(), second.clone()
-            first[k] = b + s * _MEAN
-            second[k] = b.square() + 2 * b * s * _MEAN + s.square()
-        return first, second
-
-    @property
-    def _right_tail(self) -> tuple[Tensor, Tensor]:
-        return self._inner[1], self._tail_scales[1]
+        """Mean and variance of each bar."""
+        mean = (self.borders[:-1] + self.borders[1:]) / 2
+        variance = self._widths.square() / 12
+        (left, right), (s_left, s_right) = self._inner, self._tail_scales
+        mean[0], mean[-1] = left - s_left * _MEAN, right + s_right * _MEAN
+        variance[0], variance[-1] = ((1 - _MEAN**2) * s.square() for s in (s_left, s_right))
+        return mean, variance
 
     @property
     def mean(self) -> Float[Tensor, "*batch"]:
@@ -176,37 +178,39 @@ class BarDistribution(Distribution):
 
     @property
     def variance(self) -> Float[Tensor, "*batch"]:
-        first, second = self._moments()
-        mean = (self.masses * first).sum(-1, keepdim=True)
+        means, variances = self._moments()
+        mean = (self.masses * means).sum(-1, keepdim=True)
         # Central moments bar by bar: no cancellation when the mean is far from zero.
-        spread = second - first.square() + (first - mean).square()
-        return (self.masses * spread).sum(-1)
+        return (self.masses * (variances + (means - mean).square())).sum(-1)
 
     @property
     def mode(self) -> Float[Tensor, "*batch"]:
-        """Middle of the bar of highest density; of a tail, where it begins."""
+        """Middle of the bar of highest density; of a tail, its end at the other bars."""
         log_density = self.log_masses - self._widths.log()
         peak = torch.stack([_MEAN / scale for scale in self._tail_scales]).log()
         log_density = log_density.clone()
         log_density[..., [0, -1]] = self.log_masses[..., [0, -1]] + peak
         middle = (self.borders[:-1] + self.borders[1:]) / 2
-        middle[0], middle[-1] = self._inner
+        # A border belongs to the bar on its right.
+        middle[0] = torch.nextafter(self.borders[1], self.borders[0])
+        middle[-1] = self.borders[-2]
         return middle[log_density.argmax(-1)]
 
     def entropy(self) -> Float[Tensor, "*batch"]:
         within = self._widths.log()
         scales = torch.stack(self._tail_scales)
         within[[0, -1]] = 0.5 * (math.pi / 2 * scales.square()).log() + 0.5
-        return (self.masses * (within - self.log_masses)).sum(-1)
+        # entr is 0 for a bar without mass, whose log mass is minus infinity.
+        return (self.masses * within + torch.special.entr(self.masses)).sum(-1)
 
-    def crps(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "*values"]:
+    def crps(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "..."]:
         r"""Continuous ranked probability score :math:`E|Y-y| - \tfrac12 E|Y-Y'|`; lower is better.
 
         References:
             | Strictly Proper Scoring Rules, Prediction, and Estimation
             | (Gneiting and Raftery, 2007)
         """
-        value, log_masses = self._broadcast(value)
+        value = value.to(self.borders.dtype)
         y = value[..., None]
         low, high = self.borders[:-1], self.borders[1:]
         inside = ((y - low).square() + (high - y).square()) / (2 * self._widths)
@@ -215,7 +219,7 @@ class BarDistribution(Distribution):
             (0, -1), self._tail_distances(value), self._tail_scales, strict=True
         ):
             distance[..., k] = scale * _half_normal_distance(z)
-        return (log_masses.exp() * distance).sum(-1) - self._half_mean_difference()
+        return (self.masses * distance).sum(-1) - self._half_mean_difference()
 
     def _half_mean_difference(self) -> Tensor:
         r""":math:`\tfrac12 E|Y-Y'| = \int F(1-F)`."""
@@ -248,16 +252,18 @@ def equal_mass_borders(draws: Float[Tensor, " draws"], n_bars: int) -> Float[Ten
         n_bars: number of bars; fewer come back where the draws have ties.
 
     Raises:
-        ValueError: if fewer than three distinct bars remain.
+        ValueError: if fewer than three distinct bars remain, or a draw is not finite.
 
     Example:
         >>> import torch
         >>> equal_mass_borders(torch.arange(101.0), 4)
         tensor([  0.,  25.,  50.,  75., 100.])
     """
+    if not bool(draws.isfinite().all()):
+        raise ValueError("Expected finite draws; some are NaN or infinite.")
     draws = draws.flatten().sort().values
-    position = torch.linspace(0, len(draws) - 1, n_bars + 1, dtype=torch.float64)
-    borders = draws[position.round().long()].unique()
+    position = torch.linspace(0, max(0, len(draws) - 1), n_bars + 1, dtype=torch.float64)
+    borders = draws[position.round().long()].unique() if len(draws) else draws
     if len(borders) < 4:
         raise ValueError(
             f"Expected draws with at least 4 distinct quantiles; got {len(borders)}. "

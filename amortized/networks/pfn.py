@@ -1,6 +1,6 @@
-"""The prior-data fitted network over rows: a dataset goes in, the posterior predictive comes out.
+r"""The prior-data fitted network over rows: a dataset goes in, the posterior predictive comes out.
 
-Minimising :math:`-\\log q(y^* | x^*, D)` over tasks of a prior brings q to the posterior
+Minimising :math:`-\log q(y^* | x^*, D)` over tasks of a prior brings q to the posterior
 predictive of that prior, for all datasets at once. A row of the context is one token, (x, y); a
 query is one token, x with an unknown y. Every token attends to the context alone, so queries never
 see each other, the context can be encoded once and kept, and attention needs no mask.
