@@ -1,14 +1,27 @@
 """How the pretrained networks were trained: one prior, one size, one schedule a name.
 
 ``python -m amortized.recipes gp-1d`` trains that network in ``runs/gp-1d``, resuming what is
-there, and writes it to ``pretrained/gp-1d`` when the schedule is done.
+there, and writes it with its card to ``pretrained/gp-1d`` when the schedule is done.
 """
 
+import argparse
+import inspect
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
-from amortized.networks.pfn import PFNConfig
-from amortized.training import TrainingConfig
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from amortized.networks.pfn import PFN, PFNConfig
+from amortized.pretrained import save
+from amortized.priors import Prior, TaskBatch, named_prior
+from amortized.priors.catalogue import PRIORS
+from amortized.training import TrainingConfig, train
+from amortized.training.data import StepBatches
+from amortized.training.train import CHECKPOINT
 
 
 class Recipe(NamedTuple):
@@ -27,7 +40,7 @@ RECIPES: Mapping[str, Recipe] = {
     "gp-1d": Recipe(
         PFNConfig(n_features=1, max_context=50, d_hidden=192, frequencies=(0.1, 20.0)),
         TrainingConfig(
-            n_steps=30_000,
+            n_steps=22_000,
             n_tasks=32,
             n_context=(1, 50),
             n_query=24,
@@ -39,7 +52,7 @@ RECIPES: Mapping[str, Recipe] = {
     "gp": Recipe(
         PFNConfig(n_features=10, max_context=200, d_hidden=192, frequencies=(0.05, 5.0)),
         TrainingConfig(
-            n_steps=24_000,
+            n_steps=16_000,
             n_tasks=32,
             n_context=(1, 200),
             log_uniform_context=True,
@@ -50,3 +63,76 @@ RECIPES: Mapping[str, Recipe] = {
         ),
     ),
 }
+
+
+def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list[TaskBatch]:
+    """Batches of the training's sizes that no training step has seen."""
+    batches = StepBatches(prior, replace(config, seed=config.seed + 10**9))
+    return [batches.batch(step) for step in range(n_batches)]
+
+
+def log_likelihood(network: PFN, batches: list[TaskBatch]) -> tuple[float, float]:
+    """Mean log-likelihood per query point, and its standard error over tasks."""
+    with torch.inference_mode():
+        per_task = torch.cat(
+            [
+                network(b.x_context, b.y_context, b.x_query).log_prob(b.y_query).mean(-1)
+                for b in batches
+            ]
+        )
+    return per_task.mean().item(), per_task.std().item() / len(per_task) ** 0.5
+
+
+def training_flops(network: PFN, batches: list[TaskBatch], n_steps: int) -> float:
+    """Floating-point operations of a training, matrix products and attention alone."""
+    counter = FlopCounterMode(display=False)
+    with counter:
+        for batch in batches:
+            network.loss(batch).backward()
+    network.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / len(batches) * n_steps
+
+
+def card(name: str, network: PFN, seconds: float, oracle: str) -> str:
+    """What CARD.md says of a trained network; every number is measured here or given."""
+    config, prior = RECIPES[name].training, named_prior(name)
+    batches = held_out(prior, config)
+    mean, error = log_likelihood(network, batches)
+    flops = training_flops(network, batches[:20], config.n_steps)
+    n_parameters = sum(p.numel() for p in network.parameters())
+    rows = {
+        "Parameters": f"{n_parameters:,}, stored in float16",
+        "Context": f"up to {network.config.max_context} rows, {network.config.n_features} features",
+        "Training": f"{config.n_steps:,} steps of {config.n_tasks} tasks "
+        f"({config.n_steps * config.n_tasks:,} tasks), context {config.n_context[0]} to "
+        f"{config.n_context[1]} rows, {config.n_query} query rows a task",
+        "Compute": f"{flops:.2g} FLOPs, {seconds:,.0f} s of wall time, torch {torch.__version__}",
+        "Seed": str(config.seed),
+        "Command": f"`python -m amortized.recipes {name}`",
+        "Held-out log-likelihood": f"{mean:.4f} +- {error:.4f} nats per query point, "
+        f"{len(batches) * config.n_tasks:,} tasks of the training's sizes",
+        "Gap to the oracle": oracle,
+    }
+    text = inspect.cleandoc(PRIORS[name].__doc__ or "")
+    lines = [f"# {name}", "", text, "", "| | |", "| --- | --- |"]
+    return "\n".join(lines + [f"| {key} | {value} |" for key, value in rows.items()]) + "\n"
+
+
+def main() -> None:
+    """Train a network by its recipe and release it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(RECIPES))
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where its state is kept")
+    parser.add_argument("--to", type=Path, default=Path("pretrained"), help="where it is released")
+    arguments = parser.parse_args()
+    recipe, directory = RECIPES[arguments.name], arguments.runs / arguments.name
+    network = train(
+        named_prior(arguments.name),
+        replace(recipe.network, prior=arguments.name),
+        recipe.training,
+        directory=directory,
+    )
+    oracle = "see `benchmarks/gp_posterior.py`"
+    seconds = torch.load(directory / CHECKPOINT, weights_only=False)["seconds"]
+    text = card(arguments.name, network, seconds, oracle)
+    print(text, save(network, arguments.to / arguments.name, text))

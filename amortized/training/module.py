@@ -1,5 +1,6 @@
 """Prior-data fitting as a LightningModule: minimise a network's loss on tasks of a prior."""
 
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -33,8 +34,10 @@ class PriorFitting(lightning.LightningModule):
         self.network = network
         self.config = config
         self._loss: Callable[[TaskBatch], Tensor] | None = None
+        self._seconds, self._began = 0.0, time.monotonic()
 
     def on_fit_start(self) -> None:
+        self._began = time.monotonic()
         loss = self.network.loss
         # Context and query sizes vary from step to step; dynamic shapes compile once for all.
         self._loss = torch.compile(loss, dynamic=True) if self.config.compile else loss
@@ -47,6 +50,13 @@ class PriorFitting(lightning.LightningModule):
         loss = self._loss(batch)
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the wall time of all runs so far, for the card."""
+        checkpoint["seconds"] = self._seconds + time.monotonic() - self._began
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._seconds = checkpoint.get("seconds", 0.0)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Drops the gradient of a batch whose loss is not finite: the run goes on without it."""

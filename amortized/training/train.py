@@ -104,7 +104,7 @@ def train(
         precision=config.precision,
         gradient_clip_val=config.clip,
         callbacks=callbacks,
-        logger=False if directory is None else CSVLogger(directory, name="", version="logs"),
+        logger=False if directory is None else CSVLogger(directory, name="logs"),
         enable_checkpointing=False,
         enable_progress_bar=progress,
         enable_model_summary=False,
