@@ -110,6 +110,9 @@ class GaussianProcessPrior(ProgramPrior):
             "outputscale": outputscale,
             "noise": noise,
         } | ({} if period is None else {"period": period})
+        for name, value in self.hyperparameters.items():
+            if not isinstance(value, Distribution) and not value > 0:
+                raise ValueError(f"Expected {name} > 0; got {value!r}.")
 
     @property
     def is_fixed(self) -> bool:
@@ -199,8 +202,11 @@ class GaussianProcessPrior(ProgramPrior):
         """Exact log density of the answers, the function integrated out."""
         if hyperparameters is None:
             hyperparameters = self._fixed(x)
-        covariance = self.noisy_covariance(x, hyperparameters)
-        return torch.distributions.MultivariateNormal(torch.zeros_like(y), covariance).log_prob(y)
+        scale = torch.linalg.cholesky(self.noisy_covariance(x, hyperparameters))
+        whitened = torch.linalg.solve_triangular(scale, y[..., None], upper=False)
+        # Alg. 2.1, line 7; torch's multivariate normal has no density of an empty context.
+        log_normaliser = scale.diagonal(dim1=-1, dim2=-2).log() + 0.5 * math.log(2 * math.pi)
+        return -(0.5 * whitened.squeeze(-1).square() + log_normaliser).sum(-1)
 
     def _fixed(self, x: Tensor) -> dict[str, Tensor]:
         if not self.is_fixed:
