@@ -6,6 +6,8 @@ the nodes' exact predictives. The error falls with the number of nodes and can b
 doubling it.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -59,7 +61,7 @@ class HyperposteriorGrid:
             if name in self._hyperparameters:
                 self._hyperparameters[name] = self._hyperparameters[name][:, None]
         log_likelihood = torch.stack([self._log_likelihood(batch, i) for i in range(batch.n_tasks)])
-        self.log_evidence = log_likelihood.logsumexp(-1) - torch.tensor(float(n)).log()
+        self.log_evidence = log_likelihood.logsumexp(-1) - math.log(n)
         self.log_weights = log_likelihood.log_softmax(-1)
 
     def _one(self, batch: TaskBatch, i: int) -> TaskBatch:
