@@ -12,6 +12,7 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,9 +20,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from amortized.networks import PFN, PFNConfig
+from amortized.networks import NETWORKS
 
-NETWORKS = {"pfn": (PFN, PFNConfig)}
 SHIPPED = Path(__file__).resolve().parent
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "CARD.md"
 
@@ -86,7 +86,7 @@ def _swap(fresh: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> PFN:
+def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> Any:
     """Read a network, by the name of a shipped one or from the folder it was saved in.
 
     Args:
@@ -123,7 +123,7 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> PFN:
     return network.to(device).eval()
 
 
-def _from_config(path: Path) -> PFN:
+def _from_config(path: Path) -> nn.Module:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         cls, config_cls = NETWORKS[stored["network"]]

@@ -10,7 +10,9 @@ from amortized.priors.gaussian_process import (
     standardised_inputs,
     uniform_inputs,
 )
+from amortized.priors.mixture import MixturePrior
 from amortized.priors.prior import Prior
+from amortized.priors.tables import table_prior
 
 
 def gp_1d() -> GaussianProcessPrior:
@@ -52,7 +54,22 @@ def gp() -> GaussianProcessPrior:
     )
 
 
-PRIORS: Mapping[str, Callable[[], Prior]] = {"gp-1d": gp_1d, "gp": gp}
+def tabular_classifier() -> MixturePrior:
+    """Tables of 2 to 30 columns and 2 to 10 classes; see ``table_prior``."""
+    return table_prior("classification", max_features=30)
+
+
+def tabular_regressor() -> MixturePrior:
+    """Tables of 2 to 30 columns and a number to predict; see ``table_prior``."""
+    return table_prior("regression", max_features=30)
+
+
+PRIORS: Mapping[str, Callable[[], Prior]] = {
+    "gp-1d": gp_1d,
+    "gp": gp,
+    "tabular-classifier": tabular_classifier,
+    "tabular-regressor": tabular_regressor,
+}
 
 
 def named_prior(name: str) -> Prior:

@@ -1,5 +1,18 @@
 """Networks: each is a module whose forward returns a distribution."""
 
+from amortized.networks.catalogue import NETWORKS, new_network
+from amortized.networks.distribution_transformer import DistributionTransformer
+from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.pfn import PFN, PFNConfig
+from amortized.networks.tabular_pfn import TabularPFN, TabularPFNConfig
 
-__all__ = ["PFN", "PFNConfig"]
+__all__ = [
+    "NETWORKS",
+    "DistributionTransformer",
+    "DistributionTransformerConfig",
+    "PFN",
+    "PFNConfig",
+    "TabularPFN",
+    "TabularPFNConfig",
+    "new_network",
+]

@@ -10,15 +10,16 @@ References:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from amortized.distributions import BarDistribution
+from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import Block, KeysValues
+from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 
 
@@ -56,10 +57,12 @@ class EncodedContext(NamedTuple):
     Attributes:
         keys_values: for each block, keys and values ``(batch, heads, context, width)``.
         mask: False marks rows that do not exist, ``(batch, context)``; or None.
+        n_features: number of features, which the query must share.
     """
 
     keys_values: tuple[KeysValues, ...]
     mask: Tensor | None
+    n_features: int
 
 
 class PFN(nn.Module):
@@ -104,6 +107,24 @@ class PFN(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
+    @classmethod
+    def new(cls, prior: Prior, config: PFNConfig, seed: int = 0) -> "PFN":
+        """An untrained network whose bars hold equal mass under the prior.
+
+        Args:
+            prior: draws the answers that the borders are quantiles of.
+            config: size of the network.
+            seed: of the weights and of those draws.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            n_tasks = max(1000, 20 * config.n_bars)
+            batches = [prior.sample(n_tasks // 10, 1, 9, seed=seed + i) for i in range(10)]
+            borders = equal_mass_borders(
+                torch.cat([b.y_query.flatten() for b in batches]), config.n_bars
+            )
+            return cls(replace(config, n_bars=len(borders) - 1), borders)
+
     def _initial_frequencies(self) -> Tensor:
         """Random directions with log-spaced lengths, (features, heads, width / 2)."""
         config = self.config
@@ -123,12 +144,25 @@ class PFN(nn.Module):
         """Rotation angles of attention, (batch, heads, rows, width / 2)."""
         return torch.einsum("bnf,fhw->bhnw", x, self.frequencies[: x.shape[-1]])
 
-    def _check(self, x_context: Tensor, x_query: Tensor) -> None:
-        n_features = x_context.shape[-1]
-        if x_query.shape[-1] != n_features or n_features > self.config.n_features:
+    def _check(self, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
+        """Refuses a context whose shapes do not fit the network or each other."""
+        if x.ndim != 3 or y.shape != x.shape[:2]:
             raise ValueError(
-                f"Expected context and query with the same 1 to {self.config.n_features} "
-                f"features; got {n_features} and {x_query.shape[-1]}."
+                f"Expected x_context (batch, context, features) and y_context (batch, context); "
+                f"got {tuple(x.shape)} and {tuple(y.shape)}."
+            )
+        if mask is not None and mask.shape != y.shape:
+            raise ValueError(
+                f"Expected context_mask of shape {tuple(y.shape)}; got {tuple(mask.shape)}."
+            )
+        if not 1 <= x.shape[2] <= self.config.n_features:
+            raise ValueError(f"Expected 1 to {self.config.n_features} features; got {x.shape[2]}.")
+
+    def _check_query(self, x: Tensor, n_tasks: int, n_features: int) -> None:
+        if x.ndim != 3 or (x.shape[0], x.shape[2]) != (n_tasks, n_features):
+            raise ValueError(
+                f"Expected x_query of shape ({n_tasks}, query, {n_features}), as the context; got "
+                f"{tuple(x.shape)}."
             )
 
     def forward(
@@ -139,7 +173,8 @@ class PFN(nn.Module):
         context_mask: Bool[Tensor, "batch context"] | None = None,
     ) -> BarDistribution:
         """Posterior predictive of each query, all in one pass."""
-        self._check(x_context, x_query)
+        self._check(x_context, y_context, context_mask)
+        self._check_query(x_query, len(x_context), x_context.shape[2])
         n_context = x_context.shape[1]
         x = torch.cat((x_context, x_query), dim=1)
         tokens = self._embed_x(x) + torch.cat(
@@ -165,19 +200,21 @@ class PFN(nn.Module):
         context_mask: Bool[Tensor, "batch context"] | None = None,
     ) -> EncodedContext:
         """Encode a context once, for any number of later queries."""
-        self._check(x_context, x_context)
+        self._check(x_context, y_context, context_mask)
         tokens = self._embed_x(x_context) + self.embed_y(y_context[..., None])
         angles = self._angles(x_context)
         kept = []
         for block in self.blocks:
             kept.append(block.keys_values(tokens, angles))
             tokens = block(tokens, kept[-1], context_mask, angles)
-        return EncodedContext(tuple(kept), context_mask)
+        return EncodedContext(tuple(kept), context_mask, x_context.shape[2])
 
     def decode(
         self, context: EncodedContext, x_query: Float[Tensor, "batch query features"]
     ) -> BarDistribution:
         """Posterior predictive of each query, given an encoded context."""
+        n_tasks = len(context.keys_values[0][0])
+        self._check_query(x_query, n_tasks, context.n_features)
         tokens = self._embed_x(x_query) + self.unknown_y
         angles = self._angles(x_query)
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):

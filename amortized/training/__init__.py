@@ -3,6 +3,6 @@
 from amortized.training.config import TrainingConfig
 from amortized.training.data import PriorDataModule
 from amortized.training.module import PriorFitting
-from amortized.training.train import new_pfn, train
+from amortized.training.train import train
 
-__all__ = ["PriorDataModule", "PriorFitting", "TrainingConfig", "new_pfn", "train"]
+__all__ = ["PriorDataModule", "PriorFitting", "TrainingConfig", "train"]

@@ -11,6 +11,8 @@ class TrainingConfig:
         n_steps: length of the whole schedule, in optimizer steps.
         stop_at: step after which this run stops, to be resumed later; None runs to the end.
         n_tasks: tasks in a batch.
+        n_rows: most rows in a batch, context and query of all tasks together: fewer tasks where
+            contexts are long, so that steps cost alike. None sets no limit.
         n_context: fewest and most context rows; one number a batch.
         log_uniform_context: whether that number is log-uniform rather than uniform.
         n_query: query rows of each task.
@@ -35,6 +37,7 @@ class TrainingConfig:
     n_steps: int = 2000
     stop_at: int | None = None
     n_tasks: int = 32
+    n_rows: int | None = None
     n_context: tuple[int, int] = (1, 50)
     log_uniform_context: bool = False
     n_query: int = 24

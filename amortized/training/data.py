@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 from amortized.training.config import TrainingConfig
@@ -23,7 +24,7 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
-class StepBatches(IterableDataset[TaskBatch]):
+class StepBatches(IterableDataset[TaskBatch | LatentTaskBatch]):
     """The batches of a training from one step on, drawn where they are used.
 
     Args:
@@ -36,7 +37,7 @@ class StepBatches(IterableDataset[TaskBatch]):
 
     def __init__(
         self,
-        prior: Prior,
+        prior: Prior | LatentTasks,
         config: TrainingConfig,
         first_step: int = 0,
         device: torch.device | str = "cpu",
@@ -45,7 +46,7 @@ class StepBatches(IterableDataset[TaskBatch]):
         self.prior, self.config = prior, config
         self.first_step, self.device, self.rank = first_step, device, rank
 
-    def batch(self, step: int) -> TaskBatch:
+    def batch(self, step: int) -> TaskBatch | LatentTaskBatch:
         """The batch of one step."""
         config = self.config
         seed = step_seed(config.seed, step, self.rank)
@@ -56,11 +57,12 @@ class StepBatches(IterableDataset[TaskBatch]):
             n_context = math.floor(math.exp(math.log(low) + level * math.log((high + 1) / low)))
         else:
             n_context = low + math.floor(level * (high + 1 - low))
-        return self.prior.sample(
-            config.n_tasks, min(n_context, high), config.n_query, seed=seed, device=self.device
-        )
+        n_context, n_tasks = min(n_context, high), config.n_tasks
+        if config.n_rows is not None:
+            n_tasks = max(1, min(n_tasks, config.n_rows // (n_context + config.n_query)))
+        return self.prior.sample(n_tasks, n_context, config.n_query, seed=seed, device=self.device)
 
-    def __iter__(self) -> Iterator[TaskBatch]:
+    def __iter__(self) -> Iterator[TaskBatch | LatentTaskBatch]:
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.first_step + offset, self.config.last_step, stride):
@@ -75,11 +77,11 @@ class PriorDataModule(lightning.LightningDataModule):
         config: sizes of a batch, and the seed.
     """
 
-    def __init__(self, prior: Prior, config: TrainingConfig) -> None:
+    def __init__(self, prior: Prior | LatentTasks, config: TrainingConfig) -> None:
         super().__init__()
         self.prior, self.config = prior, config
 
-    def train_dataloader(self) -> DataLoader[TaskBatch]:
+    def train_dataloader(self) -> DataLoader[TaskBatch | LatentTaskBatch]:
         trainer = self.trainer
         assert trainer is not None
         batches = StepBatches(

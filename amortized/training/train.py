@@ -1,17 +1,15 @@
 """From a prior to a trained network in one call, in one go or in many."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
+from torch import nn
 
-from amortized.distributions import equal_mass_borders
-from amortized.networks.pfn import PFN, PFNConfig
+from amortized.networks import PFNConfig, TabularPFNConfig, new_network
 from amortized.priors.prior import Prior
 from amortized.training.config import TrainingConfig
 from amortized.training.data import PriorDataModule
@@ -34,33 +32,15 @@ class _Checkpoint(Callback):
                 os.replace(partial, self.path)
 
 
-def new_pfn(prior: Prior, config: PFNConfig, seed: int = 0) -> PFN:
-    """An untrained network whose bars hold equal mass under the prior.
-
-    Args:
-        prior: draws the answers that the borders are quantiles of.
-        config: size of the network.
-        seed: of the weights and of those draws.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        n_tasks = max(1000, 20 * config.n_bars)
-        batches = [prior.sample(n_tasks // 10, 1, 9, seed=seed + i) for i in range(10)]
-        borders = equal_mass_borders(
-            torch.cat([b.y_query.flatten() for b in batches]), config.n_bars
-        )
-        return PFN(replace(config, n_bars=len(borders) - 1), borders)
-
-
 def train(
     prior: Prior,
-    network: PFN | PFNConfig,
+    network: nn.Module | PFNConfig | TabularPFNConfig,
     config: TrainingConfig | None = None,
     *,
     directory: str | Path | None = None,
     progress: bool = True,
     **trainer_options: Any,
-) -> PFN:
+) -> Any:
     """Train a network on a prior and return it, averaged over the last steps, in eval mode.
 
     With a directory the run writes ``last.ckpt`` and ``metrics.csv`` there, and a call with the
@@ -79,7 +59,7 @@ def train(
         ValueError: if the directory holds a run with other settings.
 
     Example:
-        >>> from torch.distributions import Uniform
+        >>> from amortized.networks import PFNConfig
         >>> from amortized.priors import GaussianProcessPrior
         >>> prior = GaussianProcessPrior(lengthscale=0.5, outputscale=1.0, noise=0.1)
         >>> size = PFNConfig(n_features=1, max_context=20, d_model=16, n_layers=1, n_bars=20)
@@ -88,8 +68,8 @@ def train(
         False
     """
     config = config or TrainingConfig()
-    if isinstance(network, PFNConfig):
-        network = new_pfn(prior, network, config.seed)
+    if not isinstance(network, nn.Module):
+        network = new_network(prior, network, config.seed)
     module = PriorFitting(network, config)
     callbacks: list[Callback] = [EMAWeightAveraging(decay=config.ema_decay)]
     if progress:

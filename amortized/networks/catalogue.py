@@ -1,0 +1,43 @@
+"""Networks by name: what a stored configuration and a training's recipe refer to."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from amortized.latent_priors.tasks import LatentTasks
+from amortized.networks.distribution_transformer import DistributionTransformer
+from amortized.networks.dt_config import DistributionTransformerConfig
+from amortized.networks.pfn import PFN, PFNConfig
+from amortized.networks.tabular_pfn import TabularPFN, TabularPFNConfig
+from amortized.priors.prior import Prior
+
+# Each class has ``new(prior, config, seed)``, which makes an untrained network.
+NETWORKS: Mapping[str, tuple[Any, Any]] = {
+    "dt": (DistributionTransformer, DistributionTransformerConfig),
+    "pfn": (PFN, PFNConfig),
+    "tabular-pfn": (TabularPFN, TabularPFNConfig),
+}
+
+
+def new_network(prior: Prior | LatentTasks, config: Any, seed: int = 0) -> nn.Module:
+    """An untrained network of the kind that the configuration is for.
+
+    Args:
+        prior: what it will be trained on; decides the bars of its answers.
+        config: size of the network.
+        seed: of the weights.
+
+    Raises:
+        TypeError: if no network has such a configuration.
+
+    Example:
+        >>> from amortized.priors.rules import RulePrior
+        >>> new_network(RulePrior(), TabularPFNConfig(n_cell_blocks=1)).config.target
+        'classification'
+    """
+    for network, config_class in NETWORKS.values():
+        if type(config) is config_class:
+            return network.new(prior, config, seed)
+    names = " or ".join(config_class.__name__ for _, config_class in NETWORKS.values())
+    raise TypeError(f"Expected a {names}; got {type(config).__name__}.")

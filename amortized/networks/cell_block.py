@@ -1,0 +1,88 @@
+"""The block of a network over cells: attention over the features of a row, then over rows.
+
+A table's cells are tokens ``(batch, groups, rows, d_model)``. Over the features, every row is on
+its own; over the rows, every feature group is, and only the context is attended to. Rows of a query
+thus never see each other, and the keys and values of the context's rows are all that has to be
+kept of it.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from amortized.networks.blocks import Block, KeysValues
+
+# Context length at which the attention over rows is as sharp as it is without the correction.
+_USUAL_CONTEXT = 256
+
+
+class RowBlock(nn.Module):
+    r"""A ``Block`` over the rows of each feature group, as sharp in long contexts as in short ones.
+
+    The scores of head h are multiplied by :math:`(n / 256)^{s_h}` for n context rows: the softmax
+    over more rows is flatter, and a learned power of n makes up for it.
+
+    References:
+        | Scalable-Softmax Is Superior for Attention (Nakanishi, 2025), arXiv:2501.19399: log n
+        | in place of the power.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, d_hidden: int) -> None:
+        super().__init__()
+        self.block = Block(d_model, n_heads, d_hidden)
+        self.sharpness = nn.Parameter(torch.zeros(n_heads))
+
+    def keys_values(
+        self,
+        context: Float[Tensor, "batch groups context d_model"],
+        n_context: Float[Tensor, " batch"],
+    ) -> KeysValues:
+        """Keys and values of each group's rows, ``(batch * groups, heads, context, width)``.
+
+        Args:
+            context: cells of the rows that are attended to.
+            n_context: number of context rows that exist in each task.
+        """
+        keys, values = self.block.keys_values(context.flatten(0, 1))
+        factor = (n_context.clamp_min(1) / _USUAL_CONTEXT)[:, None] ** self.sharpness
+        factor = factor.repeat_interleave(context.shape[1], 0)[..., None, None]
+        return keys * factor.to(keys.dtype), values
+
+    def forward(
+        self,
+        cells: Float[Tensor, "batch groups rows d_model"],
+        keys_values: KeysValues,
+        mask: Bool[Tensor, "batch context"] | None = None,
+    ) -> Float[Tensor, "batch groups rows d_model"]:
+        """Let the rows of every group attend to the context's."""
+        if mask is not None:
+            mask = mask.repeat_interleave(cells.shape[1], 0)
+        return self.block(cells.flatten(0, 1), keys_values, mask).view_as(cells)
+
+
+class CellBlock(nn.Module):
+    """Attention over features with its MLP, then attention over rows with its own.
+
+    Args:
+        d_model: width of a token.
+        n_heads: attention heads.
+        d_hidden: hidden width of each gated MLP.
+        is_last: whether only the first token of each row (its summary) is needed afterwards; the
+            others are then read, but not updated.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, d_hidden: int, is_last: bool = False) -> None:
+        super().__init__()
+        self.features = Block(d_model, n_heads, d_hidden)
+        self.rows = RowBlock(d_model, n_heads, d_hidden)
+        self.is_last = is_last
+
+    def mix_features(
+        self, cells: Float[Tensor, "batch groups rows d_model"]
+    ) -> Float[Tensor, "batch kept rows d_model"]:
+        """Let the cells of every row attend to each other."""
+        n_tasks, n_groups, n_rows, _ = cells.shape
+        by_row = cells.transpose(1, 2).reshape(n_tasks * n_rows, n_groups, -1)
+        updated = by_row[:, :1] if self.is_last else by_row
+        updated = self.features(updated, self.features.keys_values(by_row))
+        return updated.unflatten(0, (n_tasks, n_rows)).transpose(1, 2).contiguous()

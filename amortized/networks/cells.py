@@ -1,0 +1,142 @@
+"""Cells of a table as numbers that a network can read, whatever the columns' units and shapes.
+
+Every value is described against the context's values of its column: standardised, by sines and
+cosines of the standardised value, by its rank among them (which no outlier and no monotone map of
+the column changes), by how many of them equal it (few for a measurement, many for a category), and
+by whether it is missing. The description of a query depends on the context and on itself only.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+_ANGULAR_FREQUENCIES = (0.25, 16.0)  # lowest and highest, in radians per standard deviation
+_N_FREQUENCIES = 8
+_N_RANK_FREQUENCIES = 4
+# Value, rank, share of equals, missing; then the waves.
+N_DESCRIPTORS = 4 + 2 * _N_FREQUENCIES + _N_RANK_FREQUENCIES
+
+
+class ColumnStatistics(NamedTuple):
+    """What the context says about the columns.
+
+    Attributes:
+        mean: of the present values, ``(batch, 1, columns)``.
+        scale: their standard deviation, 1 where they do not vary.
+        ordered: the values in ascending order, ``(batch, columns, rows)``; missing ones are
+            infinite and last.
+        count: number of present values, ``(batch, columns, 1)``.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    ordered: Tensor
+    count: Tensor
+
+
+def column_statistics(
+    x: Float[Tensor, "batch rows columns"], mask: Bool[Tensor, "batch rows"] | None = None
+) -> ColumnStatistics:
+    """Describe the columns of a context; a value that is not finite is missing.
+
+    Args:
+        x: the context's values.
+        mask: False marks rows that do not exist.
+    """
+    present = x.isfinite() if mask is None else x.isfinite() & mask[..., None]
+    count = present.sum(1, keepdim=True)
+    known = x.where(present, 0.0)
+    mean = known.sum(1, keepdim=True) / count.clamp_min(1)
+    deviation = (known - mean).where(present, 0.0)
+    # Scaled by the largest deviation first, so that huge values do not overflow when squared.
+    most = deviation.abs().amax(1, keepdim=True) if x.shape[1] else torch.zeros_like(mean)
+    unit = deviation / most.where(most > 0, 1.0)
+    scale = most * (unit.square().sum(1, keepdim=True) / count.clamp_min(1)).sqrt()
+    # What rounding leaves of a constant is no variation.
+    varies = scale > 8 * torch.finfo(x.dtype).eps * mean.abs()
+    ordered = x.where(present, math.inf).transpose(1, 2).contiguous().sort(-1).values
+    return ColumnStatistics(mean, scale.where(varies, 1.0), ordered, count.transpose(1, 2))
+
+
+class CellDescription(nn.Module):
+    """Describes values by ``N_DESCRIPTORS`` numbers of order one, given the context's columns.
+
+    Example:
+        >>> x = torch.tensor([[[1.0], [2.0], [2.0], [float("nan")]]])
+        >>> value, rank, equals, missing = CellDescription()(x, column_statistics(x))[0, 1, 0, :4]
+        >>> rank.item(), equals.item(), missing.item()  # rank in [-1, 1]
+        (0.333, 0.333, 0.0)
+    """
+
+    frequencies: Tensor
+    rank_frequencies: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        low, high = map(math.log, _ANGULAR_FREQUENCIES)
+        waves = torch.linspace(low, high, _N_FREQUENCIES).exp()
+        self.register_buffer("frequencies", waves, persistent=False)
+        half_waves = math.pi * torch.arange(1.0, _N_RANK_FREQUENCIES + 1)
+        self.register_buffer("rank_frequencies", half_waves, persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch rows columns"], statistics: ColumnStatistics
+    ) -> Float[Tensor, "batch rows columns descriptors"]:
+        """The description of each value; a missing one has its flag and nothing else."""
+        missing = ~x.isfinite()
+        x = statistics.mean.expand_as(x).where(missing, x)
+        # Linear near the middle, logarithmic far out: an outlier is told apart and stays small.
+        value = ((x - statistics.mean) / statistics.scale).asinh()
+        rank, equals = _rank_and_equals(x, statistics)
+        angles = value[..., None] * self.frequencies
+        parts = (
+            torch.stack((value, 2 * rank - 1, equals), -1),
+            angles.sin(),
+            angles.cos(),
+            (rank[..., None] * self.rank_frequencies).cos(),
+        )
+        known = torch.cat(parts, -1).masked_fill(missing[..., None], 0.0)
+        flag = missing.to(x.dtype)[..., None]
+        return torch.cat((known[..., :3], flag, known[..., 3:]), -1)
+
+    def rank(
+        self, x: Float[Tensor, "batch rows columns"], statistics: ColumnStatistics
+    ) -> Float[Tensor, "batch rows columns"]:
+        """Share of the context's values below each value, ties half; 0 for a missing one."""
+        known = x.isfinite()
+        return _rank_and_equals(x.where(known, 0.0), statistics)[0].where(known, 0.0)
+
+
+def _rank_and_equals(x: Tensor, statistics: ColumnStatistics) -> tuple[Tensor, Tensor]:
+    columns = x.transpose(1, 2).contiguous()
+    below = torch.searchsorted(statistics.ordered, columns)
+    up_to = torch.searchsorted(statistics.ordered, columns, right=True)
+    count = statistics.count.clamp_min(1)
+    rank = (below + up_to) / (2 * count)
+    # One equal value is the value itself, if it belongs to the context.
+    equals = (up_to - below - 1).clamp_min(0) / count
+    return rank.transpose(1, 2).to(x.dtype), equals.transpose(1, 2).to(x.dtype)
+
+
+def column_groups(
+    n_columns: int, stride: int, offsets: tuple[int, ...] = (0, 1, 3)
+) -> Int[Tensor, "groups members"]:
+    """Which columns share a token: for each start a stride apart, those at the offsets, circularly.
+
+    Seeing a column in different company breaks the symmetry between columns; with a stride of 2
+    there are half as many tokens as columns and each column is in one or two of them.
+
+    Args:
+        n_columns: columns of the table.
+        stride: from one group's first column to the next one's.
+        offsets: members of a group, relative to its first column.
+
+    Example:
+        >>> column_groups(5, stride=2).tolist()
+        [[0, 1, 3], [2, 3, 0], [4, 0, 2]]
+    """
+    start = torch.arange(0, n_columns, stride)
+    return (start[:, None] + torch.tensor(offsets)) % n_columns
