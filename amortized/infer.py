@@ -18,7 +18,13 @@ from amortized.priors.prior import Prior
 from amortized.priors.vectorised import Program
 from amortized.sampling.draws import Draws
 from amortized.sampling.exact import exact
+from amortized.sampling.hmc import hmc
+from amortized.sampling.importance import importance
+from amortized.sampling.laplace import laplace
+from amortized.sampling.normal_mixture import FromDistribution, normal_of_draws
 from amortized.sampling.nuts import nuts
+from amortized.sampling.smc import smc
+from amortized.sampling.vi import vi
 
 Data = Tensor | np.ndarray | list[Any]
 
@@ -75,11 +81,13 @@ def infer(
             ``y`` is not given, ``x`` is taken for ``y``: the model has no inputs.
         y: observations ``(n,)`` or ``(batch, n)``.
         method: one of `METHODS`, or "auto": "exact" where there is an exact answer, otherwise
-            the fastest method that needs no tuning. ``diagnostics["method"]`` says which.
+            "smc". ``diagnostics["method"]`` says which.
         latent_prior: distributions that replace those of the program, by name of the latent.
         n_draws: draws for each dataset.
         seed: equal seeds give equal draws.
-        **options: for the method; see its function in `amortized.sampling`.
+        **options: for the method; see its function in `amortized.sampling`. ``start``, where a
+            method has it, may be an earlier posterior, a torch distribution over unconstrained
+            space, or a mixture of normals.
 
     Raises:
         ValueError: if the data do not fit together or to the model, or no method has that name.
@@ -262,9 +270,37 @@ def _exact(problem: Problem, n_draws: int) -> Posterior:
 def _by(sampler: Callable[..., Draws], name: str) -> Callable[..., Posterior]:
     def method(problem: Problem, n_draws: int, **options: Any) -> Posterior:
         density = problem.density()
+        if "start" in options:
+            options["start"] = _start(options["start"], density, problem)
         return posterior_from_draws(problem, density, sampler(density, n_draws, **options), name)
 
     return method
+
+
+def _start(start: Any, density: ProgramDensity, problem: Problem) -> Any:
+    """What the user gives as a start, as a density over u for each dataset."""
+    if isinstance(start, Posterior):
+        if start.batch_shape != problem.batch_shape:
+            raise ValueError(
+                f"Expected a start for datasets of shape {tuple(problem.batch_shape)}; got a "
+                f"posterior of {tuple(start.batch_shape)}."
+            )
+        many = bool(problem.batch_shape)
+        draws = {
+            name: (value if many else value.unsqueeze(1)).movedim(0, 1).to(density.y.dtype)
+            for name, value in start.sample(start.n_draws, seed=0).items()
+        }
+        return normal_of_draws(density.unconstrain(draws))
+    if not isinstance(start, Distribution):
+        return start
+    if not start.batch_shape and start.event_shape:
+        start = start.expand([density.n_datasets])
+    if (start.batch_shape, start.event_shape) != ((density.n_datasets,), (density.dim,)):
+        raise ValueError(
+            f"Expected a start over u with batch shape ({density.n_datasets},) and event shape "
+            f"({density.dim},); got {tuple(start.batch_shape)} and {tuple(start.event_shape)}."
+        )
+    return FromDistribution(start)
 
 
 def _auto(problem: Problem, n_draws: int, **options: Any) -> Posterior:
@@ -272,11 +308,16 @@ def _auto(problem: Problem, n_draws: int, **options: Any) -> Posterior:
     try:
         return _exact(problem, n_draws)
     except ValueError:  # no closed form; a program that is wrong is wrong again below
-        return METHODS["nuts"](problem, n_draws, **options)
+        return METHODS["smc"](problem, n_draws, **options)
 
 
 METHODS: dict[str, Callable[..., Posterior]] = {
     "exact": _exact,
     "nuts": _by(nuts, "nuts"),
+    "smc": _by(smc, "smc"),
+    "hmc": _by(hmc, "hmc"),
+    "laplace": _by(laplace, "laplace"),
+    "importance": _by(importance, "importance"),
+    "vi": _by(vi, "vi"),
 }
 """Every method by its name; each takes a problem, a number of draws and its own options."""

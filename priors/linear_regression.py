@@ -47,7 +47,7 @@ class LinearRegressionPosterior:
     mean: Float[Tensor, "*batch k"]
     precision_tril: Float[Tensor, "*batch k k"]
     log_evidence: Float[Tensor, "*batch"]
-    variance: float | dist.InverseGamma
+    variance: float | torch.distributions.Distribution
     intercept: bool
 
     def sample(self, n: int) -> dict[str, Tensor]:

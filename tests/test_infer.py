@@ -12,10 +12,10 @@ from amortized.priors.linear_regression import LinearRegressionPrior
 PRIOR = LinearRegressionPrior(2)
 BATCH = PRIOR.sample(2, 12, 3, seed=2)
 X, Y = BATCH.x_context, BATCH.y_context
-OPTIONS = {"nuts": {"n_warmup": 150, "n_chains": 2}}
+OPTIONS = {"nuts": {"n_warmup": 150, "n_chains": 2}, "vi": {"n_steps": 300, "learning_rate": 0.05}}
 N_DRAWS = {"nuts": 400}
 # The worst error of a mean that each method may make, in posterior standard deviations.
-TOLERANCE = {"exact": 0.1, "nuts": 0.25}
+TOLERANCE = {"exact": 0.1, "nuts": 0.25, "laplace": 0.7, "vi": 0.35}
 each_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -45,8 +45,8 @@ def test_moments_meet_the_closed_form(method, posteriors):
     posterior = posteriors[method]
     for name, draws in exact.items():
         error = (posterior.mean[name] - draws.mean(0)) / draws.std(0)
-        assert error.abs().max() < TOLERANCE[method], name
-        assert (posterior.std[name] / draws.std(0)).log().abs().max() < 0.3, name
+        assert error.abs().max() < TOLERANCE.get(method, 0.15), name
+        assert (posterior.std[name] / draws.std(0)).log().abs().max() < 0.5, name
 
 
 @each_method
@@ -70,7 +70,7 @@ def test_predictive_meets_the_closed_form(method, posteriors):
     predictive = posteriors[method].predictive(BATCH.x_query)
     assert predictive.batch_shape == (2, 3)
     error = (predictive.mean - exact.mean) / exact.stddev
-    assert error.abs().max() < TOLERANCE[method]
+    assert error.abs().max() < TOLERANCE.get(method, 0.15)
     difference = predictive.log_prob(BATCH.y_query) - exact.log_prob(BATCH.y_query)
     assert difference.abs().max() < 0.15
 

@@ -21,9 +21,7 @@ from amortized.priors.density import ProgramDensity
 from amortized.priors.vectorised import quiet_program
 from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
 from amortized.sampling.draws import Draws
-
-Start = Callable[[int], Tensor]
-"""Draws initial points: n -> (batch, n, dim)."""
+from amortized.sampling.normal_mixture import Start
 
 
 def nuts(
@@ -47,7 +45,7 @@ def nuts(
         target_accept: mean acceptance probability that the step size is adapted to.
         full_mass: adapt a full mass matrix, which helps where latents are strongly correlated.
         jit: trace the density where that can be done.
-        start: draws initial points; None tries uniform ones in (-2, 2).
+        start: a density whose draws the chains start from; None tries uniform ones in (-2, 2).
 
     Returns:
         draws with diagnostics ``r_hat``, ``ess_bulk``, ``ess_tail`` (the worst latent's),
@@ -61,7 +59,9 @@ def nuts(
         one = density.take(torch.tensor([i]))
         began = time.perf_counter()
         potential, traced = _potential(one, jit)
-        initial = _initial_points(one, n_chains, None if start is None else start(n_chains)[i])
+        initial = _initial_points(
+            one, n_chains, None if start is None else start.sample(n_chains)[i]
+        )
         chains, divergences = [], 0
         for point in initial:
             kernel = NUTS(
@@ -74,7 +74,9 @@ def nuts(
             chains.append(run.get_samples()["u"])
             divergences += len(run.diagnostics()["divergences"]["chain 0"])
         results.append((torch.stack(chains), divergences, traced, time.perf_counter() - began))
-    return _collect(results, n_chains)
+    draws = _collect(results, n_chains)
+    draws.diagnostics["start"] = "uniform" if start is None else type(start).__name__
+    return draws
 
 
 def _potential(density: ProgramDensity, jit: bool) -> tuple[Callable[..., Tensor], bool]:

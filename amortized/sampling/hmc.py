@@ -1,0 +1,78 @@
+"""Hamiltonian Monte Carlo with many short chains, for all datasets of a batch at once.
+
+The chains of a dataset start from one density and learn step and mass together: their own
+covariance is the inverse mass, so no chain needs a long warm-up of its own. Convergence is told by
+nested R-hat, for the plain one asks more of short chains than they can give.
+
+References:
+    Hoffman and Sountsov, Tuning-free generalized Hamiltonian Monte Carlo (2022).
+    Margossian et al., Nested R-hat (2022), arXiv 2110.13017.
+"""
+
+import math
+
+import torch
+
+from amortized.priors.density import ProgramDensity
+from amortized.sampling.convergence import ess_bulk, nested_r_hat
+from amortized.sampling.draws import Draws
+from amortized.sampling.hamiltonian import (
+    Tuning,
+    hamiltonian_move,
+    initial_step,
+    spread_factor,
+)
+from amortized.sampling.laplace import fit_modes
+from amortized.sampling.normal_mixture import Start
+from amortized.sampling.tempering import Path
+
+
+def hmc(
+    density: ProgramDensity,
+    n_draws: int = 1000,
+    *,
+    n_chains: int = 64,
+    n_warmup: int = 60,
+    start: Start | None = None,
+) -> Draws:
+    """Draws from the posterior of every dataset by chains that learn from each other.
+
+    Unlike `smc` it has no evidence, and chains that start in one mode stay there.
+
+    Args:
+        density: the log density to draw from.
+        n_draws: draws for each dataset, over all chains.
+        n_chains: chains for each dataset, a multiple of 8.
+        n_warmup: moves of adaptation, thrown away.
+        start: where the chains start; None takes the normals of `fit_modes`.
+
+    Returns:
+        draws, chain after chain, with diagnostics ``nested_r_hat``, ``ess_bulk`` (the worst
+        latent's), ``accept`` and ``start``.
+    """
+    if n_chains < 8 or n_chains % 8:
+        raise ValueError(f"Expected n_chains to be a multiple of 8; got {n_chains}.")
+    path = Path(density)
+    one = torch.ones(density.n_datasets, dtype=torch.float64)
+    name = "laplace" if start is None else type(start).__name__
+    start = fit_modes(density) if start is None else start
+    point = path.at(start.sample(n_chains), one)
+    equal = torch.full(point.u.shape[:2], 1 / n_chains, dtype=one.dtype)
+    step = initial_step(density.n_datasets, density.dim)
+    tuning = Tuning(step, spread_factor(point.u, equal), one)
+    for i in range(n_warmup):
+        point, tuning = hamiltonian_move(path, point, one, tuning)
+        if i % 5 == 4 and i < 0.8 * n_warmup:
+            tuning = tuning._replace(factor=spread_factor(point.u, equal))
+    kept = []
+    for _ in range(max(4, math.ceil(n_draws / n_chains))):
+        point, last = hamiltonian_move(path, point, one, tuning)
+        kept.append(point.u)
+    chains = torch.stack(kept, 2)  # (batch, chains, draws, dim)
+    diagnostics = {
+        "start": name,
+        "nested_r_hat": torch.stack([nested_r_hat(each, 8).max() for each in chains]),
+        "ess_bulk": torch.stack([ess_bulk(each).min() for each in chains]),
+        "accept": last.accept,
+    }
+    return Draws(chains.flatten(1, 2), None, None, n_chains, diagnostics)

@@ -1,0 +1,54 @@
+r"""Importance sampling with Pareto-smoothed weights, for a batch of datasets.
+
+.. math:: w_i = p(u_i, y) / q(u_i), \quad u_i \sim q, \qquad p(y) \approx \frac1n \sum_i w_i
+
+The shape :math:`\hat k` of the weights' tail says whether the answer can be trusted.
+"""
+
+import warnings
+
+import torch
+
+from amortized.priors.density import ProgramDensity
+from amortized.sampling.draws import Draws
+from amortized.sampling.laplace import fit_modes
+from amortized.sampling.normal_mixture import Start
+from amortized.sampling.pareto import smooth_weights
+from amortized.sampling.tempering import Path
+
+
+def importance(
+    density: ProgramDensity,
+    n_draws: int = 1000,
+    *,
+    start: Start | None = None,
+    prior_share: float = 0.2,
+) -> Draws:
+    """Weighted draws of every dataset's latents, and its evidence.
+
+    Args:
+        density: the log density to weight for.
+        n_draws: draws for each dataset.
+        start: the proposal: any density, such as a network's answer; None takes the normals of
+            `fit_modes`.
+        prior_share: share of prior draws mixed into the proposal, which bounds the weights.
+
+    Returns:
+        weighted draws with diagnostics ``k_hat`` (trust below 0.7), ``ess`` and ``start``.
+    """
+    name = "laplace" if start is None else type(start).__name__
+    start = fit_modes(density) if start is None else start
+    shares = torch.full((density.n_datasets,), float(prior_share))
+    path = Path(density, start, shares)
+    point = path.at(path.sample_start(n_draws), 0.0 * shares)
+    smoothed = smooth_weights(point.gain)
+    diagnostics = {"k_hat": smoothed.k_hat, "ess": smoothed.ess, "start": name}
+    poor = int((smoothed.k_hat >= 0.7).sum())
+    if poor:
+        warnings.warn(
+            f"k-hat is {smoothed.k_hat.max():.2f} >= 0.7 in {poor} dataset(s): a few draws carry "
+            "the weight, do not trust them. Use method='smc', which starts where this one ends.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return Draws(point.u, smoothed.log_weights, smoothed.log_mean, 1, diagnostics)

@@ -1,0 +1,151 @@
+r"""The path from a start to the posterior, its gradient, and the memory that it takes.
+
+.. math:: \log \pi_\beta(u) = \log q(u) + \beta \, [\log p(u) + \log p(y \mid u) - \log q(u)]
+
+with :math:`\beta` from 0 to 1. The start q is the prior, or a share of prior draws mixed with a
+given density. That share keeps the weights bounded: a start that misses a mode, or is too narrow,
+costs time and not truth.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.priors.density import ProgramDensity
+from amortized.sampling.normal_mixture import Start
+
+CHUNK_BYTES = 16 * 2**20  # what autograd keeps for one chunk of particles; more falls out of cache
+
+
+class Point(NamedTuple):
+    """Particles, and what is known there.
+
+    Attributes:
+        u: ``(batch, n, dim)``.
+        reference: ``log q(u)``, minus infinity where anything is not finite.
+        gain: ``log p(u) + log p(y | u) - log q(u)``; where every beta is 1, all of
+            ``log p(u, y)``, with a reference of 0.
+        gradient: of ``log pi_beta(u)`` for the beta that it was asked for.
+    """
+
+    u: Float[Tensor, "batch n dim"]
+    reference: Float[Tensor, "batch n"]
+    gain: Float[Tensor, "batch n"]
+    gradient: Float[Tensor, "batch n dim"]
+
+    def log_density(self, beta: Float[Tensor, " batch"]) -> Float[Tensor, "batch n"]:
+        """``log pi_beta(u)``."""
+        return self.reference + beta.unsqueeze(-1) * self.gain
+
+
+class Path:
+    """The tempered densities of a batch of datasets.
+
+    Args:
+        density: of the posterior.
+        start: None for the prior.
+        prior_share: share of prior draws in the start of each dataset, ``(batch,)``.
+    """
+
+    def __init__(
+        self,
+        density: ProgramDensity,
+        start: Start | None = None,
+        prior_share: Float[Tensor, " batch"] | None = None,
+    ) -> None:
+        self.density, self.start = density, start
+        self.prior_share = torch.ones(density.n_datasets) if prior_share is None else prior_share
+        self.bytes_per_particle = _bytes_per_particle(density)
+
+    def take(self, index: Tensor) -> "Path":
+        """The paths of the chosen datasets."""
+        chosen = object.__new__(Path)
+        chosen.__dict__.update(self.__dict__)
+        chosen.density = self.density.take(index)
+        chosen.start = None if self.start is None else self.start.take(index)
+        chosen.prior_share = self.prior_share[index]
+        return chosen
+
+    def sample_start(self, n: int) -> Float[Tensor, "batch n dim"]:
+        """Draws from q, the prior's share of them as near to what it should be as n allows."""
+        if self.start is None:
+            return tame(self.density.sample_prior(n))
+        draws, prior_draws = self.start.sample(n), tame(self.density.sample_prior(n))
+        from_prior = (torch.rand(n).argsort() + 0.5) / n < self.prior_share.unsqueeze(-1)
+        return torch.where(from_prior.unsqueeze(-1), prior_draws, draws)
+
+    def at(self, u: Float[Tensor, "batch n dim"], beta: Float[Tensor, " batch"]) -> Point:
+        """Evaluates particles, some datasets and particles at a time."""
+        batch, n = u.shape[:2]
+        n_particles = max(1, CHUNK_BYTES // self.bytes_per_particle)
+        n_datasets = max(1, n_particles // n)
+        pieces = []
+        for first in range(0, batch, n_datasets):
+            rows = slice(first, first + n_datasets)
+            whole = n_datasets >= batch
+            path = self if whole else self.take(torch.arange(batch)[rows])
+            columns = u[rows].split(n if n_datasets > 1 else n_particles, 1)
+            parts = [path._at(piece, beta[rows]) for piece in columns]
+            pieces.append(
+                parts[0]
+                if len(parts) == 1
+                else Point(*map(_join_columns, zip(*parts, strict=True)))
+            )
+        return pieces[0] if len(pieces) == 1 else Point(*map(torch.cat, zip(*pieces, strict=True)))
+
+    def _at(self, u: Tensor, beta: Tensor) -> Point:
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            log_prior, log_likelihood = self.density.log_prior_and_likelihood(u)
+            if bool((beta == 1).all()):  # arrived: where the path began no longer matters
+                gain = log_prior + log_likelihood
+                reference = torch.zeros_like(gain)
+            elif self.start is None:
+                reference, gain = log_prior, log_likelihood
+            else:
+                reference = self._log_start(u, log_prior)
+                gain = log_prior + log_likelihood - reference
+            total = (reference + beta.unsqueeze(-1) * gain).sum()
+            (gradient,) = torch.autograd.grad(total, u)
+        lost = ~(torch.isfinite(reference) & (gain < torch.inf))  # NaN too
+        return Point(
+            u.detach(),
+            reference.detach().masked_fill(lost, -torch.inf),
+            gain.detach().masked_fill(lost, -torch.inf),
+            gradient.nan_to_num(0.0, 0.0, 0.0),
+        )
+
+    def _log_start(self, u: Tensor, log_prior: Tensor) -> Tensor:
+        assert self.start is not None
+        share = self.prior_share.to(u.dtype).unsqueeze(-1)
+        log_start = self.start.log_prob(u) + torch.log1p(-share)
+        # Where one share is 0 its term is -inf, of which logaddexp has no gradient.
+        log_prior = log_prior + share.log()
+        return torch.logaddexp(log_start.clamp(min=-1e30), log_prior.clamp(min=-1e30))
+
+
+def _join_columns(parts: tuple[Tensor, ...]) -> Tensor:
+    return torch.cat(parts, 1)
+
+
+def tame(u: Tensor) -> Tensor:
+    """A draw on the very edge of its support lies at infinity; far away will do."""
+    return u.nan_to_num(0.0, 300.0, -300.0).clamp(-1e6, 1e6)
+
+
+def _bytes_per_particle(density: ProgramDensity, n: int = 16) -> int:
+    """What autograd keeps of one evaluation, by counting it."""
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    one = density.take(torch.tensor([0]))
+    u = density.y.new_zeros(1, n, density.dim).requires_grad_()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+        one.log_density(u)
+    return max(64, kept // n)
