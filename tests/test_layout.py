@@ -9,7 +9,8 @@ import pytest
 # A module may import those above it, and within its own package; a new one takes its place here.
 LEVELS = (
     {"priors"},
-    {"distributions", "attention"},
+    {"distributions", "attention", "gaussian_mixture"},
+    {"latent_priors"},
     {"networks", "sampling", "predictive"},
     {"posterior", "training", "pretrained", "infer"},
     {"estimators", "diagnostics", "plotting"},

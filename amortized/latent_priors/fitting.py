@@ -1,0 +1,259 @@
+r"""Any prior as a Gaussian mixture over the whole real line, found once and by no chance.
+
+A distribution with a bounded support is taken through the bijection of its support: Gamma, inverse
+gamma and log-normal through the logarithm, Beta and Uniform through the logit. In one dimension the
+density of u is laid on a grid and fitted by weighted EM, which starts from quantile blocks and so
+always ends alike; normals in u are returned as they are. Draws, and distributions in several
+dimensions, are fitted by EM on (seeded) draws.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, reduce
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LogNormal,
+    MultivariateNormal,
+    Normal,
+    biject_to,
+)
+
+from amortized.gaussian_mixture import GaussianMixture, cholesky_factor
+from amortized.latent_priors.reduction import merge
+
+_N_GRID = 2001
+_N_DRAWS = 20_000
+_N_STEPS = 200
+
+
+def fit_mixture(distribution: Distribution, n_components: int = 5) -> GaussianMixture:
+    """One distribution as a mixture over u, its value in unconstrained space laid flat.
+
+    Args:
+        distribution: of torch or Pyro, without batch dimensions other than independent elements.
+        n_components: components of the fit; a normal in u needs and gets one.
+
+    Raises:
+        ValueError: if the support has no bijection to the real line.
+
+    Example:
+        >>> from torch.distributions import Gamma
+        >>> mixture = fit_mixture(Gamma(3.0, 2.0))
+        >>> round(mixture.mean.item(), 3)  # digamma(3) - log 2 = 0.2296
+        0.23
+    """
+    if isinstance(distribution, GaussianMixture):
+        return distribution
+    if isinstance(distribution, Independent):
+        elements = distribution.base_dist
+        if not elements.event_shape and elements.batch_shape:
+            return fit_mixture(elements, n_components)
+    if not distribution.event_shape and distribution.batch_shape.numel() > 1:
+        n = distribution.batch_shape.numel()
+        return product([fit_mixture(_element(distribution, i), n_components) for i in range(n)])
+    try:
+        bijection = biject_to(distribution.support)
+    except NotImplementedError as reason:
+        raise ValueError(
+            f"Expected a latent prior with a continuous support; got {distribution}."
+        ) from reason
+    exact = _normal_in_u(distribution)
+    if exact is not None:
+        return exact
+    if not distribution.event_shape:
+        return _fit_density(distribution, _parameters(distribution), n_components)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        u = bijection.inv(distribution.sample((_N_DRAWS,)).double())
+    return fit_draws(u.reshape(len(u), -1), n_components).to(torch.get_default_dtype())
+
+
+def product(mixtures: Sequence[GaussianMixture], n_components: int = 64) -> GaussianMixture:
+    """The mixture of independent blocks, one mixture each, merged down where it would be large."""
+
+    def pair(a: GaussianMixture, b: GaussianMixture) -> GaussianMixture:
+        log_weights = (a.log_weights.unsqueeze(-1) + b.log_weights.unsqueeze(-2)).flatten(-2)
+        i = torch.arange(a.n_components).repeat_interleave(b.n_components)
+        j = torch.arange(b.n_components).repeat(a.n_components)
+        means = torch.cat([a.means[..., i, :], b.means[..., j, :]], -1)
+        factors = means.new_zeros(*means.shape, a.dim + b.dim)
+        factors[..., : a.dim, : a.dim] = a.scale_tril[..., i, :, :]
+        factors[..., a.dim :, a.dim :] = b.scale_tril[..., j, :, :]
+        return merge(GaussianMixture(log_weights, means, factors, False), n_components)
+
+    if not mixtures:
+        raise ValueError("Expected one mixture or more; got none.")
+    return reduce(pair, mixtures)
+
+
+def as_mixture(
+    latent_prior: Any, layout: Sequence[str] | None = None, n_components: int = 5
+) -> GaussianMixture:
+    """What a user may give as ``latent_prior`` as one mixture over u.
+
+    Args:
+        latent_prior: a `GaussianMixture`; a distribution; a dictionary of distributions by name;
+            or draws of u, ``(n, dim)``.
+        layout: names of the latents in the order of u, for a dictionary.
+        n_components: most components of the result.
+
+    Raises:
+        ValueError: if it is none of these, or names other latents.
+    """
+    if isinstance(latent_prior, Mapping):
+        names = list(latent_prior) if layout is None else list(layout)
+        if set(names) != set(latent_prior):
+            raise ValueError(
+                f"Expected latent_prior to name {sorted(names)}; got {sorted(latent_prior)}."
+            )
+        fitted = product([fit_mixture(latent_prior[name], n_components) for name in names])
+    elif isinstance(latent_prior, Distribution):
+        fitted = fit_mixture(latent_prior, n_components)
+    elif isinstance(latent_prior, Tensor) and latent_prior.ndim == 2:
+        fitted = fit_draws(latent_prior, n_components)
+    else:
+        raise ValueError(
+            "Expected latent_prior to be a GaussianMixture, a distribution, distributions by name, "
+            f"or draws of u of shape (n, dim); got {type(latent_prior).__name__}."
+        )
+    return merge(fitted, n_components)
+
+
+def fit_draws(
+    draws: Float[Tensor, "n dim"],
+    n_components: int = 5,
+    weights: Float[Tensor, " n"] | None = None,
+) -> GaussianMixture:
+    """A mixture fitted to draws by EM from a start without chance: blocks of equal weight.
+
+    Args:
+        draws: of u.
+        n_components: components of the mixture.
+        weights: of the draws, up to a factor.
+
+    Raises:
+        ValueError: if there are too few draws, or one is not finite.
+    """
+    n, dim = draws.shape
+    if n <= n_components * (dim + 1) or not bool(draws.isfinite().all()):
+        raise ValueError(
+            f"Expected more than {n_components * (dim + 1)} finite draws for {n_components} "
+            f"components in {dim} dimensions; got {n}."
+        )
+    u = draws.double()
+    w = torch.ones(n, dtype=u.dtype) if weights is None else weights.double()
+    w = w / w.sum()
+    centre = w @ u
+    spread = (w @ (u - centre).square()).sqrt().clamp_min(1e-12)
+    z = (u - centre) / spread
+    shares = _blocks(z, w, n_components)
+    for _ in range(_N_STEPS):
+        mixture = _maximise(z, w, shares)
+        log_joint = mixture.log_weights + mixture.component_log_prob(z)
+        shares = log_joint.softmax(-1)
+    mixture = _maximise(z, w, shares)
+    return mixture.unwhiten(centre, torch.diag(spread)).to(draws.dtype)
+
+
+def _blocks(z: Tensor, w: Tensor, n_components: int) -> Tensor:
+    """Responsibilities of blocks of equal weight along the widest direction, ``(n, k)``."""
+    along = torch.linalg.eigh((z * w.unsqueeze(-1)).T @ z).eigenvectors[:, -1]
+    along = along * along.sum().sign()  # its sign is arbitrary; the order of components is not
+    order = (z @ along).argsort()
+    level = torch.empty_like(w)
+    level[order] = w[order].cumsum(0)
+    block = (level * n_components).floor().long().clamp(0, n_components - 1)
+    return torch.nn.functional.one_hot(block, n_components).to(z.dtype)
+
+
+def _maximise(z: Tensor, w: Tensor, shares: Tensor) -> GaussianMixture:
+    """The M step: weights, means and covariances of the draws by their shares."""
+    joint = shares * w.unsqueeze(-1)  # (n, k)
+    weights = joint.sum(0).clamp_min(1e-12)
+    means = joint.T @ z / weights.unsqueeze(-1)
+    centred = z.unsqueeze(1) - means
+    covariances = torch.einsum("nk,nki,nkj->kij", joint, centred, centred)
+    # A component of few draws keeps a little of the whole's spread instead of collapsing.
+    covariances = covariances / weights[:, None, None] + 1e-6 * torch.eye(z.shape[-1]).to(z)
+    return GaussianMixture(weights.log(), means, cholesky_factor(covariances), False)
+
+
+def _normal_in_u(distribution: Distribution) -> GaussianMixture | None:
+    """Distributions that are a single normal in unconstrained space."""
+    if isinstance(distribution, MultivariateNormal) and not distribution.batch_shape:
+        return GaussianMixture.from_moments(distribution.mean, distribution.covariance_matrix)
+    if isinstance(distribution, Normal | LogNormal):
+        mean = torch.as_tensor(distribution.loc).reshape(1, 1)
+        return GaussianMixture(
+            mean.new_zeros(1), mean, torch.as_tensor(distribution.scale).reshape(1, 1, 1)
+        )
+    return None
+
+
+def _element(distribution: Distribution, i: int) -> Distribution:
+    """The i-th of a batch of distributions over single numbers."""
+    values = {
+        name: value.expand(distribution.batch_shape).flatten()[i]
+        for name in distribution.arg_constraints
+        if isinstance(value := getattr(distribution, name, None), Tensor)
+        and name in distribution.__dict__
+    }
+    if not values:
+        raise ValueError(
+            f"Expected the elements of {distribution} one by one; give a dictionary of scalar "
+            "distributions, or draws."
+        )
+    return type(distribution)(**values)
+
+
+def _parameters(distribution: Distribution) -> tuple[Any, ...]:
+    """What tells one member of a family from another, as a key of the cache."""
+    names = sorted(distribution.arg_constraints)
+    values = [getattr(distribution, name, None) for name in names]
+    if not names or any(isinstance(v, Tensor) and v.numel() > 1 or v is None for v in values):
+        return (id(distribution),)
+    return (type(distribution).__name__, *(float(v) for v in values if v is not None))
+
+
+class _Keyed:
+    """A distribution that equals another of the same family and parameters."""
+
+    def __init__(self, distribution: Distribution, key: tuple[Any, ...]) -> None:
+        self.distribution, self.key = distribution, key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and self.key == other.key
+
+
+def _fit_density(
+    distribution: Distribution, key: tuple[Any, ...], n_components: int
+) -> GaussianMixture:
+    fitted = _cached_fit(_Keyed(distribution, key), n_components)
+    return fitted.to(torch.get_default_dtype())
+
+
+@lru_cache(maxsize=1024)
+def _cached_fit(keyed: _Keyed, n_components: int) -> GaussianMixture:
+    """EM on a grid of u with the density as weights."""
+    distribution = keyed.distribution
+    bijection = biject_to(distribution.support)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        u = bijection.inv(distribution.sample((4096,)).double().flatten())
+    u = u[u.isfinite()]
+    reach = (u.max() - u.min()) / 4
+    grid = torch.linspace(u.min() - reach, u.max() + reach, _N_GRID, dtype=torch.float64)
+    value = bijection(grid)
+    log_density = distribution.log_prob(value) + bijection.log_abs_det_jacobian(grid, value)
+    log_density = log_density.nan_to_num(-math.inf, -math.inf, -math.inf)
+    weights = (log_density - log_density.max()).exp()
+    return fit_draws(grid.unsqueeze(-1), n_components, weights)

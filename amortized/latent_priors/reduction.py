@@ -1,0 +1,177 @@
+r"""Fewer or more components for the same mixture, mean and covariance kept exactly.
+
+*Merge* joins, again and again, the two components whose union by moments costs the least by
+Runnalls' bound on the Kullback-Leibler divergence,
+
+.. math:: B_{ij} = \tfrac12 [(w_i + w_j) \log|S_{ij}| - w_i \log|S_i| - w_j \log|S_j|].
+
+*Split* replaces the heaviest component N(mu, S) by two halves
+
+.. math:: N(\mu \pm a v, S - a^2 v v^\top), \quad v = S e_j / \sqrt{S_{jj}}, \quad a^2 = 1 - r^2,
+
+along the coordinate j of the largest spread; :math:`v v^\top \le S`, so what is left is a
+covariance for every a < 1. Two equal tokens stay equal through every layer of a transformer: only
+by this split can a normal prior become a posterior with several modes.
+
+References:
+    | Kullback-Leibler Approach to Gaussian Mixture Reduction (Runnalls, 2007)
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from amortized.gaussian_mixture import GaussianMixture, cholesky_factor
+
+_LIGHT = 1e-12  # a component of less weight is as good as absent
+
+
+def merge(mixture: GaussianMixture, n_components: int) -> GaussianMixture:
+    """The mixture reduced to ``n_components``; unchanged where it has no more than that.
+
+    Example:
+        >>> import torch
+        >>> three = GaussianMixture(torch.zeros(3), torch.tensor([[0.0], [0.1], [5.0]]),
+        ...                         torch.ones(3, 1, 1))
+        >>> merge(three, 2).means.squeeze(-1).sort().values
+        tensor([0.0500, 5.0000])
+    """
+    _check(n_components)
+    if mixture.n_components <= n_components:
+        return mixture
+    log_w, means, covariances = _flat(mixture)
+    weights = log_w.exp()
+    while weights.shape[-1] > n_components:
+        weights, means, covariances = _merge_two(weights, means, covariances)
+    return _mixture_like(mixture, weights.log(), means, cholesky_factor(covariances))
+
+
+def _merge_two(weights: Tensor, means: Tensor, covariances: Tensor) -> tuple[Tensor, ...]:
+    """One merge in every member of the batch."""
+    k = weights.shape[-1]
+    first, second = torch.triu_indices(k, k, 1, device=weights.device)
+    pair_w, pair_mean, pair_cov = _union(
+        *(t[:, first] for t in (weights, means, covariances)),
+        *(t[:, second] for t in (weights, means, covariances)),
+    )
+    log_det = torch.linalg.slogdet(covariances)[1]
+    cost = pair_w * torch.linalg.slogdet(pair_cov)[1]
+    cost = cost - weights[:, first] * log_det[:, first] - weights[:, second] * log_det[:, second]
+    best = cost.argmin(-1)
+    rows = torch.arange(len(weights), device=weights.device)
+    keep = torch.ones_like(weights, dtype=torch.bool)
+    keep[rows, second[best]] = False
+    result = []
+    for old, new in zip((weights, means, covariances), (pair_w, pair_mean, pair_cov), strict=True):
+        old = old.clone()
+        old[rows, first[best]] = new[rows, best]
+        result.append(old[keep].unflatten(0, (len(weights), k - 1)))
+    return tuple(result)
+
+
+def _union(
+    w_a: Tensor, mean_a: Tensor, cov_a: Tensor, w_b: Tensor, mean_b: Tensor, cov_b: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight, mean and covariance of two components taken together."""
+    weight = w_a + w_b
+    share = (w_a / weight.clamp_min(1e-300)).unsqueeze(-1)
+    mean = share * mean_a + (1 - share) * mean_b
+    gap = (mean_a - mean_b).unsqueeze(-1)
+    share = share.unsqueeze(-1)
+    return weight, mean, share * cov_a + (1 - share) * cov_b + share * (1 - share) * gap @ gap.mT
+
+
+def split(mixture: GaussianMixture, n_components: int, remaining: float = 0.9) -> GaussianMixture:
+    """The mixture with ``n_components`` distinct components, of the same mean and covariance.
+
+    Components without weight are filled too, and copies of another component are joined first.
+
+    Args:
+        mixture: of ``n_components`` or fewer.
+        n_components: how many are wanted.
+        remaining: r, the halves' share of the standard deviation along the split.
+
+    Example:
+        >>> import torch
+        >>> one = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
+        >>> two = split(one, 2)
+        >>> two.means.squeeze(-1), two.variance
+        (tensor([ 0.4359, -0.4359]), tensor([1.]))
+    """
+    _check(n_components)
+    if not 0 < remaining < 1:
+        raise ValueError(f"Expected 0 < remaining < 1; got {remaining}.")
+    if mixture.n_components > n_components:
+        raise ValueError(
+            f"Expected at most {n_components} components; got {mixture.n_components}. Use merge."
+        )
+    log_w, means, _ = _flat(mixture)
+    factors = mixture.scale_tril.double().reshape(*means.shape, -1)
+    missing = n_components - log_w.shape[-1]
+    log_w = torch.nn.functional.pad(log_w, (0, missing), value=-math.inf)
+    means = torch.cat([means, means[:, :1].expand(-1, missing, -1)], 1)
+    factors = torch.cat([factors, factors[:, :1].expand(-1, missing, -1, -1)], 1)
+    log_w = _without_copies(log_w, means, factors)
+    for _ in range(n_components - 1):
+        empty = log_w < math.log(_LIGHT)
+        if not bool(empty.any()):
+            break
+        log_w, means, factors = _split_one(log_w, means, factors, empty, remaining)
+    return _mixture_like(mixture, log_w, means, factors)
+
+
+def _without_copies(log_w: Tensor, means: Tensor, factors: Tensor) -> Tensor:
+    """Log weights with all the weight of equal components on the first of them."""
+    flat = torch.cat([means, factors.flatten(-2)], -1)
+    # Where nothing is equal, as nearly always, one comparison of the first coordinates says so.
+    order = flat[..., 0].sort(-1).values
+    if not bool((order.diff(dim=-1) == 0).any()):
+        return log_w
+    equal = (flat.unsqueeze(-2) == flat.unsqueeze(-3)).all(-1)  # (batch, k, k)
+    first = equal.int().argmax(-1)
+    joined = torch.zeros_like(log_w).scatter_add(-1, first, log_w.exp())
+    return joined.log()
+
+
+def _split_one(
+    log_w: Tensor, means: Tensor, factors: Tensor, empty: Tensor, remaining: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Splits the heaviest component into the first empty place, in members that have one."""
+    rows = empty.any(-1).nonzero().squeeze(-1)
+    heavy, place = log_w[rows].argmax(-1), empty[rows].int().argmax(-1)
+    mean, factor = means[rows, heavy], factors[rows, heavy]
+    covariance = factor @ factor.mT
+    spread, widest = covariance.diagonal(dim1=-1, dim2=-2).max(-1)
+    along = covariance[torch.arange(len(rows), device=rows.device), widest]
+    shift = math.sqrt(1 - remaining**2) * along / spread.sqrt().unsqueeze(-1)
+    factor = cholesky_factor(covariance - shift.unsqueeze(-1) * shift.unsqueeze(-2))
+    half = log_w[rows, heavy] - math.log(2)
+    log_w, means, factors = log_w.clone(), means.clone(), factors.clone()
+    for at, sign in ((heavy, 1), (place, -1)):
+        log_w[rows, at] = half
+        means[rows, at] = mean + sign * shift
+        factors[rows, at] = factor
+    return log_w, means, factors
+
+
+def _check(n_components: int) -> None:
+    if int(n_components) != n_components or n_components < 1:
+        raise ValueError(f"Expected n_components to be an integer >= 1; got {n_components!r}.")
+
+
+def _flat(mixture: GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:
+    """Log weights, means and covariances in float64 with one batch dimension."""
+    k, dim = mixture.n_components, mixture.dim
+    factors = mixture.scale_tril.double().reshape(-1, k, dim, dim)
+    log_weights = mixture.log_weights.double().reshape(-1, k)
+    return log_weights, mixture.means.double().reshape(-1, k, dim), factors @ factors.mT
+
+
+def _mixture_like(
+    mixture: GaussianMixture, log_w: Tensor, means: Tensor, factors: Tensor
+) -> GaussianMixture:
+    """A mixture with the batch shape and precision of another."""
+    shape, dtype = mixture.batch_shape, mixture.means.dtype
+    tensors = (t.reshape(*shape, *t.shape[1:]).to(dtype) for t in (log_w, means, factors))
+    return GaussianMixture(*tensors, validate_args=False)

@@ -1,0 +1,224 @@
+r"""Tasks for a network that is told the latent prior: prior, latents from it, data from them.
+
+.. math:: \phi \sim \mathrm{metaprior}, \quad u \sim p_\phi, \quad y \sim p(y \mid b(u), x)
+
+Any Pyro program with continuous latents will do; its observation may be a simulator without a
+density. Only the program's likelihood enters the tasks. Its own prior gives the latents their
+unit of length, and is one of the priors drawn.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.latent_priors.fitting import fit_draws
+from amortized.latent_priors.metaprior import Metaprior
+from amortized.priors.program import ProgramPrior
+from amortized.priors.simulation import LikelihoodSketch, ProgramSimulator
+
+_N_DRAWS = 4096
+
+
+@dataclass(frozen=True)
+class LatentTaskBatch:
+    """A batch of inference tasks: what a network is told, and the latents it has to find.
+
+    Attributes:
+        latent_prior: over u, one mixture for each task.
+        u: the latents in unconstrained space, drawn from it; no network may read them.
+        observations: rows of each channel, ``{name: (batch, rows, width)}``; a channel that was
+            not observed is not there.
+        masks: False marks rows that do not exist, ``{name: (batch, rows)}``.
+        sketch: a rough likelihood, where the program offers one.
+
+    Raises:
+        ValueError: if the parts do not have the same batch.
+    """
+
+    latent_prior: GaussianMixture
+    u: Float[Tensor, "batch dim"]
+    observations: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    sketch: LikelihoodSketch | None = None
+
+    def __post_init__(self) -> None:
+        n = self.u.shape[:1]
+        sizes = {self.latent_prior.batch_shape, *(v.shape[:1] for v in self.observations.values())}
+        if sizes - {n}:
+            raise ValueError(
+                f"Expected a latent prior and observations for {n[0]} tasks; got batches "
+                f"{sorted(map(tuple, sizes))}."
+            )
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks in the batch."""
+        return self.u.shape[0]
+
+    def to(self, device: torch.device | str) -> "LatentTaskBatch":
+        """The same batch on another device."""
+        sketch = self.sketch
+        return LatentTaskBatch(
+            self.latent_prior.to(device),
+            self.u.to(device),
+            {name: value.to(device) for name, value in self.observations.items()},
+            {name: value.to(device) for name, value in self.masks.items()},
+            None if sketch is None else LikelihoodSketch(*(t.to(device) for t in sketch)),
+        )
+
+
+class LatentTasks:
+    """Draws inference tasks of a program under latent priors of a metaprior.
+
+    The one channel, "data", has rows ``(x, y)``. A program may offer ``sketch(x, y, mask)``, a
+    `LikelihoodSketch`, which is then part of every task; and ``ordered = n``, which says that a
+    dataset is always the same n rows, such as a series, and is to be read in their order.
+
+    Args:
+        prior: the program, with the inputs it is given.
+        metaprior: of the latent priors.
+        location: centre of the latents in unconstrained space; None takes the mean of the
+            program's own prior.
+        scale: their unit there; None takes half the standard deviation of the program's own
+            prior, so that the metaprior reaches about two such deviations to each side.
+        wrong_prior: share of tasks whose latents come from a prior five times as wide as the one
+            the network is told: it learns to doubt a prior that the data contradict.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def line(x, y=None):
+        ...     slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        ...     return pyro.sample("y", dist.Normal(slope * x[:, 0], 0.1).to_event(1), obs=y)
+        >>> batch = LatentTasks(ProgramPrior(line, inputs=1)).sample(4, 10, seed=0)
+        >>> batch.u.shape, batch.observations["data"].shape
+        (torch.Size([4, 1]), torch.Size([4, 10, 2]))
+    """
+
+    def __init__(
+        self,
+        prior: ProgramPrior,
+        metaprior: Metaprior | None = None,
+        *,
+        location: Tensor | None = None,
+        scale: Tensor | None = None,
+        wrong_prior: float = 0.0,
+    ) -> None:
+        if not isinstance(prior, ProgramPrior):
+            raise ValueError(
+                f"Expected a ProgramPrior, whose program can be run at given latents; got "
+                f"{type(prior).__name__}. Wrap a Pyro program: ProgramPrior(model, inputs)."
+            )
+        if not 0 <= wrong_prior < 1:
+            raise ValueError(f"Expected 0 <= wrong_prior < 1; got {wrong_prior}.")
+        self.prior, self.metaprior = prior, metaprior or Metaprior()
+        self.wrong_prior = wrong_prior
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)
+            self._x = prior._inputs(_N_DRAWS, self.ordered or 2)
+            self.simulator = ProgramSimulator(prior.model, self._x[0])
+            draws = self.simulator.sample_prior(self._x)
+        self.own = fit_draws(draws, self.metaprior.n_components)
+        self.location = draws.mean(0) if location is None else location.to(draws)
+        self.scale = draws.std(0) / 2 if scale is None else scale.to(draws)
+        if {tuple(self.location.shape), tuple(self.scale.shape)} != {(self.dim,)}:
+            raise ValueError(
+                f"Expected location and scale with {self.dim} latents; got "
+                f"{tuple(self.location.shape)} and {tuple(self.scale.shape)}."
+            )
+        if not bool((self.scale > 0).all()):
+            raise ValueError("Expected scale > 0 for every latent.")
+
+    @property
+    def dim(self) -> int:
+        """Number of unconstrained latents."""
+        return self.simulator.dim
+
+    @property
+    def ordered(self) -> int:
+        """Number of rows where they are a series in order; 0 where they are a set."""
+        return int(getattr(self.prior, "ordered", 0))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the latents, in the order of u."""
+        return list(self.simulator.layout)
+
+    @cached_property
+    def row_moments(self) -> tuple[Tensor, Tensor]:
+        """Median and spread of the columns of a row ``(x, y)``, to bring networks' inputs to 1."""
+        batch = self.sample(_N_DRAWS, self.ordered or 2, seed=0)
+        rows = batch.observations["data"]
+        rows = rows.flatten(0, 1) if not self.ordered else rows
+        low, middle, high = rows.quantile(torch.tensor([0.16, 0.5, 0.84]), dim=0)
+        return middle, torch.where(high > low, (high - low) / 2, 1.0)
+
+    @cached_property
+    def n_sketch(self) -> int:
+        """Rows of the program's sketch of its likelihood; 0 where it has none."""
+        sketch = self.sample(2, self.ordered or 2, seed=0).sketch
+        return 0 if sketch is None else sketch.value.shape[-1]
+
+    def sample(
+        self,
+        n_tasks: int,
+        n_context: int,
+        n_query: int = 0,
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> LatentTaskBatch:
+        """Draw tasks; the result depends on the arguments alone.
+
+        Args:
+            n_tasks: tasks in the batch.
+            n_context: rows of each dataset.
+            n_query: not used: the question is the latents.
+            seed: equal seeds give equal tasks on the same kind of device.
+            device: where the tasks are drawn and returned.
+        """
+        if self.ordered and n_context != self.ordered:
+            raise ValueError(f"Expected n_context = {self.ordered}; got {n_context}.")
+        device = torch.device(device)
+        cuda = [torch.device("cuda", device.index or 0)] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), torch.no_grad(), device:
+            torch.manual_seed(seed)
+            latent_prior = self.metaprior.sample(
+                self.location.to(device), self.scale.to(device), n_tasks, self.own.to(device)
+            )
+            u = self._draw_latents(latent_prior)
+            x = self.prior._inputs(n_tasks, n_context)
+            _, y = self.simulator(u, x)
+            return self.task(latent_prior, u, x, y)
+
+    def _draw_latents(self, latent_prior: GaussianMixture) -> Tensor:
+        u = latent_prior.sample()
+        if not self.wrong_prior:
+            return u
+        wide = GaussianMixture(
+            latent_prior.log_weights, latent_prior.means, 5 * latent_prior.scale_tril, False
+        )
+        wrong = torch.rand(len(u), 1, device=u.device) < self.wrong_prior
+        return torch.where(wrong, wide.sample(), u)
+
+    def task(
+        self,
+        latent_prior: GaussianMixture,
+        u: Float[Tensor, "batch dim"],
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n"],
+        mask: Bool[Tensor, "batch n"] | None = None,
+    ) -> LatentTaskBatch:
+        """A batch from data, drawn or real; u may be anything where it is not known."""
+        mask = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
+        # Far out in a wide prior a program may overflow: such a dataset is given as not observed.
+        usable = y.where(mask, 0.0).isfinite().all(-1, keepdim=True)
+        mask, y = mask & usable, y.where(mask & usable, 0.0)
+        make: Callable[..., LikelihoodSketch] | None = getattr(self.prior, "sketch", None)
+        sketch = None if make is None else make(x, y, mask)
+        rows = torch.cat([x, y.unsqueeze(-1)], -1)
+        return LatentTaskBatch(latent_prior, u, {"data": rows}, {"data": mask}, sketch)

@@ -1,0 +1,287 @@
+r"""The Distribution Transformer: from a latent prior and data to the posterior of the latents.
+
+Prior and posterior are Gaussian mixtures over u, the latents in unconstrained space. Minimising
+:math:`-\log q(u \mid D, p)` over priors p of a metaprior, latents u of p and data D brings q to the
+posterior for every prior and dataset at once. Four steps:
+
+1. The prior is split to K distinct components and whitened by its own mean and Cholesky factor, so
+   that the answer moves and stretches with the prior.
+2. Data rows and one summary token attend to each other; the order of rows does not matter.
+3. The summary gives a normal approximation of the likelihood, :math:`z = H u + e`, and the prior
+   is updated by it exactly. What priors do to a posterior is mostly this closed form and need not
+   be learned. A program's own `LikelihoodSketch` enters here.
+4. The components before and after are tokens: they attend to each other and to the data, and a
+   head that starts at zero corrects the weights, and the means and factors in units of each
+   component's own factor. No row of data, and the answer is the prior itself.
+
+References:
+    | Distribution Transformers: Fast Approximate Bayesian Inference With On-The-Fly Prior
+    | Adaptation (Whittle et al., 2025), arXiv:2502.02463. Steps 3, whitening and residual are ours.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.latent_priors.reduction import merge, split
+from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
+from amortized.networks.blocks import Block
+from amortized.networks.dt_config import DistributionTransformerConfig
+from amortized.networks.observation_encoder import ObservationEncoder, mlp
+from amortized.priors.program import ProgramPrior
+from amortized.priors.simulation import LikelihoodSketch
+
+_FAINT = -4.0  # log of the learned sketch's first precision, in reference units: hardly any
+
+
+class DistributionTransformer(nn.Module):
+    """Transformer from a Gaussian-mixture prior and observations to the posterior mixture.
+
+    Args:
+        config: size of the network and shape of the problem; see `new`.
+
+    Example:
+        >>> import torch
+        >>> config = DistributionTransformerConfig(d_model=16, n_layers=1, n_components=3, dim=2,
+        ...     channels=("a", "b"), widths=(1, 2), lengths=(0, 0))
+        >>> prior = GaussianMixture.from_moments(torch.zeros(4, 2), torch.eye(2).expand(4, 2, 2))
+        >>> network = DistributionTransformer(config)
+        >>> posterior = network(prior, {"a": torch.randn(4, 10, 1)})  # b was not observed
+        >>> posterior.batch_shape, posterior.n_components
+        (torch.Size([4]), 3)
+    """
+
+    def __init__(self, config: DistributionTransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        d, dim = config.d_model, config.dim
+        n_tril = dim * (dim + 1) // 2
+
+        def layers(n: int) -> nn.ModuleList:
+            return nn.ModuleList(Block(d, config.n_heads, config.d_hidden) for _ in range(n))
+
+        self.register_buffer("location", torch.tensor(config.location or (0.0,) * dim))
+        self.register_buffer("scale", torch.tensor(config.scale or (1.0,) * dim))
+        self.encoder = ObservationEncoder(config, n_extra=2 * dim + 2 * n_tril)
+        self.blocks = nn.ModuleDict(
+            {
+                "data": layers(config.n_data_layers),
+                "components": layers(config.n_layers),
+                "observations": layers(config.n_layers),
+            }
+        )
+        self.sketch_norm, self.norm = nn.RMSNorm(d), nn.RMSNorm(d)
+        self.sketch_head = nn.Linear(d, 2 * config.n_sketch + dim + n_tril)
+        self.embed_component = mlp(2 * (1 + dim + n_tril), d)
+        self.embed_summary = nn.Linear(d, d)
+        self.head = nn.Linear(d, 1 + dim + n_tril)
+        for last in (self.sketch_head, self.head):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    @classmethod
+    def new(
+        cls, prior: LatentTasks | ProgramPrior, config: DistributionTransformerConfig, seed: int = 0
+    ) -> "DistributionTransformer":
+        """An untrained network whose inputs fit the tasks it will be trained on.
+
+        Args:
+            prior: draws the tasks; a bare `ProgramPrior` under the default metaprior.
+            config: size of the network; what depends on the problem is filled in.
+            seed: of the weights.
+        """
+        tasks = prior if isinstance(prior, LatentTasks) else LatentTasks(prior)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(config.fitted_to(tasks))
+
+    def forward(
+        self,
+        latent_prior: GaussianMixture,
+        observations: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor] | None = None,
+        sketch: LikelihoodSketch | None = None,
+    ) -> GaussianMixture:
+        """The posterior of each task.
+
+        Args:
+            latent_prior: over u, of batch shape ``(batch,)``, or one mixture for all tasks.
+            observations: rows of the channels, ``{name: (batch, rows, width)}``.
+            masks: False marks rows that do not exist, ``{name: (batch, rows)}``.
+            sketch: the program's, where the network was trained with one.
+
+        Raises:
+            ValueError: if they do not fit the network, or an observation is not finite.
+        """
+        given = self._for_all(latent_prior, observations)
+        sketch = self._check_sketch(sketch, len(given.means))
+        # Mixtures are sums of logs of small numbers: half precision has no place in them.
+        with torch.autocast(given.means.device.type, enabled=False):
+            prior = split(
+                merge(given.to(torch.float32), self.config.n_components), self.config.n_components
+            )
+            mean, factor = prior.whitening()
+            white = prior.whiten(mean, factor)
+            white_sketch = LikelihoodSketch(
+                sketch.value - (sketch.matrix @ mean.unsqueeze(-1)).squeeze(-1),
+                sketch.matrix @ factor,
+            )
+            about_prior = torch.cat(
+                (self._about_whitening(mean, factor), _about_sketch(white_sketch)), -1
+            )
+        tokens, mask, has_data = self.encoder(observations, masks, about_prior)
+        for block in self.blocks["data"]:
+            tokens = block(tokens, block.keys_values(tokens), mask)
+        summary = self.sketch_norm(tokens[:, 0])
+        outputs = self.sketch_head(summary).float()
+        with torch.autocast(given.means.device.type, enabled=False):
+            start = self._conjugate(white, white_sketch, outputs, mean, factor)
+            features = torch.cat((_features(white), _features(start)), -1)
+        rows = self.embed_component(features) + self.embed_summary(summary).unsqueeze(1)
+        for among, to_data in zip(
+            self.blocks["components"], self.blocks["observations"], strict=True
+        ):
+            rows = among(rows, among.keys_values(rows))
+            rows = to_data(rows, to_data.keys_values(tokens), mask)
+        residual = self.head(self.norm(rows)).float()
+        with torch.autocast(given.means.device.type, enabled=False):
+            answer = self._corrected(start, residual).unwhiten(mean, factor)
+            return _where(has_data, answer.to(given.means.dtype), given)
+
+    def loss(self, batch: LatentTaskBatch) -> Tensor:
+        """Mean negative log-likelihood of the latents."""
+        posterior = self(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
+        with torch.autocast(batch.u.device.type, enabled=False):
+            return -posterior.log_prob(batch.u).mean()
+
+    def _for_all(
+        self, latent_prior: GaussianMixture, observations: Mapping[str, Tensor]
+    ) -> GaussianMixture:
+        """The latent prior, checked, with one mixture a task."""
+        if latent_prior.dim != self.config.dim or len(latent_prior.batch_shape) > 1:
+            raise ValueError(
+                f"Expected a latent prior over {self.config.dim} latents of batch shape (batch,); "
+                f"got {latent_prior.dim} and {tuple(latent_prior.batch_shape)}."
+            )
+        sizes = {value.shape[0] for value in observations.values()}
+        sizes |= set(latent_prior.batch_shape)
+        if len(sizes) > 1 and sizes - {1} != set() and len(sizes - {1}) > 1:
+            raise ValueError(
+                f"Expected a latent prior and observations of one batch; got batches {sizes}."
+            )
+        return latent_prior.expand((max(sizes, default=1),))
+
+    def _check_sketch(self, sketch: LikelihoodSketch | None, n_tasks: int) -> LikelihoodSketch:
+        n, dim = self.config.n_sketch, self.config.dim
+        if sketch is None and n == 0:
+            empty = self.location.new_zeros(n_tasks, 0, dim)
+            return LikelihoodSketch(empty[..., 0], empty)
+        if sketch is None or sketch.matrix.shape != (n_tasks, n, dim):
+            raise ValueError(
+                f"Expected a sketch of the likelihood with {n} rows, from the program's "
+                f"sketch(x, y, mask); got {None if sketch is None else tuple(sketch.matrix.shape)}."
+            )
+        return LikelihoodSketch(sketch.value.float(), sketch.matrix.float())
+
+    def _about_whitening(self, mean: Tensor, factor: Tensor) -> Tensor:
+        """Where the prior lies, in reference units: what data in their own units are read by."""
+        mean = (mean - self.location) / self.scale
+        return torch.cat((mean.asinh(), _log_tril(factor / self.scale.unsqueeze(-1))), -1)
+
+    def _conjugate(
+        self,
+        white: GaussianMixture,
+        sketch: LikelihoodSketch,
+        outputs: Tensor,
+        mean: Tensor,
+        factor: Tensor,
+    ) -> GaussianMixture:
+        """The whitened prior after an exact update by the program's and the learned sketch."""
+        n, dim = self.config.n_sketch, self.config.dim
+        trust, shift, centre, tril = outputs.split((n, n, dim, dim * (dim + 1) // 2), -1)
+        trust = bounded(trust, 4.0).exp()
+        # The learned rows are a statement about (u - location) / scale, whatever the prior is.
+        rows = _tril(tril, dim)
+        rows = (bounded(rows.diagonal(dim1=-1, dim2=-2) + _FAINT, 8.0).exp()).unsqueeze(-1) * (
+            rows.tril(-1) + torch.eye(dim, device=rows.device)
+        )
+        centre = centre - (mean - self.location) / self.scale
+        value = torch.cat(
+            (sketch.value * trust + shift, (rows @ centre.unsqueeze(-1)).squeeze(-1)), -1
+        )
+        matrix = torch.cat(
+            (sketch.matrix * trust.unsqueeze(-1), rows @ (factor / self.scale.unsqueeze(-1))), -2
+        )
+        return white.update(value, matrix)[0]
+
+    def _corrected(self, start: GaussianMixture, residual: Tensor) -> GaussianMixture:
+        r""":math:`\log w + a`, :math:`\mu + L b` and :math:`L T`, with T the identity at zero."""
+        dim = self.config.dim
+        weight, shift, tril = residual.split((1, dim, dim * (dim + 1) // 2), -1)
+        tril = _tril(tril, dim)
+        diagonal = bounded(tril.diagonal(dim1=-1, dim2=-2), 4.0).exp()
+        turn = tril.tril(-1) + torch.diag_embed(diagonal)
+        return GaussianMixture(
+            start.log_weights + weight.squeeze(-1),
+            start.means + (start.scale_tril @ shift.unsqueeze(-1)).squeeze(-1),
+            start.scale_tril @ turn,
+            validate_args=False,
+        )
+
+
+def bounded(x: Tensor, limit: float) -> Tensor:
+    """The identity near zero that never leaves (-limit, limit)."""
+    return limit * torch.tanh(x / limit)
+
+
+def _tril(entries: Tensor, dim: int) -> Tensor:
+    """A lower triangular matrix from its entries, row by row."""
+    i, j = torch.tril_indices(dim, dim, device=entries.device)
+    matrix = entries.new_zeros(*entries.shape[:-1], dim, dim)
+    matrix[..., i, j] = entries
+    return matrix
+
+
+def _log_tril(factor: Tensor) -> Tensor:
+    """Log diagonal of a Cholesky factor, and the rows below it in units of their diagonal."""
+    diagonal = factor.diagonal(dim1=-1, dim2=-2)
+    i, j = torch.tril_indices(*factor.shape[-2:], offset=-1, device=factor.device)
+    return torch.cat((diagonal.log(), (factor / diagonal.unsqueeze(-1))[..., i, j].asinh()), -1)
+
+
+def _features(mixture: GaussianMixture) -> Float[Tensor, "batch k features"]:
+    """What a component's token says of it: log weight, mean, log-Cholesky factor."""
+    log_weights = mixture.log_weights.clamp_min(-20.0).unsqueeze(-1)
+    return torch.cat((log_weights, mixture.means.asinh(), _log_tril(mixture.scale_tril)), -1)
+
+
+def _about_sketch(sketch: LikelihoodSketch) -> Tensor:
+    """Mean and factor of the posterior that the sketch gives a standard normal prior."""
+    n, dim = sketch.matrix.shape[0], sketch.matrix.shape[-1]
+    eye = torch.eye(dim, device=sketch.matrix.device).expand(n, dim, dim)
+    posterior, _ = GaussianMixture.from_moments(eye[:, 0] * 0, eye).update(*sketch)
+    return torch.cat((posterior.means[:, 0].asinh(), _log_tril(posterior.scale_tril[:, 0])), -1)
+
+
+def _where(has_data: Tensor, answer: GaussianMixture, given: GaussianMixture) -> GaussianMixture:
+    """The answer where there are data, the given prior itself where there are none."""
+    if bool(has_data.all()):
+        return answer
+    k = max(answer.n_components, given.n_components)
+
+    def padded(mixture: GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:
+        missing = k - mixture.n_components
+        return (
+            nn.functional.pad(mixture.log_weights, (0, missing), value=-torch.inf),
+            torch.cat([mixture.means] + [mixture.means[:, :1]] * missing, 1),
+            torch.cat([mixture.scale_tril] + [mixture.scale_tril[:, :1]] * missing, 1),
+        )
+
+    tensors = (
+        torch.where(has_data.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+        for a, b in zip(padded(answer), padded(given), strict=True)
+    )
+    return GaussianMixture(*tensors, validate_args=False)

@@ -1,0 +1,97 @@
+r"""The SIR epidemic of the simulation-based benchmarks: two latents, ten noisy counts.
+
+In a population of a million with one infected, day by day,
+
+.. math:: S' = S - \beta S I / N, \quad I' = I + \beta S I / N - \gamma I,
+
+and on every 17th day from the first, ten times, the infected among 1,000 people are counted:
+:math:`y = \mathrm{Binomial}(1000, I / N) / 1000`. :math:`\beta \sim U(0.01, 1.5)`,
+:math:`\gamma \sim U(0.02, 0.25)`.
+
+References:
+    | Amortized Probabilistic Conditioning for Optimization, Simulation and Inference
+    | (Chang et al., 2025), arXiv:2410.15320, whose SIR task this is
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import constraints
+
+from amortized.priors.program import ProgramPrior
+
+_POPULATION, _TESTED, _DAYS = 1e6, 1000.0, 17
+
+
+class CountShares(dist.TorchDistribution):
+    """Shares of those tested that are positive: independent binomials over 1,000.
+
+    Args:
+        share: true shares, ``(*batch, n)``.
+    """
+
+    arg_constraints = {"share": constraints.unit_interval}
+    support = constraints.independent(constraints.unit_interval, 1)
+
+    def __init__(self, share: Tensor) -> None:
+        self.share = share.clamp(1e-9, 1 - 1e-6)
+        super().__init__(share.shape[:-1], share.shape[-1:], validate_args=False)
+
+    def expand(
+        self, batch_shape: torch.Size, _instance: "CountShares | None" = None
+    ) -> "CountShares":
+        return CountShares(self.share.expand(*batch_shape, -1))
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        share = self.share.expand(self._extended_shape(sample_shape))
+        return torch.binomial(torch.full_like(share, _TESTED), share) / _TESTED
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        count = (_TESTED * value).round()
+        chosen = torch.lgamma(torch.full_like(count, _TESTED + 1))
+        chosen = chosen - torch.lgamma(count + 1) - torch.lgamma(_TESTED - count + 1)
+        fit = count * self.share.log() + (_TESTED - count) * torch.log1p(-self.share)
+        return (chosen + fit).sum(-1)
+
+
+class EpidemicPrior(ProgramPrior):
+    """The SIR epidemic with uniform priors; a dataset is one series of ten counts.
+
+    Attributes:
+        ordered: counts of a series.
+
+    Example:
+        >>> y = EpidemicPrior().sample(3, 10, 0, seed=0).y_context
+        >>> y.shape, bool((y <= 1).all())
+        (torch.Size([3, 10]), True)
+    """
+
+    ordered = 10
+
+    def __init__(self) -> None:
+        super().__init__(inputs=0)
+
+    def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
+        """The Pyro program for one epidemic."""
+        zero = x.new_zeros(())
+        contact = pyro.sample("contact", dist.Uniform(zero + 0.01, zero + 1.5))
+        recovery = pyro.sample("recovery", dist.Uniform(zero + 0.02, zero + 0.25))
+        share = infected_share(contact, recovery, len(x))
+        return pyro.sample("y", CountShares(share), obs=y)
+
+
+def infected_share(
+    contact: Float[Tensor, "*batch"], recovery: Float[Tensor, "*batch"], n: int
+) -> Float[Tensor, "*batch n"]:
+    """Share of infected on days 0, 17, 34 and so on, by daily steps."""
+    infected = torch.full_like(contact, 1 / _POPULATION)
+    susceptible = 1 - infected
+    shares = [infected]
+    for _ in range(n - 1):
+        for _ in range(_DAYS):
+            new = contact * susceptible * infected
+            susceptible, infected = susceptible - new, infected + new - recovery * infected
+        shares.append(infected)
+    return torch.stack(shares, -1)

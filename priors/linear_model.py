@@ -1,0 +1,114 @@
+r"""The linear model whose prior of coefficients does not scale with the noise.
+
+:math:`y = \Phi w + \sigma e`. Unlike in the conjugate `LinearRegressionPrior`, any joint prior over
+:math:`(w, \log\sigma)` may stand in for its own at run time.
+Without features it is the mean and the spread of a normal sample.
+
+Given :math:`\log\sigma` everything is normal: exact answers need a one-dimensional quadrature only.
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amortized.priors.program import ProgramPrior
+from amortized.priors.simulation import LikelihoodSketch
+
+
+class LinearModelPrior(ProgramPrior):
+    """``w_j ~ N(0, 1)``, ``noise ~ LogNormal(log_noise, 1)`` and ``y ~ N(x w, noise^2)``.
+
+    The latents are "coefficients", the intercept last, and "noise"; u is the coefficients and the
+    logarithm of the noise.
+
+    Args:
+        n_features: number of inputs.
+        intercept: whether there is an intercept.
+        log_noise: mean of the noise's logarithm.
+        vary_features: whether each task uses only the first few of the features, their number
+            uniform, with zeros for the others: one network then serves fewer features too.
+
+    Example:
+        >>> prior = LinearModelPrior(2)
+        >>> prior.sample(3, 10, 0, seed=0).latents["coefficients"].shape
+        torch.Size([3, 3])
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        *,
+        intercept: bool = True,
+        log_noise: float = 0.0,
+        vary_features: bool = False,
+    ) -> None:
+        if n_features + intercept < 1:
+            raise ValueError("Expected a feature or an intercept; got neither.")
+        super().__init__(inputs=n_features)
+        self.n_features, self.intercept, self.log_noise = n_features, intercept, log_noise
+        self.vary_features = vary_features
+
+    def _inputs(self, n_tasks: int, n_rows: int) -> Tensor:
+        x = super()._inputs(n_tasks, n_rows)
+        if not (self.vary_features and self.n_features):
+            return x
+        used = torch.randint(1, self.n_features + 1, (n_tasks, 1, 1))
+        return x * (torch.arange(self.n_features) < used)
+
+    def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
+        """The Pyro program for one dataset."""
+        design = self.design(x)
+        zeros = x.new_zeros(design.shape[-1])
+        coefficients = pyro.sample("coefficients", dist.Normal(zeros, 1.0).to_event(1))
+        noise = pyro.sample("noise", dist.LogNormal(self.log_noise + x.new_zeros(()), 1.0))
+        return pyro.sample("y", dist.Normal(design @ coefficients, noise).to_event(1), obs=y)
+
+    def design(self, x: Float[Tensor, "*batch rows features"]) -> Tensor:
+        """The inputs, with a column of ones where there is an intercept."""
+        if not self.intercept:
+            return x
+        return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
+
+    def sketch(
+        self,
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n"],
+        mask: Bool[Tensor, "batch n"],
+    ) -> LikelihoodSketch:
+        r"""Least squares: :math:`G^{1/2} \hat w / s`, and the log of the residual spread.
+
+        With :math:`\nu = n - \mathrm{rank}` degrees of freedom, :math:`\log\sigma` is
+        :math:`\tfrac12 (\log RSS - \psi(\nu/2) - \log 2)` up to an error of variance
+        :math:`\tfrac14 \psi'(\nu/2)`. Without a degree of freedom the spread of y itself, an
+        overestimate, weighs the coefficients.
+        """
+        design = self.design(x).double().where(mask.unsqueeze(-1), 0.0)
+        answers = y.double().where(mask, 0.0)
+        gram = design.mT @ design
+        moment = (design.mT @ answers.unsqueeze(-1)).squeeze(-1)
+        values, vectors = torch.linalg.eigh(gram)
+        there = values > 1e-9 * values[..., -1:].clamp_min(1e-30)
+        root = values.clamp_min(0.0).sqrt().where(there, 0.0)
+        turned = (vectors.mT @ moment.unsqueeze(-1)).squeeze(-1)
+        white = (turned / root).where(there, 0.0)  # G^1/2 w, in the eigenvectors' axes
+        fitted = (vectors @ (white / root).where(there, 0.0).unsqueeze(-1)).squeeze(-1)
+        residual = answers - (design @ fitted.unsqueeze(-1)).squeeze(-1)
+        rss = residual.square().sum(-1)
+        total = answers.square().sum(-1)
+        dof = (mask.sum(-1) - there.sum(-1)).clamp_min(0).double()
+        known = dof > 0
+        half = dof.clamp_min(1) / 2
+        log_noise = 0.5 * (
+            (rss + 1e-12 * total + 1e-30).log() - half.digamma() - 0.6931471805599453
+        )
+        weight = torch.where(known, 2 / torch.polygamma(1, half).sqrt(), 0.0)
+        spread = (total / mask.sum(-1).clamp_min(1)).sqrt()
+        scale = torch.where(known, log_noise.exp(), spread).clamp_min(1e-12)
+        back = (vectors @ white.unsqueeze(-1)).squeeze(-1)
+        matrix = design.new_zeros(len(x), gram.shape[-1] + 1, gram.shape[-1] + 1)
+        matrix[:, :-1, :-1] = (vectors * root.unsqueeze(-2)) @ vectors.mT / scale[:, None, None]
+        matrix[:, -1, -1] = weight
+        value = torch.cat([back / scale[:, None], (weight * log_noise).unsqueeze(-1)], -1)
+        return LikelihoodSketch(value.to(y.dtype), matrix.to(y.dtype))
