@@ -200,6 +200,9 @@ class TabularPFN(nn.Module):
         members = [described[:, column] for column in groups.T]
         cells = self.embed_cells(torch.cat(members, -1))
         summary, told = answer.to(cells.dtype).chunk(2, dim=-1)
+        # A new network's blocks are the identity: without the mean, its summary of a query would
+        # say nothing of the query, and no weight of a zero head would have a gradient.
+        summary = summary + cells.mean(1)
         return torch.cat((summary[:, None], cells + told[:, None]), dim=1)
 
     def encode(
