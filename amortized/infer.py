@@ -174,7 +174,7 @@ def posterior_from_draws(
     evidence = draws.log_evidence
     log_prob = None
     if evidence is not None:
-        log_prob = _log_prob(density, evidence, many)
+        log_prob = _LogProb(density, evidence, many)
         evidence = evidence if many else evidence[0]
     return Posterior(
         latents,
@@ -182,7 +182,7 @@ def posterior_from_draws(
         n_chains=draws.n_chains,
         log_evidence=evidence,
         log_prob=log_prob,
-        predictive=_predictive(problem, latents, log_weights),
+        predictive=_Predictive(problem, latents, log_weights),
         diagnostics={"method": method, **diagnostics},
         batch_shape=problem.batch_shape,
     )
@@ -192,39 +192,46 @@ def _plain(value: Tensor) -> Any:
     return value[0].item() if value.ndim == 1 else value[0]
 
 
-def _log_prob(
-    density: ProgramDensity, evidence: Tensor, many: bool
-) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    def log_prob(latents: Mapping[str, Tensor]) -> Tensor:
-        """Of latents ``(n, *batch, *event)``."""
+@dataclass(frozen=True)
+class _LogProb:
+    """Normalised log density of latents ``(n, *batch, *event)``; a class, so that it pickles."""
+
+    density: ProgramDensity
+    evidence: Tensor
+    many: bool
+
+    def __call__(self, latents: Mapping[str, Tensor]) -> Tensor:
+        density = self.density
         ours = {
-            name: (value if many else value.unsqueeze(1)).to(density.y.dtype).movedim(0, 1)
+            name: (value if self.many else value.unsqueeze(1)).to(density.y.dtype).movedim(0, 1)
             for name, value in latents.items()
         }
         u = density.unconstrain(ours)
-        result = (density.log_density(u) - density.log_jacobian(u) - evidence[:, None]).T
-        return result if many else result[:, 0]
-
-    return log_prob
+        result = density.log_density(u) - density.log_jacobian(u) - self.evidence[:, None]
+        return result.T if self.many else result[0]
 
 
-def _predictive(
-    problem: Problem, latents: Mapping[str, Tensor], log_weights: Tensor | None
-) -> Callable[[Tensor], Distribution]:
-    def predictive(x: Tensor) -> Distribution:
-        x = _tensor(x, "x")
+@dataclass(frozen=True)
+class _Predictive:
+    """Makes the predictive of a program's new rows from draws of its latents."""
+
+    problem: Problem
+    latents: Mapping[str, Tensor]
+    log_weights: Tensor | None
+
+    def __call__(self, x: Tensor) -> Distribution:
+        problem, x = self.problem, _tensor(x, "x")
         many = bool(problem.batch_shape)
         wanted = (*problem.batch_shape, "m", problem.x.shape[-1])
         if x.ndim != len(wanted) or x.shape[-1] != wanted[-1] or (many and x.shape[0] != wanted[0]):
             raise ValueError(f"Expected x of shape {wanted}; got {tuple(x.shape)}.")
-        n = len(next(iter(latents.values())))
-        weights = torch.full((n, len(problem.x)), -float(np.log(n)), dtype=x.dtype)
-        if log_weights is not None:
-            weights = log_weights.reshape(n, -1)
-        batched = {name: v if many else v.unsqueeze(1) for name, v in latents.items()}
+        n = len(next(iter(self.latents.values())))
+        weights = torch.zeros(n, len(problem.x), dtype=x.dtype)
+        if self.log_weights is not None:
+            weights = self.log_weights.reshape(n, -1)
         mixture = ProgramPredictive(
             problem.program,
-            batched,
+            {name: v if many else v.unsqueeze(1) for name, v in self.latents.items()},
             weights - weights.logsumexp(0),
             x if many else x.unsqueeze(0),
             problem.x,
@@ -232,7 +239,24 @@ def _predictive(
         )
         return mixture if many else OneOfBatch(mixture)
 
-    return predictive
+
+@dataclass(frozen=True)
+class _Exact:
+    """The density and the predictive of a closed form, for one dataset or many."""
+
+    answer: Any
+    many: bool
+
+    def log_prob(self, latents: Mapping[str, Tensor]) -> Tensor:
+        if self.many:
+            return self.answer.log_prob(latents)
+        return self.answer.log_prob({k: v.unsqueeze(1) for k, v in latents.items()})[:, 0]
+
+    def predictive(self, x: Tensor) -> Distribution:
+        x = _tensor(x, "x")
+        if self.many:
+            return self.answer.predictive(x)
+        return OneOfBatch(self.answer.predictive(x.unsqueeze(0)))
 
 
 def _exact(problem: Problem, n_draws: int) -> Posterior:
@@ -245,22 +269,13 @@ def _exact(problem: Problem, n_draws: int) -> Posterior:
         family = answer.family
     latents = answer.sample(n_draws)
     latents = latents if many else {name: value[:, 0] for name, value in latents.items()}
-    predictive = _predictive(problem, latents, None)
-    if hasattr(answer, "predictive"):
-
-        def predictive(x: Tensor) -> Distribution:
-            x = _tensor(x, "x")
-            return answer.predictive(x) if many else OneOfBatch(answer.predictive(x.unsqueeze(0)))
-
-    def log_prob(given: Mapping[str, Tensor]) -> Tensor:
-        if many:
-            return answer.log_prob(given)
-        return answer.log_prob({name: value.unsqueeze(1) for name, value in given.items()})[:, 0]
-
+    closed = _Exact(answer, many)
+    has_predictive = hasattr(answer, "predictive")
+    predictive = closed.predictive if has_predictive else _Predictive(problem, latents, None)
     return Posterior(
         latents,
         log_evidence=answer.log_evidence if many else answer.log_evidence[0],
-        log_prob=log_prob,
+        log_prob=closed.log_prob,
         predictive=predictive,
         diagnostics={"method": "exact", "family": family},
         batch_shape=problem.batch_shape,

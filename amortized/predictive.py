@@ -8,6 +8,7 @@ integrated out) the rows depend on each other beyond the latents; then the progr
 known and the asked rows together, and each asked row is conditioned on the known answers.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -257,3 +258,39 @@ class OneOfBatch(Distribution):
 
     def crps(self, value: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
         return self.batched.crps(value.unsqueeze(0))[0]
+
+
+class Affine(Distribution):
+    """The law of ``shift + scale * z`` for z of another predictive; scale above 0."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(self, base: Any, shift: float, scale: float) -> None:
+        self.base, self.shift, self.scale = base, shift, scale
+        super().__init__(base.batch_shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.shift + self.scale * self.base.mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale**2 * self.base.variance
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.shift + self.scale * self.base.sample(torch.Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base.log_prob((value - self.shift) / self.scale) - math.log(self.scale)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        return self.base.cdf((value - self.shift) / self.scale)
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self.shift + self.scale * self.base.icdf(value)
+
+    def entropy(self) -> Tensor:
+        return self.base.entropy() + math.log(self.scale)
+
+    def crps(self, value: Tensor) -> Tensor:
+        return self.scale * self.base.crps((value - self.shift) / self.scale)

@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amortized.priors.program import Inputs, ProgramPrior
+from amortized.priors.student_t import StudentT
 from amortized.priors.task import TaskBatch
 
 
@@ -89,7 +90,7 @@ class LinearRegressionPosterior:
             return dist.Normal(mean, (spread + self.variance).sqrt())
         alpha = self.variance.concentration.unsqueeze(-1)
         scale = (self.variance.rate.unsqueeze(-1) / alpha * (1 + spread)).sqrt()
-        return dist.StudentT(2 * alpha, mean, scale)
+        return StudentT(2 * alpha, mean, scale)
 
     def _named(self, weights: Tensor) -> dict[str, Tensor]:
         if not self.intercept:

@@ -16,6 +16,7 @@ Elements of one latent may be independent of each other, as in a plate.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -47,23 +48,22 @@ class ExactPosterior:
         distribution: of u itself where every latent is real, else of the one latent's elements.
         log_evidence: ``(batch,)``.
         family: its name.
-        pack: puts latents ``{name: (..., batch, *event)}`` into the distribution's value.
-        unpack: the inverse.
+        latents: packs latents ``{name: (..., batch, *event)}`` into the distribution's value, and
+            unpacks them.
     """
 
     distribution: Distribution
     log_evidence: Float[Tensor, " batch"]
     family: str
-    pack: Callable[[Mapping[str, Tensor]], Tensor]
-    unpack: Callable[[Tensor], dict[str, Tensor]]
+    latents: Any
 
     def sample(self, n: int) -> dict[str, Tensor]:
         """Independent draws of the latents, each ``(n, batch, ...)``."""
-        return self.unpack(self.distribution.sample((n,)))
+        return self.latents.unpack(self.distribution.sample((n,)))
 
     def log_prob(self, latents: Mapping[str, Tensor]) -> Tensor:
         """Log density of latents ``{name: (..., batch, *event)}``."""
-        return self.distribution.log_prob(self.pack(latents))
+        return self.distribution.log_prob(self.latents.pack(latents))
 
 
 def exact(density: ProgramDensity) -> ExactPosterior:
@@ -117,25 +117,41 @@ def _quadratic(
     return (precision + precision.mT) / 2, gradient[:, 0]
 
 
-def _real_packing(
-    density: ProgramDensity,
-) -> tuple[Callable[[Mapping[str, Tensor]], Tensor], Callable[[Tensor], dict[str, Tensor]]]:
-    def pack(latents: Mapping[str, Tensor]) -> Tensor:
+@dataclass(frozen=True)
+class _RealLatents:
+    """Lays real latents end to end, and takes them apart; a class, so that it pickles."""
+
+    layout: dict[str, tuple[slice, torch.Size]]
+
+    def pack(self, latents: Mapping[str, Tensor]) -> Tensor:
         parts = [
             latents[name].flatten(latents[name].ndim - len(shape))
             if shape
             else latents[name][..., None]
-            for name, (_, shape) in density.layout.items()
+            for name, (_, shape) in self.layout.items()
         ]
         return torch.cat(parts, -1)
 
-    def unpack(u: Tensor) -> dict[str, Tensor]:
+    def unpack(self, u: Tensor) -> dict[str, Tensor]:
         return {
             name: u[..., where].reshape(u.shape[:-1] + shape)
-            for name, (where, shape) in density.layout.items()
+            for name, (where, shape) in self.layout.items()
         }
 
-    return pack, unpack
+
+@dataclass(frozen=True)
+class _OneLatent:
+    """The same for the elements of a single latent."""
+
+    name: str
+    event: torch.Size
+
+    def pack(self, latents: Mapping[str, Tensor]) -> Tensor:
+        value = latents[self.name]
+        return value.reshape(*value.shape[: value.ndim - len(self.event)], -1)
+
+    def unpack(self, value: Tensor) -> dict[str, Tensor]:
+        return {self.name: value.reshape(value.shape[:-1] + self.event)}
 
 
 def _verified_evidence(density: ProgramDensity, distribution: Distribution) -> Tensor | None:
@@ -160,7 +176,7 @@ def _normal(density: ProgramDensity) -> ExactPosterior | None:
     evidence = _verified_evidence(density, distribution)
     if evidence is None:
         return None
-    return ExactPosterior(distribution, evidence, "normal", *_real_packing(density))
+    return ExactPosterior(distribution, evidence, "normal", _RealLatents(density.layout))
 
 
 def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
@@ -197,7 +213,9 @@ def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
     evidence = _verified_evidence(density, distribution)
     if evidence is None:
         return None
-    return ExactPosterior(distribution, evidence, "mixture of normals", *_real_packing(density))
+    return ExactPosterior(
+        distribution, evidence, "mixture of normals", _RealLatents(density.layout)
+    )
 
 
 @dataclass(frozen=True)
@@ -286,6 +304,5 @@ def _exponential_family(density: ProgramDensity, family: _Family) -> ExactPoster
         distribution,
         constant.mean(-1),
         family.name,
-        lambda latents: latents[name].reshape(*latents[name].shape[: -len(event) or None], -1),
-        lambda value: {name: value.reshape(value.shape[:-1] + event)},
+        _OneLatent(name, event),
     )
