@@ -65,10 +65,15 @@ class TrainingConfig:
             )
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
             may_be_zero = field.name in ("seed", "n_workers", "weight_decay", "warmup", "ema_decay")
-            if isinstance(value, int | float) and (value < 0 or (value == 0 and not may_be_zero)):
-                if not isinstance(value, bool):
-                    raise ValueError(f"Expected {field.name} > 0; got {value}.")
+            if not (value > 0 or (may_be_zero and value == 0)):
+                bound = ">= 0" if may_be_zero else "> 0"
+                raise ValueError(f"Expected {field.name} {bound}; got {value}.")
+        for name in ("warmup", "ema_decay"):
+            if not getattr(self, name) < 1:
+                raise ValueError(f"Expected {name} < 1; got {getattr(self, name)}.")
 
     @property
     def last_step(self) -> int:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any, Protocol
 
 import lightning
@@ -9,15 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from amortized.latent_priors.tasks import LatentTaskBatch
 from amortized.priors.task import TaskBatch
 from amortized.training.config import TrainingConfig
 from amortized.training.optimizer import MuonAdamW, cosine_to_zero
+
+# A run may be cut, stretched and spread otherwise when resumed, but not change what it learns.
+FIXED = {f.name for f in fields(TrainingConfig)} - {
+    "checkpoint_every",
+    "compile",
+    "n_steps",
+    "n_workers",
+    "stop_at",
+}
 
 
 class Trainable(Protocol):
     """What a network must offer to be trained: its loss on a batch."""
 
-    def loss(self, batch: TaskBatch) -> Tensor:
+    def loss(self, batch: Any) -> Tensor:
         """Mean negative log-likelihood of what the network predicts."""
 
 
@@ -33,8 +44,16 @@ class PriorFitting(lightning.LightningModule):
         super().__init__()
         self.network = network
         self.config = config
-        self._loss: Callable[[TaskBatch], Tensor] | None = None
+        self._loss: Callable[[Any], Tensor] | None = None
         self._seconds, self._began = 0.0, time.monotonic()
+
+    def settings(self) -> dict[str, Any]:
+        """What must not change from one part of a run to the next."""
+        size = getattr(self.network, "config", None)
+        settings = {name: getattr(self.config, name) for name in FIXED}
+        for field in fields(size) if is_dataclass(size) else ():
+            settings[f"network.{field.name}"] = getattr(size, field.name)
+        return settings
 
     def on_fit_start(self) -> None:
         self._began = time.monotonic()
@@ -45,14 +64,15 @@ class PriorFitting(lightning.LightningModule):
     def on_fit_end(self) -> None:
         self._loss = None
 
-    def training_step(self, batch: TaskBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: TaskBatch | LatentTaskBatch, batch_idx: int) -> Tensor:
         assert self._loss is not None
         loss = self._loss(batch)
         self.log("loss", loss, prog_bar=True)
         return loss
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the wall time of all runs so far, for the card."""
+        """Keeps the settings, and the wall time of all runs so far, for the card."""
+        checkpoint["settings"] = self.settings()
         checkpoint["seconds"] = self._seconds + time.monotonic() - self._began
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -5,12 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from amortized.networks import PFNConfig, TabularPFNConfig, new_network
+from amortized.latent_priors import LatentTasks
+from amortized.networks import (
+    DistributionTransformer,
+    DistributionTransformerConfig,
+    PFNConfig,
+    TabularPFNConfig,
+    new_network,
+)
 from amortized.priors.prior import Prior
+from amortized.priors.program import ProgramPrior
 from amortized.training.config import TrainingConfig
 from amortized.training.data import PriorDataModule
 from amortized.training.module import PriorFitting
@@ -32,9 +41,41 @@ class _Checkpoint(Callback):
                 os.replace(partial, self.path)
 
 
+def _read_state(path: Path, module: PriorFitting) -> dict[str, Any]:
+    """The state of a run; one that is damaged or is another run's is refused."""
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=False)
+        state, settings = stored["state_dict"], stored.get("settings", {})
+    except Exception as reason:  # what a damaged file raises depends on where the damage is
+        raise ValueError(
+            f"Expected {path} to hold the state of a training; got {type(reason).__name__}: "
+            f"{reason}. Remove the file to start anew."
+        ) from reason
+    now = module.settings()
+    for name in settings.keys() & now.keys():
+        if settings[name] != now[name]:
+            raise ValueError(
+                f"Expected {name}={settings[name]!r}, with which {path} was trained; got "
+                f"{now[name]!r}. Give the same settings, or another directory."
+            )
+    # Buffers are not trained; a PFN's borders are quantiles of its prior's answers.
+    for name, buffer in module.named_buffers():
+        found = state.get(name)
+        if (
+            found is None
+            or found.shape != buffer.shape
+            or not torch.allclose(found, buffer.cpu(), rtol=1e-3, atol=1e-5)
+        ):
+            raise ValueError(
+                f"Expected the prior and the network that {path} was trained with; got another "
+                f"{name}. Give the same ones, or another directory."
+            )
+    return stored
+
+
 def train(
-    prior: Prior,
-    network: nn.Module | PFNConfig | TabularPFNConfig,
+    prior: Prior | LatentTasks,
+    network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig,
     config: TrainingConfig | None = None,
     *,
     directory: str | Path | None = None,
@@ -48,7 +89,8 @@ def train(
     run would have reached.
 
     Args:
-        prior: draws the tasks.
+        prior: draws the tasks; for a Distribution Transformer the program of a `ProgramPrior`
+            under the default metaprior, or `LatentTasks`.
         network: a network to be trained, or the configuration of a new one.
         config: lengths, sizes and rates; None takes the defaults.
         directory: where the state of the run is kept; None keeps nothing.
@@ -70,13 +112,20 @@ def train(
     config = config or TrainingConfig()
     if not isinstance(network, nn.Module):
         network = new_network(prior, network, config.seed)
+    if isinstance(network, DistributionTransformer) and isinstance(prior, ProgramPrior):
+        prior = LatentTasks(prior)
     module = PriorFitting(network, config)
-    callbacks: list[Callback] = [EMAWeightAveraging(decay=config.ema_decay)]
+    callbacks: list[Callback] = [EMAWeightAveraging(use_buffers=False, decay=config.ema_decay)]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=20))
-    checkpoint = None
+    resume = None
     if directory is not None:
         checkpoint = Path(directory) / CHECKPOINT
+        if checkpoint.exists():
+            stored, resume = _read_state(checkpoint, module), checkpoint
+            if stored["global_step"] >= config.last_step:
+                module.load_state_dict(stored["state_dict"])
+                return network.eval()
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(_Checkpoint(checkpoint, config.checkpoint_every))
     trainer = lightning.Trainer(
@@ -91,6 +140,5 @@ def train(
         log_every_n_steps=50,
         **{"devices": 1, **trainer_options},
     )
-    resume = checkpoint if checkpoint is not None and checkpoint.exists() else None
     trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume, weights_only=False)
     return network.eval()
