@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from amortized.networks.pfn import PFN, PFNConfig
+from amortized.networks import PFN, PFNConfig, TabularPFN, TabularPFNConfig
 from amortized.pretrained import save
 from amortized.priors import Prior, TaskBatch, named_prior
 from amortized.priors.catalogue import PRIORS
@@ -32,8 +31,25 @@ class Recipe(NamedTuple):
         training: length, sizes and rates.
     """
 
-    network: PFNConfig
+    network: PFNConfig | TabularPFNConfig
     training: TrainingConfig
+
+
+def _tables(target: str) -> Recipe:
+    """For a network over cells: about ten hours of one core, some 200,000 tasks."""
+    return Recipe(
+        TabularPFNConfig(target=target, max_context=1000, n_features=30),
+        TrainingConfig(
+            n_steps=24_000,
+            n_tasks=16,
+            n_rows=2048,
+            n_context=(32, 1000),
+            log_uniform_context=True,
+            n_query=96,
+            ema_decay=0.999,
+            precision="bf16-mixed",
+        ),
+    )
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -62,6 +78,8 @@ RECIPES: Mapping[str, Recipe] = {
             compile=True,
         ),
     ),
+    "tabular-classifier": _tables("classification"),
+    "tabular-regressor": _tables("regression"),
 }
 
 
@@ -71,7 +89,7 @@ def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list
     return [batches.batch(step) for step in range(n_batches)]
 
 
-def log_likelihood(network: PFN, batches: list[TaskBatch]) -> tuple[float, float]:
+def log_likelihood(network: PFN | TabularPFN, batches: list[TaskBatch]) -> tuple[float, float]:
     """Mean log-likelihood per query point, and its standard error over tasks."""
     with torch.inference_mode():
         per_task = torch.cat(
@@ -83,7 +101,7 @@ def log_likelihood(network: PFN, batches: list[TaskBatch]) -> tuple[float, float
     return per_task.mean().item(), per_task.std().item() / len(per_task) ** 0.5
 
 
-def training_flops(network: PFN, batches: list[TaskBatch], n_steps: int) -> float:
+def training_flops(network: PFN | TabularPFN, batches: list[TaskBatch], n_steps: int) -> float:
     """Floating-point operations of a training, matrix products and attention alone."""
     counter = FlopCounterMode(display=False)
     with counter:
@@ -93,7 +111,7 @@ def training_flops(network: PFN, batches: list[TaskBatch], n_steps: int) -> floa
     return counter.get_total_flops() / len(batches) * n_steps
 
 
-def card(name: str, network: PFN, seconds: float, oracle: str) -> str:
+def card(name: str, network: PFN | TabularPFN, seconds: float, oracle: str) -> str:
     """What CARD.md says of a trained network; every number is measured here or given."""
     config, prior = RECIPES[name].training, named_prior(name)
     batches = held_out(prior, config)

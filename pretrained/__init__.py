@@ -5,6 +5,6 @@ if __name__ == "pretrained":
         "Expected 'import amortized.pretrained'; got 'import pretrained'. Add 'amortized.'."
     )
 
-from amortized.pretrained.storage import available, load, save
+from amortized.pretrained.storage import available, kind_of, load, save
 
-__all__ = ["available", "load", "save"]
+__all__ = ["available", "kind_of", "load", "save"]

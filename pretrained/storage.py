@@ -36,6 +36,18 @@ def available() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob(f"*/{WEIGHTS}"))
 
 
+def kind_of(name_or_path: str | Path) -> str | None:
+    """Which network of ``NETWORKS`` is stored there; None where none is.
+
+    Args:
+        name_or_path: as for ``load``.
+    """
+    for folder in (SHIPPED / str(name_or_path), Path(name_or_path)):
+        if (folder / CONFIG).is_file():
+            return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("network")
+    return None
+
+
 def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
     """Write a network into a folder; parameters in float16, buffers as they are.
 

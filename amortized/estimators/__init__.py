@@ -1,5 +1,6 @@
 """Estimators with scikit-learn's interface."""
 
+from amortized.estimators.pfn_classifier import PFNClassifier
 from amortized.estimators.pfn_regressor import PFNRegressor
 
-__all__ = ["PFNRegressor"]
+__all__ = ["PFNClassifier", "PFNRegressor"]

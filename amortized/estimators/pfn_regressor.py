@@ -1,4 +1,7 @@
-"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding."""
+"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding.
+
+Two kinds of network serve: those over rows read standardised numbers, those over cells read tables.
+"""
 
 import warnings
 from numbers import Integral
@@ -8,16 +11,29 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from amortized.distributions import BarDistribution
-from amortized.networks.pfn import PFN
-from amortized.pretrained import load
+from amortized.estimators.table_views import EncodedViews, draw_views
+from amortized.estimators.tables import (
+    MAX_COLUMNS,
+    TableEncoder,
+    strongest_columns,
+    validated_columns,
+)
+from amortized.networks import PFN, TabularPFN
+from amortized.pretrained import kind_of, load
 
 # Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
 # summation, and so one answer for a row, however the query was split.
 QUERY_CHUNK = 64
+# Beyond this many standard deviations of the training data a query is as far as can be.
+FAR = 1e4
+# The square of a larger number, or of a smaller scale, is none.
+LARGEST = 1e150
+# Bars about a mean this many scales away would be less than its rounding apart.
+RESOLUTION = 1e-12
 
 
 class PFNRegressor(RegressorMixin, BaseEstimator):
@@ -26,8 +42,15 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
     The answer is the posterior predictive of the prior that the network was trained on, given
     the data after features and target were standardised.
 
+    ``model="tabular-regressor"`` reads tables as ``PFNClassifier`` does: DataFrames or arrays with
+    numbers, datetimes, categories, strings and missing values; of more than a hundred columns the
+    hundred that depend most on the target are taken, one at a time; of more rows than the network
+    was trained for each of the ``n_estimators`` views takes its own.
+
     Parameters:
-        model: name of a pretrained network, folder of a saved one, or a ``PFN``.
+        model: name of a pretrained network, folder of a saved one, a ``PFN`` or a ``TabularPFN``.
+        n_estimators: views of a table, with shuffled columns, whose answers are averaged; networks
+            over rows make one.
         device: where the network runs, such as "cpu" or "cuda".
         random_state: picks the rows that are kept where there are more than the network can
             take.
@@ -53,16 +76,27 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | PFN = "gp",
+        model: str | PFN | TabularPFN = "gp",
         *,
+        n_estimators: int = 4,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.model = model
+        self.n_estimators = n_estimators
         self.device = device
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> "PFNRegressor":
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        named = isinstance(self.model, str) and kind_of(self.model) == "tabular-pfn"
+        reads_tables = named or isinstance(self.model, TabularPFN)
+        tags.input_tags.allow_nan = reads_tables
+        tags.input_tags.categorical = reads_tables
+        tags.input_tags.string = reads_tables
+        return tags
+
+    def fit(self, X: ArrayLike, y: ArrayLike | None) -> "PFNRegressor":
         """Encode the data.
 
         Args:
@@ -75,11 +109,21 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
 
         Warns:
             UserWarning: if there are more rows than the network was trained for (a random part
-                is kept), or the target is constant.
+                is kept), or the target does not vary.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        network = self.model if isinstance(self.model, PFN) else load(self.model)
+        is_network = isinstance(self.model, PFN | TabularPFN)
+        network = self.model if is_network else load(self.model)
         self.network_ = network.to(self.device).eval()
+        if isinstance(network, TabularPFN):
+            return self._fit_table(X, y)
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        y = y.astype(np.float64)
+        for name, values in (("X", X), ("y", y)):
+            if np.abs(values).max() > LARGEST:
+                raise ValueError(
+                    f"Expected numbers of at most {LARGEST} in {name}; got "
+                    f"{np.abs(values).max()}. Change its units."
+                )
         config = network.config
         if X.shape[1] > config.n_features:
             raise ValueError(
@@ -89,18 +133,58 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
         rows = self._rows(len(X), config.max_context)
         X, y = X[rows], y[rows]
         self._x_mean, self._x_scale = _location_and_scale(X)
-        self._y_mean, self._y_scale = _location_and_scale(y)
-        if len(y) > 1 and np.ptp(y) == 0:
-            warnings.warn(
-                "The target is constant; the scale of the answer is a guess.", stacklevel=2
-            )
         self.X_train_ = (X - self._x_mean) / self._x_scale
-        self.y_train_ = (y - self._y_mean) / self._y_scale
-        with torch.inference_mode():
-            self._context = self.network_.encode(
-                self._tensor(self.X_train_), self._tensor(self.y_train_)
-            )
+        self._standardise(y)
+        self._encode()
         return self
+
+    def _fit_table(self, X: ArrayLike, y: ArrayLike | None) -> "PFNRegressor":
+        if self.network_.config.target != "regression":
+            raise ValueError(
+                f"Expected a network for regression; model={self.model!r} is one for "
+                "classification. Take 'tabular-regressor', or PFNClassifier."
+            )
+        if not isinstance(self.n_estimators, Integral) or self.n_estimators < 1:
+            raise ValueError(
+                f"Expected n_estimators to be an integer >= 1; got {self.n_estimators!r}."
+            )
+        if y is None:
+            raise ValueError("This estimator requires y to be passed, but the target y is None.")
+        columns = validated_columns(self, X, reset=True)
+        y = check_array(
+            column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y"
+        )
+        check_consistent_length(columns[0], y)
+        self.encoder_ = TableEncoder()
+        self.X_train_ = self.encoder_.fit_transform(columns)
+        self._standardise(y)
+        # Drawn once, so that an estimator that was stored makes the same views again.
+        self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
+        self._encode()
+        return self
+
+    def _standardise(self, y: NDArray[np.float64]) -> None:
+        self._y_mean, self._y_scale = _location_and_scale(y)
+        self._y_scale = max(self._y_scale, RESOLUTION * abs(self._y_mean))
+        if np.ptp(y) == 0:
+            warnings.warn(
+                "The target does not vary; the scale of the answer is a guess.", stacklevel=3
+            )
+        self.y_train_ = (y - self._y_mean) / self._y_scale
+
+    def _encode(self) -> None:
+        """Encode the training data with the network, whichever kind it is."""
+        if not isinstance(self.network_, TabularPFN):
+            with torch.inference_mode():
+                self._context = self.network_.encode(
+                    self._tensor(self.X_train_), self._tensor(self.y_train_)
+                )
+            return
+        columns = strongest_columns(self.X_train_, self.y_train_[:, None], MAX_COLUMNS)
+        strata = np.zeros(len(self.y_train_), dtype=np.intp)
+        most, random_state = self.network_.config.max_context, np.random.RandomState
+        views = draw_views(self.n_estimators, strata, columns, most, random_state(self._views_seed))
+        self._context = EncodedViews(self.network_, self.X_train_, self.y_train_, views)
 
     def _rows(self, n: int, most: int) -> NDArray[np.intp]:
         if n <= most:
@@ -125,18 +209,27 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
             A distribution of batch shape ``(m,)`` in float64.
         """
         check_is_fitted(self)
+        if isinstance(self.network_, TabularPFN):
+            columns = validated_columns(self, X, reset=False)
+            masses = self._context.mean_masses(self.encoder_.transform(columns))
+            logits = torch.as_tensor(masses).clamp_min(torch.finfo(torch.float64).tiny).log()
+        else:
+            logits = self._row_logits(X)
+        borders = self.network_.borders.double() * float(self._y_scale) + float(self._y_mean)
+        return BarDistribution(logits.cpu(), borders.cpu(), validate_args=False)
+
+    def _row_logits(self, X: ArrayLike) -> torch.Tensor:
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        X = (X - self._x_mean) / self._x_scale
+        with np.errstate(over="ignore"):
+            X = np.clip((X - self._x_mean) / self._x_scale, -FAR, FAR)
         padded = np.pad(X, ((0, -len(X) % QUERY_CHUNK), (0, 0)))
         with torch.inference_mode():
-            logits = torch.cat(
+            return torch.cat(
                 [
                     self.network_.decode(self._context, self._tensor(chunk)).logits[0]
                     for chunk in np.split(padded, len(padded) // QUERY_CHUNK)
                 ]
             )[: len(X)].double()
-        borders = self.network_.borders.double() * float(self._y_scale) + float(self._y_mean)
-        return BarDistribution(logits.cpu(), borders.cpu(), validate_args=False)
 
     def predict(
         self, X: ArrayLike, return_std: bool = False
@@ -164,8 +257,8 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
             ValueError: if a level is out of range.
         """
         levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
-        if not bool(((levels > 0) & (levels < 1)).all()):
-            raise ValueError(f"Expected levels strictly between 0 and 1; got {q!r}.")
+        if levels.ndim != 1 or not bool(((levels > 0) & (levels < 1)).all()):
+            raise ValueError(f"Expected a list of levels strictly between 0 and 1; got {q!r}.")
         return self.predict_distribution(X).icdf(levels[:, None]).T.numpy()
 
     def sample_y(
@@ -192,7 +285,7 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
         """Without the encoded context, which is large and quickly made again."""
         state = super().__getstate__().copy()
         state.pop("_context", None)
-        if not isinstance(self.model, PFN):
+        if not isinstance(self.model, PFN | TabularPFN):
             state.pop("network_", None)
         return state
 
@@ -201,10 +294,7 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
         if hasattr(self, "X_train_"):
             if not hasattr(self, "network_"):
                 self.network_ = load(self.model, self.device)
-            with torch.inference_mode():
-                self._context = self.network_.encode(
-                    self._tensor(self.X_train_), self._tensor(self.y_train_)
-                )
+            self._encode()
 
 
 def _location_and_scale(values: NDArray[np.float64]) -> tuple[Any, Any]:
@@ -212,5 +302,6 @@ def _location_and_scale(values: NDArray[np.float64]) -> tuple[Any, Any]:
     mean = values.mean(axis=0)
     scale = values.std(axis=0)
     # What rounding leaves of a constant is no variation.
-    varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)
+    rounding = 10 * np.finfo(np.float64).eps * np.abs(mean)
+    varies = scale > np.maximum(rounding, 1 / LARGEST)
     return mean, np.where(varies, scale, 1.0)

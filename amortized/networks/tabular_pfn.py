@@ -49,7 +49,7 @@ class TabularPFNConfig:
     Attributes:
         target: what is predicted, 'classification' or 'regression'.
         max_context: the most context rows it was trained for.
-        max_features: the most columns it was trained for.
+        n_features: the most columns it was trained for; more are read all the same.
         max_classes: the most classes of a task.
         n_bars: bars of the predictive of a number.
         d_model: width of a token.
@@ -66,7 +66,7 @@ class TabularPFNConfig:
 
     target: str = "classification"
     max_context: int = 1000
-    max_features: int = 30
+    n_features: int = 30
     max_classes: int = 10
     n_bars: int = 500
     d_model: int = 128

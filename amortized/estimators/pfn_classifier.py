@@ -1,0 +1,170 @@
+"""Classification of tables with a pretrained PFN: fitting encodes, predicting reads that."""
+
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import assert_all_finite, check_is_fitted
+
+from amortized.estimators.class_tree import ClassTree
+from amortized.estimators.tables import (
+    MAX_COLUMNS,
+    TableEncoder,
+    strongest_columns,
+    validated_columns,
+)
+from amortized.networks.tabular_pfn import TabularPFN
+from amortized.pretrained import load
+
+
+class PFNClassifier(ClassifierMixin, BaseEstimator):
+    """Bayesian classification of a small table in a single forward pass of a pretrained network.
+
+    The answer is the posterior predictive of the prior that the network was trained on. Renaming
+    or reordering the classes permutes the probabilities and changes nothing else.
+
+    Tables may be DataFrames or arrays, with numbers, bools, datetimes, categories, strings and
+    missing values, the latter in any column; categories not seen in fitting count as missing.
+    Beyond what the network was trained for:
+        many classes    a tree of groups of at most ten classes, each group a classification
+        many rows       each of the ``n_estimators`` views of the table takes its own random rows,
+                        at most ``max_context`` of the network, with every class among them
+        many columns    the hundred that depend most on the classes, one at a time
+
+    Parameters:
+        model: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
+        n_estimators: views of the table, with shuffled columns, whose answers are averaged; cost
+            and memory grow with it.
+        temperature: the probabilities are raised to the power of its inverse and normalised;
+            above 1 they become more careful.
+        device: where the network runs, such as "cpu" or "cuda".
+        random_state: shuffles the columns, and the rows where there are too many.
+
+    Attributes:
+        network_: the network.
+        classes_: the classes, sorted.
+        encoder_: how the table was made into numbers.
+        X_train_: the table as numbers, ``(n, columns that vary)``.
+        y_train_: the number of each row's class among ``classes_``, ``(n,)``.
+        n_features_in_: number of columns.
+        feature_names_in_: their names, if they are strings.
+
+    References:
+        | Accurate predictions on small data with a tabular foundation model
+        | (Hollmann et al., 2025), Nature 637
+    """
+
+    def __init__(
+        self,
+        model: str | TabularPFN = "tabular-classifier",
+        *,
+        n_estimators: int = 4,
+        temperature: float = 1.0,
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.model = model
+        self.n_estimators = n_estimators
+        self.temperature = temperature
+        self.device = device
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        return tags
+
+    def fit(self, X: ArrayLike, y: ArrayLike | None) -> "PFNClassifier":
+        """Encode the table.
+
+        Args:
+            X: the table, ``(n, n_features)``.
+            y: classes, ``(n,)``: numbers, strings or bools.
+
+        Raises:
+            ValueError: if the table is empty or holds infinite numbers, the classes are no
+                classes, or a parameter is out of range.
+        """
+        self._check_parameters()
+        if y is None:
+            raise ValueError("This estimator requires y to be passed, but the target y is None.")
+        columns = validated_columns(self, X, reset=True)
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(columns[0], y)
+        if y.dtype.kind == "f":
+            assert_all_finite(y, input_name="y")
+        check_classification_targets(y)
+        self.classes_, self.y_train_ = np.unique(y, return_inverse=True)
+        self.encoder_ = TableEncoder()
+        self.X_train_ = self.encoder_.fit_transform(columns)
+        # Drawn once, so that an estimator that was stored makes the same views again.
+        self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
+        self._encode()
+        return self
+
+    def _check_parameters(self) -> None:
+        if not isinstance(self.n_estimators, Integral) or self.n_estimators < 1:
+            raise ValueError(
+                f"Expected n_estimators to be an integer >= 1; got {self.n_estimators!r}."
+            )
+        if not isinstance(self.temperature, Real) or not 0 < self.temperature < np.inf:
+            raise ValueError(f"Expected temperature to be positive; got {self.temperature!r}.")
+
+    def _encode(self) -> None:
+        network = self.model if isinstance(self.model, TabularPFN) else load(self.model)
+        if not isinstance(network, TabularPFN) or network.config.target != "classification":
+            raise ValueError(
+                f"Expected a network for the classification of tables; model={self.model!r} is "
+                "none. Take 'tabular-classifier'."
+            )
+        self.network_ = network.to(self.device).eval()
+        members = np.eye(len(self.classes_))[self.y_train_]
+        self._tree = ClassTree(
+            self.network_,
+            self.X_train_,
+            self.y_train_,
+            columns=strongest_columns(self.X_train_, members, MAX_COLUMNS),
+            n_views=self.n_estimators,
+            random_state=np.random.RandomState(self._views_seed),
+        )
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Probability of each class, ``(m, classes)``, in the order of ``classes_``.
+
+        Args:
+            X: the rows to be classified, ``(m, n_features)``.
+        """
+        check_is_fitted(self)
+        columns = validated_columns(self, X, reset=False)
+        proba = self._tree.predict_proba(self.encoder_.transform(columns))
+        if self.temperature != 1:
+            logits = np.log(np.maximum(proba, np.finfo(np.float64).tiny)) / self.temperature
+            proba = np.exp(logits - logits.max(1, keepdims=True))
+        return proba / proba.sum(1, keepdims=True)
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The most probable class of each row, ``(m,)``.
+
+        Args:
+            X: the rows to be classified, ``(m, n_features)``.
+        """
+        proba = self.predict_proba(X)
+        return self.classes_[proba.argmax(1)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the encoded table, which is large and quickly made again."""
+        state = super().__getstate__().copy()
+        state.pop("_tree", None)
+        state.pop("network_", None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if hasattr(self, "X_train_"):
+            self._encode()

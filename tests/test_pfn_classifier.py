@@ -1,0 +1,239 @@
+"""The classifier of tables: messy tables in, probabilities out, and what may not change them."""
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from amortized.estimators import PFNClassifier, PFNRegressor
+from amortized.estimators.table_views import QUERY_CHUNK, draw_views
+from amortized.estimators.tables import TableEncoder, strongest_columns
+from amortized.networks import TabularPFN, TabularPFNConfig
+from amortized.pretrained import available
+
+SIZE = TabularPFNConfig(
+    d_model=32, d_hidden=16, n_cell_blocks=2, n_row_blocks=1, d_row=48, n_retrieval_heads=2
+)
+N = 60
+
+
+def network_of(target="classification", **changes):
+    """Random weights: enough for laws that hold for any weights."""
+    torch.manual_seed(1)
+    network = TabularPFN(TabularPFNConfig(**{**vars(SIZE), "target": target, **changes}))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return network
+
+
+def classifier(**parameters):
+    return PFNClassifier(**{"model": network_of(), "n_estimators": 2, **parameters})
+
+
+def messy_table(n=N, seed=0):
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "number": rng.normal(size=n),
+            "holes": np.where(rng.random(n) < 0.3, np.nan, rng.normal(size=n)),
+            "text": rng.choice(["red", "green", "blue", None], n),
+            "category": pd.Categorical(rng.choice(["a", "b"], n)),
+            "grade": pd.Categorical(rng.choice(list("xyz"), n), list("zyx"), ordered=True),
+            "flag": rng.random(n) < 0.5,
+            "day": pd.Timestamp("2020-01-01") + pd.to_timedelta(rng.integers(0, 999, n), "D"),
+            "zone": pd.date_range("2021-01-01", periods=n, tz="Europe/Paris"),
+            "nullable": pd.array(rng.integers(0, 5, n), dtype="Int64"),
+            "mixed": [1, "one", None, 2.5] * (n // 4),
+            "constant": 3.0,
+            "nothing": np.nan,
+        }
+    )
+
+
+def labels(n=N, n_classes=3, seed=0):
+    return np.random.default_rng(seed).permutation(np.arange(n) % n_classes)
+
+
+def test_a_messy_table():
+    X, y = messy_table(), labels()
+    X.loc[3, "nullable"] = pd.NA
+    estimator = classifier().fit(X, y)
+    unseen = X.assign(text="violet", mixed=7)
+    for table in (X, unseen, X.head(1), X.assign(number=np.nan)):
+        proba = estimator.predict_proba(table)
+        assert proba.shape == (len(table), 3)
+        np.testing.assert_allclose(proba.sum(1), 1)
+    assert estimator.feature_names_in_.tolist() == list(X.columns)
+    assert estimator.X_train_.shape == (N, 10)  # without the constant and the empty column
+    with pytest.raises(ValueError, match="feature names"):
+        estimator.predict(X[X.columns[::-1]])
+
+
+def test_a_frame_and_its_array_give_the_same():
+    X = messy_table()[["number", "holes", "text"]]
+    y = labels()
+    by_frame = classifier().fit(X, y).predict_proba(X)
+    by_array = classifier().fit(X.to_numpy(), y).predict_proba(X.to_numpy())
+    np.testing.assert_allclose(by_frame, by_array)
+
+
+def test_renaming_the_classes_permutes_the_probabilities():
+    X, y = messy_table(), labels()
+    names = np.array(["walnut", "apple", "pear"])
+    proba = classifier().fit(X, y).predict_proba(X)
+    renamed = classifier().fit(X, names[y])
+    assert renamed.classes_.tolist() == sorted(names)
+    np.testing.assert_allclose(renamed.predict_proba(X), proba[:, names.argsort()], atol=1e-5)
+    assert set(renamed.predict(X)) <= set(names)
+
+
+def test_order_of_rows_does_not_matter():
+    X, y = messy_table(), labels()
+    order = np.random.default_rng(1).permutation(N)
+    one = classifier(n_estimators=1).fit(X, y).predict_proba(X)
+    other = classifier(n_estimators=1).fit(X.iloc[order], y[order]).predict_proba(X)
+    np.testing.assert_allclose(one, other, atol=2e-4)
+
+
+def test_the_query_may_be_split():
+    X, y = np.random.default_rng(0).normal(size=(N, 4)), labels()
+    asked = np.random.default_rng(1).normal(size=(2 * QUERY_CHUNK + 9, 4))
+    estimator = classifier().fit(X, y)
+    together = estimator.predict_proba(asked)
+    apart = [estimator.predict_proba(part) for part in np.array_split(asked, 7)]
+    np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-6)
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 10, 11, 25])
+def test_any_number_of_classes(n_classes):
+    X, y = np.random.default_rng(0).normal(size=(N, 3)), labels(n_classes=n_classes)
+    proba = classifier(n_estimators=1).fit(X, y).predict_proba(X)
+    assert proba.shape == (N, n_classes) and (proba >= 0).all()
+    np.testing.assert_allclose(proba.sum(1), 1)
+
+
+def test_more_rows_and_columns_than_trained_for():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(90, 130)), labels(90)
+    estimator = classifier(model=network_of(max_context=40)).fit(X, y)
+    np.testing.assert_allclose(estimator.predict_proba(X[:5]).sum(1), 1)
+
+
+def test_views_hold_every_class_and_all_columns():
+    strata = np.array([0] * 97 + [1, 2, 3])
+    views = draw_views(3, strata, np.arange(5), 10, np.random.RandomState(0))
+    for rows, columns in views:
+        assert len(set(rows)) == 10 and set(strata[rows]) == {0, 1, 2, 3}
+        assert sorted(columns) == [0, 1, 2, 3, 4]
+    assert len(draw_views(3, strata, np.arange(1), 100, np.random.RandomState(0))) == 1
+
+
+def test_strongest_columns_are_those_of_the_signal():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(300, 50)), rng.normal(size=(300, 1))
+    x[:, 7] += 3 * y[:, 0]
+    x[:, 30] = np.abs(y[:, 0]) * rng.choice([-1, 1], 300)
+    x[y[:, 0] > 1, 12] = np.nan
+    found = strongest_columns(x, np.concatenate((y, np.abs(y)), 1), 3)
+    assert found.tolist() == [7, 12, 30]
+
+
+def test_temperature():
+    X, y = messy_table(), labels()
+    plain = classifier().fit(X, y).predict_proba(X)
+    careful = classifier(temperature=2.0).fit(X, y).predict_proba(X)
+    expected = np.sqrt(plain)
+    np.testing.assert_allclose(careful, expected / expected.sum(1, keepdims=True), rtol=1e-6)
+
+
+def test_random_state_and_pickle():
+    X, y = messy_table(), labels()
+    estimator = classifier(random_state=np.random.RandomState(3)).fit(X, y)
+    same = classifier(random_state=np.random.RandomState(3)).fit(X, y)
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(estimator.predict_proba(X), same.predict_proba(X))
+    np.testing.assert_array_equal(estimator.predict_proba(X), again.predict_proba(X))
+    assert clone(estimator).n_estimators == 2
+
+
+def test_encoder():
+    frame = messy_table()
+    columns = [frame[name] for name in frame]
+    encoder = TableEncoder()
+    numbers = encoder.fit_transform(columns)
+    np.testing.assert_allclose(np.nanmean(numbers, 0), 0, atol=1e-9)
+    np.testing.assert_allclose(np.nanstd(numbers, 0), 1)
+    assert encoder.categories[2] == ["blue", "green", "red"]
+    assert encoder.categories[4] == ["z", "y", "x"]  # an ordered category keeps its order
+    np.testing.assert_array_equal(
+        TableEncoder.from_state(encoder.state()).transform(columns), numbers
+    )
+
+
+@pytest.mark.parametrize("huge", [1e308, 1e-308, -1e200])
+def test_huge_magnitudes(huge):
+    X, y = np.random.default_rng(0).uniform(-1, 1, size=(N, 3)), labels()
+    X[:, 1] *= huge
+    assert np.isfinite(classifier().fit(X, y).predict_proba(X)).all()
+
+
+WRONG = {
+    "infinite": (lambda X, y: classifier().fit(np.where(X > 1, np.inf, X), y), "infinity"),
+    "infinite frame": (lambda X, y: classifier().fit(pd.DataFrame(X) / 0, y), "infinity"),
+    "no rows": (lambda X, y: classifier().fit(pd.DataFrame(X)[:0], y[:0]), "0 sample"),
+    "numbers as classes": (lambda X, y: classifier().fit(X, y + 0.5), "Unknown label type"),
+    "no y": (lambda X, y: classifier().fit(X, None), "requires y"),
+    "lengths": (lambda X, y: classifier().fit(X, y[1:]), "inconsistent numbers of samples"),
+    "views": (lambda X, y: classifier(n_estimators=0).fit(X, y), "n_estimators"),
+    "temperature": (lambda X, y: classifier(temperature=0.0).fit(X, y), "temperature"),
+    "regression network": (
+        lambda X, y: classifier(model=network_of("regression")).fit(X, y),
+        "classification of tables",
+    ),
+    "classification network": (
+        lambda X, y: PFNRegressor(model=network_of()).fit(X, y),
+        "network for regression",
+    ),
+    "text where numbers were": (
+        lambda X, y: classifier().fit(X, y).predict(X.astype(str).astype(object) + "?"),
+        "Expected numbers in column 0",
+    ),
+    "columns": (lambda X, y: classifier().fit(X, y).predict(X[:, :1]), "features"),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_inputs(call, message):
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=message):
+        call(np.random.default_rng(0).normal(size=(N, 3)), labels())
+
+
+def test_regression_of_a_messy_table():
+    X = messy_table()
+    y = np.random.default_rng(2).normal(size=N) * 100 + 7
+    estimator = PFNRegressor(model=network_of("regression", n_bars=20)).fit(X, y)
+    predictive = estimator.predict_distribution(X)
+    assert predictive.batch_shape == (N,) and predictive.log_prob(torch.tensor(y)).isfinite().all()
+    mean, std = estimator.predict(X, return_std=True)
+    assert mean.shape == std.shape == (N,)
+    quantiles = estimator.predict_quantiles(X, [0.1, 0.9])
+    assert (quantiles[:, 0] < quantiles[:, 1]).all()
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_array_equal(again.predict(X), mean)
+
+
+@pytest.mark.skipif("tabular-classifier" not in available(), reason="not yet trained")
+@parametrize_with_checks([PFNClassifier(n_estimators=2)])
+def test_scikit_learn_checks_of_the_classifier(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.skipif("tabular-regressor" not in available(), reason="not yet trained")
+@parametrize_with_checks([PFNRegressor(model="tabular-regressor", n_estimators=2)])
+def test_scikit_learn_checks_of_the_table_regressor(estimator, check):
+    check(estimator)
