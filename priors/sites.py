@@ -169,6 +169,9 @@ def check_observation(trace: Any, y: Tensor) -> None:
     bounds = [getattr(support, name, 0.0) for name in ("lower_bound", "upper_bound")]
     if not support.is_discrete and any(isinstance(bound, Tensor) for bound in bounds):
         return  # such a support may depend on the latents; the density itself then says -inf
+    observed = trace.nodes["y"]["value"]
+    if not torch.equal(observed, y[0]):
+        y = observed  # the program observes something made of y: see that of the first dataset
     with quiet_program():
         inside = support.check(y)
     if not inside.all():
