@@ -29,18 +29,21 @@ def answers(law: dist.Distribution, y: Tensor | None) -> Tensor:
 
 
 def normal(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Unknown mean and scale."""
     mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
     scale = pyro.sample("scale", dist.HalfNormal(5.0))
     return answers(dist.Normal(mean, scale).expand([len(x)]), y)
 
 
 def linear(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Linear regression with a heavy-tailed scale."""
     weights = pyro.sample("weights", dist.Normal(x.new_zeros(3), 2.0).to_event(1))
     scale = pyro.sample("scale", dist.HalfCauchy(1.0))
     return answers(dist.Normal(x @ weights, scale), y)
 
 
 def robust(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Linear regression with Student's t noise of unknown freedom."""
     weights = pyro.sample("weights", dist.Normal(x.new_zeros(3), 2.0).to_event(1))
     scale = pyro.sample("scale", dist.HalfNormal(1.0))
     freedom = pyro.sample("freedom", dist.Gamma(2.0, 0.1))
@@ -48,17 +51,20 @@ def robust(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def logistic(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Logistic regression of the sign of y."""
     weights = pyro.sample("weights", dist.Normal(x.new_zeros(3), 2.0).to_event(1))
     return answers(dist.Bernoulli(logits=x @ weights), (y > 0).to(x.dtype) if y is not None else y)
 
 
 def poisson(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """Poisson regression of the rounded size of y."""
     weights = pyro.sample("weights", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
     rate = (0.5 * x @ weights).clamp(max=20.0).exp()
     return answers(dist.Poisson(rate), y.abs().round() if y is not None else y)
 
 
 def negative_binomial(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """The same with overdispersion."""
     weights = pyro.sample("weights", dist.Normal(x.new_zeros(3), 1.0).to_event(1))
     shape = pyro.sample("shape", dist.Gamma(2.0, 0.5))
     law = dist.GammaPoisson(shape, shape * (-0.5 * x @ weights).clamp(min=-20.0).exp())
@@ -74,6 +80,7 @@ def groups(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def varying_slopes(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """A slope for each of five groups, not centred."""
     mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
     spread = pyro.sample("spread", dist.HalfNormal(1.0))
     slope = pyro.sample("slope", dist.Normal(x.new_zeros(5), 1.0).to_event(1))
@@ -108,6 +115,7 @@ def autoregression(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def gaussian_process(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """RBF kernel with log-normal hyperpriors."""
     lengthscale = pyro.sample("lengthscale", dist.LogNormal(0.0, 0.5))
     scale = pyro.sample("scale", dist.LogNormal(0.5, 0.5))
     noise = pyro.sample("noise", dist.LogNormal(-1.0, 0.5))
@@ -177,9 +185,8 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     x, y = data()
-    print(
-        f"{'program':<20}{'R-hat':>8}{'SMC mean':>10}{'sd':>8}{'s':>7}{'NUTS mean':>11}{'sd':>8}{'s':>7}"
-    )
+    head = f"{'program':<20}{'R-hat':>8}"
+    print(head + "".join(f"{name + ' mean':>10}{'sd':>8}{'s':>7}" for name in ("SMC", "NUTS")))
     for program in PROGRAMS:
         if arguments.only not in program.__name__:
             continue
