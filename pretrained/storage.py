@@ -94,7 +94,12 @@ def _swap(fresh: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():
         os.replace(path, old)
-    os.replace(fresh, path)
+    try:
+        os.replace(fresh, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -144,7 +149,7 @@ def _from_config(path: Path) -> nn.Module:
             for key, value in stored["config"].items()
         }
         return cls(config_cls(**values))
-    except (ValueError, KeyError, TypeError) as reason:
+    except (ValueError, KeyError, TypeError, RuntimeError) as reason:
         raise ValueError(
             f"Expected {path} to describe one of {sorted(NETWORKS)}; got "
             f"{type(reason).__name__}: {reason}. Save or download the network again."
@@ -155,14 +160,13 @@ def _checked_weights(folder: Path) -> bytes:
     try:
         weights = (folder / WEIGHTS).read_bytes()
         card = (folder / CARD).read_text(encoding="utf-8")
-    except OSError as reason:
+    except (OSError, UnicodeDecodeError) as reason:
         raise ValueError(
             f"Expected {WEIGHTS} and {CARD} in {folder}; got {reason}. "
             "Save or download the network again."
         ) from reason
-    found = re.search(r"\b[0-9a-f]{64}\b", card)
     actual = hashlib.sha256(weights).hexdigest()
-    if found is None or found[0] != actual:
+    if actual not in re.findall(r"\b[0-9a-f]{64}\b", card):
         raise ValueError(
             f"Expected {folder / WEIGHTS} with the SHA-256 that {CARD} names; got {actual}. "
             "The file is damaged or was exchanged: save or download the network again."
