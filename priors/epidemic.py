@@ -16,10 +16,11 @@ References:
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import constraints
 
+from amortized.priors.likelihood_sketch import LikelihoodSketch, gauss_newton_sketch
 from amortized.priors.program import ProgramPrior
 
 _POPULATION, _TESTED, _DAYS = 1e6, 1000.0, 17
@@ -80,6 +81,42 @@ class EpidemicPrior(ProgramPrior):
         recovery = pyro.sample("recovery", dist.Uniform(zero + 0.02, zero + 0.25))
         share = infected_share(contact, recovery, len(x))
         return pyro.sample("y", CountShares(share), obs=y)
+
+    def sketch(
+        self,
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n"],
+        mask: Bool[Tensor, "batch n"],
+    ) -> LikelihoodSketch:
+        """Gauss-Newton on the arcsines of the counts, from the best of a table of curves."""
+        n, y = y.shape[-1], y.double()
+
+        def predict(u: Tensor) -> Tensor:
+            contact, recovery = _rates(u)
+            return _stabilised(infected_share(contact, recovery, n))
+
+        observed = _stabilised(y)
+        line = torch.linspace(-5.0, 5.0, 61, dtype=y.dtype, device=y.device)
+        table = torch.cartesian_prod(line, line)
+        misfit = torch.cdist(observed, predict(table)).square() + table.square().sum(-1) / 1.8**2
+        start = table[misfit.argmin(-1)]
+        sketch = gauss_newton_sketch(predict, observed, start, prior_sd=1.8)
+        there = mask.all(-1)  # a series that is not there says nothing
+        value = sketch.value.where(there[:, None], 0.0)
+        return LikelihoodSketch(
+            value.float(), sketch.matrix.where(there[:, None, None], 0.0).float()
+        )
+
+
+def _rates(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Contact and recovery rate from unconstrained space."""
+    return 0.01 + 1.49 * u[..., 0].sigmoid(), 0.02 + 0.23 * u[..., 1].sigmoid()
+
+
+def _stabilised(share: Tensor) -> Tensor:
+    """Anscombe's arcsine of a count's share, of standard deviation one."""
+    share = (_TESTED * share + 0.375) / (_TESTED + 0.75)
+    return 2 * (_TESTED + 0.5) ** 0.5 * share.clamp(0.0, 1.0).sqrt().arcsin()
 
 
 def infected_share(

@@ -7,14 +7,16 @@ Without features it is the mean and the spread of a normal sample.
 Given :math:`\log\sigma` everything is normal: exact answers need a one-dimensional quadrature only.
 """
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from amortized.priors.likelihood_sketch import LikelihoodSketch, sketch_of_quadratic
 from amortized.priors.program import ProgramPrior
-from amortized.priors.simulation import LikelihoodSketch
 
 
 class LinearModelPrior(ProgramPrior):
@@ -88,27 +90,22 @@ class LinearModelPrior(ProgramPrior):
         answers = y.double().where(mask, 0.0)
         gram = design.mT @ design
         moment = (design.mT @ answers.unsqueeze(-1)).squeeze(-1)
-        values, vectors = torch.linalg.eigh(gram)
-        there = values > 1e-9 * values[..., -1:].clamp_min(1e-30)
-        root = values.clamp_min(0.0).sqrt().where(there, 0.0)
-        turned = (vectors.mT @ moment.unsqueeze(-1)).squeeze(-1)
-        white = (turned / root).where(there, 0.0)  # G^1/2 w, in the eigenvectors' axes
-        fitted = (vectors @ (white / root).where(there, 0.0).unsqueeze(-1)).squeeze(-1)
-        residual = answers - (design @ fitted.unsqueeze(-1)).squeeze(-1)
-        rss = residual.square().sum(-1)
-        total = answers.square().sum(-1)
-        dof = (mask.sum(-1) - there.sum(-1)).clamp_min(0).double()
-        known = dof > 0
+        least_squares = sketch_of_quadratic(torch.zeros_like(moment), moment, gram)
+        explained = least_squares.value.square().sum(-1)
+        rank = torch.linalg.matrix_rank(gram, hermitian=True, rtol=1e-9)
+        total, n = answers.square().sum(-1), mask.sum(-1)
+        rss = (total - explained).clamp_min(0.0)
+        dof = (n - rank).clamp_min(0).double()
         half = dof.clamp_min(1) / 2
-        log_noise = 0.5 * (
-            (rss + 1e-12 * total + 1e-30).log() - half.digamma() - 0.6931471805599453
+        log_noise = 0.5 * ((rss + 1e-12 * total + 1e-30).log() - half.digamma() - math.log(2))
+        weight = torch.where(dof > 0, 2 / torch.polygamma(1, half).sqrt(), 0.0)
+        spread = (total / n.clamp_min(1)).sqrt()
+        scale = torch.where(dof > 0, log_noise.exp(), spread).clamp_min(1e-12)
+        k = gram.shape[-1]
+        matrix = design.new_zeros(len(x), k + 1, k + 1)
+        matrix[:, :k, :k] = least_squares.matrix / scale[:, None, None]
+        matrix[:, k, k] = weight
+        value = torch.cat(
+            [least_squares.value / scale[:, None], (weight * log_noise).unsqueeze(-1)], -1
         )
-        weight = torch.where(known, 2 / torch.polygamma(1, half).sqrt(), 0.0)
-        spread = (total / mask.sum(-1).clamp_min(1)).sqrt()
-        scale = torch.where(known, log_noise.exp(), spread).clamp_min(1e-12)
-        back = (vectors @ white.unsqueeze(-1)).squeeze(-1)
-        matrix = design.new_zeros(len(x), gram.shape[-1] + 1, gram.shape[-1] + 1)
-        matrix[:, :-1, :-1] = (vectors * root.unsqueeze(-2)) @ vectors.mT / scale[:, None, None]
-        matrix[:, -1, -1] = weight
-        value = torch.cat([back / scale[:, None], (weight * log_noise).unsqueeze(-1)], -1)
         return LikelihoodSketch(value.to(y.dtype), matrix.to(y.dtype))

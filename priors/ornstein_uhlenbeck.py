@@ -16,10 +16,11 @@ import math
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import constraints
 
+from amortized.priors.likelihood_sketch import LikelihoodSketch, gauss_newton_sketch
 from amortized.priors.program import ProgramPrior
 
 _FIRST, _STEP, _SPREAD = 10.0, 0.2, 0.5 * math.sqrt(0.2)
@@ -89,3 +90,25 @@ class OrnsteinUhlenbeckPrior(ProgramPrior):
         speed = pyro.sample("speed", dist.Uniform(zero, zero + 2.0))
         log_level = pyro.sample("log_level", dist.Uniform(zero - 2.0, zero + 2.0))
         return pyro.sample("y", OrnsteinUhlenbeckSeries(speed, log_level.exp(), len(x)), obs=y)
+
+    def sketch(
+        self,
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n"],
+        mask: Bool[Tensor, "batch n"],
+    ) -> LikelihoodSketch:
+        """Least squares on the increments, around its own maximum in logit units."""
+        y = y.double()
+        before, increments = y[:, :-1], y.diff(dim=-1) / _SPREAD
+
+        def predict(u: Tensor) -> Tensor:
+            speed, level = 2 * u[:, :1].sigmoid(), (4 * u[:, 1:].sigmoid() - 2).exp()
+            return speed * (level - before.repeat(len(u) // len(before), 1)) * _STEP / _SPREAD
+
+        start = y.new_zeros(len(y), 2)
+        sketch = gauss_newton_sketch(predict, increments, start, prior_sd=1.8)
+        there = mask.all(-1)  # a series that is not there says nothing
+        value = sketch.value.where(there[:, None], 0.0)
+        return LikelihoodSketch(
+            value.float(), sketch.matrix.where(there[:, None, None], 0.0).float()
+        )

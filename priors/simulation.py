@@ -6,7 +6,7 @@ observation has no density, a simulator, is treated alike: only draws of its sit
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,21 +22,6 @@ from amortized.priors.vectorised import (
     quiet_program,
     run_program,
 )
-
-
-class LikelihoodSketch(NamedTuple):
-    r"""A rough normal approximation of a likelihood, as :math:`z = H u + N(0, I)`.
-
-    Where the author of a program knows one (a least-squares estimate and its error), an amortised
-    posterior starts from it and learns only what is missing. Rows of zeros say nothing.
-
-    Attributes:
-        value: z, ``(batch, rows)``.
-        matrix: H, ``(batch, rows, dim)``, for u in unconstrained space.
-    """
-
-    value: Float[Tensor, "batch rows"]
-    matrix: Float[Tensor, "batch rows dim"]
 
 
 class _AtLatents(_Site):

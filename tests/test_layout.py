@@ -14,7 +14,7 @@ LEVELS = (
     {"networks", "sampling", "predictive"},
     {"posterior", "training", "pretrained", "infer"},
     {"estimators", "diagnostics", "plotting"},
-    {"recipes"},
+    {"recipes", "dt_recipes"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "cli"},
 )

@@ -139,7 +139,10 @@ def _split_one(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Splits the heaviest component into the first empty place, in members that have one."""
     rows = empty.any(-1).nonzero().squeeze(-1)
-    heavy, place = log_w[rows].argmax(-1), empty[rows].int().argmax(-1)
+    # Among equal weights the place of the mean decides, not the order that components came in.
+    rank = means[rows, :, 0].argsort(-1).argsort(-1)
+    heavy = (log_w[rows] + 1e-9 * rank).argmax(-1)
+    place = empty[rows].int().argmax(-1)
     mean, factor = means[rows, heavy], factors[rows, heavy]
     covariance = factor @ factor.mT
     spread, widest = covariance.diagonal(dim1=-1, dim2=-2).max(-1)

@@ -18,8 +18,9 @@ from torch import Tensor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.fitting import fit_draws
 from amortized.latent_priors.metaprior import Metaprior
+from amortized.priors.likelihood_sketch import LikelihoodSketch
 from amortized.priors.program import ProgramPrior
-from amortized.priors.simulation import LikelihoodSketch, ProgramSimulator
+from amortized.priors.simulation import ProgramSimulator
 
 _N_DRAWS = 4096
 

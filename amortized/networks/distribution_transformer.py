@@ -31,8 +31,8 @@ from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 from amortized.networks.blocks import Block
 from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.observation_encoder import ObservationEncoder, mlp
+from amortized.priors.likelihood_sketch import LikelihoodSketch
 from amortized.priors.program import ProgramPrior
-from amortized.priors.simulation import LikelihoodSketch
 
 _FAINT = -4.0  # log of the learned sketch's first precision, in reference units: hardly any
 
