@@ -13,7 +13,7 @@ from amortized.estimators import PFNClassifier, PFNRegressor
 from amortized.estimators.table_views import QUERY_CHUNK, draw_views
 from amortized.estimators.tables import TableEncoder, strongest_columns
 from amortized.networks import TabularPFN, TabularPFNConfig
-from amortized.pretrained import available
+from amortized.pretrained import available, save
 
 SIZE = TabularPFNConfig(
     d_model=32, d_hidden=16, n_cell_blocks=2, n_row_blocks=1, d_row=48, n_retrieval_heads=2
@@ -159,6 +159,38 @@ def test_random_state_and_pickle():
     np.testing.assert_array_equal(estimator.predict_proba(X), same.predict_proba(X))
     np.testing.assert_array_equal(estimator.predict_proba(X), again.predict_proba(X))
     assert clone(estimator).n_estimators == 2
+
+
+@pytest.mark.parametrize("names", [[0, 1, 2], ["a", "b", "c"], [1.5, 2.5, 3.5]], ids=str)
+def test_a_file_holds_all_but_the_network(names, tmp_path):
+    X, y = messy_table(), np.array(names, dtype=object if names[0] == "a" else None)[labels()]
+    y = y if names[0] != 1.5 else y.astype(str)
+    folder = str(save(network_of(), tmp_path / "network"))
+    estimator = classifier(model=folder).fit(X, y)
+    file = estimator.save(tmp_path / "fitted")
+    assert file.stat().st_size < 20_000
+    again = PFNClassifier.load(file)
+    np.testing.assert_array_equal(again.predict_proba(X), estimator.predict_proba(X))
+    np.testing.assert_array_equal(again.predict(X), estimator.predict(X))
+    assert again.get_params() == estimator.get_params()
+    with pytest.raises(ValueError, match="Expected a PFNRegressor"):
+        PFNRegressor.load(file)
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match="Save the estimator again"):
+        PFNClassifier.load(file)
+
+
+def test_a_regressor_in_a_file(tmp_path):
+    X, y = messy_table(), np.random.default_rng(2).normal(size=N)
+    folder = str(save(network_of("regression", n_bars=20), tmp_path / "network"))
+    estimator = PFNRegressor(model=folder).fit(X, y)
+    again = PFNRegressor.load(estimator.save(tmp_path / "fitted"))
+    np.testing.assert_array_equal(again.predict(X), estimator.predict(X))
+
+
+def test_what_a_file_cannot_hold(tmp_path):
+    with pytest.raises(ValueError, match="amortized.pretrained.save"):
+        classifier().fit(messy_table(), labels()).save(tmp_path / "fitted")
 
 
 def test_encoder():

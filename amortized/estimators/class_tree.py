@@ -27,7 +27,7 @@ class ClassTree:
     def __init__(
         self,
         network: TabularPFN,
-        x: NDArray[np.float64],
+        x: NDArray[np.floating],
         labels: NDArray[np.intp],
         *,
         columns: NDArray[np.intp],

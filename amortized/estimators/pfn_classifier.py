@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted
 
 from amortized.estimators.class_tree import ClassTree
+from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.tables import (
     MAX_COLUMNS,
     TableEncoder,
@@ -21,7 +22,7 @@ from amortized.networks.tabular_pfn import TabularPFN
 from amortized.pretrained import load
 
 
-class PFNClassifier(ClassifierMixin, BaseEstimator):
+class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     """Bayesian classification of a small table in a single forward pass of a pretrained network.
 
     The answer is the posterior predictive of the prior that the network was trained on. Renaming
@@ -95,14 +96,14 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
         columns = validated_columns(self, X, reset=True)
-        y = column_or_1d(y, warn=True)
-        check_consistent_length(columns[0], y)
-        if y.dtype.kind == "f":
-            assert_all_finite(y, input_name="y")
-        check_classification_targets(y)
-        self.classes_, self.y_train_ = np.unique(y, return_inverse=True)
+        target: NDArray[Any] = column_or_1d(y, warn=True)
+        check_consistent_length(columns[0], target)
+        if target.dtype.kind == "f":
+            assert_all_finite(target, input_name="y")
+        check_classification_targets(target)
+        self.classes_, self.y_train_ = np.unique(target, return_inverse=True)
         self.encoder_ = TableEncoder()
-        self.X_train_ = self.encoder_.fit_transform(columns)
+        self.X_train_ = self.encoder_.fit_transform(columns).astype(np.float32)
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._encode()
@@ -161,6 +162,7 @@ class PFNClassifier(ClassifierMixin, BaseEstimator):
         """Without the encoded table, which is large and quickly made again."""
         state = super().__getstate__().copy()
         state.pop("_tree", None)
+        # A network that is a parameter is in the state already.
         state.pop("network_", None)
         return state
 

@@ -15,6 +15,7 @@ from sklearn.utils import Tags, check_consistent_length, check_random_state, col
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from amortized.distributions import BarDistribution
+from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.table_views import EncodedViews, draw_views
 from amortized.estimators.tables import (
     MAX_COLUMNS,
@@ -36,7 +37,7 @@ LARGEST = 1e150
 RESOLUTION = 1e-12
 
 
-class PFNRegressor(RegressorMixin, BaseEstimator):
+class PFNRegressor(FittedFile, RegressorMixin, BaseEstimator):
     """Bayesian regression in a single forward pass of a pretrained network.
 
     The answer is the posterior predictive of the prior that the network was trained on, given
@@ -111,32 +112,27 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
             UserWarning: if there are more rows than the network was trained for (a random part
                 is kept), or the target does not vary.
         """
-        is_network = isinstance(self.model, PFN | TabularPFN)
-        network = self.model if is_network else load(self.model)
-        self.network_ = network.to(self.device).eval()
-        if isinstance(network, TabularPFN):
+        self.network_: Any = self._network().to(self.device).eval()
+        self._views_seed = 0
+        if isinstance(self.network_, TabularPFN):
             return self._fit_table(X, y)
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        y = y.astype(np.float64)
-        for name, values in (("X", X), ("y", y)):
-            if np.abs(values).max() > LARGEST:
-                raise ValueError(
-                    f"Expected numbers of at most {LARGEST} in {name}; got "
-                    f"{np.abs(values).max()}. Change its units."
-                )
-        config = network.config
-        if X.shape[1] > config.n_features:
+        x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        config = self.network_.config
+        if x.shape[1] > config.n_features:
             raise ValueError(
                 f"Expected at most {config.n_features} features, which model={self.model!r} was "
-                f"trained for; got {X.shape[1]}. Select features, or use another model."
+                f"trained for; got {x.shape[1]}. Select features, or use another model."
             )
-        rows = self._rows(len(X), config.max_context)
-        X, y = X[rows], y[rows]
-        self._x_mean, self._x_scale = _location_and_scale(X)
-        self.X_train_ = (X - self._x_mean) / self._x_scale
-        self._standardise(y)
+        rows = self._rows(len(x), config.max_context)
+        x, target = x[rows], target[rows]
+        self._x_mean, self._x_scale = _location_and_scale(x)
+        self.X_train_: NDArray[np.floating] = (x - self._x_mean) / self._x_scale
+        self._standardise(target)
         self._encode()
         return self
+
+    def _network(self) -> Any:
+        return self.model if isinstance(self.model, PFN | TabularPFN) else load(self.model)
 
     def _fit_table(self, X: ArrayLike, y: ArrayLike | None) -> "PFNRegressor":
         if self.network_.config.target != "regression":
@@ -151,13 +147,13 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
         columns = validated_columns(self, X, reset=True)
-        y = check_array(
+        target = check_array(
             column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y"
         )
-        check_consistent_length(columns[0], y)
-        self.encoder_ = TableEncoder()
-        self.X_train_ = self.encoder_.fit_transform(columns)
-        self._standardise(y)
+        check_consistent_length(columns[0], target)
+        self.encoder_: TableEncoder = TableEncoder()
+        self.X_train_ = self.encoder_.fit_transform(columns).astype(np.float32)
+        self._standardise(target)
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._encode()
@@ -176,7 +172,7 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
         """Encode the training data with the network, whichever kind it is."""
         if not isinstance(self.network_, TabularPFN):
             with torch.inference_mode():
-                self._context = self.network_.encode(
+                self._context: Any = self.network_.encode(
                     self._tensor(self.X_train_), self._tensor(self.y_train_)
                 )
             return
@@ -196,7 +192,7 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
         )
         return check_random_state(self.random_state).choice(n, most, replace=False)
 
-    def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
+    def _tensor(self, values: NDArray[np.floating]) -> torch.Tensor:
         return torch.as_tensor(values, dtype=torch.float32, device=self.device).unsqueeze(0)
 
     def predict_distribution(self, X: ArrayLike) -> BarDistribution:
@@ -219,17 +215,16 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
         return BarDistribution(logits.cpu(), borders.cpu(), validate_args=False)
 
     def _row_logits(self, X: ArrayLike) -> torch.Tensor:
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        with np.errstate(over="ignore"):
-            X = np.clip((X - self._x_mean) / self._x_scale, -FAR, FAR)
-        padded = np.pad(X, ((0, -len(X) % QUERY_CHUNK), (0, 0)))
+        x = validate_data(self, X, dtype=np.float64, reset=False)
+        x = (x - self._x_mean) / self._x_scale
+        padded = np.pad(x, ((0, -len(x) % QUERY_CHUNK), (0, 0)))
         with torch.inference_mode():
             return torch.cat(
                 [
                     self.network_.decode(self._context, self._tensor(chunk)).logits[0]
                     for chunk in np.split(padded, len(padded) // QUERY_CHUNK)
                 ]
-            )[: len(X)].double()
+            )[: len(x)].double()
 
     def predict(
         self, X: ArrayLike, return_std: bool = False
@@ -293,7 +288,7 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
         super().__setstate__(state)
         if hasattr(self, "X_train_"):
             if not hasattr(self, "network_"):
-                self.network_ = load(self.model, self.device)
+                self.network_ = self._network().to(self.device).eval()
             self._encode()
 
 

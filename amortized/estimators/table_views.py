@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.distributions import Distribution
+from torch.distributions import Categorical
 
+from amortized.distributions import BarDistribution
 from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 
 # Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
@@ -73,8 +74,8 @@ class EncodedViews:
     def __init__(
         self,
         network: TabularPFN,
-        x: NDArray[np.float64],
-        y: NDArray[np.float64],
+        x: NDArray[np.floating],
+        y: NDArray[np.floating],
         views: list[View],
     ) -> None:
         self.network, self.views = network, views
@@ -84,11 +85,11 @@ class EncodedViews:
                 x_context = self._tensor(x[np.ix_(rows, columns)])
                 self._contexts.append(network.encode(x_context, self._tensor(y[rows])))
 
-    def _tensor(self, values: NDArray[np.float64]) -> torch.Tensor:
+    def _tensor(self, values: NDArray[np.floating]) -> torch.Tensor:
         device = self.network.unknown_y.device
         return torch.as_tensor(values, dtype=torch.float32, device=device).unsqueeze(0)
 
-    def predictives(self, x: NDArray[np.float64]) -> Iterator[list[Distribution]]:
+    def predictives(self, x: NDArray[np.float64]) -> Iterator[list[Categorical | BarDistribution]]:
         """The predictives of all views, for one chunk of queries after the other.
 
         Args:

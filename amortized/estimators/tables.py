@@ -11,7 +11,7 @@ did not have. Columns that do not vary are left out: they say nothing.
 
 from collections.abc import Sequence
 from numbers import Number
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,9 +152,10 @@ def _is_time(column: Any) -> bool:
 
 def _objects(column: Any) -> NDArray[Any]:
     """The column's values as Python objects, missing ones as None."""
-    values = np.asarray(column.astype(object))
+    values = np.array(column.astype(object), dtype=object)
     present = np.array([_is_present(value) for value in values], dtype=bool)
-    return np.where(present, values, None)
+    values[~present] = None
+    return values
 
 
 def _is_present(value: Any) -> bool:
@@ -215,10 +216,10 @@ def _as_numbers(column: Any, position: int) -> Numbers:
 
 def _ticks_a_day(dtype: np.dtype[Any]) -> float:
     unit, count = np.datetime_data(dtype)
-    return float(np.timedelta64(1, "D") / np.timedelta64(count, unit))
+    return float(np.timedelta64(1, "D") / np.timedelta64(count, cast(Any, unit)))
 
 
-def strongest_columns(x: Numbers, target: Numbers, most: int) -> NDArray[np.intp]:
+def strongest_columns(x: NDArray[np.floating], target: Numbers, most: int) -> NDArray[np.intp]:
     """The columns that depend most on the target, one at a time; all of them if there are few.
 
     Ranked by the largest absolute correlation of the column's ranks, or of their distance from

@@ -17,15 +17,15 @@ References:
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from amortized.distributions import equal_mass_borders
+from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import KeysValues
 from amortized.networks.cell_block import CellBlock, RowBlock
 from amortized.networks.cells import (
@@ -107,6 +107,20 @@ class EncodedTable(NamedTuple):
     slots: ClassSlots | None
 
 
+class Blocks(nn.Module):
+    """Blocks over cells, the last of which updates the summaries alone, and over summaries."""
+
+    def __init__(self, config: TabularPFNConfig) -> None:
+        super().__init__()
+        d, n, hidden, last = config.d_model, config.n_heads, config.d_hidden, config.n_cell_blocks
+        self.cells: Any = nn.ModuleList(
+            CellBlock(d, n, hidden, is_last=depth == last) for depth in range(1, last + 1)
+        )
+        self.rows: Any = nn.ModuleList(
+            RowBlock(config.d_row, n, 2 * config.d_row) for _ in range(config.n_row_blocks)
+        )
+
+
 class TabularPFN(nn.Module):
     """Transformer from a table and queries to a distribution of each query's answer.
 
@@ -141,18 +155,11 @@ class TabularPFN(nn.Module):
         self.embed_y = nn.Linear(n_answer, 2 * d)
         self.unknown_y = nn.Parameter(torch.zeros(2 * d))
         self.thinking = nn.Parameter(torch.randn(config.n_thinking, 2 * d))
-        self.blocks = nn.ModuleDict({"cells": nn.ModuleList(), "rows": nn.ModuleList()})
-        for depth in range(config.n_cell_blocks):
-            is_last = depth == config.n_cell_blocks - 1
-            self.blocks["cells"].append(CellBlock(d, config.n_heads, config.d_hidden, is_last))
-        for _ in range(config.n_row_blocks):
-            self.blocks["rows"].append(RowBlock(d_row, config.n_heads, 2 * d_row))
+        self.blocks = Blocks(config)
         self.widen = nn.Linear(d, d_row, bias=False)
         self.norm = nn.RMSNorm(d_row)
         if is_classifier:
-            self.decoder: nn.Module = ClassDecoder(
-                d_row, config.max_classes, config.n_retrieval_heads
-            )
+            self.decoder: Any = ClassDecoder(d_row, config.max_classes, config.n_retrieval_heads)
         else:
             borders = torch.linspace(-4.0, 4.0, config.n_bars + 1) if borders is None else borders
             self.decoder = BarDecoder(d_row, borders)
@@ -224,12 +231,12 @@ class TabularPFN(nn.Module):
             n_rows = mask.sum(-1).to(x_context.dtype)
             mask = F.pad(mask, (self.config.n_thinking, 0), value=True)
         kept = []
-        for block in self.blocks["cells"]:
+        for block in self.blocks.cells:
             cells = block.mix_features(cells)
             kept.append(block.rows.keys_values(cells, n_rows))
             cells = block.rows(cells, kept[-1], mask)
         summary = self.widen(cells)
-        for block in self.blocks["rows"]:
+        for block in self.blocks.rows:
             kept.append(block.keys_values(summary, n_rows))
             summary = block(summary, kept[-1], mask)
         retrieved = None
@@ -260,15 +267,15 @@ class TabularPFN(nn.Module):
 
     def decode(
         self, context: EncodedTable, x_query: Float[Tensor, "batch query features"]
-    ) -> Distribution:
+    ) -> Categorical | BarDistribution:
         """Posterior predictive of each query, given an encoded context."""
         unknown = self.unknown_y.expand(*x_query.shape[:2], -1)
         cells = self._cells(x_query, context.statistics, unknown)
         kept = iter(context.keys_values)
-        for block in self.blocks["cells"]:
+        for block in self.blocks.cells:
             cells = block.rows(block.mix_features(cells), next(kept), context.mask)
         summary = self.widen(cells)
-        for block in self.blocks["rows"]:
+        for block in self.blocks.rows:
             summary = block(summary, next(kept), context.mask)
         state = self.norm(summary[:, 0])
         if context.slots is None:
@@ -283,7 +290,7 @@ class TabularPFN(nn.Module):
         y_context: Float[Tensor, "batch context"],
         x_query: Float[Tensor, "batch query features"],
         context_mask: Bool[Tensor, "batch context"] | None = None,
-    ) -> Distribution:
+    ) -> Categorical | BarDistribution:
         """Posterior predictive of each query: a ``Categorical`` or a ``BarDistribution``."""
         if x_query.shape[-1] != x_context.shape[-1]:
             raise ValueError(
