@@ -227,7 +227,8 @@ class ProgramDensity:
             run = Unconstrain(self.layout)
             with run, FunctionalSamplers():
                 self.model(x, y)
-            return run.vector()
+            # A prior whose own parameters are float32 draws float32, whatever the data are.
+            return run.vector().to(y.dtype)
 
         with torch.no_grad():
             return self._over_all(collect, self.x.new_empty(self.n_datasets, n_particles))
