@@ -104,8 +104,8 @@ class GaussianMixture(Distribution):
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "GaussianMixture":
         """The mixture with a function applied to its three tensors: a cast, or a choice of rows."""
-        tensors = map(function, (self.log_weights, self.means, self.scale_tril))
-        return GaussianMixture(*tensors, validate_args=False)
+        log_weights, means, tril = map(function, (self.log_weights, self.means, self.scale_tril))
+        return GaussianMixture(log_weights, means, tril, validate_args=False)
 
     def to(self, target: torch.device | torch.dtype | str) -> "GaussianMixture":
         """The same mixture on another device or in another precision."""
@@ -191,8 +191,8 @@ class GaussianMixture(Distribution):
 
     def _like(self, log_weights: Tensor, means: Tensor, scale_tril: Tensor) -> "GaussianMixture":
         """A mixture in this one's precision."""
-        tensors = (t.to(self.means.dtype) for t in (log_weights, means, scale_tril))
-        return GaussianMixture(*tensors, validate_args=False)
+        dtype = self.means.dtype
+        return GaussianMixture(log_weights.to(dtype), means.to(dtype), scale_tril.to(dtype), False)
 
     def _dims(self, dims: Sequence[int]) -> list[int]:
         chosen = [int(i) for i in dims]
@@ -260,8 +260,8 @@ class GaussianMixture(Distribution):
             matrix: H; rows of zeros say nothing.
             noise_tril: Cholesky factor of R; None for the identity.
         """
-        log_det = 0.0
         z, rows = value.double(), matrix.double()
+        log_det = z.new_zeros(())
         if noise_tril is not None:
             noise = noise_tril.double()
             z = solve_lower(noise, z)

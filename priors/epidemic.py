@@ -13,6 +13,8 @@ References:
     | (Chang et al., 2025), arXiv:2410.15320, whose SIR task this is
 """
 
+from typing import Any
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -40,13 +42,11 @@ class CountShares(dist.TorchDistribution):
         self.share = share.clamp(1e-9, 1 - 1e-6)
         super().__init__(share.shape[:-1], share.shape[-1:], validate_args=False)
 
-    def expand(
-        self, batch_shape: torch.Size, _instance: "CountShares | None" = None
-    ) -> "CountShares":
+    def expand(self, batch_shape: Any, _instance: "CountShares | None" = None) -> "CountShares":
         return CountShares(self.share.expand(*batch_shape, -1))
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        share = self.share.expand(self._extended_shape(sample_shape))
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        share = self.share.expand(self._extended_shape(torch.Size(sample_shape)))
         return torch.binomial(torch.full_like(share, _TESTED), share) / _TESTED
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -93,10 +93,11 @@ def gauss_newton_sketch(
         trial = (tried, *_linearised(predict, observed, tried))
         better = _misfit(trial, prior_sd) < _misfit(best, prior_sd)
         damping = torch.where(better.unsqueeze(-1), damping / 10, damping * 10)
-        best = tuple(
+        point, jacobian, residual = (
             torch.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
             for new, old in zip(trial, best, strict=True)
         )
+        best = (point, jacobian, residual)
     point, jacobian, residual = best
     # A misfit beyond chance says that this is not the mode, or not normal: trust it less.
     n_free = max(1, residual.shape[-1] - u.shape[-1])

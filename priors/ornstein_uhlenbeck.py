@@ -12,6 +12,7 @@ References:
 """
 
 import math
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -43,13 +44,13 @@ class OrnsteinUhlenbeckSeries(dist.TorchDistribution):
         super().__init__(self.speed.shape, torch.Size([n]), validate_args=False)
 
     def expand(
-        self, batch_shape: torch.Size, _instance: "OrnsteinUhlenbeckSeries | None" = None
+        self, batch_shape: Any, _instance: "OrnsteinUhlenbeckSeries | None" = None
     ) -> "OrnsteinUhlenbeckSeries":
         speed, level = self.speed.expand(batch_shape), self.level.expand(batch_shape)
         return OrnsteinUhlenbeckSeries(speed, level, self.event_shape[0])
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
-        shape = self._extended_shape(sample_shape)
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.speed.dtype, device=self.speed.device)
         value = _FIRST + 0.0 * noise[..., 0]
         points = [value]

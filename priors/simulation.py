@@ -36,12 +36,14 @@ class _AtLatents(_Site):
             return
         if self._is_latent(message):
             where, shape = self.layout[message["name"]]
-            message["value"] = bijection(message["fn"])(self.u[where].reshape(shape))
-            self.values[message["name"]] = message["value"]
+            value = bijection(message["fn"])(self.u[where].reshape(shape))
+            self.values[message["name"]] = value
+            message["value"] = value
         elif message["value"] is None:
-            message["value"] = draw(message["fn"])
+            value = draw(message["fn"])
+            message["value"] = value
             if message["name"] == "y":
-                self.values["y"] = message["value"]
+                self.values["y"] = value
 
 
 class ProgramSimulator:

@@ -209,7 +209,8 @@ def _element(distribution: Distribution, i: int) -> Distribution:
             f"Expected the elements of {distribution} one by one; give a dictionary of scalar "
             "distributions, or draws."
         )
-    return type(distribution)(**values)
+    family: Any = type(distribution)
+    return family(**values)
 
 
 def _parameters(distribution: Distribution) -> tuple[Any, ...]:

@@ -176,5 +176,7 @@ def _mixture_like(
 ) -> GaussianMixture:
     """A mixture with the batch shape and precision of another."""
     shape, dtype = mixture.batch_shape, mixture.means.dtype
-    tensors = (t.reshape(*shape, *t.shape[1:]).to(dtype) for t in (log_w, means, factors))
-    return GaussianMixture(*tensors, validate_args=False)
+    log_w, means, factors = (
+        t.reshape(*shape, *t.shape[1:]).to(dtype) for t in (log_w, means, factors)
+    )
+    return GaussianMixture(log_w, means, factors, validate_args=False)

@@ -54,6 +54,9 @@ class DistributionTransformer(nn.Module):
         (torch.Size([4]), 3)
     """
 
+    location: Tensor
+    scale: Tensor
+
     def __init__(self, config: DistributionTransformerConfig) -> None:
         super().__init__()
         self.config = config
@@ -133,7 +136,7 @@ class DistributionTransformer(nn.Module):
                 (self._about_whitening(mean, factor), _about_sketch(white_sketch)), -1
             )
         tokens, mask, has_data = self.encoder(observations, masks, about_prior)
-        for block in self.blocks["data"]:
+        for block in self._layers("data"):
             tokens = block(tokens, block.keys_values(tokens), mask)
         summary = self.sketch_norm(tokens[:, 0])
         outputs = self.sketch_head(summary).float()
@@ -142,7 +145,7 @@ class DistributionTransformer(nn.Module):
             features = torch.cat((_features(white), _features(start)), -1)
         rows = self.embed_component(features) + self.embed_summary(summary).unsqueeze(1)
         for among, to_data in zip(
-            self.blocks["components"], self.blocks["observations"], strict=True
+            self._layers("components"), self._layers("observations"), strict=True
         ):
             rows = among(rows, among.keys_values(rows))
             rows = to_data(rows, to_data.keys_values(tokens), mask)
@@ -156,6 +159,9 @@ class DistributionTransformer(nn.Module):
         posterior = self(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
         with torch.autocast(batch.u.device.type, enabled=False):
             return -posterior.log_prob(batch.u).mean()
+
+    def _layers(self, name: str) -> list[Block]:
+        return [block for block in self.blocks[name].children() if isinstance(block, Block)]
 
     def _for_all(
         self, latent_prior: GaussianMixture, observations: Mapping[str, Tensor]
@@ -248,7 +254,7 @@ def _tril(entries: Tensor, dim: int) -> Tensor:
 def _log_tril(factor: Tensor) -> Tensor:
     """Log diagonal of a Cholesky factor, and the rows below it in units of their diagonal."""
     diagonal = factor.diagonal(dim1=-1, dim2=-2)
-    i, j = torch.tril_indices(*factor.shape[-2:], offset=-1, device=factor.device)
+    i, j = torch.tril_indices(factor.shape[-2], factor.shape[-1], -1, device=factor.device)
     return torch.cat((diagonal.log(), (factor / diagonal.unsqueeze(-1))[..., i, j].asinh()), -1)
 
 
@@ -280,8 +286,8 @@ def _where(has_data: Tensor, answer: GaussianMixture, given: GaussianMixture) ->
             torch.cat([mixture.scale_tril] + [mixture.scale_tril[:, :1]] * missing, 1),
         )
 
-    tensors = (
+    log_weights, means, factors = (
         torch.where(has_data.reshape(-1, *[1] * (a.ndim - 1)), a, b)
         for a, b in zip(padded(answer), padded(given), strict=True)
     )
-    return GaussianMixture(*tensors, validate_args=False)
+    return GaussianMixture(log_weights, means, factors, validate_args=False)

@@ -23,6 +23,9 @@ class ObservationEncoder(nn.Module):
         n_extra: numbers that the caller adds to the summary.
     """
 
+    row_location: Tensor
+    row_scale: Tensor
+
     def __init__(self, config: DistributionTransformerConfig, n_extra: int) -> None:
         super().__init__()
         self.config = config
