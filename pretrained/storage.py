@@ -119,10 +119,11 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> Any:
         ...
         ValueError: Expected a folder of a saved network or one of [...]; got 'no-such-network'.
     """
+    is_path = isinstance(name_or_path, str | os.PathLike)
     folder = SHIPPED / str(name_or_path)
-    if not (folder / CONFIG).is_file():
+    if is_path and not (folder / CONFIG).is_file():
         folder = Path(name_or_path)
-    if not (folder / CONFIG).is_file():
+    if not is_path or not (folder / CONFIG).is_file():
         raise ValueError(
             f"Expected a folder of a saved network or one of {available()}; got "
             f"{str(name_or_path)!r}."

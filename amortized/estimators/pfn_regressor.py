@@ -117,6 +117,8 @@ class PFNRegressor(FittedFile, RegressorMixin, BaseEstimator):
         if isinstance(self.network_, TabularPFN):
             return self._fit_table(X, y)
         x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        target = target.astype(np.float64)
+        _refuse_extremes(x, "X")
         config = self.network_.config
         if x.shape[1] > config.n_features:
             raise ValueError(
@@ -132,7 +134,13 @@ class PFNRegressor(FittedFile, RegressorMixin, BaseEstimator):
         return self
 
     def _network(self) -> Any:
-        return self.model if isinstance(self.model, PFN | TabularPFN) else load(self.model)
+        network = self.model if isinstance(self.model, PFN | TabularPFN) else load(self.model)
+        if not isinstance(network, PFN | TabularPFN):
+            raise ValueError(
+                f"Expected a network for regression; model={self.model!r} is a "
+                f"{type(network).__name__}."
+            )
+        return network
 
     def _fit_table(self, X: ArrayLike, y: ArrayLike | None) -> "PFNRegressor":
         if self.network_.config.target != "regression":
@@ -160,6 +168,7 @@ class PFNRegressor(FittedFile, RegressorMixin, BaseEstimator):
         return self
 
     def _standardise(self, y: NDArray[np.float64]) -> None:
+        _refuse_extremes(y, "y")
         self._y_mean, self._y_scale = _location_and_scale(y)
         self._y_scale = max(self._y_scale, RESOLUTION * abs(self._y_mean))
         if np.ptp(y) == 0:
@@ -216,7 +225,8 @@ class PFNRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     def _row_logits(self, X: ArrayLike) -> torch.Tensor:
         x = validate_data(self, X, dtype=np.float64, reset=False)
-        x = (x - self._x_mean) / self._x_scale
+        with np.errstate(over="ignore"):
+            x = np.clip((x - self._x_mean) / self._x_scale, -FAR, FAR)
         padded = np.pad(x, ((0, -len(x) % QUERY_CHUNK), (0, 0)))
         with torch.inference_mode():
             return torch.cat(
@@ -290,6 +300,14 @@ class PFNRegressor(FittedFile, RegressorMixin, BaseEstimator):
             if not hasattr(self, "network_"):
                 self.network_ = self._network().to(self.device).eval()
             self._encode()
+
+
+def _refuse_extremes(values: NDArray[np.float64], name: str) -> None:
+    largest = np.abs(values).max()
+    if largest > LARGEST:
+        raise ValueError(
+            f"Expected numbers of at most {LARGEST} in {name}; got {largest}. Change its units."
+        )
 
 
 def _location_and_scale(values: NDArray[np.float64]) -> tuple[Any, Any]:
