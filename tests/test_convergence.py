@@ -50,7 +50,8 @@ def test_nested_r_hat_is_content_with_short_chains_and_sees_superchains_apart():
     slow = torch.randn(64, 1) + 0.3 * torch.randn(64, 5)  # a chain hardly moves
     assert convergence.r_hat(slow) > 1.5 and convergence.nested_r_hat(slow, 4) < 1.2
     nested = convergence.nested_r_hat(draws, 4)
-    assert nested[0] < 1.02 < 1.2 < nested[1]
+    # Means of 4 superchains of 80 draws: above 1.05 needs a chi-square(3) of 24, p = 2e-5.
+    assert nested[0] < 1.05 < 1.2 < nested[1]
 
 
 def test_replicate_ess_of_independent_draws_is_their_number():
