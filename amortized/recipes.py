@@ -154,3 +154,7 @@ def main() -> None:
     seconds = torch.load(directory / CHECKPOINT, weights_only=False)["seconds"]
     text = card(arguments.name, network, seconds, oracle)
     print(text, save(network, arguments.to / arguments.name, text))
+
+
+if __name__ == "__main__":
+    main()
