@@ -311,10 +311,10 @@ def _refuse_extremes(values: NDArray[np.float64], name: str) -> None:
 
 
 def _location_and_scale(values: NDArray[np.float64]) -> tuple[Any, Any]:
-    """Mean and standard deviation over rows; scale 1 where nothing varies."""
+    """Mean and standard deviation over rows; where nothing varies, 1 or more than rounding."""
     mean = values.mean(axis=0)
     scale = values.std(axis=0)
     # What rounding leaves of a constant is no variation.
     rounding = 10 * np.finfo(np.float64).eps * np.abs(mean)
     varies = scale > np.maximum(rounding, 1 / LARGEST)
-    return mean, np.where(varies, scale, 1.0)
+    return mean, np.where(varies, scale, np.maximum(rounding, 1.0))
