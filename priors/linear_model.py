@@ -84,7 +84,8 @@ class LinearModelPrior(ProgramPrior):
         With :math:`\nu = n - \mathrm{rank}` degrees of freedom, :math:`\log\sigma` is
         :math:`\tfrac12 (\log RSS - \psi(\nu/2) - \log 2)` up to an error of variance
         :math:`\tfrac14 \psi'(\nu/2)`. Without a degree of freedom the spread of y itself, an
-        overestimate, weighs the coefficients.
+        overestimate, weighs the coefficients; s is never less than :math:`e^{-\nu/2}` of the
+        program's own median noise.
         """
         design = self.design(x).double().where(mask.unsqueeze(-1), 0.0)
         answers = y.double().where(mask, 0.0)
@@ -100,7 +101,10 @@ class LinearModelPrior(ProgramPrior):
         log_noise = 0.5 * ((rss + 1e-12 * total + 1e-30).log() - half.digamma() - math.log(2))
         weight = torch.where(dof > 0, 2 / torch.polygamma(1, half).sqrt(), 0.0)
         spread = (total / n.clamp_min(1)).sqrt()
-        scale = torch.where(dof > 0, log_noise.exp(), spread).clamp_min(1e-12)
+        # With few degrees of freedom the residuals may be small by chance, and an estimate that
+        # believes them would be wrong by thousands of its errors.
+        least = (self.log_noise - dof / 2).exp()
+        scale = torch.where(dof > 0, log_noise.exp(), spread).hypot(least)
         k = gram.shape[-1]
         matrix = design.new_zeros(len(x), k + 1, k + 1)
         matrix[:, :k, :k] = least_squares.matrix / scale[:, None, None]
