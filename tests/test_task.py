@@ -20,7 +20,7 @@ MADE = {
     "fixed gp": lambda: GaussianProcessPrior(
         lengthscale=0.5, outputscale=1.0, noise=0.1, n_features=(1, 4)
     ),
-} | dict(PRIORS)
+} | {name: PRIORS[name] for name in ("gp", "gp-1d")}  # tables have laws of their own
 each_prior = pytest.mark.parametrize("make", MADE.values(), ids=MADE)
 
 
@@ -202,7 +202,7 @@ WRONG = {
     "no tasks": (lambda: drawn(n_tasks=0), "n_tasks to be an integer >= 1; got 0"),
     "negative context": (lambda: drawn(n_context=-1), "n_context to be an integer >= 0; got -1"),
     "half a query": (lambda: drawn(n_query=1.5), "n_query to be an integer >= 0; got 1.5"),
-    "unknown prior": (lambda: named_prior("gpp"), r"among \['gp', 'gp-1d'\]; got 'gpp'"),
+    "unknown prior": (lambda: named_prior("gpp"), r"among \['gp', 'gp-1d', .*; got 'gpp'"),
 }
 
 
