@@ -1,0 +1,403 @@
+"""The regressor keeps scikit-learn's contract, and answers or refuses whatever it is given."""
+
+import copy
+import functools
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import sparse, stats
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from amortized import PFNRegressor, load, save
+from amortized.networks import PFN, PFNConfig
+
+
+# The checks use up to 20 features, of which gp-1d takes one.
+@parametrize_with_checks([PFNRegressor()])
+def test_scikit_learn_checks(estimator, check, no_shape_checks):
+    check(estimator)
+
+
+MODELS = {"gp-1d": 1, "gp": 3}
+each_model = pytest.mark.parametrize("model", MODELS)
+
+
+def data(model, n=30, seed=0, m=70):
+    """Smooth data with noise, for as many features as the model takes."""
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-1, 1, (n + m, MODELS[model]))
+    y = 10 + 3 * np.sin(2 * X[:, 0]) + 2 * X[:, -1] + 0.1 * rng.normal(size=n + m)
+    return X[:n], y[:n], X[n:], y[n:]
+
+
+def fit(model, n=30, **options):
+    X, y, Z, z = data(model, n)
+    return PFNRegressor(model, **options).fit(X, y), Z, z
+
+
+# --- laws
+
+
+@each_model
+@pytest.mark.parametrize("n", [1, 2, 30, 50])
+def test_answers_do_not_depend_on_the_batch(model, n, filter_warnings):
+    """To the last bit: a row is answered alike alone, in company, and in any place."""
+    estimator, Z, _ = fit(model, n)
+    together = estimator.predict(Z)
+    assert np.array_equal(
+        np.concatenate([estimator.predict(Z[[i]]) for i in range(0, 9)]), together[:9]
+    )
+    order = np.random.default_rng(0).permutation(len(Z))
+    assert np.array_equal(estimator.predict(Z[order]), together[order])
+    assert np.array_equal(estimator.predict(Z[40:]), together[40:])
+
+
+@each_model
+def test_answers_do_not_depend_on_the_number_of_threads(model):
+    """Up to float32's rounding, as sums are cut in other places."""
+    n_threads, means = torch.get_num_threads(), []
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            estimator, Z, _ = fit(model)
+            means.append(estimator.predict(Z))
+    finally:
+        torch.set_num_threads(n_threads)
+    np.testing.assert_allclose(*means, rtol=1e-5)
+
+
+@each_model
+def test_the_order_of_the_training_rows_does_not_matter(model):
+    X, y, Z, _ = data(model)
+    order = np.random.default_rng(0).permutation(len(X))
+    one, other = PFNRegressor(model).fit(X, y), PFNRegressor(model).fit(X[order], y[order])
+    np.testing.assert_allclose(one.predict(Z), other.predict(Z), rtol=1e-4)
+
+
+@each_model
+@pytest.mark.parametrize("scale, shift", [(2.0**40, 0.0), (2.0**-40, 0.0), (3.0, 1e4)])
+def test_units_do_not_matter(model, scale, shift):
+    X, y, Z, _ = data(model)
+    mean, std = PFNRegressor(model).fit(X, y).predict(Z, return_std=True)
+    other = PFNRegressor(model).fit(scale * X + shift, scale * y - shift)
+    found, spread = other.predict(scale * Z + shift, return_std=True)
+    np.testing.assert_allclose((found + shift) / scale, mean, rtol=1e-3)
+    np.testing.assert_allclose(spread / scale, std, rtol=1e-2)
+
+
+@each_model
+def test_every_answer_comes_from_one_distribution(model):
+    estimator, Z, _ = fit(model)
+    d = estimator.predict_distribution(Z)
+    assert d.batch_shape == (len(Z),) and d.mean.dtype == torch.float64
+    mean, std = estimator.predict(Z, return_std=True)
+    assert np.array_equal(estimator.predict(Z), mean)
+    np.testing.assert_array_equal(mean, d.mean)
+    np.testing.assert_array_equal(std, d.stddev)
+    levels = [0.01, 0.3, 0.5, 0.99]
+    quantiles = estimator.predict_quantiles(Z, levels)
+    assert quantiles.shape == (len(Z), 4) and (np.diff(quantiles) > 0).all()
+    found = d.cdf(torch.as_tensor(quantiles.T))
+    np.testing.assert_allclose(found.T, np.tile(levels, (len(Z), 1)), rtol=1e-6)
+    np.testing.assert_array_equal(estimator.predict_quantiles(Z, 0.5), quantiles[:, [2]])
+
+
+@each_model
+def test_draws_follow_the_distribution(model):
+    estimator, Z, _ = fit(model)
+    draws = estimator.sample_y(Z, 4000, random_state=0)
+    assert draws.shape == (len(Z), 4000)
+    levels = estimator.predict_distribution(Z).cdf(torch.as_tensor(draws.T)).T
+    assert min(stats.kstest(row, "uniform").pvalue for row in levels) > 1e-5
+    assert np.array_equal(draws, estimator.sample_y(Z, 4000, random_state=0))
+    assert not np.array_equal(draws[:, 0], estimator.sample_y(Z, 1, random_state=1)[:, 0])
+
+
+@each_model
+def test_learns_a_smooth_function(model):
+    """Far better than the mean of y, and with bands that hold what they say, roughly."""
+    estimator, Z, z = fit(model, 40)
+    mean, std = estimator.predict(Z, return_std=True)
+    assert np.sqrt(np.mean((mean - z) ** 2)) < 0.25 * z.std()
+    low, high = estimator.predict_quantiles(Z, [0.05, 0.95]).T
+    assert 0.7 < np.mean((low < z) & (z < high)) <= 1
+    assert std.mean() < 0.5 * z.std()
+
+
+def test_is_less_sure_where_there_are_no_data():
+    estimator, Z, _ = fit("gp-1d")
+    assert estimator.predict([[4.0]], return_std=True)[1] > 2 * np.median(
+        estimator.predict(Z, return_std=True)[1]
+    )
+
+
+# --- scikit-learn
+
+
+@each_model
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))], ids=["copy", "pickle"]
+)
+def test_a_copy_gives_the_same_answers(model, copied):
+    estimator, Z, _ = fit(model)
+    assert np.array_equal(copied(estimator).predict(Z), estimator.predict(Z))
+    assert len(pickle.dumps(estimator)) < 20_000  # the network is named, not carried
+
+
+def test_an_unfitted_estimator_can_be_copied():
+    assert pickle.loads(pickle.dumps(PFNRegressor("gp-1d"))).model == "gp-1d"
+    assert clone(fit("gp-1d", random_state=3)[0]).get_params() == (
+        PFNRegressor("gp-1d", random_state=3).get_params()
+    )
+
+
+def test_a_network_of_ones_own_can_be_given(tmp_path):
+    own = PFN(PFNConfig(n_features=2, max_context=9, d_model=16, n_layers=1, n_bars=9))
+    X, y, Z, _ = data("gp")
+    with pytest.warns(UserWarning, match="at most 9 rows"):
+        estimator = PFNRegressor(own, random_state=0).fit(X[:, :2], y)
+    assert estimator.network_ is own and len(estimator.X_train_) == 9
+    copied = pickle.loads(pickle.dumps(estimator))
+    assert np.array_equal(copied.predict(Z[:, :2]), estimator.predict(Z[:, :2]))
+    by_path = PFNRegressor(str(save(own, tmp_path / "own")))
+    assert by_path.fit(X[:5, :2], y[:5]).predict(Z[:, :2]).shape == (70,)
+
+
+def test_works_in_a_grid_and_in_a_pipeline():
+    X, y, Z, _ = data("gp-1d")
+    search = GridSearchCV(PFNRegressor(), {"model": ["gp", "gp-1d"]}, cv=2).fit(X, y)
+    assert search.best_params_["model"] in ("gp", "gp-1d") and search.best_score_ > 0.5
+    pipeline = make_pipeline(StandardScaler(), PFNRegressor("gp-1d")).fit(X, y)
+    alone = PFNRegressor("gp-1d").fit(X, y)
+    np.testing.assert_allclose(pipeline.predict(Z), alone.predict(Z), rtol=1e-3)
+
+
+def test_real_data():
+    """Not far from ridge regression with the best penalty, on a table that is close to linear."""
+    X, y = load_diabetes(return_X_y=True)
+    X, y = X[150:300], y[150:300]
+    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 20)))
+    best = cross_val_score(ridge, X, y, cv=3).mean()
+    assert cross_val_score(PFNRegressor(), X, y, cv=3).mean() > best - 0.15
+
+
+def test_feature_names_are_kept_and_checked():
+    pandas = pytest.importorskip("pandas")
+    X, y, Z, _ = data("gp")
+    table = pandas.DataFrame(X, columns=["a", "b", "c"])
+    estimator = PFNRegressor().fit(table, y)
+    assert list(estimator.feature_names_in_) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="feature names should match"):
+        estimator.predict(table[["b", "a", "c"]])
+
+
+# --- bad input
+
+
+@pytest.fixture
+def filter_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
+X, Y = np.linspace(0, 1, 8)[:, None], np.linspace(0, 1, 8) ** 2
+
+
+def with_one(values, value):
+    values = values.astype(type(value) if isinstance(value, complex) else float)
+    values.flat[3] = value
+    return values
+
+
+BAD_FITS = {
+    "NaN in X": (with_one(X, np.nan), Y, "Input X contains NaN"),
+    "infinity in X": (with_one(X, np.inf), Y, "Input X contains infinity"),
+    "NaN in y": (X, with_one(Y, np.nan), "Input y contains NaN"),
+    "infinity in y": (X, with_one(Y, -np.inf), "Input y contains infinity"),
+    "no rows": (X[:0], Y[:0], "0 sample"),
+    "no features": (X[:, :0], Y, r"0 feature\(s\)"),
+    "no y": (X, None, "requires y to be passed"),
+    "fewer y than X": (X, Y[:5], "inconsistent numbers of samples"),
+    "one list": (X[:, 0], Y, "Expected 2D array, got 1D array"),
+    "three dimensions": (X[..., None], Y, "Found array with dim 3"),
+    "two targets": (X, np.stack([Y, Y], 1), "y should be a 1d array"),
+    "strings in X": ([["a"], ["b"]], [1, 2], "could not convert string to float"),
+    "strings in y": (X[:2], ["a", "b"], "could not convert string to float"),
+    "complex X": (with_one(X, 1j), Y, "Complex data not supported"),
+    "complex y": (X, with_one(Y, 1j), "Complex data not supported"),
+    "objects": ([[{}], [{}]], [1, 2], "not 'dict'|argument must be"),
+    "more features than trained for": (
+        np.ones((8, 11)) * X,
+        Y,
+        "at most 10 features, which model='gp' was trained for; got 11. Select features",
+    ),
+    "numbers too large in X": (1e200 * X, Y, "at most 1e[+]150 in X; got 1e[+]200. Change its"),
+    "numbers too large in y": (X, -1e300 * Y, "at most 1e[+]150 in y; got 1e[+]300. Change its"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_FITS.values(), ids=BAD_FITS)
+def test_bad_data_are_refused(bad, no_shape_checks):
+    bad_x, bad_y, message = bad
+    with pytest.raises((ValueError, TypeError), match=message):
+        PFNRegressor().fit(bad_x, bad_y)
+
+
+def test_sparse_data_are_refused(no_shape_checks):
+    with pytest.raises(TypeError, match="dense data is required"):
+        PFNRegressor().fit(sparse.csr_matrix(X), Y)
+
+
+BAD_QUERIES = {
+    "NaN": ([[np.nan]], "Input X contains NaN"),
+    "infinity": ([[np.inf]], "Input X contains infinity"),
+    "other features": ([[1.0, 2.0]], "X has 2 features, but PFNRegressor is expecting 1"),
+    "no rows": (np.zeros((0, 1)), "0 sample"),
+    "strings": ([["a"]], "could not convert string to float"),
+    "complex": (np.array([[1j]]), "Complex data not supported"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_QUERIES.values(), ids=BAD_QUERIES)
+def test_bad_queries_are_refused(bad, no_shape_checks):
+    query, message = bad
+    with pytest.raises(ValueError, match=message):
+        PFNRegressor().fit(X, Y).predict(query)
+
+
+BAD_CALLS = {
+    "level of zero": (lambda e: e.predict_quantiles(X, [0.0, 0.5]), "strictly between 0 and 1"),
+    "level above one": (lambda e: e.predict_quantiles(X, 1.1), "strictly between 0 and 1"),
+    "level that is no number": (lambda e: e.predict_quantiles(X, np.nan), "strictly between"),
+    "table of levels": (lambda e: e.predict_quantiles(X, [[0.1, 0.9]]), "list of levels"),
+    "no draws": (lambda e: e.sample_y(X, 0), "n_samples to be an integer >= 1; got 0"),
+    "half a draw": (lambda e: e.sample_y(X, 1.5), "n_samples to be an integer >= 1; got 1.5"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_calls_are_refused(bad, no_shape_checks):
+    call, message = bad
+    with pytest.raises(ValueError, match=message):
+        call(PFNRegressor().fit(X, Y))
+
+
+@pytest.mark.parametrize("model", ["no-such-network", "", __file__, 3, None])
+def test_what_is_no_model_is_refused(model, no_shape_checks):
+    with pytest.raises(ValueError, match="Expected a folder of a saved network or one of"):
+        PFNRegressor(model).fit(X, Y)
+
+
+WARNED = {
+    "one row": (X[:1], Y[:1], "does not vary"),
+    "constant y": (X, np.full(8, 7.0), "does not vary"),
+    "constant y, very large": (X, np.full(8, 1e100), "does not vary"),
+    "more rows than trained for": (
+        np.linspace(0, 1, 300)[:, None],
+        np.linspace(0, 1, 300),
+        "at most 200 rows, which model='gp' was trained for; got 300",
+    ),
+    "a column of y": (X, Y[:, None], "A column-vector y was passed"),
+}
+
+
+@pytest.mark.parametrize("odd", WARNED.values(), ids=WARNED)
+def test_odd_data_are_answered_with_a_warning(odd):
+    odd_x, odd_y, message = odd
+    with pytest.warns(UserWarning, match=message):
+        estimator = PFNRegressor(random_state=0).fit(odd_x, odd_y)
+    mean, std = estimator.predict(odd_x, return_std=True)
+    assert np.isfinite(mean).all() and (std > 0).all()
+    if np.ptp(odd_y) == 0:
+        np.testing.assert_allclose(mean, odd_y.ravel(), atol=1.0, rtol=1e-6)
+
+
+def test_which_rows_are_kept_is_up_to_the_random_state(filter_warnings):
+    long = np.linspace(0, 1, 300)[:, None]
+    kept = [
+        PFNRegressor(random_state=seed).fit(long, long[:, 0]).X_train_[:, 0] for seed in (0, 0, 1)
+    ]
+    assert len(kept[0]) == 200 and np.array_equal(kept[0], kept[1])
+    assert not np.array_equal(kept[0], kept[2])
+
+
+UNUSUAL = {
+    "integers": (np.arange(8)[:, None], np.arange(8)),
+    "booleans": (np.arange(8)[:, None] % 2 == 0, np.arange(8) % 2 == 0),
+    "float32": (X.astype(np.float32), Y.astype(np.float32)),
+    "lists": (X.tolist(), Y.tolist()),
+    "a constant feature": (np.concatenate([X, np.ones((8, 1))], 1), Y),
+    "equal rows": (np.ones((8, 1)), Y),
+    "columns in memory": (np.asfortranarray(np.random.randn(8, 3)), Y),
+    "tiny numbers": (1e-290 * X, 1e-290 * Y),
+    "a mean far from zero": (1e12 + X, 1e15 + Y),
+}
+
+
+@pytest.mark.parametrize("unusual", UNUSUAL.values(), ids=UNUSUAL)
+def test_unusual_data_are_answered(unusual):
+    X, y = unusual
+    mean, std = PFNRegressor().fit(X, y).predict(X, return_std=True)
+    assert np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()
+
+
+def numbers():
+    """Any finite numbers; or few of them, so that rows, columns and answers are often equal."""
+    return st.one_of(
+        st.just(st.floats(allow_nan=False, allow_infinity=False)),
+        st.just(st.floats(-1e3, 1e3)),
+        st.just(st.integers(-2, 2).map(float)),
+        st.floats(allow_nan=False, allow_infinity=False).map(st.just),
+    )
+
+
+@st.composite
+def tables(draw):
+    n, m = draw(st.integers(1, 12)), draw(st.integers(1, 3))
+    f = draw(st.sampled_from([1, 1, 2, 10]))
+    columns = [draw(hnp.arrays(float, n, elements=draw(numbers()))) for _ in range(f)]
+    y = draw(hnp.arrays(float, n, elements=draw(numbers())))
+    query = draw(hnp.arrays(float, (m, f), elements=draw(numbers())))
+    return np.stack(columns, 1), y, query
+
+
+@functools.cache
+def network(name):
+    return load(name)
+
+
+@settings(max_examples=200)
+@given(tables())
+def test_any_table_is_answered_or_refused(table):
+    """With finite numbers, increasing quantiles and no warning but the documented ones."""
+    X, y, query = table
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The target does not vary")
+        try:
+            estimator = PFNRegressor(network("gp-1d" if X.shape[1] == 1 else "gp")).fit(X, y)
+        except ValueError as error:
+            assert "Expected numbers of at most 1e+150" in str(error)
+            assert max(np.abs(X).max(), np.abs(y).max()) > 1e150
+            return
+        for rows in (X, query):
+            predictive = estimator.predict_distribution(rows)
+            levels = torch.linspace(0.001, 0.999, 21, dtype=torch.float64)[:, None]
+            quantiles = predictive.icdf(levels)
+            for answer in (predictive.mean, predictive.stddev, quantiles, predictive.entropy()):
+                assert answer.isfinite().all()
+            assert (quantiles.diff(dim=0) > 0).all() and (predictive.stddev > 0).all()
+            assert not predictive.log_prob(quantiles).isnan().any()
