@@ -8,8 +8,7 @@ and laid end to end, are a vector :math:`u \in R^d`. Its log density is
 whose first two terms are the log prior and whose last is the log likelihood. The supports are
 read anew in every run, so the support of one latent may depend on another.
 
-Discrete latents have no place in this: see `amortized.priors.enumeration` for those that can be
-summed out.
+Discrete latents have no place in this; they are refused with the advice to sum them out.
 """
 
 import warnings
