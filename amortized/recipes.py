@@ -1,7 +1,7 @@
 """How the pretrained networks were trained: one prior, one size, one schedule a name.
 
 ``python -m amortized.recipes gp-1d`` trains that network in ``runs/gp-1d``, resuming what is
-there, and writes it with its card to ``pretrained/gp-1d`` when the schedule is done.
+there, and writes it with its card to ``pretrained/gp-1d`` when its last schedule is done.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,55 +28,52 @@ class Recipe(NamedTuple):
 
     Attributes:
         network: size of the network.
-        training: length, sizes and rates.
+        stages: length, sizes and rates of each training, which starts where the last one ended.
     """
 
     network: PFNConfig | TabularPFNConfig
-    training: TrainingConfig
+    stages: tuple[TrainingConfig, ...]
 
 
 def _tables(target: str) -> Recipe:
     """For a network over cells: about ten hours of one core, some 200,000 tasks."""
     return Recipe(
         TabularPFNConfig(target=target, max_context=1000, n_features=30),
-        TrainingConfig(
-            n_steps=24_000,
-            n_tasks=16,
-            n_rows=2048,
-            n_context=(32, 1000),
-            log_uniform_context=True,
-            n_query=96,
-            ema_decay=0.999,
-            precision="bf16-mixed",
+        (
+            TrainingConfig(
+                n_steps=24_000,
+                n_tasks=16,
+                n_rows=2048,
+                n_context=(32, 1000),
+                log_uniform_context=True,
+                n_query=96,
+                ema_decay=0.999,
+                precision="bf16-mixed",
+            ),
         ),
     )
 
 
+_GP = TrainingConfig(
+    n_steps=16_000,
+    n_tasks=32,
+    n_context=(1, 200),
+    log_uniform_context=True,
+    n_query=24,
+    ema_decay=0.999,
+    precision="bf16-mixed",
+    compile=True,
+)
+_GP_1D = replace(_GP, n_steps=22_000, n_context=(1, 50), log_uniform_context=False)
+
 RECIPES: Mapping[str, Recipe] = {
     "gp-1d": Recipe(
         PFNConfig(n_features=1, max_context=50, d_hidden=192, frequencies=(0.1, 20.0)),
-        TrainingConfig(
-            n_steps=22_000,
-            n_tasks=32,
-            n_context=(1, 50),
-            n_query=24,
-            ema_decay=0.999,
-            precision="bf16-mixed",
-            compile=True,
-        ),
+        (_GP_1D,),
     ),
     "gp": Recipe(
         PFNConfig(n_features=10, max_context=200, d_hidden=192, frequencies=(0.05, 5.0)),
-        TrainingConfig(
-            n_steps=16_000,
-            n_tasks=32,
-            n_context=(1, 200),
-            log_uniform_context=True,
-            n_query=24,
-            ema_decay=0.999,
-            precision="bf16-mixed",
-            compile=True,
-        ),
+        (_GP, replace(_GP, n_steps=32_000, lr=7e-4, muon_lr=2e-3, seed=1)),
     ),
     "tabular-classifier": _tables("classification"),
     "tabular-regressor": _tables("regression"),
@@ -86,7 +83,7 @@ RECIPES: Mapping[str, Recipe] = {
 def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list[TaskBatch]:
     """Batches of the training's sizes that no training step has seen."""
     batches = StepBatches(prior, replace(config, seed=config.seed + 10**9))
-    return [batches.batch(step) for step in range(n_batches)]
+    return [cast(TaskBatch, batches.batch(step)) for step in range(n_batches)]
 
 
 def log_likelihood(network: PFN | TabularPFN, batches: list[TaskBatch]) -> tuple[float, float]:
@@ -111,25 +108,43 @@ def training_flops(network: PFN | TabularPFN, batches: list[TaskBatch], n_steps:
     return counter.get_total_flops() / len(batches) * n_steps
 
 
-def card(name: str, network: PFN | TabularPFN, seconds: float, oracle: str) -> str:
-    """What CARD.md says of a trained network; every number is measured here or given."""
-    config, prior = RECIPES[name].training, named_prior(name)
-    batches = held_out(prior, config)
+def _stage(config: TrainingConfig, seconds: float) -> str:
+    """One training in a line."""
+    return (
+        f"{config.n_steps:,} steps of up to {config.n_tasks} tasks, context {config.n_context[0]} "
+        f"to {config.n_context[1]} rows, {config.n_query} query rows a task, seed {config.seed}; "
+        f"{seconds:,.0f} s"
+    )
+
+
+def card(
+    name: str, network: PFN | TabularPFN, seconds: tuple[float, ...], gap: str | None = None
+) -> str:
+    """What CARD.md says of a trained network; every number is measured here or given.
+
+    Args:
+        name: of the recipe.
+        network: in eval mode.
+        seconds: wall time of each stage.
+        gap: to an oracle, as its benchmark printed it; None names the benchmark.
+    """
+    stages, prior = RECIPES[name].stages, named_prior(name)
+    batches = held_out(prior, stages[-1])
     mean, error = log_likelihood(network, batches)
-    flops = training_flops(network, batches[:20], config.n_steps)
+    flops = sum(training_flops(network, held_out(prior, s, 20), s.n_steps) for s in stages)
     n_parameters = sum(p.numel() for p in network.parameters())
     rows = {
         "Parameters": f"{n_parameters:,}, stored in float16",
         "Context": f"up to {network.config.max_context} rows, {network.config.n_features} features",
-        "Training": f"{config.n_steps:,} steps of {config.n_tasks} tasks "
-        f"({config.n_steps * config.n_tasks:,} tasks), context {config.n_context[0]} to "
-        f"{config.n_context[1]} rows, {config.n_query} query rows a task",
-        "Compute": f"{flops:.2g} FLOPs, {seconds:,.0f} s of wall time, torch {torch.__version__}",
-        "Seed": str(config.seed),
+        **{
+            f"Training {i}": _stage(stage, spent)
+            for i, (stage, spent) in enumerate(zip(stages, seconds, strict=True), 1)
+        },
+        "Compute": f"{flops:.2g} FLOPs, torch {torch.__version__}",
         "Command": f"`python -m amortized.recipes {name}`",
         "Held-out log-likelihood": f"{mean:.4f} +- {error:.4f} nats per query point, "
-        f"{len(batches) * config.n_tasks:,} tasks of the training's sizes",
-        "Gap to the oracle": oracle,
+        f"{sum(len(b.y_query) for b in batches):,} tasks of the last training's sizes",
+        "Gap to the oracle": gap or "see `benchmarks/`",
     }
     text = inspect.cleandoc(PRIORS[name].__doc__ or "")
     lines = [f"# {name}", "", text, "", "| | |", "| --- | --- |"]
@@ -143,17 +158,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where its state is kept")
     parser.add_argument("--to", type=Path, default=Path("pretrained"), help="where it is released")
     arguments = parser.parse_args()
-    recipe, directory = RECIPES[arguments.name], arguments.runs / arguments.name
-    network = train(
-        named_prior(arguments.name),
-        replace(recipe.network, prior=arguments.name),
-        recipe.training,
-        directory=directory,
-    )
-    oracle = "see `benchmarks/gp_posterior.py`"
-    seconds = torch.load(directory / CHECKPOINT, weights_only=False)["seconds"]
-    text = card(arguments.name, network, seconds, oracle)
-    print(text, save(network, arguments.to / arguments.name, text))
+    name, recipe = arguments.name, RECIPES[arguments.name]
+    network: Any = replace(recipe.network, prior=name)
+    seconds = []
+    for number, stage in enumerate(recipe.stages, 1):
+        directory = arguments.runs / name / str(number)
+        network = train(named_prior(name), network, stage, directory=directory)
+        seconds.append(torch.load(directory / CHECKPOINT, weights_only=False)["seconds"])
+    text = card(name, network, tuple(seconds))
+    print(text, save(network, arguments.to / name, text))
 
 
 if __name__ == "__main__":

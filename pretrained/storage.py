@@ -12,7 +12,7 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -79,7 +79,7 @@ def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
     fresh = path.with_name(f".{path.name}.fresh")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    config = {"network": kind, "config": asdict(network.config)}
+    config = {"network": kind, "config": asdict(cast(Any, network.config))}
     (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (fresh / WEIGHTS).write_bytes(weights)
     checksum = f"SHA-256 of `{WEIGHTS}`: `{hashlib.sha256(weights).hexdigest()}`\n"

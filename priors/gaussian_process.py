@@ -59,7 +59,8 @@ class GaussianProcessPrior(ProgramPrior):
         outputscale: standard deviation s of the function.
         noise: standard deviation of the noise.
         period: of each feature; the periodic kernel needs it, the others refuse it.
-        n_features: number of features, or (fewest, most), drawn once a batch.
+        n_features: number of features, or (fewest, most), drawn log-uniformly once a batch:
+            functions of few features bend most, and ask for most of the training.
         inputs: ``(n_tasks, n_rows, n_features) -> x``.
         scale_by_dimension: whether lengthscales grow with the root of the number of features,
             so that functions of many features are no rougher than those of one.
@@ -121,7 +122,7 @@ class GaussianProcessPrior(ProgramPrior):
 
     def _inputs(self, n_tasks: int, n_rows: int) -> Tensor:
         fewest, most = self.n_features
-        n_features = int(torch.randint(fewest, most + 1, (), device="cpu"))
+        n_features = int(fewest * ((most + 1) / fewest) ** torch.rand((), device="cpu").item())
         return self.inputs(n_tasks, n_rows, n_features)
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor | None:
@@ -135,7 +136,7 @@ class GaussianProcessPrior(ProgramPrior):
         return pyro.sample("y", dist.MultivariateNormal(mean, scale_tril=scale), obs=y)
 
     def _hyperparameter(self, name: str, x: Tensor) -> Tensor:
-        given = self.hyperparameters[name]
+        given: Any = self.hyperparameters[name]  # Pyro's types are not torch's
         by_feature = name in ("lengthscale", "period")
         if not isinstance(given, Distribution):
             return x.new_full((x.shape[-1],) if by_feature else (), float(given))

@@ -48,7 +48,7 @@ class LinearRegressionPosterior:
     mean: Float[Tensor, "*batch k"]
     precision_tril: Float[Tensor, "*batch k k"]
     log_evidence: Float[Tensor, "*batch"]
-    variance: float | torch.distributions.Distribution
+    variance: float | dist.InverseGamma
     intercept: bool
 
     def sample(self, n: int) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ class LinearRegressionPosterior:
         if self.intercept:
             weights = torch.cat([weights, latents["intercept"].unsqueeze(-1)], -1)
         if isinstance(self.variance, float):
-            factor, prior = self.precision_tril, 0.0
+            factor, prior = self.precision_tril, self.mean.new_zeros(())
         else:
             variance = latents["variance"]
             factor = self.precision_tril / variance.sqrt()[..., None, None]

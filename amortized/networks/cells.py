@@ -28,13 +28,13 @@ class ColumnStatistics(NamedTuple):
         scale: their standard deviation, 1 where they do not vary.
         ordered: the values in ascending order, ``(batch, columns, rows)``; missing ones are
             infinite and last.
-        count: number of present values, ``(batch, columns, 1)``.
+        n_present: number of present values, ``(batch, columns, 1)``.
     """
 
     mean: Tensor
     scale: Tensor
     ordered: Tensor
-    count: Tensor
+    n_present: Tensor
 
 
 def column_statistics(
@@ -114,7 +114,7 @@ def _rank_and_equals(x: Tensor, statistics: ColumnStatistics) -> tuple[Tensor, T
     columns = x.transpose(1, 2).contiguous()
     below = torch.searchsorted(statistics.ordered, columns)
     up_to = torch.searchsorted(statistics.ordered, columns, right=True)
-    count = statistics.count.clamp_min(1)
+    count = statistics.n_present.clamp_min(1)
     rank = (below + up_to) / (2 * count)
     # One equal value is the value itself, if it belongs to the context.
     equals = (up_to - below - 1).clamp_min(0) / count

@@ -11,7 +11,7 @@ References:
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -92,6 +92,7 @@ class PFN(nn.Module):
             raise ValueError(
                 f"Expected {config.n_bars + 1} borders; got shape {tuple(borders.shape)}."
             )
+        self.borders: Tensor
         self.register_buffer("borders", borders.float())
         self.embed_x = nn.Sequential(
             nn.Linear(2 * config.n_features, d), nn.GELU(), nn.Linear(d, d)
@@ -99,7 +100,7 @@ class PFN(nn.Module):
         self.embed_y = nn.Sequential(nn.Linear(1, d), nn.GELU(), nn.Linear(d, d))
         self.unknown_y = nn.Parameter(torch.zeros(d))
         self.frequencies = nn.Parameter(self._initial_frequencies())
-        self.blocks = nn.ModuleList(
+        self.blocks: Any = nn.ModuleList(  # of Block, which a ModuleList forgets
             Block(d, config.n_heads, config.d_hidden) for _ in range(config.n_layers)
         )
         self.norm = nn.RMSNorm(d)

@@ -54,9 +54,10 @@ class HyperposteriorGrid:
         self.nodes = {name: axis.flatten() for name, axis in zip(latent, axes, strict=True)}
         n = len(levels) ** len(latent)
         self._hyperparameters = {
-            name: self.nodes[name] if name in latent else torch.full((n,), float(value)).double()
+            name: torch.full((n,), float(value)).double()
             for name, value in prior.hyperparameters.items()
-        }
+            if not isinstance(value, Distribution)
+        } | self.nodes
         for name in ("lengthscale", "period"):
             if name in self._hyperparameters:
                 self._hyperparameters[name] = self._hyperparameters[name][:, None]
@@ -67,8 +68,11 @@ class HyperposteriorGrid:
     def _one(self, batch: TaskBatch, i: int) -> TaskBatch:
         """Task i in float64, once for each node (as a view)."""
         n = len(next(iter(self.nodes.values())))
-        parts = (batch.x_context, batch.y_context, batch.x_query, batch.y_query)
-        return TaskBatch(*(part[i].double().expand(n, *part[i].shape) for part in parts))
+        x, y, z, w = (
+            part[i].double().expand(n, *part[i].shape)
+            for part in (batch.x_context, batch.y_context, batch.x_query, batch.y_query)
+        )
+        return TaskBatch(x, y, z, w)
 
     def _log_likelihood(self, batch: TaskBatch, i: int) -> Tensor:
         task = self._one(batch, i)

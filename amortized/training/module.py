@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import lightning
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from amortized.latent_priors.tasks import LatentTaskBatch
@@ -25,22 +26,15 @@ FIXED = {f.name for f in fields(TrainingConfig)} - {
 }
 
 
-class Trainable(Protocol):
-    """What a network must offer to be trained: its loss on a batch."""
-
-    def loss(self, batch: Any) -> Tensor:
-        """Mean negative log-likelihood of what the network predicts."""
-
-
 class PriorFitting(lightning.LightningModule):
     """Fits a network to a prior.
 
     Args:
-        network: a module with ``loss(batch)``.
+        network: a module with ``loss(batch)``, a mean negative log-likelihood.
         config: rates and schedule.
     """
 
-    def __init__(self, network: nn.Module, config: TrainingConfig) -> None:
+    def __init__(self, network: Any, config: TrainingConfig) -> None:
         super().__init__()
         self.network = network
         self.config = config
@@ -87,7 +81,7 @@ class PriorFitting(lightning.LightningModule):
         if not finite:
             self.zero_grad(set_to_none=False)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         config = self.config
         optimizer: Optimizer
         if config.optimizer == "muon":

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -29,7 +28,7 @@ class MuonAdamW(Optimizer):
         | Muon is Scalable for LLM Training (Liu et al., 2025), arXiv:2502.16982
     """
 
-    def __init__(self, network: nn.Module, lr: float, muon_lr: float, weight_decay: float) -> None:
+    def __init__(self, network: Any, lr: float, muon_lr: float, weight_decay: float) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise ValueError(
                 f"Expected torch >= 2.9 for optimizer='muon'; got {torch.__version__}. "
@@ -48,7 +47,7 @@ class MuonAdamW(Optimizer):
         # The same dictionaries, so that a schedule that sets a rate here sets it in the members.
         self.param_groups = [group for member in self.members for group in member.param_groups]
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both."""
         loss = None
         if closure is not None:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -130,7 +130,7 @@ def train(
         callbacks.append(_Checkpoint(checkpoint, config.checkpoint_every))
     trainer = lightning.Trainer(
         max_steps=config.last_step,
-        precision=config.precision,
+        precision=cast(Any, config.precision),
         gradient_clip_val=config.clip,
         callbacks=callbacks,
         logger=False if directory is None else CSVLogger(directory, name="logs"),
