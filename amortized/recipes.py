@@ -75,6 +75,11 @@ RECIPES: Mapping[str, Recipe] = {
         PFNConfig(n_features=10, max_context=200, d_hidden=192, frequencies=(0.05, 5.0)),
         (_GP, replace(_GP, n_steps=32_000, lr=7e-4, muon_lr=2e-3, seed=1)),
     ),
+    "learning-curve": Recipe(
+        # Neighbouring steps lie 0.002 of the unit apart at the end of a curve, 0.15 at its begin.
+        PFNConfig(n_features=1, max_context=100, d_hidden=192, frequencies=(0.5, 100.0)),
+        (replace(_GP, n_steps=14_000, n_context=(1, 99), log_uniform_context=False),),
+    ),
     "tabular-classifier": _tables("classification"),
     "tabular-regressor": _tables("regression"),
 }

@@ -5,6 +5,7 @@ if __name__ == "priors":
 
 from amortized.priors.catalogue import named_prior
 from amortized.priors.gaussian_process import GaussianProcessPrior
+from amortized.priors.learning_curve import LearningCurvePrior
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.prior import Prior
 from amortized.priors.program import ProgramPrior
@@ -12,6 +13,7 @@ from amortized.priors.task import TaskBatch
 
 __all__ = [
     "GaussianProcessPrior",
+    "LearningCurvePrior",
     "LinearRegressionPrior",
     "Prior",
     "ProgramPrior",

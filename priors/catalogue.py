@@ -10,6 +10,7 @@ from amortized.priors.gaussian_process import (
     standardised_inputs,
     uniform_inputs,
 )
+from amortized.priors.learning_curve import LearningCurvePrior
 from amortized.priors.mixture import MixturePrior
 from amortized.priors.prior import Prior
 from amortized.priors.tables import table_prior
@@ -64,9 +65,20 @@ def tabular_regressor() -> MixturePrior:
     return table_prior("regression", max_features=30)
 
 
+def learning_curve() -> LearningCurvePrior:
+    """Learning curves of pow3, ilog2 and janoschek, as LC-PFN's networks were trained on.
+
+    References:
+        | Efficient Bayesian Learning Curve Extrapolation using Prior-Data Fitted Networks
+        | (Adriaensen et al., 2023), arXiv:2310.20447
+    """
+    return LearningCurvePrior()
+
+
 PRIORS: Mapping[str, Callable[[], Prior]] = {
     "gp-1d": gp_1d,
     "gp": gp,
+    "learning-curve": learning_curve,
     "tabular-classifier": tabular_classifier,
     "tabular-regressor": tabular_regressor,
 }
