@@ -63,10 +63,10 @@ def carbon_dioxide() -> Data:
 
 
 def diabetes() -> Data:
-    """Progression of diabetes in 442 patients, of whom 150 are known."""
+    """Progression of diabetes in 442 patients, of whom 100 are known."""
     X, y = load_diabetes(return_X_y=True)
-    X, X_test, y, y_test = train_test_split(X, y, train_size=150, random_state=0)
-    return Data("diabetes, 150 patients, 10 features", "progression (score)", X, y, X_test, y_test)
+    X, X_test, y, y_test = train_test_split(X, y, train_size=100, random_state=0)
+    return Data("diabetes, 100 patients, 10 features", "progression (score)", X, y, X_test, y_test)
 
 
 def by_network(data: Data) -> Distribution:
@@ -83,9 +83,9 @@ def by_nuts(data: Data) -> Distribution:
         (data.X - center) / scale,
         (data.y - y_center) / y_scale,
         method="nuts",
-        n_draws=300,
+        n_draws=1000,
         n_chains=2,
-        n_warmup=150,
+        n_warmup=300,
     )
     predictive = posterior.predictive(torch.as_tensor((data.X_test - center) / scale))
     return TransformedDistribution(predictive, AffineTransform(float(y_center), float(y_scale)))

@@ -23,6 +23,7 @@ from torch.distributions import Distribution, constraints
 from amortized.priors.vectorised import FunctionalSamplers, Program, draw, quiet_program
 
 _N_DRAWS_FOR_CDF = 2000  # where torch knows no cdf; an error of about 0.01
+_PAIRS_AT_ONCE = 2**21  # pairs of rows whose covariances are in memory together
 
 
 class ProgramPredictive(Distribution):
@@ -54,8 +55,10 @@ class ProgramPredictive(Distribution):
         self.model, self.latents, self.log_weights = model, dict(latents), log_weights
         self.x, self.x_known, self.y_known = x, x_known, y_known
         self._sorted_draws: Tensor | None = None
+        self._rows: Any = None
         super().__init__(torch.Size(x.shape[:2]), validate_args=False)
         try:
+            self._rows = self._known_rows()
             self._over_draws(lambda fn, _: fn.mean + 0.0)
         except Exception as reason:
             raise ValueError(
@@ -74,16 +77,54 @@ class ProgramPredictive(Distribution):
             argument: what it is given beside it, ``(batch, ..., m)``; the same for every draw.
         """
         argument = self.x.new_zeros(self.x.shape[:2]) if argument is None else argument
+        if self._rows is not None:
+            kind, parameters = self._rows
+            rows = kind(**parameters, validate_args=False)
+            each = of(rows, argument.movedim(0, -2).unsqueeze(-3))
+            return each if each.ndim == 3 else each.movedim(-3, 0).movedim(-2, 1)
+
+        n_rows = self.x.shape[1] + self.x_known.shape[1]
 
         def one(latents: dict[str, Tensor], x: Tensor, known: Tensor, y: Tensor, a: Tensor) -> Any:
             return of(_row_distribution(self.model, latents, x, known, y), a)
 
         over_datasets = torch.func.vmap(one, randomness="different")
         over_draws = torch.func.vmap(
-            over_datasets, (0, None, None, None, None), randomness="different"
+            over_datasets,
+            (0, None, None, None, None),
+            randomness="different",
+            chunk_size=max(1, _PAIRS_AT_ONCE // (len(self.x) * n_rows**2)),
         )
         with quiet_program(), torch.no_grad(), FunctionalSamplers():
             return over_draws(self.latents, self.x, self.x_known, self.y_known, argument)
+
+    def _known_rows(self) -> tuple[Any, dict[str, Tensor]] | None:
+        """Kind and parameters, ``(n, batch, m, ...)``, of every row's distribution in every draw.
+
+        They spare running the program for each question. None where parameters do not make the
+        distribution again, as those of a mixture.
+        """
+        kinds: list[Any] = []
+
+        def parameters(fn: Any, _: Tensor) -> dict[str, Tensor]:
+            kinds.append(type(fn))
+            given = dict(fn.arg_constraints)
+            if "logits" in given:
+                given.pop("probs", None)  # a distribution that knows both is made from either
+            shapes = {
+                name: fn.batch_shape + getattr(fn, name).shape[-constraint.event_dim :]
+                if constraint.event_dim
+                else fn.batch_shape
+                for name, constraint in given.items()
+            }
+            return {name: (getattr(fn, name) + 0.0).expand(at) for name, at in shapes.items()}
+
+        try:
+            values: Any = self._over_draws(parameters)
+            rows = kinds[0](**values, validate_args=False)
+            return (kinds[0], values) if rows.batch_shape[2:] == self.x.shape[1:2] else None
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError):
+            return None
 
     def _average(self, values: Tensor) -> Tensor:
         weights = self.log_weights.exp()
@@ -116,12 +157,19 @@ class ProgramPredictive(Distribution):
         """Draws ``(*sample_shape, batch, m)``."""
         n = torch.Size(sample_shape).numel()
         index = torch.multinomial(self.log_weights.exp().T, n, replacement=True).T
+
+        def picked(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {
+                name: torch.stack([value[index[:, b], b] for b in range(index.shape[1])], 1)
+                for name, value in values.items()
+            }
+
         chosen = object.__new__(ProgramPredictive)
         chosen.__dict__.update(self.__dict__)
-        chosen.latents = {
-            name: torch.stack([value[index[:, b], b] for b in range(index.shape[1])], 1)
-            for name, value in self.latents.items()
-        }
+        if self._rows is None:
+            chosen.latents = picked(self.latents)
+        else:
+            chosen._rows = self._rows[0], picked(self._rows[1])
         draws = chosen._over_draws(lambda fn, _: draw(fn) + 0.0)
         return draws.reshape(*sample_shape, *self.batch_shape)
 
@@ -145,15 +193,20 @@ class ProgramPredictive(Distribution):
         """Quantiles: bisection on the cdf, or order statistics of draws where there is none."""
         value = torch.as_tensor(value, dtype=self.x.dtype)
         value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
-        draws = self._draws()
         try:
-            self._over_draws(lambda fn, y: fn.cdf(y), draws[0])
+            # A mixture's quantile lies between the least and the greatest of its parts'.
+            each = self._over_draws(lambda fn, level: fn.icdf(level), value.movedim(-2, 0))
+            low, high = each.amin(0).movedim(0, -2), each.amax(0).movedim(0, -2)
         except NotImplementedError:
-            index = (value * len(draws)).long().clamp(0, len(draws) - 1)
-            return draws.gather(0, index.reshape(-1, *self.batch_shape)).reshape(value.shape)
-        spread = draws[-1] - draws[0]
-        low = (draws[0] - 3 * spread).expand(value.shape)
-        high = (draws[-1] + 3 * spread).expand(value.shape)
+            draws = self._draws()
+            try:
+                self._over_draws(lambda fn, y: fn.cdf(y), draws[0])
+            except NotImplementedError:
+                index = (value * len(draws)).long().clamp(0, len(draws) - 1)
+                return draws.gather(0, index.reshape(-1, *self.batch_shape)).reshape(value.shape)
+            spread = draws[-1] - draws[0]
+            low = (draws[0] - 3 * spread).expand(value.shape)
+            high = (draws[-1] + 3 * spread).expand(value.shape)
         for _ in range(45):
             middle = (low + high) / 2
             below = self.cdf(middle) < value

@@ -2,19 +2,23 @@
 
 Prints two tables. The first is the standard one-dimensional benchmark of neural processes with
 the network ``gp-1d``, whose Bayes answer a grid gives. The second compares, on tasks drawn from
-the prior ``gp``, the network ``gp`` with NUTS on that same prior and with scikit-learn's type-II
-maximum likelihood (5 restarts), one task after the other.
+the prior ``gp``, the network ``gp`` with tempered SMC and NUTS on that same prior and with
+scikit-learn's type-II maximum likelihood (5 restarts). SMC answers every task, NUTS the first few
+of each cell, where it has to agree with SMC.
 
 Scores are nats per query point. Seconds are CPU seconds of this process on one thread for one
-task, fitting and predicting together; the same tasks, the same device, turn by turn.
+task, fitting and predicting together; the same tasks, the same device, turn by turn, but for SMC,
+which takes all tasks of a cell at once.
 
-    python benchmarks/gp_posterior.py --tasks-1d 3000 --tasks 4
+    python benchmarks/gp_posterior.py
 
-NUTS takes hours for many tasks, so its answers, which do not depend on the network, are kept in
+The references take an hour and do not depend on the network, so they are kept in
 ``--references`` and reused.
 """
 
 import argparse
+import itertools
+import json
 import time
 import warnings
 from pathlib import Path
@@ -55,6 +59,17 @@ def benchmark_1d(network: PFN, n_tasks: int) -> dict[str, float]:
         "gap": (bayes - pfn).mean().item(),
         "gap_se": (bayes - pfn).std().item() / len(pfn) ** 0.5,
     }
+
+
+def smc_answers(batch: TaskBatch) -> list[dict[str, float]]:
+    """Mean NLL of tempered SMC on every task at once, and CPU seconds a task."""
+    began = time.process_time()
+    posterior = infer(
+        named_prior("gp"), batch.x_context, batch.y_context, method="smc", n_particles=512
+    )
+    log_prob = posterior.predictive(batch.x_query).log_prob(batch.y_query.double())
+    seconds = (time.process_time() - began) / batch.n_tasks
+    return [{"nll": -value, "seconds": seconds} for value in log_prob.mean(-1).tolist()]
 
 
 def nuts_answer(batch: TaskBatch) -> dict[str, float]:
@@ -115,59 +130,70 @@ def cell_tasks(n_features: int, n_context: int, n_tasks: int) -> list[TaskBatch]
     return [prior.sample(1, n_context, N_QUERY, seed=seed + i) for i in range(n_tasks)]
 
 
-def references(path: Path, n_tasks: int) -> dict[str, dict[str, dict[str, float]]]:
-    """NUTS and type-II answers for every task of every cell, kept in a file as they come."""
-    kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
-    for i in range(n_tasks):
-        for n_features in N_FEATURES:
-            for n_context in N_CONTEXT:
-                key = f"{n_features}/{n_context}/{i}"
-                if key in kept:
-                    continue
-                batch = cell_tasks(n_features, n_context, i + 1)[i]
-                kept[key] = {"nuts": nuts_answer(batch), "type-ii": type_ii_answer(batch)}
-                path.parent.mkdir(parents=True, exist_ok=True)
-                torch.save(kept, path)
-                print(key, kept[key], flush=True)
+def references(path: Path, n_tasks: int, n_nuts: int) -> dict[str, Any]:
+    """Answers of SMC, type-II ML and NUTS to the tasks of every cell, kept in a file as they come.
+
+    Args:
+        path: of that file, JSON.
+        n_tasks: tasks a cell for SMC and type-II ML.
+        n_nuts: the first of them, for NUTS as well.
+    """
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for n_features, n_context in itertools.product(N_FEATURES, N_CONTEXT):
+        answers = kept.setdefault(f"{n_features}/{n_context}", {"smc": [], "ml": [], "nuts": []})
+        tasks = cell_tasks(n_features, n_context, n_tasks)
+        if len(answers["smc"]) < n_tasks:
+            answers["smc"] = smc_answers(joined(tasks))
+        for task in tasks[len(answers["ml"]) :]:
+            answers["ml"].append(type_ii_answer(task))
+        for task in tasks[len(answers["nuts"]) : n_nuts]:
+            answers["nuts"].append(nuts_answer(task))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(kept, indent=1))
+        print(f"references for {n_features} features, {n_context} rows", flush=True)
     return kept
 
 
-def print_cells(network: PFN, kept: dict[str, Any], n_tasks: int) -> None:
-    """The second table."""
+def joined(tasks: list[TaskBatch]) -> TaskBatch:
+    """Tasks of one size as one batch."""
+    names = ("x_context", "y_context", "x_query", "y_query")
+    return TaskBatch(*(torch.cat([getattr(task, name) for task in tasks]) for name in names))
+
+
+def column(answers: list[dict[str, float]], name: str = "nll") -> np.ndarray:
+    """One number of every answer."""
+    return np.array([answer[name] for answer in answers])
+
+
+def print_cells(network: PFN, kept: dict[str, Any], n_tasks: int, n_nuts: int) -> None:
+    """The second table: gaps in nats to SMC over all tasks and to NUTS over its own."""
     print(
-        f"\n{'features':>8} {'context':>8} {'tasks':>6} {'NUTS NLL':>9} {'PFN gap':>8} "
-        f"{'ML-II gap':>9} {'NUTS s':>8} {'ML-II s':>8} {'PFN ms':>7} {'NUTS/PFN':>9} "
-        f"{'ML-II/PFN':>9} {'R-hat':>6}"
+        f"\n{'features':>8} {'context':>8} {'SMC NLL':>8} {'PFN gap':>15} {'ML-II gap':>9} "
+        f"{'NUTS-SMC':>9} {'NUTS s':>8} {'ML-II s':>8} {'SMC s':>6} {'PFN ms':>7} {'R-hat':>6}"
     )
-    gaps, ratios = [], []
-    for n_features in N_FEATURES:
-        for n_context in N_CONTEXT:
-            tasks = cell_tasks(n_features, n_context, n_tasks)
-            rows = [kept[f"{n_features}/{n_context}/{i}"] for i in range(n_tasks)]
-            pfn = [pfn_answer(network, batch) for batch in tasks]
-            nuts = np.array([row["nuts"]["nll"] for row in rows])
-            gap = np.array([answer["nll"] for answer in pfn]) - nuts
-            type_ii = np.array([row["type-ii"]["nll"] for row in rows]) - nuts
-            seconds = [
-                np.mean([row["nuts"]["seconds"] for row in rows]),
-                np.mean([row["type-ii"]["seconds"] for row in rows]),
-                np.mean([answer["seconds"] for answer in pfn]),
-            ]
-            gaps.append((gap, type_ii))
-            ratios.append((seconds[0] / seconds[2], seconds[1] / seconds[2]))
-            print(
-                f"{n_features:8d} {n_context:8d} {n_tasks:6d} {nuts.mean():9.3f} "
-                f"{gap.mean():8.3f} {type_ii.mean():9.3f} {seconds[0]:8.1f} {seconds[1]:8.2f} "
-                f"{1000 * seconds[2]:7.2f} {ratios[-1][0]:9.0f} {ratios[-1][1]:9.0f} "
-                f"{max(row['nuts']['r_hat'] for row in rows):6.3f}"
-            )
-    every = np.concatenate([np.stack(pair, axis=1) for pair in gaps])
-    error = every.std(axis=0, ddof=1) / len(every) ** 0.5
-    faster = np.exp(np.log(ratios).mean(axis=0))
+    gaps, seconds = [], []
+    for n_features, n_context in itertools.product(N_FEATURES, N_CONTEXT):
+        answers = kept[f"{n_features}/{n_context}"]
+        smc, ml, nuts = answers["smc"][:n_tasks], answers["ml"][:n_tasks], answers["nuts"][:n_nuts]
+        pfn = [pfn_answer(network, task) for task in cell_tasks(n_features, n_context, n_tasks)]
+        gaps.append(np.stack((column(pfn), column(ml))) - column(smc))
+        s = [column(method, "seconds").mean() for method in (nuts, ml, smc, pfn)]
+        seconds.append(s)
+        error = gaps[-1][0].std(ddof=1) / n_tasks**0.5
+        print(
+            f"{n_features:8d} {n_context:8d} {column(smc).mean():8.3f} "
+            f"{gaps[-1][0].mean():7.3f} +- {error:.3f} {np.median(gaps[-1][1]):9.3f} "
+            f"{(column(nuts) - column(smc)[:n_nuts]).mean():9.3f} {s[0]:8.1f} {s[1]:8.2f} "
+            f"{s[2]:6.2f} {1000 * s[3]:7.2f} {column(nuts, 'r_hat').max():6.3f}"
+        )
+    gap = np.concatenate(gaps, axis=1)
+    error = gap.std(axis=1, ddof=1) / gap.shape[1] ** 0.5
+    faster = np.exp(np.log(np.array(seconds) / np.array(seconds)[:, 3:]).mean(axis=0))
     print(
-        f"mean gap to NUTS: PFN {every[:, 0].mean():.3f} +- {error[0]:.3f}, type-II ML "
-        f"{every[:, 1].mean():.3f} +- {error[1]:.3f} nats; PFN is {faster[0]:,.0f} times as fast "
-        f"as NUTS and {faster[1]:,.0f} times as fast as type-II ML (geometric means)"
+        f"mean gap over {gap.shape[1]} tasks: PFN {gap[0].mean():.3f} +- {error[0]:.3f} nats, "
+        f"type-II ML {gap[1].mean():.2f} (median {np.median(gap[1]):.3f}; the column shows medians)"
+        f"\nthe PFN is {faster[0]:,.0f} times as fast as NUTS, {faster[1]:,.0f} as type-II ML and "
+        f"{faster[2]:,.0f} as SMC in a batch of {n_tasks} (geometric means over the rows)"
     )
 
 
@@ -175,13 +201,14 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks-1d", type=int, default=3000, help="tasks of the first table")
-    parser.add_argument("--tasks", type=int, default=4, help="tasks a cell of the second")
-    parser.add_argument("--references", type=Path, default=Path("runs/gp_references.pt"))
+    parser.add_argument("--tasks", type=int, default=32, help="tasks a cell of the second")
+    parser.add_argument("--nuts", type=int, default=2, help="of which NUTS answers this many")
+    parser.add_argument("--references", type=Path, default=Path("runs/gp_references.json"))
     parser.add_argument("--only-references", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    kept = references(arguments.references, arguments.tasks)
+    kept = references(arguments.references, arguments.tasks, arguments.nuts)
     if arguments.only_references:
         return
     row = benchmark_1d(load("gp-1d"), arguments.tasks_1d)
@@ -189,7 +216,7 @@ def main() -> None:
         f"gp-1d, {row['tasks']} tasks: log-likelihood per query point {row['pfn']:.3f}, Bayes "
         f"{row['bayes']:.3f}, gap {row['gap']:.3f} +- {row['gap_se']:.3f}"
     )
-    print_cells(load("gp"), kept, arguments.tasks)
+    print_cells(load("gp"), kept, arguments.tasks, arguments.nuts)
 
 
 if __name__ == "__main__":
