@@ -1,6 +1,15 @@
 """Estimators with scikit-learn's interface."""
 
+from amortized.estimators.early_stopping import EarlyStopping, EarlyStoppingCallback, survivors
+from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
 from amortized.estimators.pfn_classifier import PFNClassifier
 from amortized.estimators.pfn_regressor import PFNRegressor
 
-__all__ = ["PFNClassifier", "PFNRegressor"]
+__all__ = [
+    "EarlyStopping",
+    "EarlyStoppingCallback",
+    "LearningCurveRegressor",
+    "PFNClassifier",
+    "PFNRegressor",
+    "survivors",
+]

@@ -1,0 +1,183 @@
+"""Learning curves as people have them: one or many, of any length, with epochs that are missing."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Numbers = NDArray[np.float64]
+
+
+class CurveSet(NamedTuple):
+    """Curves beside each other; a shorter one ends in NaN.
+
+    Attributes:
+        steps: ``(curves, n)``, ascending.
+        values: ``(curves, n)``.
+        many: whether they were given as many; False for one curve.
+    """
+
+    steps: Numbers
+    values: Numbers
+    many: bool
+
+
+class StepScale(NamedTuple):
+    """An invertible map from a training's steps to those of a prior over curves.
+
+    Attributes:
+        first: the training's first step.
+        last: its last.
+        kind: "linear" or "log".
+
+    Example:
+        >>> StepScale(1.0, 50.0, "linear").to_prior(np.array([1.0, 2.0]), 100)
+        array([1., 2.])
+        >>> StepScale(16.0, 1024.0, "log").to_prior(np.array([16.0, 128.0, 1024.0]), 101)
+        array([  1.,  51., 101.])
+    """
+
+    first: float
+    last: float
+    kind: str
+
+    def check(self) -> None:
+        """Raise a ValueError where this is no scale."""
+        if self.kind not in ("linear", "log"):
+            raise ValueError(f"Expected step_scale 'linear' or 'log'; got {self.kind!r}.")
+        if not -math.inf < self.first < self.last < math.inf:
+            raise ValueError(f"Expected first_step < horizon; got {self.first} and {self.last}.")
+        if self.kind == "log" and not self.first > 0:
+            raise ValueError(f"Expected first_step > 0 on a log scale; got {self.first}.")
+
+    def check_steps(self, steps: Numbers, name: str) -> None:
+        """Raise a ValueError where a step lies outside."""
+        wrong = steps[(steps < self.first) | (steps > self.last)]
+        if len(wrong):
+            raise ValueError(
+                f"Expected steps from first_step={self.first:g} to horizon={self.last:g} in "
+                f"{name}; got {wrong[0]:g}. Set them when the estimator is made."
+            )
+
+    def to_prior(self, steps: Numbers, n_steps: int) -> Numbers:
+        """Steps from 1 to ``n_steps``; linear ones keep their unit if the training is no longer."""
+        span = self.last - self.first
+        if self.kind == "linear":
+            return 1 + (steps - self.first) * min(1.0, (n_steps - 1) / span)
+        return 1 + (n_steps - 1) * np.log(steps / self.first) / math.log(self.last / self.first)
+
+
+def rows_of(values: Any, name: str) -> tuple[list[Numbers], bool]:
+    """Rows of numbers, and whether there may be many: a vector is one row.
+
+    Args:
+        values: a vector, a matrix, or a list of vectors of any lengths.
+        name: for messages.
+
+    Raises:
+        ValueError: if these are not numbers, or there are none.
+    """
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        try:
+            rows = [np.asarray(row, dtype=np.float64) for row in values]
+        except (TypeError, ValueError) as reason:
+            raise ValueError(
+                f"Expected {name} as numbers: (n,) for one curve, (curves, n) or a list of vectors "
+                f"for many; got {reason}."
+            ) from reason
+        shapes = {row.shape for row in rows if row.ndim != 1}
+        if shapes:
+            raise ValueError(
+                f"Expected every curve in {name} as a vector; got shapes {shapes}."
+            ) from None
+        return rows, True
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ValueError(
+            f"Expected {name} of shape (n,) for one curve or (curves, n) for many, and not empty; "
+            f"got shape {array.shape}."
+        )
+    return list(np.atleast_2d(array)), array.ndim == 2
+
+
+def steps_of(X: ArrayLike, n_curves: int, many: bool, name: str = "X") -> list[Numbers]:
+    """Steps of every curve; a vector or a column holds for all.
+
+    Args:
+        X: ``(n,)`` or ``(n, 1)``, or one row a curve.
+        n_curves: number of curves.
+        many: whether the curves were given as many.
+        name: for messages.
+
+    Raises:
+        ValueError: if these are no finite numbers, or another number of rows.
+    """
+    rows, matrix = rows_of(X, name)
+    if matrix and (not many or len(rows) != n_curves) and all(len(row) == 1 for row in rows):
+        rows, matrix = [np.concatenate(rows)], False
+    if not matrix:
+        rows = rows * n_curves
+    elif not many or len(rows) != n_curves:
+        raise ValueError(
+            f"Expected {name} as steps for all {n_curves} curve(s) alike, (n,), or one row for "
+            f"each; got {len(rows)} rows."
+        )
+    if not all(np.isfinite(row).all() for row in rows):
+        raise ValueError(f"Expected finite steps in {name}; got NaN or infinity.")
+    return rows
+
+
+def curves_of(X: ArrayLike | None, y: ArrayLike) -> CurveSet:
+    """Pair steps and values, leave out what is missing, and put the curves beside each other.
+
+    Args:
+        X: steps, as for ``steps_of``; None counts 1, 2, 3, ...
+        y: values, ``(n,)``, ``(curves, n)`` or a list of vectors; NaN where one is missing.
+
+    Raises:
+        ValueError: if steps and values do not fit together, or a curve has no value.
+
+    Example:
+        >>> curves_of(None, [[0.1, np.nan, 0.3], [0.5]]).steps
+        array([[ 1.,  3.],
+               [ 1., nan]])
+    """
+    values, many = rows_of(y, "y")
+    if X is None:
+        steps = [np.arange(1.0, len(row) + 1) for row in values]
+    else:
+        steps = steps_of(X, len(values), many)
+    pairs = []
+    for number, (at, row) in enumerate(zip(steps, values, strict=True)):
+        if len(at) != len(row):
+            raise ValueError(
+                f"Expected as many steps as values; curve {number} has {len(at)} and {len(row)}."
+            )
+        if np.isinf(row).any():
+            raise ValueError(f"Expected finite values or NaN in y; curve {number} has infinity.")
+        known = ~np.isnan(row)
+        if not known.any():
+            raise ValueError(
+                f"Expected at least one value in every curve; curve {number} has none."
+            )
+        order = np.argsort(at[known], kind="stable")
+        pairs.append((at[known][order], row[known][order]))
+    width = max(len(at) for at, _ in pairs)
+    padded = np.full((2, len(pairs), width), np.nan)
+    for number, pair in enumerate(pairs):
+        padded[:, number, : len(pair[0])] = pair
+    return CurveSet(padded[0], padded[1], many)
+
+
+def thinned(curves: CurveSet, most: int) -> CurveSet:
+    """At most so many values of each curve, evenly spread over those it has, both ends kept."""
+    if curves.steps.shape[1] <= most:
+        return curves
+    picked = np.full((2, len(curves.steps), most), np.nan)
+    for number, (at, row) in enumerate(zip(curves.steps, curves.values, strict=True)):
+        n = int((~np.isnan(row)).sum())
+        index = np.linspace(0, n - 1, most).round().astype(int) if n > most else np.arange(n)
+        picked[:, number, : len(index)] = at[index], row[index]
+    return CurveSet(picked[0], picked[1], curves.many)

@@ -1,0 +1,175 @@
+"""Stops a training whose learning curve is unlikely to beat the best result so far."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+from sklearn.base import clone
+
+from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
+
+
+class EarlyStopping:
+    """Watches one training, value by value, and says when it is not worth going on.
+
+    After each value the curve is extrapolated to the horizon. The training should stop when the
+    chance that its metric ends above the best so far falls below a threshold; the best so far is
+    that of other trainings, if it is given, or of this one itself, whichever is better.
+
+    Args:
+        estimator: not fitted; knows the metric's bounds and direction and the horizon. None is a
+            metric from 0 to 1, the higher the better, over 100 steps.
+        best: best result of other trainings; None for none.
+        threshold: chance to beat the best below which the training stops.
+        fewest: number of values before which no training is stopped.
+        own: whether the training must also beat the best value that it had itself: then it stops,
+            too, when it has become as good as it will be.
+
+    Attributes:
+        chance: chance to beat the best at the last update; NaN before there were enough values.
+        stopped: whether the training should have stopped.
+
+    References:
+        | Speeding up Automatic Hyperparameter Optimization of Deep Neural Networks by Extrapolation
+        | of Learning Curves (Domhan, Springenberg and Hutter, 2015)
+
+    Example:
+        >>> from amortized.networks import PFN, PFNConfig
+        >>> untrained = PFN(PFNConfig(n_features=1, max_context=100, d_model=16, n_layers=1))
+        >>> stopper = EarlyStopping(LearningCurveRegressor(untrained), best=0.99, threshold=0.7)
+        >>> [stopper.update(value) for value in (0.1, 0.2, 0.3, 0.35)]
+        [False, False, True, True]
+    """
+
+    def __init__(
+        self,
+        estimator: LearningCurveRegressor | None = None,
+        *,
+        best: float | None = None,
+        threshold: float = 0.05,
+        fewest: int = 3,
+        own: bool = True,
+    ) -> None:
+        if not 0 < threshold < 1:
+            raise ValueError(f"Expected threshold between 0 and 1; got {threshold!r}.")
+        if int(fewest) != fewest or fewest < 1:
+            raise ValueError(f"Expected fewest to be an integer >= 1; got {fewest!r}.")
+        if best is not None and not math.isfinite(best):
+            raise ValueError(f"Expected best to be a finite number or None; got {best!r}.")
+        if best is None and not own:
+            raise ValueError("Expected best, or own=True; got nothing that is to be beaten.")
+        # A copy: what the user gave stays unfitted.
+        self.estimator = clone(LearningCurveRegressor() if estimator is None else estimator)
+        self.best, self.threshold, self.fewest, self.own = best, threshold, int(fewest), own
+        self.steps: list[float] = []
+        self.values: list[float] = []
+        self.chance, self.stopped = math.nan, False
+
+    def update(self, value: float, step: float | None = None) -> bool:
+        """Take the next value of the metric; tell whether the training should stop.
+
+        Args:
+            value: the metric; NaN, of a training that has diverged, stops it.
+            step: when it was measured; None is the step after the last one.
+        """
+        if step is None:
+            step = self.steps[-1] + 1 if self.steps else float(self.estimator.first_step)
+        if self.steps and step <= self.steps[-1]:
+            raise ValueError(f"Expected a step after {self.steps[-1]:g}; got {step:g}.")
+        self.steps.append(float(step))
+        self.values.append(float(value))
+        if not math.isfinite(value):
+            self.stopped = True
+        elif len(self.values) >= self.fewest and step < self.estimator.horizon:
+            self.chance = self._chance()
+            self.stopped = self.stopped or self.chance < self.threshold
+        return self.stopped
+
+    def _chance(self) -> float:
+        estimator = self.estimator.fit(self.steps, self.values)
+        better = min if estimator.minimize else max
+        rivals = ([] if self.best is None else [self.best]) + (self.values if self.own else [])
+        above = float(
+            estimator.probability_of_exceeding(better(rivals), at=float(estimator.horizon))
+        )
+        return 1 - above if estimator.minimize else above
+
+
+class EarlyStoppingCallback(Callback):
+    """``EarlyStopping`` for Lightning: ends ``Trainer.fit`` when the metric's curve says so.
+
+    Args:
+        monitor: name of the metric, as the module logs it in validation.
+        **options: as for ``EarlyStopping``. The horizon of its estimator is the number of epochs
+            that the training would take.
+
+    Attributes:
+        stopping: the ``EarlyStopping`` that is asked after every validation.
+
+    Example:
+        >>> callback = EarlyStoppingCallback("val_accuracy", best=0.93)
+        >>> callback.stopping.best
+        0.93
+    """
+
+    def __init__(self, monitor: str, **options: Any) -> None:
+        self.monitor = monitor
+        self.stopping = EarlyStopping(**options)
+
+    def on_validation_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            raise ValueError(
+                f"Expected a logged metric {self.monitor!r}; got "
+                f"{sorted(trainer.callback_metrics)}. Log it in validation_step."
+            )
+        stop = self.stopping.update(float(torch.as_tensor(value)))
+        trainer.should_stop = trainer.should_stop or trainer.strategy.reduce_boolean_decision(
+            stop, all=False
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The curve so far, so that a resumed training is judged by all of it."""
+        return {"steps": self.stopping.steps, "values": self.stopping.values}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Restore it."""
+        self.stopping.steps = list(state_dict["steps"])
+        self.stopping.values = list(state_dict["values"])
+
+
+def survivors(
+    estimator: LearningCurveRegressor, curves: Any, share: float = 0.5, steps: Any = None
+) -> np.ndarray:
+    """One rung of successive halving: the runs whose extrapolation ends best.
+
+    Runs are ranked by the expected metric at the horizon, not by their last values, so that slow
+    starters are not cut for being slow.
+
+    Args:
+        estimator: not fitted; knows the metric and the horizon.
+        curves: values of all runs so far, as for ``LearningCurveRegressor.fit``.
+        share: of the runs that go on; at least one does.
+        steps: of the values; None counts 1, 2, 3, ...
+
+    Returns:
+        numbers of the runs that go on, the best first.
+
+    Example:
+        >>> from amortized.networks import PFN, PFNConfig
+        >>> untrained = PFN(PFNConfig(n_features=1, max_context=100, d_model=16, n_layers=1))
+        >>> len(survivors(LearningCurveRegressor(untrained), [[0.1], [0.2], [0.3], [0.4]]))
+        2
+    """
+    if not 0 < share <= 1:
+        raise ValueError(f"Expected share in (0, 1]; got {share!r}.")
+    fitted = clone(estimator).fit(steps, curves)
+    ends = np.ravel(fitted.predict([float(estimator.horizon)]))
+    order = np.argsort(ends if estimator.minimize else -ends, kind="stable")
+    return order[: max(1, round(share * len(order)))]

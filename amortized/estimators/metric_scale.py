@@ -1,0 +1,97 @@
+"""Between a metric's own units and the unit interval that learning curves are modelled in."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from amortized.distributions import BarDistribution
+
+# Share of the unit interval that is left to each side on which a metric has no bound.
+MARGIN = 0.1
+# The part of a margin past which values are not told apart: they are far beyond the usual ones, and
+# a bar of a predictive that reached on to infinity would have no mean.
+EDGE = 0.01
+
+
+class MetricScale:
+    r"""An invertible map of a metric to [0, 1], where 1 is best.
+
+    Between ``low`` and ``high`` the map is linear. A bounded side ends there, and what lies beyond
+    is carried on linearly. An unbounded side keeps a margin m = 0.1 of the unit interval for what
+    lies beyond: at a distance r from the end, in units of the interval, :math:`m / (1 + s r / m)`
+    is left of it, which goes on with the slope s of the linear part.
+
+    Args:
+        low: lower end of the usual values.
+        high: upper end of the usual values.
+        bounded: whether the metric is bounded by ``low``, and by ``high``.
+        minimize: whether small values are good, as for a loss; then 1 stands for ``low``.
+
+    Example:
+        >>> scale = MetricScale(0.0, 2.0, bounded=(True, False), minimize=True)
+        >>> unit = scale.to_unit([0.0, 2.0, 20.0])
+        >>> unit.round(3), scale.from_unit(unit).round(3)
+        (array([1.   , 0.1  , 0.001]), array([ 0.,  2., 20.]))
+    """
+
+    def __init__(
+        self, low: float, high: float, *, bounded: tuple[bool, bool], minimize: bool = False
+    ) -> None:
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"Expected finite usual values with low < high; got {low}, {high}.")
+        self.low, self.high, self.bounded, self.minimize = low, high, bounded, minimize
+        self._margins = tuple(0.0 if is_bounded else MARGIN for is_bounded in bounded)
+
+    def to_unit(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Values of the metric as numbers, 1 the best; NaN stays NaN."""
+        below, above = self._margins
+        slope = 1 - below - above
+        r = (np.asarray(values, dtype=np.float64) - self.low) / (self.high - self.low)
+        unit = below + slope * r
+        if below:
+            unit = np.where(r < 0, below / (1 + slope * np.maximum(-r, 0) / below), unit)
+        if above:
+            unit = np.where(r > 1, 1 - above / (1 + slope * np.maximum(r - 1, 0) / above), unit)
+        return 1 - unit if self.minimize else unit
+
+    def from_unit(self, unit: ArrayLike) -> NDArray[np.float64]:
+        """The inverse; at or past an unbounded end a value 11 intervals out, not infinity."""
+        below, above = self._margins
+        slope = 1 - below - above
+        unit = np.asarray(unit, dtype=np.float64)
+        unit = 1 - unit if self.minimize else unit
+        r: Any = (unit - below) / slope
+        if below:
+            tail = (1 - 1 / np.maximum(unit / below, EDGE)) * below / slope
+            r = np.where(unit < below, tail, r)
+        if above:
+            tail = 1 - (1 - 1 / np.maximum((1 - unit) / above, EDGE)) * above / slope
+            r = np.where(unit > 1 - above, tail, r)
+        return self.low + (self.high - self.low) * r
+
+    def predictive(
+        self, logits: Float[Tensor, "*batch bars"], borders: Float[Tensor, " borders"]
+    ) -> BarDistribution:
+        """A predictive over the unit interval in the metric's own units, bar by bar.
+
+        Bars past an unbounded end become part of the outermost bar before it.
+
+        Args:
+            logits: of the bars.
+            borders: of the bars, in the unit interval or beyond its bounded ends.
+        """
+        ours = torch.as_tensor(self.from_unit(borders.double().cpu().numpy()))
+        log_masses = logits.cpu().log_softmax(-1)
+        if self.minimize:
+            ours, log_masses = ours.flip(0), log_masses.flip(-1)
+        kept = (ours.diff() > 0).nonzero()[:, 0]
+        first, last = int(kept[0]), int(kept[-1])
+        inside = log_masses[..., first : last + 1].clone()
+        inside[..., 0] = log_masses[..., : first + 1].logsumexp(-1)
+        inside[..., -1] = log_masses[..., last:].logsumexp(-1)
+        return BarDistribution(inside, ours[first : last + 2], validate_args=False)
