@@ -118,12 +118,12 @@ class LearningCurvePrior(ProgramPrior):
         return (x[..., 0] * math.log(self.n_steps)).exp()
 
     def curve(
-        self, steps: Float[Tensor, "*batch n"], latents: Mapping[str, Tensor]
+        self, steps: Float[Tensor, "*steps"], latents: Mapping[str, Tensor]
     ) -> Float[Tensor, "*batch n"]:
         """The sum of the basis curves, without noise.
 
         Args:
-            steps: where; a batch of one kind of steps may be left out.
+            steps: ``(n,)`` for all curves alike, or ``(*batch, n)``.
             latents: by name, each ``(*batch,)``.
         """
         total: Tensor | float = 0.0
