@@ -8,7 +8,8 @@ and laid end to end, are a vector :math:`u \in R^d`. Its log density is
 whose first two terms are the log prior and whose last is the log likelihood. The supports are
 read anew in every run, so the support of one latent may depend on another.
 
-Discrete latents have no place in this; they are refused with the advice to sum them out.
+Discrete latents are summed out where Pyro can enumerate them (see `amortized.priors.enumeration`)
+and refused where it cannot.
 """
 
 import warnings
@@ -24,8 +25,11 @@ from torch.nn.functional import softplus
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from amortized.priors.enumeration import enumerable_latents, log_densities
 from amortized.priors.sites import (
     Evaluate,
+    Place,
+    PlaceAndDraw,
     Unconstrain,
     base_support,
     check_observation,
@@ -79,15 +83,18 @@ class ProgramDensity:
         model: a Pyro program ``model(x, y=None)`` for one dataset, observing ``y`` at site "y".
         x: inputs, ``(batch, n, n_features)``.
         y: observations, ``(batch, n)``; any trailing shape that the site "y" has is allowed.
+        allow_no_latents: whether u may be empty; then the density is the evidence.
 
     Attributes:
         dim: d, the number of unconstrained coordinates.
         layout: ``{name: (slice into u, unconstrained shape)}``.
+        discrete: the discrete latents, which are summed out; None where there are none.
         priors: the latents' distributions in one run of the program on the first dataset.
         supports: those of their elements.
 
     Raises:
-        ValueError: if the program raises, does not observe ``y``, has discrete latents, or if
+        ValueError: if the program raises, does not observe ``y``, has discrete latents that Pyro
+            cannot enumerate, or if
             ``y`` is not finite or outside the support of its distribution.
 
     Example:
@@ -106,6 +113,8 @@ class ProgramDensity:
         model: Program,
         x: Float[Tensor, "batch n features"],
         y: Float[Tensor, "batch n *event"],
+        *,
+        allow_no_latents: bool = False,
     ) -> None:
         if x.ndim != 3 or y.ndim < 2 or x.shape[:2] != y.shape[:2]:
             raise ValueError(
@@ -116,7 +125,9 @@ class ProgramDensity:
         with _precision(y.dtype):
             trace = trace_program(model, x[0], y[0])
         check_observation(trace, y)
-        self.layout = lay_out(trace)
+        self.discrete = enumerable_latents(trace)
+        summed_out = () if self.discrete is None else self.discrete.names
+        self.layout = lay_out(trace, summed_out, allow_none=allow_no_latents)
         self.priors = {name: trace.nodes[name]["fn"] for name in self.layout}
         self.supports = {name: base_support(fn) for name, fn in self.priors.items()}
         self.dim = sum(shape.numel() for _, shape in self.layout.values())
@@ -141,13 +152,16 @@ class ProgramDensity:
         """Log prior with the Jacobian's log determinant, and log likelihood, in one run."""
         self._check(u)
 
-        def evaluate(u: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            run = Evaluate(self.layout, u)
-            with run:
-                self.model(x, y)
-            return run.log_prior, run.log_likelihood
+        return self._over_all(self._evaluate, u)
 
-        return self._over_all(evaluate, u)
+    def _evaluate(self, u: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Log prior and log likelihood of one particle of one dataset."""
+        if self.discrete is not None:
+            return log_densities(self.model, self.layout, self.discrete, u, x, y)
+        run = Evaluate(self.layout, u)
+        with run:
+            self.model(x, y)
+        return run.log_prior, run.log_likelihood
 
     def log_prior(
         self, u: Float[Tensor, "batch particles dim"]
@@ -174,36 +188,29 @@ class ProgramDensity:
         Without any `vmap`, so that it can be traced; called outside `quiet_program` it checks
         the program's arguments.
         """
-        run = Evaluate(self.layout, u)
-        with _precision(self.y.dtype), run:
-            self.model(self.x[0], self.y[0])
-        return run.log_prior + run.log_likelihood
+        with _precision(self.y.dtype):
+            log_prior, log_likelihood = self._evaluate(u, self.x[0], self.y[0])
+        return log_prior + log_likelihood
 
     def log_jacobian(
         self, u: Float[Tensor, "batch particles dim"]
     ) -> Float[Tensor, "batch particles"]:
         """Log determinant of the Jacobian of `constrain`."""
+        return self._over_all(lambda u, x, y: self._place(u, x, y).log_jacobian, u)
 
-        def evaluate(u: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            run = Evaluate(self.layout, u)
-            with run:
-                self.model(x, y)
-            return run.log_jacobian
-
-        return self._over_all(evaluate, u)
+    def _place(self, u: Tensor, x: Tensor, y: Tensor) -> Place:
+        """A run of the program with the latents at u, and any discrete ones drawn."""
+        run = Place(self.layout, u) if self.discrete is None else PlaceAndDraw(self.layout, u)
+        with run, FunctionalSamplers():
+            self.model(x, y)
+        return run
 
     def constrain(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
         """The latents in their own units, ``{name: (batch, particles, ...)}``."""
         self._check(u)
 
-        def evaluate(u: Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-            run = Evaluate(self.layout, u)
-            with run:
-                self.model(x, y)
-            return run.values
-
         with torch.no_grad():
-            return self._over_all(evaluate, u)
+            return self._over_all(lambda u, x, y: self._place(u, x, y).values, u)
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
         """The inverse of `constrain`."""

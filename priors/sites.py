@@ -1,11 +1,11 @@
 """The sample sites of a Pyro program: where each latent lies in u, and how u is put in and read.
 
 A program is run once on real data to learn its latents. After that a messenger stands around each
-run: `Evaluate` gives the latents their values from a vector u and adds up the log densities,
-`Unconstrain` collects u from values or from prior draws.
+run: `Place` gives the latents their values from a vector u, `Evaluate` adds up the log densities as
+well, `Unconstrain` collects u from values or from prior draws.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pyro
@@ -33,38 +33,60 @@ class _Site(Messenger):
         return message["name"] in self.layout and not message["is_observed"]
 
 
-class Evaluate(_Site):
-    """Gives the latents their values from u and adds up the log densities."""
+class Place(_Site):
+    """Gives the latents their values from u, and adds up the log Jacobians."""
 
     def __init__(self, layout: Layout, u: Tensor) -> None:
         super().__init__(layout)
         self.u = u
-        self.log_prior = u.new_zeros(())
         self.log_jacobian = u.new_zeros(())
-        self.log_likelihood = u.new_zeros(())
 
     def _pyro_sample(self, message: Any) -> None:
         if is_subsample(message):
             return
-        fn, value = message["fn"], message["value"]
-        latent = self._is_latent(message)
-        if latent:
+        if self._is_latent(message):
             where, shape = self.layout[message["name"]]
             unconstrained = self.u[where].reshape(shape)
-            transform = bijection(fn)
+            transform = bijection(message["fn"])
             value = message["value"] = transform(unconstrained)
             self.values[message["name"]] = value
             jacobian = transform.log_abs_det_jacobian(unconstrained, value).sum()
             self.log_jacobian = self.log_jacobian + jacobian
-            self.log_prior = self.log_prior + jacobian
-        if value is None:
-            raise ValueError(
-                f"Expected the sample site '{message['name']}' in every run of the program; it "
-                "appears in some runs only."
-            )
-        log_prob = scale_and_mask(fn.log_prob(value), message["scale"], message["mask"]).sum()
-        if latent:
-            self.log_prior = self.log_prior + log_prob
+        elif message["value"] is None:
+            self._not_in_u(message)
+
+    def _not_in_u(self, message: Any) -> None:
+        """What to do about a site that is neither observed nor in u."""
+        raise ValueError(
+            f"Expected the sample site '{message['name']}' in every run of the program; it "
+            "appears in some runs only."
+        )
+
+
+class PlaceAndDraw(Place):
+    """Leaves discrete latents to be drawn."""
+
+    def _not_in_u(self, message: Any) -> None:
+        pass
+
+
+class Evaluate(Place):
+    """Adds up the log densities as well; for programs without discrete latents."""
+
+    def __init__(self, layout: Layout, u: Tensor) -> None:
+        super().__init__(layout, u)
+        self.log_prior = u.new_zeros(())
+        self.log_likelihood = u.new_zeros(())
+
+    def _pyro_sample(self, message: Any) -> None:
+        before = self.log_jacobian
+        super()._pyro_sample(message)
+        if is_subsample(message):
+            return
+        log_prob = message["fn"].log_prob(message["value"])
+        log_prob = scale_and_mask(log_prob, message["scale"], message["mask"]).sum()
+        if self._is_latent(message):
+            self.log_prior = self.log_prior + log_prob + (self.log_jacobian - before)
         else:
             self.log_likelihood = self.log_likelihood + log_prob
 
@@ -113,19 +135,27 @@ def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
     return trace
 
 
-def lay_out(trace: Any) -> Layout:
-    """Lays the latents of a program end to end in unconstrained space."""
+def latent_sites(trace: Any) -> dict[str, Any]:
+    """The sites of a trace that are neither observed nor a plate's choice of rows."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site["is_observed"] and not is_subsample(site)
+    }
+
+
+def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = False) -> Layout:
+    """Lays the latents of a program, some left out, end to end in unconstrained space."""
     layout: Layout = {}
     start = 0
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or site["is_observed"] or is_subsample(site):
+    for name, site in latent_sites(trace).items():
+        if name in without:
             continue
         support = site["fn"].support
         if support is not None and support.is_discrete:
             raise ValueError(
                 f"Expected continuous latents; got '{name}' with the discrete support {support}. "
-                "Sum it out in the program (a mixture is dist.MixtureSameFamily), or mark it "
-                "infer={'enumerate': 'parallel'}."
+                "Sum it out in the program (a mixture is dist.MixtureSameFamily)."
             )
         try:
             shape = bijection(site["fn"]).inv(site["value"]).shape
@@ -136,8 +166,11 @@ def lay_out(trace: Any) -> Layout:
             ) from reason
         layout[name] = (slice(start, start + shape.numel()), shape)
         start += shape.numel()
-    if not layout:
-        raise ValueError("Expected a program with at least one latent; got none but 'y'.")
+    if not layout and not allow_none:
+        beside = f"continuous latents beside the discrete {sorted(without)}"
+        raise ValueError(
+            f"Expected a program with {beside if without else 'at least one latent'}; got none."
+        )
     return layout
 
 

@@ -1,0 +1,151 @@
+r"""Discrete latents, summed out of a program's density as far as Pyro can enumerate them.
+
+.. math:: p(u, y) = \sum_z p(u, z, y)
+
+Pyro runs the program once with every value of each discrete latent along a dimension of its own,
+left of all plates, and knows which dimensions each factor has. The sum over them is taken here, one
+variable after the other, in logarithms and by operations that `torch.func.vmap` can batch.
+
+References:
+    Obermeyer et al., Tensor variable elimination for plated factor graphs (2019), arXiv 1902.03210.
+"""
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.ops.contract import contract_to_tensor
+from pyro.ops.rings import LogRing
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from amortized.priors.sites import Layout, Place, latent_sites
+from amortized.priors.vectorised import Program, is_subsample
+
+
+class Enumerable(NamedTuple):
+    """The discrete latents of a program.
+
+    Attributes:
+        names: of their sites.
+        first_dim: the first dimension, from the right, that no site of the program uses.
+    """
+
+    names: frozenset[str]
+    first_dim: int
+
+
+def enumerable_latents(trace: Any) -> Enumerable | None:
+    """The discrete latents of a traced program; None where there are none.
+
+    Raises:
+        ValueError: if one has infinitely many values, or as many as its arguments say.
+    """
+    sites = {
+        name: site
+        for name, site in latent_sites(trace).items()
+        if site["fn"].support is not None and site["fn"].support.is_discrete
+    }
+    for name, site in sites.items():
+        if not site["fn"].has_enumerate_support:
+            raise ValueError(
+                f"Expected continuous latents, or discrete ones of finitely many values; got "
+                f"'{name}' of {type(site['fn']).__name__}, which Pyro cannot enumerate. Sum it out "
+                "in the program: Poisson counts with a gamma rate are dist.GammaPoisson."
+            )
+    if not sites:
+        return None
+    samples = [
+        site for site in trace.nodes.values() if site["type"] == "sample" and not is_subsample(site)
+    ]
+    plates = [-f.dim for site in samples for f in site["cond_indep_stack"] if f.vectorized]
+    # Rows that are an event and no plate are kept clear of too: values must not pass for rows.
+    events = [len(site["fn"].shape()) for site in samples]
+    return Enumerable(frozenset(sites), -1 - max(plates + events))
+
+
+def log_densities(
+    model: Program, layout: Layout, discrete: Enumerable, u: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log prior of u and log likelihood of one particle, both with discrete latents summed out."""
+    with pyro.poutine.trace() as tracer, _DataUnderVmap():
+        with pyro.poutine.enum(first_available_dim=discrete.first_dim), _Mark(layout, u) as run:
+            model(x, y)
+        trace = tracer.trace
+        for name, site in list(trace.nodes.items()):
+            is_sample = site["type"] == "sample"
+            if is_sample and (is_subsample(site) or site["infer"].get("_deterministic")):
+                trace.remove_node(name)
+        trace.compute_log_prob()
+        trace.pack_tensors()
+        sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
+        total = _sum_out(trace, sites)
+        log_prior = _sum_out(trace, [site for site in sites if not site["is_observed"]])
+    return log_prior + run.log_jacobian, total - log_prior
+
+
+class _Mark(Place):
+    """Puts continuous latents in and marks the discrete ones for enumeration."""
+
+    def _not_in_u(self, message: Any) -> None:
+        message["infer"]["enumerate"] = "parallel"
+
+
+class _DataUnderVmap(TorchFunctionMode):
+    """Lets Pyro read ``tensor.data`` for its shape, which `vmap` forbids."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
+            return args[0].detach()
+        return func(*args, **(kwargs or {}))
+
+
+def _sum_out(trace: Any, sites: list[Any]) -> Tensor:
+    """Log of the sum over all enumerated dimensions of the product of the sites' factors."""
+    factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+    for site in sites:
+        plates = (trace.plate_to_symbol[f.name] for f in site["cond_indep_stack"] if f.vectorized)
+        factors.setdefault(frozenset(plates), []).append(site["packed"]["log_prob"])
+    summed = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
+    return contract_to_tensor(factors, summed, ring=_Ring())
+
+
+class _Ring(LogRing):
+    """Pyro's ring of logarithms, whose own einsum has no batching rule."""
+
+    def sumproduct(self, terms: list[Any], dims: set[str]) -> Any:
+        left = list(terms)
+        remaining = set(dims)
+        while remaining:  # first the variable that shares factors with the fewest others
+            around = {
+                d: set("".join(t._pyro_dims for t in left if d in t._pyro_dims)) for d in remaining
+            }
+            dim = min(sorted(remaining), key=lambda d: len(around[d]))
+            touched = [term for term in left if dim in term._pyro_dims]
+            left = [term for term in left if dim not in term._pyro_dims]
+            if touched:
+                left.append(_logsumexp(touched, dim))
+            remaining.remove(dim)
+        return _product(left)
+
+
+def _product(terms: list[Any]) -> Any:
+    """The sum of logarithms, with the dimensions of all."""
+    names = "".join(sorted(set("".join(term._pyro_dims for term in terms))))
+    aligned = []
+    for term in terms:
+        order = sorted(range(term.ndim), key=lambda i, dims=term._pyro_dims: dims[i])
+        shape = iter(term.permute(order).shape)
+        sizes = [next(shape) if name in term._pyro_dims else 1 for name in names]
+        aligned.append(term.permute(order).reshape(sizes))
+    result = sum(aligned[1:], aligned[0]) + 0.0  # a new tensor, for the names are written on it
+    result._pyro_dims = names
+    return result
+
+
+def _logsumexp(terms: list[Any], dim: str) -> Any:
+    joint = _product(terms)
+    result = joint.logsumexp(joint._pyro_dims.index(dim))
+    result._pyro_dims = joint._pyro_dims.replace(dim, "")
+    return result

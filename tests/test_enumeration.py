@@ -1,0 +1,153 @@
+"""Discrete latents are summed out exactly, and refused where they cannot be."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from amortized.infer import infer
+from amortized.priors.density import ProgramDensity
+
+X = torch.zeros(2, 7, 0, dtype=torch.float64)
+Y = torch.randn(2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def component_of_each_row(x, y=None):
+    shares = pyro.sample("shares", dist.Dirichlet(torch.ones(2)))
+    means = pyro.sample("means", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+    with pyro.plate("rows", len(x)):
+        component = pyro.sample("component", dist.Categorical(shares))
+        return pyro.sample("y", dist.Normal(means[component], 1.0), obs=y)
+
+
+def mixture(x, y=None):
+    shares = pyro.sample("shares", dist.Dirichlet(torch.ones(2)))
+    means = pyro.sample("means", dist.Normal(torch.zeros(2), 3.0).to_event(1))
+    law = dist.MixtureSameFamily(dist.Categorical(shares), dist.Normal(means, 1.0))
+    return pyro.sample("y", law.expand([len(x)]).to_event(1), obs=y)
+
+
+def one_switch(x, y=None):
+    """One coin decides for all rows, and for the law of a continuous latent."""
+    outlier = pyro.sample("outlier", dist.Bernoulli(0.3))
+    mean = pyro.sample("mean", dist.Normal(4 * outlier, 1.0))
+    pyro.deterministic("twice", 2 * mean)
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", dist.Normal(mean, 1 + outlier), obs=y)
+
+
+def hidden_chain(x, y=None):
+    stay = pyro.sample("stay", dist.Beta(2.0, 2.0))
+    state = torch.zeros(())
+    for t in pyro.markov(range(len(x))):
+        state = pyro.sample(f"state {t}", dist.Bernoulli(torch.where(state > 0, stay, 1 - stay)))
+        pyro.sample(f"row {t}", dist.Normal(state, 1.0), obs=x[t, 0])
+    return pyro.sample("y", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1), obs=y)
+
+
+def random_u(density, n=5):
+    return torch.randn(2, n, density.dim, dtype=torch.float64)
+
+
+def test_components_of_rows_are_a_mixture():
+    enumerated, marginal = (ProgramDensity(p, X, Y) for p in (component_of_each_row, mixture))
+    assert enumerated.vectorised and enumerated.layout == marginal.layout
+    u = random_u(marginal)
+    for ours, expected in zip(
+        enumerated.log_prior_and_likelihood(u), marginal.log_prior_and_likelihood(u), strict=True
+    ):
+        torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(
+        enumerated.log_density_of_one(u[0, 0]), marginal.log_density(u)[0, 0]
+    )
+
+
+def test_gradient_is_that_of_the_sum():
+    gradients = []
+    for program in (component_of_each_row, mixture):
+        density = ProgramDensity(program, X, Y)
+        u = torch.linspace(-1, 1, 2 * 3 * density.dim, dtype=torch.float64)
+        u = u.reshape(2, 3, density.dim).requires_grad_()
+        gradients.append(torch.autograd.grad(density.log_density(u).sum(), u)[0])
+    torch.testing.assert_close(*gradients)
+
+
+def test_a_switch_may_decide_the_prior_of_a_continuous_latent():
+    density = ProgramDensity(one_switch, X, Y)
+    u = random_u(density)
+    mean = density.constrain(u)["mean"]
+    joint, prior = [], []
+    for value, chance in ((0.0, 0.7), (1.0, 0.3)):
+        law = dist.Normal(torch.tensor(4.0 * value, dtype=torch.float64), 1.0)
+        prior.append(law.log_prob(mean) + torch.tensor(chance, dtype=torch.float64).log())
+        rows = dist.Normal(mean.unsqueeze(-1), 1 + value).log_prob(Y.unsqueeze(1)).sum(-1)
+        joint.append(prior[-1] + rows)
+    expected_prior, expected = (torch.stack(parts).logsumexp(0) for parts in (prior, joint))
+    torch.testing.assert_close(density.log_prior(u), expected_prior)
+    torch.testing.assert_close(density.log_density(u), expected)
+
+
+def test_a_hidden_chain_is_summed_by_the_forward_recursion():
+    rows = Y.unsqueeze(-1)
+    density = ProgramDensity(hidden_chain, rows, torch.zeros_like(Y))
+    u = random_u(density, 3)
+    stay = density.constrain(u)["stay"]
+    table = torch.stack([torch.stack([stay, 1 - stay], -1), torch.stack([1 - stay, stay], -1)], -2)
+    states = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    forward = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(2, 3, 1, 2)
+    for t in range(7):
+        seen = dist.Normal(states, 1.0).log_prob(Y[:, t, None, None, None]).exp()
+        forward = forward @ table * seen
+    constant = dist.Normal(0.0, 1.0).log_prob(torch.zeros(7)).sum()
+    expected = forward.sum((-1, -2)).log() + constant
+    torch.testing.assert_close(density.log_likelihood(u), expected)
+
+
+def test_smc_agrees_with_the_program_that_is_summed_by_hand():
+    ours, marginal = (
+        infer(program, Y[0, :4], method="smc", n_draws=512)
+        for program in (one_switch, one_switch_by_hand)
+    )
+    scale = marginal.std["mean"]
+    assert abs(ours.mean["mean"] - marginal.mean["mean"]) < 0.35 * scale
+    assert abs((ours.std["mean"] / scale).log()) < 0.3
+    assert abs(ours.log_evidence - marginal.log_evidence) < 0.2
+    with pytest.raises(ValueError, match="discrete latents.*outlier.*no predictive"):
+        ours.predictive(X[0])
+
+
+def one_switch_by_hand(x, y=None):
+    odds = dist.Categorical(torch.tensor([0.7, 0.3]))
+    mean = pyro.sample(
+        "mean", dist.MixtureSameFamily(odds, dist.Normal(torch.tensor([0.0, 4.0]), 1.0))
+    )
+    weight = torch.stack([dist.Normal(m, 1.0).log_prob(mean) for m in (0.0, 4.0)]) + odds.logits
+    rows = dist.Normal(mean.expand(2, len(x)), torch.tensor([[1.0], [2.0]])).to_event(1)
+    law = dist.MixtureSameFamily(dist.Categorical(logits=weight), rows)
+    return pyro.sample("y", law, obs=y)
+
+
+def counts(x, y=None):
+    n = pyro.sample("n", dist.Poisson(3.0))
+    mean = pyro.sample("mean", dist.Normal(n, 1.0))
+    return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+def no_plate(x, y=None):
+    """The rows are an event, so the coin's values would be taken for rows."""
+    shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+    coin = pyro.sample("coin", dist.Bernoulli(0.5))
+    return pyro.sample("y", dist.Normal(shift + coin, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+WRONG = {
+    "no finite support": (counts, "'n' of Poisson, which Pyro cannot enumerate"),
+    "rows without a plate": (no_plate, "can be evaluated"),
+}
+
+
+@pytest.mark.parametrize("program, message", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("n", [2, 7])
+def test_what_cannot_be_enumerated_is_refused(program, message, n):
+    with pytest.raises(ValueError, match=message):
+        ProgramDensity(program, X[:, :n], Y[:, :n])
