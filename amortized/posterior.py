@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
+from amortized.sampling.modes import find_modes
 
 Latents = Mapping[str, Tensor]
 
@@ -21,10 +22,12 @@ class Posterior:
     had without them.
 
     Args:
-        draws: ``{name: (n, *batch, *event)}``, batch being empty for one dataset.
+        draws: ``{name: (n, *batch, *event)}``, batch being empty for one dataset. None at all
+            where the model leaves nothing to infer but its evidence and its predictive.
         log_weights: of the draws, ``(n, *batch)``; None for equal weights.
         n_chains: number of chains that the draws are made of, chain after chain.
         log_evidence: ``log p(y | x)``, ``(*batch,)``, where the method knows it.
+        log_evidence_error: its Monte Carlo standard error, 0 where it is exact; None if unknown.
         log_prob: normalised log density of latents, where the method knows it.
         predictive: makes the posterior predictive from inputs.
         diagnostics: what the method says of itself; always has ``method``.
@@ -47,12 +50,13 @@ class Posterior:
         log_weights: Tensor | None = None,
         n_chains: int = 1,
         log_evidence: Tensor | None = None,
+        log_evidence_error: Tensor | None = None,
         log_prob: Callable[[Latents], Tensor] | None = None,
         predictive: Callable[[Tensor], Distribution] | None = None,
         diagnostics: Mapping[str, Any] | None = None,
         batch_shape: Sequence[int] = (),
     ) -> None:
-        sizes = {len(value) for value in draws.values()}
+        sizes = {len(value) for value in draws.values()} or {1}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"Expected the same number of draws, at least 1; got {sizes}.")
         self._draws = dict(draws)
@@ -62,7 +66,7 @@ class Posterior:
             log_weights = log_weights - log_weights.logsumexp(0)
         self._log_weights = log_weights
         self.n_chains = n_chains
-        self.log_evidence = log_evidence
+        self.log_evidence, self.log_evidence_error = log_evidence, log_evidence_error
         self._log_prob, self._predictive = log_prob, predictive
         self.diagnostics = dict(diagnostics or {})
 
@@ -75,8 +79,8 @@ class Posterior:
     def log_weights(self) -> Tensor:
         """Normalised log weights of the draws, ``(n, *batch)``; equal ones where none are kept."""
         if self._log_weights is None:
-            first = next(iter(self._draws.values()))
-            size = torch.tensor(float(self.n_draws), dtype=first.dtype)
+            dtype = next((value.dtype for value in self._draws.values()), torch.float64)
+            size = torch.tensor(float(self.n_draws), dtype=dtype)
             return -size.log().expand(self.n_draws, *self.batch_shape)
         return self._log_weights
 
@@ -163,6 +167,27 @@ class Posterior:
             )
         return self._predictive(torch.as_tensor(x))
 
+    def mode_shares(self, seed: int = 0) -> list[Any]:
+        """How the draws divide into separate modes; see `amortized.sampling.modes.find_modes`.
+
+        Where a sampler found several, moves seldom lead from one to another, and the shares are
+        less certain than a mean within one of them.
+
+        Returns:
+            for each mode, the largest first, its ``share`` and the ``mean`` of each latent there;
+            for a batch a list of such lists, one a dataset.
+        """
+        draws = self._draws if self._log_weights is None else self.sample(self.n_draws, seed)
+        if not draws:
+            raise ValueError("Expected latents to divide into modes; this posterior has none.")
+        many = bool(self.batch_shape)
+        shares = [
+            _modes({k: (v.flatten(1, n_batch)[:, i] if many else v) for k, v in draws.items()})
+            for n_batch in [len(self.batch_shape)]
+            for i in range(self.batch_shape.numel())
+        ]
+        return shares if many else shares[0]
+
     def summary(self) -> dict[str, dict[str, float]]:
         """Mean, sd, quantiles, and for draws of chains R-hat and ESS, of every scalar latent.
 
@@ -199,6 +224,8 @@ class Posterior:
         """A histogram of every scalar latent with its mean and 90% interval, as a figure."""
         from matplotlib.figure import Figure
 
+        if not self._draws:
+            raise ValueError("Expected latents to plot; this posterior has none.")
         draws = self.sample(self.n_draws, seed=0)
         rows = self.summary()
         flat = {name: value.reshape(self.n_draws, -1) for name, value in draws.items()}
@@ -245,3 +272,17 @@ class Posterior:
             return {}  # independent draws, or particles with shared ancestors: see diagnostics
         chains = value.unflatten(0, (self.n_chains, -1))
         return {"ess_bulk": ess_bulk(chains), "ess_tail": ess_tail(chains), "r_hat": r_hat(chains)}
+
+
+def _modes(draws: Latents) -> list[dict[str, Any]]:
+    """The modes of one dataset's draws, ``{name: (n, *event)}``."""
+    columns = torch.cat([value.reshape(len(value), -1) for value in draws.values()], -1)
+    modes = find_modes(columns.detach().cpu().double().numpy())
+    labels = torch.as_tensor(modes.labels, device=columns.device)
+    return [
+        {
+            "share": float(share),
+            "mean": {name: value[labels == i].mean(0) for name, value in draws.items()},
+        }
+        for i, share in enumerate(modes.shares)
+    ]

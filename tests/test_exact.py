@@ -9,6 +9,7 @@ import torch
 
 from amortized.infer import infer
 from amortized.priors.density import ProgramDensity
+from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.sampling.exact import exact
 
 
@@ -95,6 +96,58 @@ def test_linear_regression_is_found_in_a_plain_program():
         np.testing.assert_allclose(answer.log_evidence[i], evidence, rtol=1e-8)
 
 
+def unknown_variance(x, y=None):
+    variance = pyro.sample("variance", dist.InverseGamma(3.0, 2.0))
+    scale = 1.5 * variance.sqrt()
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(2), scale).to_event(1))
+    shift = pyro.sample("shift", dist.Normal(0.0, scale))
+    pyro.sample("y", dist.Normal(x @ slope + shift, variance.sqrt()).to_event(1), obs=y)
+
+
+def unknown_precision(x, y=None):
+    precision = pyro.sample("precision", dist.Gamma(3.0, 2.0))
+    scale = precision.rsqrt()
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(2), 1.5 * scale).to_event(1))
+    shift = pyro.sample("shift", dist.Normal(0.0, 1.5 * scale))
+    pyro.sample("y", dist.Normal(x @ slope + shift, scale).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize("program", [unknown_variance, unknown_precision])
+def test_regression_with_unknown_noise_is_found_in_a_plain_program(program):
+    answer = exact(ProgramDensity(program, X, REALS))
+    oracle = LinearRegressionPrior(2, weight_scale=1.5).posterior(X, REALS)
+    by_variance = program is unknown_variance
+    assert answer.family == ("normal inverse gamma" if by_variance else "normal gamma")
+    for i in range(2):
+        design = np.concatenate([X[i], np.ones((6, 1))], 1)
+        evidence = oracles.student_evidence(design, REALS[i].numpy(), 1.5, 3.0, 2.0)
+        np.testing.assert_allclose(answer.log_evidence[i], evidence, rtol=1e-8)
+    draws = oracle.sample(5)
+    value = {"slope": draws["weights"], "shift": draws["intercept"]}
+    log_prob = oracle.log_prob(draws)
+    if by_variance:
+        value["variance"] = draws["variance"]
+    else:  # the same law of 1 / v, with the Jacobian
+        value["precision"] = 1 / draws["variance"]
+        log_prob = log_prob + 2 * draws["variance"].log()
+    torch.testing.assert_close(answer.log_prob(value), log_prob)
+    many = answer.sample(20_000)
+    expected = oracle.sample(20_000)
+    for ours, theirs in (
+        (many["slope"], expected["weights"]),
+        (many["shift"], expected["intercept"]),
+    ):
+        assert ((ours.mean(0) - theirs.mean(0)) / theirs.std(0)).abs().max() < 0.05
+        assert (ours.std(0) / theirs.std(0) - 1).abs().max() < 0.05
+
+
+def semi_conjugate(x, y=None):
+    """The weights' scale is not tied to the noise's: no closed form."""
+    variance = pyro.sample("variance", dist.InverseGamma(3.0, 2.0))
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    pyro.sample("y", dist.Normal(x @ slope, variance.sqrt()).to_event(1), obs=y)
+
+
 @pytest.mark.parametrize("program", [two_modes, coin], ids=["mixture of normals", "beta"])
 def test_density_agrees_with_quadrature(program):
     y = REALS if program is two_modes else COUNTS
@@ -137,7 +190,7 @@ def logistic(x, y=None):
     pyro.sample("y", dist.Bernoulli(logits=x @ slope).to_event(1), obs=y)
 
 
-@pytest.mark.parametrize("program", [nearly_normal, logistic])
+@pytest.mark.parametrize("program", [nearly_normal, logistic, semi_conjugate])
 def test_no_closed_form_is_claimed_where_there_is_none(program):
     with pytest.raises(ValueError, match="Expected a program with a conjugate posterior.*smc"):
         exact(ProgramDensity(program, X, COUNTS))

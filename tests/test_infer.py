@@ -5,8 +5,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from amortized.infer import METHODS, infer
+from amortized.priors.gaussian_process import GaussianProcessPrior
 from amortized.priors.linear_regression import LinearRegressionPrior
 
 PRIOR = LinearRegressionPrior(2)
@@ -148,6 +152,57 @@ def discrete(x, y=None):
 def counts(x, y=None):
     rate = pyro.sample("rate", dist.LogNormal(0.0, 1.0))
     return pyro.sample("y", dist.Poisson(rate).expand([len(x)]).to_event(1), obs=y)
+
+
+def test_gaussian_process_regression_is_exact():
+    prior = GaussianProcessPrior(lengthscale=0.5, outputscale=1.0, noise=0.2)
+    batch = prior.sample(3, 10, 4, seed=0)
+    posterior = infer(prior, batch.x_context, batch.y_context)
+    assert posterior.diagnostics["method"] == "exact" and posterior.names == []
+    assert posterior.sample(2) == {} == posterior.mean
+    evidence = prior.log_evidence(batch.x_context.double(), batch.y_context.double())
+    torch.testing.assert_close(posterior.log_evidence, evidence)
+    ours, oracle = posterior.predictive(batch.x_query), prior.posterior_predictive(batch)
+    for name in ("mean", "stddev"):
+        expected = getattr(oracle, name).double()
+        torch.testing.assert_close(getattr(ours, name), expected, atol=1e-5, rtol=1e-4)
+    one = infer(prior, batch.x_context[0], batch.y_context[0])
+    torch.testing.assert_close(one.log_evidence, evidence[0])
+    with pytest.raises(ValueError, match="at least one latent"):
+        infer(prior, batch.x_context, batch.y_context, method="smc")
+
+
+@pytest.mark.parametrize("method", ["smc", "importance"])
+def test_the_evidence_comes_with_its_error(method):
+    """64 runs scatter as each of them says; both sds are known to about 9%."""
+    y = Y[:1].double().expand(64, -1)
+    posterior = infer(plain, X[:1].expand(64, -1, -1), y, method=method, n_draws=200)
+    said, seen = posterior.log_evidence_error, posterior.log_evidence.std()
+    assert 0.6 < said.square().mean().sqrt() / seen < 1.7
+    exact = PRIOR.posterior(X[:1].double(), Y[:1].double()).log_evidence
+    assert abs(posterior.log_evidence.mean() - exact) < 5 * seen / 8
+    assert infer(PRIOR, X, Y).log_evidence_error.tolist() == [0.0, 0.0]
+
+
+NUMBERS = st.one_of(st.floats(allow_nan=True, width=32), st.integers(-3, 3))
+SHAPES = array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
+ANYTHING = st.one_of(
+    arrays(np.float64, SHAPES, elements=NUMBERS),
+    st.lists(st.one_of(NUMBERS, st.text(max_size=2), st.none()), max_size=4),
+)
+FITTING_X, FITTING_Y = (arrays(np.float64, shape, elements=NUMBERS) for shape in ((4, 2), (4,)))
+
+
+@given(x=st.one_of(ANYTHING, FITTING_X), y=st.one_of(ANYTHING, FITTING_Y))
+@settings(max_examples=60)
+def test_whatever_is_given_is_answered_or_refused_clearly(x, y):
+    try:
+        posterior = infer(PRIOR, x, y, n_draws=4)
+    except ValueError as refusal:
+        assert str(refusal).startswith("Expected")
+        return
+    assert all(torch.isfinite(value).all() for value in posterior.mean.values())
+    assert torch.isfinite(posterior.log_evidence).all()
 
 
 WRONG = {

@@ -5,9 +5,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.priors.density import ProgramDensity
-from amortized.sampling.normal_mixture import NormalMixture
 from amortized.sampling.nuts import nuts
 
 Y = torch.tensor([1.0, 2.0, 3.0, 2.5], dtype=torch.float64)
@@ -51,7 +51,7 @@ def test_chains_in_separate_modes_are_admitted():
     density = ProgramDensity(two_modes, torch.zeros(1, 4, 0), 10 * Y[None])
     means = torch.tensor([[[20.0], [-20.0]]], dtype=torch.float64)
     half = torch.full((1, 2), 0.5, dtype=torch.float64).log()
-    apart = NormalMixture(half, means, torch.full((1, 2, 1, 1), 0.1, dtype=torch.float64))
+    apart = GaussianMixture(half, means, torch.full((1, 2, 1, 1), 0.1, dtype=torch.float64))
     with pytest.warns(UserWarning, match="R-hat is"):
         draws = nuts(density, 200, n_chains=2, n_warmup=100, start=apart)
     assert draws.diagnostics["r_hat"] > 1.5 and draws.diagnostics["ess_bulk"] < 10

@@ -82,7 +82,22 @@ def test_arviz_sees_the_weighted_answer(make):
     np.testing.assert_allclose(mean, posterior.mean["a"], atol=0.1)
 
 
+def test_modes_have_the_shares_of_the_weights():
+    right = torch.rand(N, 2) < 0.5
+    draws = torch.randn(N, 2) + torch.where(right, 9.0, 0.0)
+    # The weights treble the left mode of the second dataset alone.
+    log_weights = torch.where(right, 0.0, torch.tensor([1.0, 3.0]).log())
+    posterior = Posterior({"a": draws}, log_weights=log_weights, batch_shape=(2,))
+    equal, unequal = posterior.mode_shares()
+    assert [round(mode["share"], 1) for mode in equal] == [0.5, 0.5]
+    assert abs(unequal[0]["share"] - 0.75) < 0.03 and abs(unequal[0]["mean"]["a"]) < 0.15
+    assert abs(unequal[1]["mean"]["a"] - 9) < 0.15
+    (only,) = POSTERIORS["weighted"]().mode_shares()
+    assert only["share"] == 1.0 and only["mean"]["b"].shape == (2,)
+
+
 WRONG = {
+    "modes of nothing": (lambda: Posterior({}).mode_shares(), "has none"),
     "no draws": (lambda: Posterior({"a": torch.zeros(0)}), "at least 1"),
     "uneven": (lambda: Posterior({"a": torch.zeros(2), "b": torch.zeros(3)}), "same number"),
     "quantile": (lambda: POSTERIORS["equal"]().quantile(2.0), "between 0 and 1"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.priors.density import ProgramDensity
 from amortized.priors.linear_regression import LinearRegressionPrior
@@ -18,7 +19,6 @@ from amortized.sampling import smc as module
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
-from amortized.sampling.normal_mixture import NormalMixture
 from amortized.sampling.smc import next_temperature, smc
 
 ZERO = torch.zeros(1, 1, 0, dtype=torch.float64)
@@ -280,7 +280,7 @@ def test_laplace_admits_that_the_banana_is_no_normal():
 
 def test_importance_warns_where_the_proposal_is_poor():
     density = ProgramDensity(conjugate, ZERO, torch.ones(1, 1, dtype=torch.float64))
-    far = NormalMixture(
+    far = GaussianMixture(
         torch.zeros(1, 1, dtype=torch.float64),
         torch.full((1, 1, 1), 9.0, dtype=torch.float64),
         torch.full((1, 1, 1, 1), 0.3, dtype=torch.float64),
@@ -295,7 +295,7 @@ def test_warm_start_from_yesterday_takes_one_stage():
     yesterday = infer(noise_and_mean, y[:, :45], method="smc", n_draws=500)
     today = infer(noise_and_mean, y, method="smc", n_draws=500, start=yesterday)
     assert (today.diagnostics["n_stages"] == 1).all()
-    assert today.diagnostics["start"] == "NormalMixture"
+    assert today.diagnostics["start"] == "GaussianMixture"
     cold = infer(noise_and_mean, y, method="smc", n_draws=500)
     assert (today.mean["mean"] - cold.mean["mean"]).abs().max() < 0.1
 

@@ -15,6 +15,7 @@ class Draws(NamedTuple):
         log_evidence: ``(batch,)``, or None where the sampler has no estimate.
         n_chains: how many chains the n draws are made of, chain after chain.
         diagnostics: numbers for the user, those of single datasets as ``(batch,)`` tensors.
+        log_evidence_error: standard error of log_evidence, ``(batch,)``, or None.
     """
 
     u: Float[Tensor, "batch n dim"]
@@ -22,3 +23,4 @@ class Draws(NamedTuple):
     log_evidence: Float[Tensor, " batch"] | None
     n_chains: int
     diagnostics: dict[str, Any]
+    log_evidence_error: Float[Tensor, " batch"] | None = None

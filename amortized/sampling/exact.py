@@ -7,6 +7,8 @@ that remains is the log evidence. Families:
 
 * every latent real, density quadratic: normal (normal-normal, linear regression, smoothing);
 * the same with a mixture of normals as the prior of its one latent: a mixture of normals;
+* one positive latent beside real ones: normal and inverse gamma, or normal and gamma
+  (regression with an unknown noise variance or precision);
 * one latent on (0, 1): beta (Bernoulli, binomial, geometric, negative binomial);
 * one positive latent: gamma (Poisson, exponential), or inverse gamma (normal variance);
 * one latent on the simplex: Dirichlet (categorical, multinomial).
@@ -36,6 +38,8 @@ from torch.distributions import (
 )
 
 from amortized.priors.density import ProgramDensity
+from amortized.sampling.normal_gamma import normal_gamma
+from amortized.sampling.quadratic import quadratic_terms
 
 _TOLERANCE = 1e-7
 
@@ -88,7 +92,11 @@ def exact(density: ProgramDensity) -> ExactPosterior:
         answer = _normal(density) or _normal_mixture(density)
         if answer is not None:
             return answer
-    elif len(density.supports) == 1:
+    elif len(density.supports) > 1:
+        answer = _normal_and_scale(density)
+        if answer is not None:
+            return answer
+    else:
         support = next(iter(density.supports.values()))
         for family in _FAMILIES:
             if family.covers(support):
@@ -96,9 +104,9 @@ def exact(density: ProgramDensity) -> ExactPosterior:
                 if answer is not None:
                     return answer
     raise ValueError(
-        "Expected a program with a conjugate posterior (normal, mixture of normals, beta, gamma, "
-        f"inverse gamma, Dirichlet); its latents {list(density.layout)} have none that was found. "
-        "Use method='smc' or 'nuts'."
+        "Expected a program with a conjugate posterior (normal, mixture of normals, normal and "
+        "gamma or inverse gamma, beta, gamma, inverse gamma, Dirichlet); its latents "
+        f"{list(density.layout)} have none that was found. Use method='smc' or 'nuts'."
     )
 
 
@@ -106,20 +114,9 @@ def _is(support: object, kind: object) -> bool:
     return type(support) is type(kind)
 
 
-def _quadratic(
-    function: Callable[[Tensor], Tensor], like: Tensor, dim: int
-) -> tuple[Tensor, Tensor]:
-    """Precision and linear term of a function that is quadratic if it is what we hope for."""
-    points = torch.cat([like.new_zeros(1, dim), torch.eye(dim, dtype=like.dtype)])
-    points = points.expand(len(like), -1, -1).clone().requires_grad_()
-    gradient = torch.autograd.grad(function(points).sum(), points)[0]
-    precision = gradient[:, :1] - gradient[:, 1:]
-    return (precision + precision.mT) / 2, gradient[:, 0]
-
-
 @dataclass(frozen=True)
-class _RealLatents:
-    """Lays real latents end to end, and takes them apart; a class, so that it pickles."""
+class _EndToEnd:
+    """Lays latents as long as their u end to end, and takes them apart; a class: it pickles."""
 
     layout: dict[str, tuple[slice, torch.Size]]
 
@@ -154,29 +151,44 @@ class _OneLatent:
         return {self.name: value.reshape(value.shape[:-1] + self.event)}
 
 
-def _verified_evidence(density: ProgramDensity, distribution: Distribution) -> Tensor | None:
-    """Log joint minus log posterior, if it is the same at every point: the log evidence."""
+def _verified(
+    density: ProgramDensity, distribution: Distribution, family: str
+) -> ExactPosterior | None:
+    """The answer, if log joint minus log posterior is the same everywhere: the log evidence."""
+    latents = _EndToEnd(density.layout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        u = distribution.sample((8,))
-    joint = density.log_density(u.transpose(0, 1))
-    constant = joint - distribution.log_prob(u).T
+        value = distribution.sample((8,))
+    u = density.unconstrain({k: v.transpose(0, 1) for k, v in latents.unpack(value).items()})
+    joint = density.log_density(u) - density.log_jacobian(u)
+    constant = joint - distribution.log_prob(value).T
     scale = 1 + joint.abs().amax(-1, keepdim=True)
-    same = (constant - constant[:, :1]).abs() <= _TOLERANCE * scale
-    return constant.mean(-1) if bool(same.all()) else None
+    if ((constant - constant[:, :1]).abs() > _TOLERANCE * scale).any():
+        return None
+    return ExactPosterior(distribution, constant.mean(-1), family, latents)
+
+
+def _normal_and_scale(density: ProgramDensity) -> ExactPosterior | None:
+    """One positive number beside real latents."""
+    scales = [name for name, s in density.supports.items() if not _is(s, constraints.real)]
+    if len(scales) != 1 or not _is_positive(density.supports[scales[0]]):
+        return None
+    where, shape = density.layout[scales[0]]
+    distribution = normal_gamma(density, where.start) if shape.numel() == 1 else None
+    if distribution is None:
+        return None
+    family = "normal inverse gamma" if distribution.is_variance else "normal gamma"
+    return _verified(density, distribution, family)
 
 
 def _normal(density: ProgramDensity) -> ExactPosterior | None:
-    precision, linear = _quadratic(density.log_density, density.y, density.dim)
+    precision, linear = quadratic_terms(density.log_density, density.y, density.dim)
     factor, info = torch.linalg.cholesky_ex(precision)
     if info.any() or not torch.isfinite(precision).all():
         return None
     mean = torch.cholesky_solve(linear.unsqueeze(-1), factor).squeeze(-1)
     distribution = MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
-    evidence = _verified_evidence(density, distribution)
-    if evidence is None:
-        return None
-    return ExactPosterior(distribution, evidence, "normal", _RealLatents(density.layout))
+    return _verified(density, distribution, "normal")
 
 
 def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
@@ -194,7 +206,7 @@ def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
     else:
         mean, covariance = component.mean, torch.diag_embed(component.variance)
     mean, covariance = mean.to(density.y.dtype), covariance.to(density.y.dtype)
-    precision, linear = _quadratic(density.log_likelihood, density.y, density.dim)
+    precision, linear = quadratic_terms(density.log_likelihood, density.y, density.dim)
     prior_precision = covariance.inverse()
     posterior_precision = prior_precision + precision.unsqueeze(1)
     moment = (prior_precision @ mean.unsqueeze(-1)).squeeze(-1) + linear.unsqueeze(1)
@@ -210,12 +222,7 @@ def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
     )
     weights = Categorical(logits=log_weights.detach())
     distribution = MixtureSameFamily(weights, components, validate_args=False)
-    evidence = _verified_evidence(density, distribution)
-    if evidence is None:
-        return None
-    return ExactPosterior(
-        distribution, evidence, "mixture of normals", _RealLatents(density.layout)
-    )
+    return _verified(density, distribution, "mixture of normals")
 
 
 @dataclass(frozen=True)

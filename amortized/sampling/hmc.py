@@ -12,6 +12,7 @@ References:
 import math
 
 import torch
+from torch.distributions import Distribution
 
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.convergence import ess_bulk, nested_r_hat
@@ -23,7 +24,7 @@ from amortized.sampling.hamiltonian import (
     spread_factor,
 )
 from amortized.sampling.laplace import fit_modes
-from amortized.sampling.normal_mixture import Start
+from amortized.sampling.start import Start, as_start
 from amortized.sampling.tempering import Path
 
 
@@ -33,7 +34,7 @@ def hmc(
     *,
     n_chains: int = 64,
     n_warmup: int = 60,
-    start: Start | None = None,
+    start: Start | Distribution | None = None,
 ) -> Draws:
     """Draws from the posterior of every dataset by chains that learn from each other.
 
@@ -55,7 +56,7 @@ def hmc(
     path = Path(density)
     one = torch.ones(density.n_datasets, dtype=torch.float64)
     name = "laplace" if start is None else type(start).__name__
-    start = fit_modes(density) if start is None else start
+    start = as_start(fit_modes(density) if start is None else start)
     point = path.at(start.sample(n_chains), one)
     equal = torch.full(point.u.shape[:2], 1 / n_chains, dtype=one.dtype)
     step = initial_step(density.n_datasets, density.dim)

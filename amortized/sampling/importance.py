@@ -8,12 +8,13 @@ The shape :math:`\hat k` of the weights' tail says whether the answer can be tru
 import warnings
 
 import torch
+from torch.distributions import Distribution
 
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.laplace import fit_modes
-from amortized.sampling.normal_mixture import Start
 from amortized.sampling.pareto import smooth_weights
+from amortized.sampling.start import Start
 from amortized.sampling.tempering import Path
 
 
@@ -21,7 +22,7 @@ def importance(
     density: ProgramDensity,
     n_draws: int = 1000,
     *,
-    start: Start | None = None,
+    start: Start | Distribution | None = None,
     prior_share: float = 0.2,
 ) -> Draws:
     """Weighted draws of every dataset's latents, and its evidence.
@@ -51,4 +52,5 @@ def importance(
             UserWarning,
             stacklevel=3,
         )
-    return Draws(point.u, smoothed.log_weights, smoothed.log_mean, 1, diagnostics)
+    error = (1 / smoothed.ess - 1 / n_draws).clamp(min=0.0).sqrt()
+    return Draws(point.u, smoothed.log_weights, smoothed.log_mean, 1, diagnostics, error)

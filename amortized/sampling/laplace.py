@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.draws import Draws
-from amortized.sampling.normal_mixture import NormalMixture
 from amortized.sampling.pareto import smooth_weights
+from amortized.sampling.start import FromMixture
 from amortized.sampling.tempering import Path, tame
 
 _DIFFERENCE = 1e-4  # of the prior's spread
@@ -46,15 +47,13 @@ def laplace(density: ProgramDensity, n_draws: int = 1000, *, n_modes: int = 4) -
     modes = fit_modes(density, n_modes=n_modes, n_steps=50, tolerance=1e-8, inflation=1.0)
     best = modes.log_weights.argmax(-1, keepdim=True)
     rows = torch.arange(density.n_datasets).unsqueeze(-1)
-    one = NormalMixture(
-        torch.zeros_like(best, dtype=modes.means.dtype),
-        modes.means[rows, best],
-        modes.factors[rows, best],
-    )
+    zero = torch.zeros_like(best, dtype=modes.means.dtype)
+    chosen = GaussianMixture(zero, modes.means[rows, best], modes.scale_tril[rows, best])
+    one = FromMixture(chosen)
     u = one.sample(n_draws)
     with torch.no_grad():
         smoothed = smooth_weights(density.log_density(u) - one.log_prob(u))
-        evidence = density.log_density(one.means)[:, 0] - one.log_prob(one.means)[:, 0]
+        evidence = (density.log_density(chosen.means) - one.log_prob(chosen.means))[:, 0]
     diagnostics = {"k_hat": smoothed.k_hat, "ess": smoothed.ess}
     return Draws(u, None, evidence, 1, diagnostics)
 
@@ -67,7 +66,7 @@ def fit_modes(
     n_steps: int = 12,
     tolerance: float = 0.01,
     inflation: float = 1.1,
-) -> NormalMixture:
+) -> GaussianMixture:
     """A normal at each of several modes, weighted by their Laplace evidence.
 
     Starts that climb to one mode give equal components, which does no harm.
@@ -106,22 +105,25 @@ def fit_modes(
     log_det = factor.diagonal(dim1=-1, dim2=-2).log().sum(-1)
     weights = torch.softmax(score + log_det, -1).nan_to_num(1 / n_modes)
     log_weights = (0.9 * weights + 0.1 / n_modes).log()
-    return _distinct(NormalMixture(log_weights, u, inflation * factor), scale)
+    return _distinct(log_weights, u, inflation * factor, scale)
 
 
-def _distinct(modes: NormalMixture, scale: Tensor) -> NormalMixture:
+def _distinct(
+    log_weights: Tensor, means: Tensor, factors: Tensor, scale: Tensor
+) -> GaussianMixture:
     """Leaves out components that are the same in every dataset, for each costs time."""
-    apart = ((modes.means.unsqueeze(2) - modes.means.unsqueeze(1)) / scale.unsqueeze(1)).abs()
-    spread = (modes.factors.square().sum(-1).sqrt() / scale).unsqueeze(1)
+    apart = ((means.unsqueeze(2) - means.unsqueeze(1)) / scale.unsqueeze(1)).abs()
+    spread = (factors.square().sum(-1).sqrt() / scale).unsqueeze(1)
     same = (apart < 0.2 * spread).all(-1)  # (batch, k, k)
     first = same.long().argmax(-1)  # the first component that each one equals
-    chosen = torch.zeros_like(modes.log_weights, dtype=torch.bool).scatter(1, first, True)
+    chosen = torch.zeros_like(log_weights, dtype=torch.bool).scatter(1, first, True)
     order = chosen.long().argsort(dim=1, descending=True, stable=True)
     kept = order[:, : int(chosen.sum(1).max())]
     rows = torch.arange(len(kept)).unsqueeze(-1)
     # A copy that is kept only because another dataset has more modes still does no harm.
-    log_weights = modes.log_weights[rows, kept].log_softmax(-1)
-    return NormalMixture(log_weights, modes.means[rows, kept], modes.factors[rows, kept])
+    return GaussianMixture(
+        log_weights[rows, kept], means[rows, kept], factors[rows, kept], validate_args=False
+    )
 
 
 def _climb(

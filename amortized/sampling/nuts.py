@@ -16,12 +16,13 @@ import torch
 from jaxtyping import Float
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
+from torch.distributions import Distribution
 
 from amortized.priors.density import ProgramDensity
 from amortized.priors.vectorised import quiet_program
 from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
 from amortized.sampling.draws import Draws
-from amortized.sampling.normal_mixture import Start
+from amortized.sampling.start import Start, as_start
 
 
 def nuts(
@@ -33,7 +34,7 @@ def nuts(
     target_accept: float = 0.8,
     full_mass: bool = False,
     jit: bool = True,
-    start: Start | None = None,
+    start: Start | Distribution | None = None,
 ) -> Draws:
     """Draws from the posterior of every dataset by NUTS, with torch's global generator.
 
@@ -60,7 +61,7 @@ def nuts(
         began = time.perf_counter()
         potential, traced = _potential(one, jit)
         initial = _initial_points(
-            one, n_chains, None if start is None else start.sample(n_chains)[i]
+            one, n_chains, None if start is None else as_start(start).sample(n_chains)[i]
         )
         chains, divergences = [], 0
         for point in initial:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
 from amortized.priors.density import ProgramDensity
@@ -33,8 +34,8 @@ from amortized.sampling.hamiltonian import (
     spread_factor,
 )
 from amortized.sampling.laplace import fit_modes
-from amortized.sampling.normal_mixture import Start
 from amortized.sampling.resampling import systematic_resample
+from amortized.sampling.start import Start
 from amortized.sampling.tempering import Path, Point
 
 MAX_STAGES = 200
@@ -47,7 +48,7 @@ def smc(
     n_draws: int = 1000,
     *,
     n_particles: int = 512,
-    start: Start | str = "auto",
+    start: Start | Distribution | str = "auto",
     prior_share: float = 0.2,
     ess_target: float = 0.5,
     decorrelate: float = 0.15,
@@ -67,10 +68,11 @@ def smc(
         max_sweeps: most moves in one stage.
 
     Returns:
-        draws, the log evidence, and diagnostics: ``n_stages``, ``start``, ``prior_share``,
-        ``start_ess`` (what the first weights are worth, as a share: the quality of the start),
-        ``accept``, ``correlation`` (what is left of it at the end), ``ancestors`` (share of
-        distinct ones in the last resampling), ``nested_r_hat`` (if moves had to add draws).
+        draws, the log evidence with its standard error, and diagnostics: ``n_stages``,
+        ``start``, ``prior_share``, ``start_ess`` (what the first weights are worth, as a share:
+        the quality of the start), ``accept``, ``correlation`` (what is left of it at the end),
+        ``ancestors`` (share of distinct ones in the last resampling), ``nested_r_hat`` (if moves
+        had to add draws).
     """
     if n_particles < 16:
         raise ValueError(f"Expected n_particles >= 16; got {n_particles}.")
@@ -94,7 +96,8 @@ def smc(
     if nested is not None:
         diagnostics["nested_r_hat"] = nested
     _admit(diagnostics, limits)
-    return Draws(u, None, final.log_evidence, 1, diagnostics)
+    error = final.evidence_variance.clamp(min=0.0).sqrt()
+    return Draws(u, None, final.log_evidence, 1, diagnostics, error)
 
 
 class _Limits(NamedTuple):
@@ -110,6 +113,8 @@ class State(NamedTuple):
         point: the particles.
         beta: temperature reached, ``(batch,)``.
         log_evidence: of the data tempered by beta, ``(batch,)``.
+        evidence_variance: of its estimate, ``(batch,)``: the sum over stages of the weights'
+            relative variance over n, as if every stage's particles were independent.
         tuning: of the moves.
         n_stages: stages done, ``(batch,)``.
         start_ess: share of the start's particles that their full weights are worth, ``(batch,)``.
@@ -120,6 +125,7 @@ class State(NamedTuple):
     point: Point
     beta: Tensor
     log_evidence: Tensor
+    evidence_variance: Tensor
     tuning: Tuning
     n_stages: Tensor
     start_ess: Tensor
@@ -137,7 +143,7 @@ def put(state: _T, index: Tensor, part: _T) -> _T:
     return tree_map(lambda value, new: value.index_copy(0, index, new), state, part)
 
 
-def _path(density: ProgramDensity, start: Start | str, prior_share: float) -> Path:
+def _path(density: ProgramDensity, start: Start | Distribution | str, prior_share: float) -> Path:
     if isinstance(start, str) and start not in ("auto", "laplace", "prior"):
         raise ValueError(
             f"Expected start to be 'auto', 'laplace', 'prior' or a density; got {start!r}."
@@ -203,7 +209,7 @@ def _initial_state(path: Path, n_particles: int) -> State:
         )
     factor = torch.eye(dim, dtype=zero.dtype).expand(n_datasets, dim, dim)
     tuning = Tuning(initial_step(n_datasets, dim), factor, zero)
-    return State(point, zero, zero, tuning, zero.long(), start_ess(point.gain), zero, zero)
+    return State(point, zero, zero, zero, tuning, zero.long(), start_ess(point.gain), zero, zero)
 
 
 def _stage(path: Path, state: State, limits: _Limits) -> State:
@@ -214,6 +220,7 @@ def _stage(path: Path, state: State, limits: _Limits) -> State:
     weights = torch.softmax(log_weights, -1)
     n = log_weights.shape[-1]
     log_evidence = state.log_evidence + log_weights.logsumexp(-1) - math.log(n)
+    evidence_variance = state.evidence_variance + weights.square().sum(-1) - 1 / n
     tuning = state.tuning._replace(factor=spread_factor(point.u, weights))
     uniforms = 1 - torch.rand(len(beta), 1, dtype=torch.float64)
     chosen = systematic_resample(weights, uniforms)
@@ -224,6 +231,7 @@ def _stage(path: Path, state: State, limits: _Limits) -> State:
         point,
         beta,
         log_evidence,
+        evidence_variance,
         tuning,
         state.n_stages + 1,
         state.start_ess,

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 
 from amortized.priors.density import ProgramDensity
-from amortized.sampling.normal_mixture import Start
+from amortized.sampling.start import Start, as_start
 
 CHUNK_BYTES = 16 * 2**20  # what autograd keeps for one chunk of particles; more falls out of cache
 
@@ -52,10 +53,11 @@ class Path:
     def __init__(
         self,
         density: ProgramDensity,
-        start: Start | None = None,
+        start: Start | Distribution | None = None,
         prior_share: Float[Tensor, " batch"] | None = None,
     ) -> None:
-        self.density, self.start = density, start
+        self.density = density
+        self.start = None if start is None else as_start(start)
         self.prior_share = torch.ones(density.n_datasets) if prior_share is None else prior_share
         self.bytes_per_particle = _bytes_per_particle(density)
 

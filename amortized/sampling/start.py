@@ -1,12 +1,16 @@
-"""Mixtures of normals, one for each dataset of a batch: where samplers may start."""
+"""Where a sampler may start: a normalised density over u for each dataset of a batch."""
 
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
+
+from amortized.gaussian_mixture import GaussianMixture
 
 
 @runtime_checkable
@@ -23,55 +27,62 @@ class Start(Protocol):
         """Those of the chosen datasets."""
 
 
+def as_start(start: Start | Distribution) -> Start:
+    """A distribution with batch shape ``(batch,)`` and event shape ``(dim,)``, as a start."""
+    if isinstance(start, GaussianMixture):
+        return FromMixture(start)
+    return FromDistribution(start) if isinstance(start, Distribution) else start
+
+
 @dataclass(frozen=True)
-class NormalMixture:
-    """A mixture of k normals for each dataset.
+class FromMixture:
+    """A Gaussian mixture for each dataset, evaluated at many particles by one matrix product.
 
     Attributes:
-        log_weights: normalised, ``(batch, k)``.
-        means: ``(batch, k, dim)``.
-        factors: Cholesky factors of the covariances, ``(batch, k, dim, dim)``.
+        mixture: of batch shape ``(batch,)``.
     """
 
-    log_weights: Float[Tensor, "batch k"]
-    means: Float[Tensor, "batch k dim"]
-    factors: Float[Tensor, "batch k dim dim"]
+    mixture: GaussianMixture
 
     def sample(self, n: int) -> Float[Tensor, "batch n dim"]:
         """Draws with each component's share as near to its weight as n allows."""
-        cumulated = self.log_weights.exp().cumsum(-1)
+        mixture = self.mixture
+        cumulated = mixture.log_weights.exp().cumsum(-1)
         position = (torch.arange(n, dtype=cumulated.dtype) + torch.rand(1).item()) / n
         chosen = torch.searchsorted(cumulated, position.expand(len(cumulated), n).contiguous())
-        chosen = chosen.clamp(max=cumulated.shape[-1] - 1)
+        chosen = chosen.clamp(max=mixture.n_components - 1)
         rows = torch.arange(len(cumulated)).unsqueeze(-1)
-        noise = torch.randn(len(cumulated), n, self.means.shape[-1], 1, dtype=self.means.dtype)
-        return self.means[rows, chosen] + (self.factors[rows, chosen] @ noise).squeeze(-1)
+        noise = torch.randn(len(cumulated), n, mixture.dim, 1, dtype=mixture.means.dtype)
+        return mixture.means[rows, chosen] + (mixture.scale_tril[rows, chosen] @ noise).squeeze(-1)
 
     def log_prob(self, u: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch n"]:
         """Log density."""
-        inverse = torch.linalg.solve_triangular(
-            self.factors, torch.eye(u.shape[-1], dtype=u.dtype).expand_as(self.factors), upper=False
-        )
-        centred = u.unsqueeze(1) - self.means.unsqueeze(2)  # (batch, k, n, dim)
+        inverse, constant = self._evaluation
+        centred = u.unsqueeze(1) - self.mixture.means.unsqueeze(2)  # (batch, k, n, dim)
         squared = (centred @ inverse.mT).square().sum(-1)
-        log_det = self.factors.diagonal(dim1=-1, dim2=-2).log().sum(-1)
-        constant = (
-            self.log_weights - log_det - 0.5 * u.shape[-1] * torch.log(u.new_tensor(2 * torch.pi))
-        )
         return (constant.unsqueeze(-1) - 0.5 * squared).logsumexp(1)
 
-    def take(self, index: Tensor) -> "NormalMixture":
+    @cached_property
+    def _evaluation(self) -> tuple[Tensor, Tensor]:
+        """Inverses of the Cholesky factors, and the log density at each mean."""
+        factor = self.mixture.scale_tril
+        eye = torch.eye(self.mixture.dim, dtype=factor.dtype)
+        inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
+        log_det = factor.diagonal(dim1=-1, dim2=-2).log().sum(-1)
+        constant = self.mixture.log_weights - log_det
+        return inverse, constant - 0.5 * self.mixture.dim * math.log(2 * math.pi)
+
+    def take(self, index: Tensor) -> "FromMixture":
         """Those of the chosen datasets."""
-        return NormalMixture(self.log_weights[index], self.means[index], self.factors[index])
+        return FromMixture(self.mixture[index])
 
 
-def normal_of_draws(u: Float[Tensor, "batch n dim"], inflation: float = 1.2) -> NormalMixture:
+def normal_of_draws(u: Float[Tensor, "batch n dim"], inflation: float = 1.2) -> GaussianMixture:
     """One normal with the moments of draws, a little wider, to start from an earlier answer."""
-    batch, n, dim = u.shape
+    dim = u.shape[-1]
     centred = u - u.mean(1, keepdim=True)
-    covariance = centred.mT @ centred / n + 1e-9 * torch.eye(dim, dtype=u.dtype)
-    factor = inflation * torch.linalg.cholesky(covariance).unsqueeze(1)
-    return NormalMixture(u.new_zeros(batch, 1), u.mean(1, keepdim=True), factor)
+    covariance = centred.mT @ centred / u.shape[1] + 1e-9 * torch.eye(dim, dtype=u.dtype)
+    return GaussianMixture.from_moments(u.mean(1), inflation**2 * covariance)
 
 
 @dataclass(frozen=True)

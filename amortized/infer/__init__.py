@@ -1,0 +1,97 @@
+"""One call for every inference method: `infer(model, x, y, method=...)` gives a `Posterior`."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.distributions import Distribution
+
+from amortized.infer.problem import Data, make_problem
+from amortized.infer.programs import automatically, by_sampler, exactly
+from amortized.infer.states import StateModel, infer_states
+from amortized.posterior import Posterior
+from amortized.priors.prior import Prior
+from amortized.priors.vectorised import Program
+from amortized.sampling.hmc import hmc
+from amortized.sampling.importance import importance
+from amortized.sampling.laplace import laplace
+from amortized.sampling.nuts import nuts
+from amortized.sampling.smc import smc
+from amortized.sampling.vi import vi
+
+METHODS: dict[str, Callable[..., Posterior]] = {
+    "exact": exactly,
+    "nuts": by_sampler(nuts, "nuts"),
+    "smc": by_sampler(smc, "smc"),
+    "hmc": by_sampler(hmc, "hmc"),
+    "laplace": by_sampler(laplace, "laplace"),
+    "importance": by_sampler(importance, "importance"),
+    "vi": by_sampler(vi, "vi"),
+}
+"""Every method by its name; each takes a problem, a number of draws and its own options."""
+
+
+def infer(
+    model: Program | Prior | StateModel,
+    x: Data,
+    y: Data | None = None,
+    *,
+    method: str = "auto",
+    latent_prior: Mapping[str, Distribution] | None = None,
+    n_draws: int = 1000,
+    seed: int = 0,
+    **options: Any,
+) -> Posterior:
+    """The posterior of a model's latents given one dataset, or given each of many.
+
+    Args:
+        model: a prior with a program (`ProgramPrior`), or a Pyro program ``model(x, y=None)``
+            for one dataset that observes ``y`` at site "y". Or a state-space model, whose states
+            are wanted: see `amortized.infer.states.infer_states` for ``y`` and the methods.
+        x: inputs ``(n, n_features)`` of one dataset, or ``(batch, n, n_features)`` of many. If
+            ``y`` is not given, ``x`` is taken for ``y``: the model has no inputs.
+        y: observations ``(n,)`` or ``(batch, n)``.
+        method: one of `METHODS`, or "auto": "exact" where there is an exact answer, otherwise
+            "smc". ``diagnostics["method"]`` says which.
+        latent_prior: distributions that replace those of the program, by name of the latent.
+        n_draws: draws for each dataset.
+        seed: equal seeds give equal draws.
+        **options: for the method; see its function in `amortized.sampling`. ``start``, where a
+            method has it, may be an earlier posterior, a torch distribution over unconstrained
+            space, or a mixture of normals.
+
+    Raises:
+        ValueError: if the data do not fit together or to the model, or no method has that name.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def coin(x, y=None):
+        ...     p = pyro.sample("p", dist.Beta(1.0, 1.0))
+        ...     return pyro.sample("y", dist.Bernoulli(p).expand([len(x)]).to_event(1), obs=y)
+        >>> posterior = infer(coin, [1.0, 1.0, 0.0, 1.0])
+        >>> posterior.diagnostics["method"], round(posterior.log_evidence.item(), 3)
+        ('exact', -2.996)
+    """
+    if int(n_draws) != n_draws or n_draws < 1:
+        raise ValueError(f"Expected n_draws to be an integer >= 1; got {n_draws!r}.")
+    began = time.perf_counter()
+    if isinstance(model, StateModel):
+        if y is not None or latent_prior is not None:
+            raise ValueError(
+                "Expected only observations with a state-space model: infer(model, y)."
+            )
+        posterior = infer_states(model, x, method, int(n_draws), seed, options)
+        posterior.diagnostics["seconds"] = time.perf_counter() - began
+        return posterior
+    if method != "auto" and method not in METHODS:
+        raise ValueError(f"Expected a method among {['auto', *METHODS]}; got {method!r}.")
+    problem = make_problem(model, x, y, latent_prior)
+    cuda = [problem.x.device] if problem.x.is_cuda else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        posterior = (automatically if method == "auto" else METHODS[method])(
+            problem, int(n_draws), **options
+        )
+    posterior.diagnostics["seconds"] = time.perf_counter() - began
+    return posterior

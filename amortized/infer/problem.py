@@ -1,0 +1,88 @@
+"""What the user gives to `infer`, checked and made a batch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortized.priors.density import ProgramDensity
+from amortized.priors.latent_prior import with_latent_prior
+from amortized.priors.prior import Prior
+from amortized.priors.vectorised import Program
+
+Data = Tensor | np.ndarray | list[Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a method is given: a program, its prior if it has one, and the data as a batch.
+
+    Attributes:
+        model: the Pyro program, or a prior whose ``model`` is one.
+        x: ``(batch, n, n_features)``.
+        y: ``(batch, n)``.
+        batch_shape: ``(batch,)``, or empty where the user gave one dataset.
+    """
+
+    model: Program | Prior
+    x: Tensor
+    y: Tensor
+    batch_shape: torch.Size
+
+    @property
+    def program(self) -> Program:
+        """The bare Pyro program."""
+        program = self.model.model if hasattr(self.model, "model") else self.model
+        if not callable(program) or isinstance(program, Prior):
+            raise ValueError(
+                "Expected a Pyro program, or a prior with one as its method 'model'; got "
+                f"{type(self.model).__name__}."
+            )
+        return program
+
+    def density(self, *, allow_no_latents: bool = False) -> ProgramDensity:
+        """The program's log density given the data."""
+        return ProgramDensity(self.program, self.x, self.y, allow_no_latents=allow_no_latents)
+
+
+def make_problem(
+    model: Program | Prior,
+    x: Data,
+    y: Data | None,
+    latent_prior: Mapping[str, Distribution] | None,
+) -> Problem:
+    """Checks the data against each other and makes a batch of them."""
+    answers = as_tensor(x if y is None else y, "y")
+    inputs = answers.new_zeros(*answers.shape, 0) if y is None else as_tensor(x, "x")
+    if answers.ndim not in (1, 2) or inputs.shape[:-1] != answers.shape or 0 in answers.shape:
+        raise ValueError(
+            "Expected x of shape (n, n_features) and y of shape (n,), or both with a batch in "
+            f"front, and at least one row; got {tuple(inputs.shape)} and {tuple(answers.shape)}."
+        )
+    if latent_prior is not None:
+        model = with_latent_prior(
+            Problem(model, inputs, answers, torch.Size()).program, latent_prior
+        )
+    if answers.ndim == 1:
+        return Problem(model, inputs.unsqueeze(0), answers.unsqueeze(0), torch.Size())
+    return Problem(model, inputs, answers, answers.shape[:1])
+
+
+def as_tensor(data: Data, name: str, *, allow_nan: bool = False) -> Tensor:
+    """Data as float64: the accuracy of gradients and evidence is worth more than the time."""
+    try:
+        tensor = data if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
+        tensor = tensor.to(torch.float64)
+    except (TypeError, ValueError, RuntimeError) as reason:
+        raise ValueError(f"Expected {name} to be an array of numbers; got {reason}.") from reason
+    finite = torch.isfinite(tensor) | (tensor.isnan() if allow_nan else False)
+    if not finite.all():
+        raise ValueError(
+            f"Expected {name} to be finite; got {int((~finite).sum())} values that "
+            "are NaN or infinite. Leave such rows out."
+        )
+    return tensor

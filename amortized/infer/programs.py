@@ -1,0 +1,233 @@
+"""The methods of `infer` for programs: what samplers and closed forms say, as a `Posterior`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortized.infer.problem import Problem, as_tensor
+from amortized.posterior import Posterior
+from amortized.predictive import OneOfBatch, ProgramPredictive
+from amortized.priors.density import ProgramDensity
+from amortized.sampling.draws import Draws
+from amortized.sampling.exact import exact
+from amortized.sampling.smc import smc
+from amortized.sampling.start import normal_of_draws
+
+
+def posterior_from_draws(
+    problem: Problem, density: ProgramDensity, draws: Draws, method: str
+) -> Posterior:
+    """Puts what a sampler returned into the latents' own units and into a `Posterior`."""
+    many = bool(problem.batch_shape)
+
+    def shaped(per_dataset: Tensor) -> Tensor:
+        """``(batch, n, ...)`` to ``(n, *batch_shape, ...)``."""
+        moved = per_dataset.movedim(1, 0)
+        return moved if many else moved[:, 0]
+
+    latents = {name: shaped(value) for name, value in density.constrain(draws.u).items()}
+    log_weights = None if draws.log_weights is None else shaped(draws.log_weights)
+    diagnostics = {
+        name: _plain(value) if isinstance(value, Tensor) and not many else value
+        for name, value in draws.diagnostics.items()
+    }
+    evidence, error = draws.log_evidence, draws.log_evidence_error
+    error = error if many or error is None else error[0]
+    log_prob = None
+    if evidence is not None:
+        log_prob = _LogProb(density, evidence, many)
+        evidence = evidence if many else evidence[0]
+    return Posterior(
+        latents,
+        log_weights=log_weights,
+        n_chains=draws.n_chains,
+        log_evidence=evidence,
+        log_evidence_error=error,
+        log_prob=log_prob,
+        predictive=_no_predictive(density)
+        if density.discrete
+        else _Predictive(problem, latents, log_weights),
+        diagnostics={"method": method, **diagnostics},
+        batch_shape=problem.batch_shape,
+    )
+
+
+def _no_predictive(density: ProgramDensity) -> Callable[[Tensor], Distribution]:
+    """Refuses: the posterior of discrete latents that were summed out is not kept."""
+    names = sorted(density.discrete.names) if density.discrete else []
+
+    def refuse(x: Tensor) -> Distribution:
+        raise ValueError(
+            f"Expected a program without discrete latents; {names} were summed out, and the "
+            "posterior has no predictive. Write the mixture as dist.MixtureSameFamily."
+        )
+
+    return refuse
+
+
+def _plain(value: Tensor) -> Any:
+    return value[0].item() if value.ndim == 1 else value[0]
+
+
+@dataclass(frozen=True)
+class _LogProb:
+    """Normalised log density of latents ``(n, *batch, *event)``; a class, so that it pickles."""
+
+    density: ProgramDensity
+    evidence: Tensor
+    many: bool
+
+    def __call__(self, latents: Mapping[str, Tensor]) -> Tensor:
+        density = self.density
+        ours = {
+            name: (value if self.many else value.unsqueeze(1)).to(density.y.dtype).movedim(0, 1)
+            for name, value in latents.items()
+        }
+        u = density.unconstrain(ours)
+        result = density.log_density(u) - density.log_jacobian(u) - self.evidence[:, None]
+        return result.T if self.many else result[0]
+
+
+@dataclass(frozen=True)
+class _Predictive:
+    """Makes the predictive of a program's new rows from draws of its latents."""
+
+    problem: Problem
+    latents: Mapping[str, Tensor]
+    log_weights: Tensor | None
+
+    def __call__(self, x: Tensor) -> Distribution:
+        problem, x = self.problem, as_tensor(x, "x")
+        many = bool(problem.batch_shape)
+        wanted = (*problem.batch_shape, "m", problem.x.shape[-1])
+        if x.ndim != len(wanted) or x.shape[-1] != wanted[-1] or (many and x.shape[0] != wanted[0]):
+            raise ValueError(f"Expected x of shape {wanted}; got {tuple(x.shape)}.")
+        n = len(next(iter(self.latents.values())))
+        weights = torch.zeros(n, len(problem.x), dtype=x.dtype)
+        if self.log_weights is not None:
+            weights = self.log_weights.reshape(n, -1)
+        mixture = ProgramPredictive(
+            problem.program,
+            {name: v if many else v.unsqueeze(1) for name, v in self.latents.items()},
+            weights - weights.logsumexp(0),
+            x if many else x.unsqueeze(0),
+            problem.x,
+            problem.y,
+        )
+        return mixture if many else OneOfBatch(mixture)
+
+
+@dataclass(frozen=True)
+class _Exact:
+    """The density and the predictive of a closed form, for one dataset or many."""
+
+    answer: Any
+    many: bool
+
+    def log_prob(self, latents: Mapping[str, Tensor]) -> Tensor:
+        if self.many:
+            return self.answer.log_prob(latents)
+        return self.answer.log_prob({k: v.unsqueeze(1) for k, v in latents.items()})[:, 0]
+
+    def predictive(self, x: Tensor) -> Distribution:
+        x = as_tensor(x, "x")
+        if self.many:
+            return self.answer.predictive(x)
+        return OneOfBatch(self.answer.predictive(x.unsqueeze(0)))
+
+
+def exactly(problem: Problem, n_draws: int) -> Posterior:
+    """The closed form, declared by the prior or found in the density."""
+    many = bool(problem.batch_shape)
+    if hasattr(problem.model, "posterior"):
+        answer, family = problem.model.posterior(problem.x, problem.y), "declared by the prior"
+    else:
+        density = problem.density(allow_no_latents=True)
+        if density.dim == 0:
+            return _without_latents(problem, density)
+        answer = exact(density)
+        family = answer.family
+    latents = answer.sample(n_draws)
+    latents = latents if many else {name: value[:, 0] for name, value in latents.items()}
+    closed = _Exact(answer, many)
+    has_predictive = hasattr(answer, "predictive")
+    predictive = closed.predictive if has_predictive else _Predictive(problem, latents, None)
+    evidence = answer.log_evidence if many else answer.log_evidence[0]
+    return Posterior(
+        latents,
+        log_evidence=evidence,
+        log_evidence_error=torch.zeros_like(evidence),
+        log_prob=closed.log_prob,
+        predictive=predictive,
+        diagnostics={"method": "exact", "family": family},
+        batch_shape=problem.batch_shape,
+    )
+
+
+def _without_latents(problem: Problem, density: ProgramDensity) -> Posterior:
+    """Evidence and predictive of a program that leaves nothing to infer.
+
+    Such is Gaussian-process regression with known hyperparameters, its function integrated out.
+    """
+    nowhere = density.y.new_zeros(density.n_datasets, 1, 0)
+    evidence = density.log_density(nowhere)[:, 0]
+    evidence = evidence if problem.batch_shape else evidence[0]
+    no_latent = {"": density.y.new_zeros(1, *problem.batch_shape)}  # one draw, of no site
+    return Posterior(
+        {},
+        log_evidence=evidence,
+        log_evidence_error=torch.zeros_like(evidence),
+        predictive=_Predictive(problem, no_latent, None),
+        diagnostics={"method": "exact", "family": "no latents"},
+        batch_shape=problem.batch_shape,
+    )
+
+
+def by_sampler(sampler: Callable[..., Draws], name: str) -> Callable[..., Posterior]:
+    """A method of `infer` made of a sampler of draws in unconstrained space."""
+
+    def method(problem: Problem, n_draws: int, **options: Any) -> Posterior:
+        density = problem.density()
+        if "start" in options:
+            options["start"] = _start(options["start"], density, problem)
+        return posterior_from_draws(problem, density, sampler(density, n_draws, **options), name)
+
+    return method
+
+
+def _start(start: Any, density: ProgramDensity, problem: Problem) -> Any:
+    """What the user gives as a start, as a density over u for each dataset."""
+    if isinstance(start, Posterior):
+        if start.batch_shape != problem.batch_shape:
+            raise ValueError(
+                f"Expected a start for datasets of shape {tuple(problem.batch_shape)}; got a "
+                f"posterior of {tuple(start.batch_shape)}."
+            )
+        many = bool(problem.batch_shape)
+        draws = {
+            name: (value if many else value.unsqueeze(1)).movedim(0, 1).to(density.y.dtype)
+            for name, value in start.sample(start.n_draws, seed=0).items()
+        }
+        return normal_of_draws(density.unconstrain(draws))
+    if not isinstance(start, Distribution):
+        return start
+    if not start.batch_shape and start.event_shape:
+        start = start.expand([density.n_datasets])
+    if (start.batch_shape, start.event_shape) != ((density.n_datasets,), (density.dim,)):
+        raise ValueError(
+            f"Expected a start over u with batch shape ({density.n_datasets},) and event shape "
+            f"({density.dim},); got {tuple(start.batch_shape)} and {tuple(start.event_shape)}."
+        )
+    return start
+
+
+def automatically(problem: Problem, n_draws: int, **options: Any) -> Posterior:
+    """The exact answer where there is one, otherwise the default sampler."""
+    try:
+        return exactly(problem, n_draws)
+    except ValueError:  # no closed form; a program that is wrong is wrong again below
+        return by_sampler(smc, "smc")(problem, n_draws, **options)
