@@ -88,7 +88,7 @@ def test_partial_fit_equals_fit(method):
         parts.partial_fit(X[rows], Y[rows])
     np.testing.assert_allclose(whole.predict(X), parts.predict(X), atol=0.08)
     if method == "smc":
-        assert parts.posterior_.diagnostics["start"] == "NormalMixture"
+        assert parts.posterior_.diagnostics["start"] == "GaussianMixture"
 
 
 def test_student_t_is_that_of_scipy():

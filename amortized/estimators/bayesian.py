@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.infer import infer
+from amortized.posterior import Posterior
 from amortized.predictive import Affine
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.prior import Prior
@@ -23,44 +24,55 @@ Model = Callable[..., Any] | Prior
 
 
 class _BayesianEstimator(BaseEstimator):
-    """What regression and classification share: the data's units, and the call of `infer`."""
+    """What regression and classification share: arguments, the data's units, call of `infer`."""
 
-    model: Any
-    method: str
-    n_draws: int
-    options: Mapping[str, Any] | None
-    random_state: Any
+    def __init__(
+        self,
+        model: Model | None = None,
+        *,
+        method: str = "auto",
+        n_draws: int = 1000,
+        options: Mapping[str, Any] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.n_draws = n_draws
+        self.options = options
+        self.random_state = random_state
 
     def _learn(
-        self, X: NDArray[np.float64], y: NDArray[np.float64], model: Any, start: Any
+        self,
+        X: NDArray[np.float64],
+        y: NDArray[np.float64],
+        default_model: Callable[[], Model],
+        start: Posterior | None,
     ) -> None:
+        """Infers the posterior of the user's model, or of the default on standardised inputs."""
+        self._x_mean, self._x_scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
+        if self.model is None:
+            scale = X.std(0)
+            self._x_mean, self._x_scale = X.mean(0), np.where(scale > 0, scale, 1.0)
         options = dict(self.options or {})
         if start is not None:
             options["start"] = start
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.posterior_ = infer(
-            model, X, y, method=self.method, n_draws=self.n_draws, seed=seed, **options
+            default_model() if self.model is None else self.model,
+            self._standardise(X),
+            y,
+            method=self.method,
+            n_draws=self.n_draws,
+            seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
+            **options,
         )
 
     def _standardise(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
         return (X - self._x_mean) / self._x_scale
 
-    def _note_units(self, X: NDArray[np.float64]) -> None:
-        """Units of the inputs: their own for a user's model, standard ones for the default."""
-        self._x_mean, self._x_scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
-        if self.model is None:
-            scale = X.std(0)
-            self._x_mean, self._x_scale = X.mean(0), np.where(scale > 0, scale, 1.0)
-
     def _predictive(self, X: ArrayLike) -> Any:
         check_is_fitted(self)
         inputs: Any = validate_data(self, X, dtype=np.float64, reset=False)
         return self.posterior_.predictive(torch.as_tensor(self._standardise(inputs)))
-
-    def _warm_start(self) -> Any:
-        """Yesterday's posterior, for a method that can start from it."""
-        can_start = self.method in ("smc", "nuts", "hmc", "importance")
-        return self.posterior_ if can_start and hasattr(self, "posterior_") else None
 
 
 class BayesianRegressor(RegressorMixin, _BayesianEstimator):
@@ -86,21 +98,6 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         array([2.5])
     """
 
-    def __init__(
-        self,
-        model: Model | None = None,
-        *,
-        method: str = "auto",
-        n_draws: int = 1000,
-        options: Mapping[str, Any] | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.model = model
-        self.method = method
-        self.n_draws = n_draws
-        self.options = options
-        self.random_state = random_state
-
     def fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianRegressor":
         """Infer the posterior of the model's latents.
 
@@ -108,38 +105,34 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
             X: inputs, ``(n, n_features)``, finite numbers.
             y: targets, ``(n,)``, finite numbers.
         """
-        inputs, targets = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        self._forget()
-        return self._fit(inputs, np.asarray(targets, dtype=np.float64), None)
+        return self._fit(X, y, with_earlier_rows=False)
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianRegressor":
         """Take further rows into account; samplers start from the posterior so far."""
-        first = not hasattr(self, "posterior_")
-        inputs, targets = validate_data(self, X, y, dtype=np.float64, y_numeric=True, reset=first)
-        if not first:
+        return self._fit(X, y, with_earlier_rows=hasattr(self, "posterior_"))
+
+    def _fit(self, X: ArrayLike, y: ArrayLike, *, with_earlier_rows: bool) -> "BayesianRegressor":
+        inputs, targets = validate_data(
+            self, X, y, dtype=np.float64, y_numeric=True, reset=not with_earlier_rows
+        )
+        targets, start = np.asarray(targets, dtype=np.float64), None
+        if with_earlier_rows:
             inputs = np.concatenate([self.X_train_, inputs])
             targets = np.concatenate([self.y_train_, targets])
-        return self._fit(inputs, np.asarray(targets, dtype=np.float64), self._warm_start())
-
-    def _forget(self) -> None:
-        if hasattr(self, "posterior_"):
-            del self.posterior_
-
-    def _fit(
-        self, X: NDArray[np.float64], y: NDArray[np.float64], start: Any
-    ) -> "BayesianRegressor":
-        self._note_units(X)
-        self._y_mean, self._y_scale = 0.0, 1.0
-        if self.model is None:
-            self._y_mean = float(y.mean())
-            self._y_scale = float(y.std()) or 1.0
-        model = self.model
-        if model is None:  # weak: weights of 10 noise scales, noise of any size below the target's
-            model = LinearRegressionPrior(
-                X.shape[1], weight_scale=10.0, concentration=1.0, rate=0.1
-            )
-        self._learn(self._standardise(X), (y - self._y_mean) / self._y_scale, model, start)
-        self.X_train_, self.y_train_ = X, y
+            can_start = self.method in ("smc", "nuts", "hmc", "importance")
+            start = self.posterior_ if can_start else None
+        default = self.model is None
+        self._y_mean = float(targets.mean()) if default else 0.0
+        self._y_scale = (float(targets.std()) or 1.0) if default else 1.0
+        # Weak: weights of 10 noise scales, noise of any size below the target's.
+        weak = {"weight_scale": 10.0, "concentration": 1.0, "rate": 0.1}
+        self._learn(
+            inputs,
+            (targets - self._y_mean) / self._y_scale,
+            lambda: LinearRegressionPrior(inputs.shape[1], **weak),
+            start,
+        )
+        self.X_train_, self.y_train_ = inputs, targets
         return self
 
     def predict_distribution(self, X: ArrayLike) -> Distribution:
@@ -226,21 +219,6 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
         ['a', 'b']
     """
 
-    def __init__(
-        self,
-        model: Model | None = None,
-        *,
-        method: str = "auto",
-        n_draws: int = 1000,
-        options: Mapping[str, Any] | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.model = model
-        self.method = method
-        self.n_draws = n_draws
-        self.options = options
-        self.random_state = random_state
-
     def fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianClassifier":
         """Infer the posterior of the model's latents.
 
@@ -256,9 +234,10 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
                 f"Expected at least 2 classes; got 1 class, {self.classes_[0]!r}. There is nothing "
                 "to tell apart."
             )
-        self._note_units(inputs)
-        model = self.model if self.model is not None else _LogisticRegression(len(self.classes_))
-        self._learn(self._standardise(inputs), numbers.astype(np.float64), model, None)
+        n_classes = len(self.classes_)
+        self._learn(
+            inputs, numbers.astype(np.float64), lambda: _LogisticRegression(n_classes), None
+        )
         return self
 
     def predict_distribution(self, X: ArrayLike) -> Distribution:
