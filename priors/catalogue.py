@@ -13,7 +13,7 @@ from amortized.priors.gaussian_process import (
 from amortized.priors.learning_curve import LearningCurvePrior
 from amortized.priors.mixture import MixturePrior
 from amortized.priors.prior import Prior
-from amortized.priors.tables import table_prior
+from amortized.priors.tabular.tables import table_prior
 
 
 def gp_1d() -> GaussianProcessPrior:

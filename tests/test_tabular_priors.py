@@ -4,20 +4,20 @@ import matplotlib
 import pytest
 import torch
 
-from amortized.priors.clusters import ClusterPrior
-from amortized.priors.columns import bend, dense_codes, dress, level_codes, shuffle_codes
-from amortized.priors.heavy_tailed import StudentProcessPrior
-from amortized.priors.inputs import draw_inputs
-from amortized.priors.mechanisms import MECHANISMS
-from amortized.priors.missingness import drop_cells
 from amortized.priors.mixture import MixturePrior
-from amortized.priors.neural_network import NeuralNetworkPrior
 from amortized.priors.predictability import PredictablePrior, predictability
-from amortized.priors.preview import preview, summarise
-from amortized.priors.rules import RulePrior
-from amortized.priors.structural_causal import StructuralCausalPrior
-from amortized.priors.tables import table_prior
-from amortized.priors.targets import compact_classes, draw_classes, show_classes_in_context
+from amortized.priors.tabular.clusters import ClusterPrior
+from amortized.priors.tabular.columns import bend, dense_codes, dress, level_codes, shuffle_codes
+from amortized.priors.tabular.heavy_tailed import StudentProcessPrior
+from amortized.priors.tabular.inputs import draw_inputs
+from amortized.priors.tabular.mechanisms import MECHANISMS
+from amortized.priors.tabular.missingness import drop_cells
+from amortized.priors.tabular.neural_network import NeuralNetworkPrior
+from amortized.priors.tabular.preview import preview, summarise
+from amortized.priors.tabular.rules import RulePrior
+from amortized.priors.tabular.structural_causal import StructuralCausalPrior
+from amortized.priors.tabular.tables import table_prior
+from amortized.priors.tabular.targets import compact_classes, draw_classes, show_classes_in_context
 from amortized.priors.task import TaskBatch
 
 TABULAR = {

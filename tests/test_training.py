@@ -63,7 +63,6 @@ def good(tmp_path_factory):
     return fit(directory, network=GOOD, config=GOOD_STEPS), directory
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n_context", [0, 1, 3, 10, 20])
 def test_meets_the_exact_posterior_predictive(good, n_context):
     """Within 0.06 nats a query, where the prior predictive is off by much more.
@@ -86,7 +85,6 @@ def test_meets_the_exact_posterior_predictive(good, n_context):
         assert (found.stddev / exact.stddev - 1).abs().median() < 0.2
 
 
-@pytest.mark.slow
 def test_writes_a_log_of_numbers(good):
     _, directory = good
     (log,) = directory.glob("logs/**/metrics.csv")

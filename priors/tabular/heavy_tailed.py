@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.columns import standardise
-from amortized.priors.inputs import draw_inputs
-from amortized.priors.mechanisms import additive, fourier, linear
-from amortized.priors.tabular import TabularPrior
+from amortized.priors.tabular.columns import standardise
+from amortized.priors.tabular.inputs import draw_inputs
+from amortized.priors.tabular.mechanisms import additive, fourier, linear
+from amortized.priors.tabular.tabular_prior import TabularPrior
 
 _N_SCORES = 4
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from amortized.priors.columns import (
+from amortized.priors.tabular.columns import (
     bend,
     censor,
     contaminate,

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.columns import standardise
+from amortized.priors.tabular.columns import standardise
 
 
 def drop_cells(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.columns import (
+from amortized.priors.tabular.columns import (
     bend,
     draw_integer,
     level_codes,

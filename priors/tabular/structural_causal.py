@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.columns import draw_integer, log_uniform, standardise
-from amortized.priors.inputs import draw_inputs, heavy_weights, shape_some
-from amortized.priors.mechanisms import apply_by_task, linear
-from amortized.priors.tabular import TabularPrior
+from amortized.priors.tabular.columns import draw_integer, log_uniform, standardise
+from amortized.priors.tabular.inputs import draw_inputs, heavy_weights, shape_some
+from amortized.priors.tabular.mechanisms import apply_by_task, linear
+from amortized.priors.tabular.tabular_prior import TabularPrior
 
 # Appetite for each family over all tasks; smooth and additive relations are the commonest in life.
 _FAMILIES = {

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.columns import draw_integer, dress, spread
-from amortized.priors.missingness import drop_cells
 from amortized.priors.prior import Prior, split
-from amortized.priors.targets import (
+from amortized.priors.tabular.columns import draw_integer, dress, spread
+from amortized.priors.tabular.missingness import drop_cells
+from amortized.priors.tabular.targets import (
     compact_classes,
     draw_classes,
     draw_response,

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.columns import draw_integer, log_uniform, standardise
-from amortized.priors.inputs import heavy_weights
+from amortized.priors.tabular.columns import draw_integer, log_uniform, standardise
+from amortized.priors.tabular.inputs import heavy_weights
 
 Causes = Float[Tensor, "batch causes rows"]
 Effects = Float[Tensor, "batch effects rows"]

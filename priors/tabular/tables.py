@@ -1,13 +1,13 @@
 """The prior over tables that the released networks are trained on: the mixture and its weights."""
 
-from amortized.priors.clusters import ClusterPrior
-from amortized.priors.heavy_tailed import StudentProcessPrior
 from amortized.priors.mixture import MixturePrior
-from amortized.priors.neural_network import NeuralNetworkPrior
 from amortized.priors.predictability import PredictablePrior
-from amortized.priors.rules import RulePrior
-from amortized.priors.structural_causal import StructuralCausalPrior
-from amortized.priors.tabular import TabularPrior
+from amortized.priors.tabular.clusters import ClusterPrior
+from amortized.priors.tabular.heavy_tailed import StudentProcessPrior
+from amortized.priors.tabular.neural_network import NeuralNetworkPrior
+from amortized.priors.tabular.rules import RulePrior
+from amortized.priors.tabular.structural_causal import StructuralCausalPrior
+from amortized.priors.tabular.tabular_prior import TabularPrior
 
 
 def table_prior(

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.columns import draw_integer, log_uniform, standardise
-from amortized.priors.inputs import draw_inputs, heavy_weights
-from amortized.priors.tabular import TabularPrior
+from amortized.priors.tabular.columns import draw_integer, log_uniform, standardise
+from amortized.priors.tabular.inputs import draw_inputs, heavy_weights
+from amortized.priors.tabular.tabular_prior import TabularPrior
 
 _N_SCORES = 3
 
