@@ -1,0 +1,172 @@
+"""Real curves of ``learning_curves``: LCDB's accuracies, and trainings that are stopped early."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from curve_baselines import EmceeCurve, end_quantiles, log_likelihood, power_law
+from lcdb_extract import EXTRACT
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from amortized import LearningCurveRegressor
+from amortized.estimators.curve_sets import StepScale
+from amortized.priors import LearningCurvePrior, named_prior
+
+SHARES = (0.2, 0.4, 0.8)
+FEWEST_SIZES = 10
+Numbers = NDArray[np.float64]
+
+
+def lcdb() -> dict[str, Any]:
+    """The extract: datasets, learners, sizes and accuracies (NaN where there is none)."""
+    stored = dict(np.load(EXTRACT))
+    accuracy = stored["accuracy"].astype(np.float64)
+    stored["accuracy"] = np.where(accuracy < 0, np.nan, accuracy / 10_000)
+    return stored
+
+
+def curves_by_dataset(seed: int = 0) -> tuple[list[Numbers], list[Numbers]]:
+    """Curves of at least ten sizes, those of one half of the datasets and those of the other."""
+    data = lcdb()
+    datasets = np.random.default_rng(seed).permutation(np.unique(data["dataset"]))
+    halves = []
+    for half in np.array_split(datasets, 2):
+        rows = data["accuracy"][np.isin(data["dataset"], half)]
+        # A curve ends with its first gap.
+        lengths = [int(np.isnan(np.append(row, np.nan)).argmax()) for row in rows]
+        halves.append([row[:n] for row, n in zip(rows, lengths, strict=True) if n >= FEWEST_SIZES])
+    order = [np.random.default_rng(seed).permutation(len(half)) for half in halves]
+    first, second = ([half[i] for i in o] for half, o in zip(halves, order, strict=True))
+    return first, second
+
+
+def known_of(curve: Numbers, share: float) -> int:
+    """How many values are known at a cut-off."""
+    return max(2, round(share * len(curve)))
+
+
+def numbers_of(curve: Numbers) -> Numbers:
+    """Steps: the sizes' numbers, for a size is the root of two times the one before."""
+    return np.arange(1.0, len(curve) + 1)
+
+
+def network_scores(model: str, curve: Numbers, known: int) -> tuple[float, float, bool]:
+    """Log-likelihood of the later values, and error and coverage at the last."""
+    steps = numbers_of(curve)
+    fitted = LearningCurveRegressor(model, horizon=float(len(curve)))
+    fitted.fit(steps[:known], curve[:known])
+    predictive = fitted.predict_distribution(steps[known:])
+    ll = predictive.log_prob(torch.as_tensor(curve[known:])).mean().item()
+    low, median, high = fitted.predict_quantiles(steps[-1:], [0.05, 0.5, 0.95])[0]
+    return ll, abs(median - curve[-1]), bool(low <= curve[-1] <= high)
+
+
+def emcee_scores(curve: Numbers, known: int) -> tuple[float, float, bool]:
+    """The same by emcee, on the same steps."""
+    prior = named_prior("learning-curve")
+    assert isinstance(prior, LearningCurvePrior)
+    steps = StepScale(1.0, float(len(curve)), "linear").to_prior(numbers_of(curve), prior.n_steps)
+    draws = EmceeCurve(prior, steps[:known], curve[:known]).draws(0, vectorised=True)
+    ll = log_likelihood(prior, draws, steps[known:], curve[known:]).mean()
+    levels = np.array([0.05, 0.5, 0.95])
+    low, median, high = end_quantiles(prior, draws, steps[-1], levels, 0)
+    return float(ll), abs(median - curve[-1]), bool(low <= curve[-1] <= high)
+
+
+def last_value(steps: Numbers, values: Numbers, asked: Numbers) -> Numbers:
+    """The last known value, for ever."""
+    return np.full(len(asked), values[-1])
+
+
+Point = Callable[[Numbers, Numbers, Numbers], Numbers]
+
+
+def calibrated_scores(
+    forecast: Point, tuning: list[Numbers], curves: list[Numbers], share: float
+) -> list[tuple[float, float, bool]]:
+    """Scores of a point forecast with the spread that it has on other curves."""
+
+    def errors(curve: Numbers) -> Numbers:
+        known, steps = known_of(curve, share), 2.0 ** (numbers_of(curve) / 2)
+        return curve[known:] - forecast(steps[:known], curve[:known], steps[known:])
+
+    spread = float(np.concatenate([errors(curve) for curve in tuning]).std())
+    ends = float(np.std([errors(curve)[-1] for curve in tuning]))
+    scores = []
+    for curve in curves:
+        error = errors(curve)
+        ll = norm.logpdf(error, scale=spread).mean()
+        scores.append((float(ll), abs(error[-1]), bool(abs(error[-1]) <= 1.645 * ends)))
+    return scores
+
+
+def real_table(model: str, n_curves: int, n_emcee: int) -> None:
+    """Log-likelihood, error and coverage on LCDB."""
+    tuning, curves = curves_by_dataset()
+    tuning, curves = tuning[:n_curves], curves[:n_curves]
+    print(
+        f"\nLCDB, {len(curves)} curves (emcee: the first {n_emcee}, and the network on them)\n"
+        f"{'known':>6} {'method':>20} {'log-lik.':>9} {'error':>7} {'coverage of 90%':>16}"
+    )
+    for share in SHARES:
+        pairs = [(curve, known_of(curve, share)) for curve in curves]
+        network = [network_scores(model, *pair) for pair in pairs]
+        rows = {
+            "network": network,
+            "last value": calibrated_scores(last_value, tuning, curves, share),
+            "power law": calibrated_scores(power_law, tuning, curves, share),
+            "network, emcee's": network[:n_emcee],
+            "emcee": [emcee_scores(*pair) for pair in pairs[:n_emcee]],
+        }
+        for name, scores in rows.items():
+            if scores:
+                ll, error, inside = np.array(scores, dtype=np.float64).T
+                print(
+                    f"{share:5.0%} {name:>20} {ll.mean():9.3f} {error.mean():7.4f} "
+                    f"{inside.mean():16.2f}"
+                )
+
+
+def trainings(n_datasets: int, seed: int = 0) -> Iterator[list[Numbers]]:
+    """For each dataset its learners' curves, of equal length, in random order."""
+    data, random = lcdb(), np.random.default_rng(seed)
+    for dataset in random.permutation(np.unique(data["dataset"]))[:n_datasets]:
+        rows = data["accuracy"][data["dataset"] == dataset]
+        lengths = np.array([int(np.isnan(np.append(row, np.nan)).argmax()) for row in rows])
+        n = int(np.median(lengths))
+        rows = [row[:n] for row, length in zip(rows, lengths, strict=True) if length >= n]
+        if n >= FEWEST_SIZES and len(rows) >= 5:
+            yield [rows[i] for i in random.permutation(len(rows))]
+
+
+def chances(model: str, curve: Numbers, best: float, fewest: int) -> Numbers:
+    """The chance to end above the best, after each of the known parts, in one pass."""
+    n = len(curve)
+    parts = [curve[:known] for known in range(fewest, n)]
+    fitted = LearningCurveRegressor(model, horizon=float(n)).fit(None, parts)
+    return np.asarray(fitted.probability_of_exceeding(best, at=float(n)))
+
+
+def early_stopping_table(model: str, n_datasets: int, fewest: int = 3) -> None:
+    """Trainings one after the other, stopped when they are unlikely to beat the best so far."""
+    print(f"\n{'threshold':>9} {'datasets':>9} {'speed-up':>9} {'mean regret':>12} {'<= 1%':>6}")
+    kept = list(trainings(n_datasets))
+    for threshold in (0.01, 0.05, 0.1, 0.2):
+        spent, whole, regrets = 0, 0, []
+        for runs in kept:
+            best = -np.inf
+            for run in runs:
+                used = len(run)
+                if best > -np.inf:
+                    low = np.flatnonzero(chances(model, run, best, fewest) < threshold)
+                    used = fewest + int(low[0]) if len(low) else used
+                best = max(best, run[-1]) if used == len(run) else best
+                spent, whole = spent + used, whole + len(run)
+            top = max(run[-1] for run in runs)
+            regrets.append((top - best) / top)
+        print(
+            f"{threshold:9.2f} {len(kept):9d} {whole / spent:9.2f} {np.mean(regrets):12.4f} "
+            f"{np.mean(np.array(regrets) <= 0.01):6.2f}"
+        )
