@@ -140,5 +140,6 @@ def train(
         log_every_n_steps=50,
         **{"devices": 1, **trainer_options},
     )
+    module.train()  # a network that was trained before comes in eval mode
     trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume, weights_only=False)
     return network.eval()
