@@ -6,15 +6,25 @@ from pathlib import Path
 if not Path(__file__).with_name("priors").is_dir():
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
-from amortized.estimators import EarlyStopping, LearningCurveRegressor, PFNRegressor
+from amortized.estimators import (
+    BayesianClassifier,
+    BayesianRegressor,
+    EarlyStopping,
+    LearningCurveRegressor,
+    PFNClassifier,
+    PFNRegressor,
+)
 from amortized.infer import infer
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load, save
 from amortized.training import train
 
 __all__ = [
+    "BayesianClassifier",
+    "BayesianRegressor",
     "EarlyStopping",
     "LearningCurveRegressor",
+    "PFNClassifier",
     "PFNRegressor",
     "Posterior",
     "available",

@@ -10,7 +10,7 @@ from sklearn.linear_model import BayesianRidge, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
+from amortized import BayesianClassifier, BayesianRegressor
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.student_t import StudentT
 

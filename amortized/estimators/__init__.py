@@ -1,11 +1,14 @@
 """Estimators with scikit-learn's interface."""
 
+from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
 from amortized.estimators.early_stopping import EarlyStopping, EarlyStoppingCallback, survivors
 from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
 from amortized.estimators.pfn_classifier import PFNClassifier
 from amortized.estimators.pfn_regressor import PFNRegressor
 
 __all__ = [
+    "BayesianClassifier",
+    "BayesianRegressor",
     "EarlyStopping",
     "EarlyStoppingCallback",
     "LearningCurveRegressor",
