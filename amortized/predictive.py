@@ -67,9 +67,7 @@ class ProgramPredictive(Distribution):
                 "no predictive for others."
             ) from reason
 
-    def _over_draws(
-        self, of: Callable[[Any, Any], Tensor], argument: Tensor | None = None
-    ) -> Tensor:
+    def _over_draws(self, of: Callable[[Any, Any], Any], argument: Tensor | None = None) -> Any:
         """``of(distribution of y, argument)`` for every draw and dataset, ``(n, batch, ..., m)``.
 
         Args:
@@ -120,7 +118,7 @@ class ProgramPredictive(Distribution):
             return {name: (getattr(fn, name) + 0.0).expand(at) for name, at in shapes.items()}
 
         try:
-            values: Any = self._over_draws(parameters)
+            values = self._over_draws(parameters)
             rows = kinds[0](**values, validate_args=False)
             return (kinds[0], values) if rows.batch_shape[2:] == self.x.shape[1:2] else None
         except (AttributeError, NotImplementedError, RuntimeError, TypeError):

@@ -75,7 +75,7 @@ def log_densities(
         trace = tracer.trace
         for name, site in list(trace.nodes.items()):
             is_sample = site["type"] == "sample"
-            if is_sample and (is_subsample(site) or site["infer"].get("_deterministic")):
+            if is_sample and (is_subsample(site) or (site["infer"] or {}).get("_deterministic")):
                 trace.remove_node(name)
         trace.compute_log_prob()
         trace.pack_tensors()
@@ -135,7 +135,7 @@ def _product(terms: list[Any]) -> Any:
     names = "".join(sorted(set("".join(term._pyro_dims for term in terms))))
     aligned = []
     for term in terms:
-        order = sorted(range(term.ndim), key=lambda i, dims=term._pyro_dims: dims[i])
+        order = [term._pyro_dims.index(name) for name in sorted(term._pyro_dims)]
         shape = iter(term.permute(order).shape)
         sizes = [next(shape) if name in term._pyro_dims else 1 for name in names]
         aligned.append(term.permute(order).reshape(sizes))

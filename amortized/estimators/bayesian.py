@@ -45,7 +45,7 @@ class _BayesianEstimator(BaseEstimator):
         self,
         X: NDArray[np.float64],
         y: NDArray[np.float64],
-        default_model: Callable[[], Model],
+        default_model: Model,
         start: Posterior | None,
     ) -> None:
         """Infers the posterior of the user's model, or of the default on standardised inputs."""
@@ -57,7 +57,7 @@ class _BayesianEstimator(BaseEstimator):
         if start is not None:
             options["start"] = start
         self.posterior_ = infer(
-            default_model() if self.model is None else self.model,
+            default_model if self.model is None else self.model,
             self._standardise(X),
             y,
             method=self.method,
@@ -98,6 +98,9 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         array([2.5])
     """
 
+    X_train_: NDArray[np.float64]
+    y_train_: NDArray[np.float64]
+
     def fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianRegressor":
         """Infer the posterior of the model's latents.
 
@@ -125,13 +128,10 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         self._y_mean = float(targets.mean()) if default else 0.0
         self._y_scale = (float(targets.std()) or 1.0) if default else 1.0
         # Weak: weights of 10 noise scales, noise of any size below the target's.
-        weak = {"weight_scale": 10.0, "concentration": 1.0, "rate": 0.1}
-        self._learn(
-            inputs,
-            (targets - self._y_mean) / self._y_scale,
-            lambda: LinearRegressionPrior(inputs.shape[1], **weak),
-            start,
+        weak = LinearRegressionPrior(
+            inputs.shape[1], weight_scale=10.0, concentration=1.0, rate=0.1
         )
+        self._learn(inputs, (targets - self._y_mean) / self._y_scale, weak, start)
         self.X_train_, self.y_train_ = inputs, targets
         return self
 
@@ -234,10 +234,8 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
                 f"Expected at least 2 classes; got 1 class, {self.classes_[0]!r}. There is nothing "
                 "to tell apart."
             )
-        n_classes = len(self.classes_)
-        self._learn(
-            inputs, numbers.astype(np.float64), lambda: _LogisticRegression(n_classes), None
-        )
+        default = _LogisticRegression(len(self.classes_))
+        self._learn(inputs, numbers.astype(np.float64), default, None)
         return self
 
     def predict_distribution(self, X: ArrayLike) -> Distribution:
