@@ -78,16 +78,7 @@ RECIPES: Mapping[str, Recipe] = {
     "learning-curve": Recipe(
         # Neighbouring steps lie 0.002 of the unit apart at the end of a curve, 0.15 at its begin.
         PFNConfig(n_features=1, max_context=100, d_hidden=192, frequencies=(0.5, 100.0)),
-        (
-            replace(
-                _GP,
-                n_steps=20_000,
-                n_context=(1, 99),
-                log_uniform_context=False,
-                # One curve in eight has less noise than bfloat16 leaves of a number near 1.
-                precision="32-true",
-            ),
-        ),
+        (replace(_GP, n_steps=20_000, n_context=(1, 99), log_uniform_context=False),),
     ),
     "tabular-classifier": _tables("classification"),
     "tabular-regressor": _tables("regression"),

@@ -135,15 +135,19 @@ class PFN(nn.Module):
         direction = torch.randn(config.n_features, config.n_heads, half)
         return direction * length / math.sqrt(config.n_features)
 
-    def _embed_x(self, x: Tensor) -> Tensor:
-        """Rows with unused features masked, (batch, rows, d_model)."""
-        missing = self.config.n_features - x.shape[-1]
-        exists = nn.functional.pad(torch.ones_like(x), (0, missing))
-        return self.embed_x(torch.cat((nn.functional.pad(x, (0, missing)), exists), dim=-1))
+    def _embed(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens of rows, (batch, rows, d_model), and angles of attention in x.
 
-    def _angles(self, x: Tensor) -> Tensor:
-        """Rotation angles of attention, (batch, heads, rows, width / 2)."""
-        return torch.einsum("bnf,fhw->bhnw", x, self.frequencies[: x.shape[-1]])
+        Angles are (batch, heads, rows, width / 2). A y that is None is unknown.
+        """
+        missing = self.config.n_features - x.shape[-1]
+        # bfloat16 leaves of x and y three digits, and answers may be less noisy than that.
+        with torch.autocast(x.device.type, enabled=False):
+            exists = nn.functional.pad(torch.ones_like(x), (0, missing))
+            tokens = self.embed_x(torch.cat((nn.functional.pad(x, (0, missing)), exists), dim=-1))
+            tokens = tokens + (self.unknown_y if y is None else self.embed_y(y[..., None]))
+            angles = torch.einsum("bnf,fhw->bhnw", x, self.frequencies[: x.shape[-1]])
+        return tokens, angles
 
     def _check(self, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         """Refuses a context whose shapes do not fit the network or each other."""
@@ -177,12 +181,9 @@ class PFN(nn.Module):
         self._check(x_context, y_context, context_mask)
         self._check_query(x_query, len(x_context), x_context.shape[2])
         n_context = x_context.shape[1]
-        x = torch.cat((x_context, x_query), dim=1)
-        tokens = self._embed_x(x) + torch.cat(
-            (self.embed_y(y_context[..., None]), self.unknown_y.expand(*x_query.shape[:2], -1)),
-            dim=1,
-        )
-        angles = self._angles(x)
+        known, unknown = self._embed(x_context, y_context), self._embed(x_query, None)
+        tokens = torch.cat((known[0], unknown[0]), dim=1)
+        angles = torch.cat((known[1], unknown[1]), dim=2)
         for block in self.blocks:
             keys_values = block.keys_values(tokens[:, :n_context], angles[:, :, :n_context])
             tokens = block(tokens, keys_values, context_mask, angles)
@@ -202,8 +203,7 @@ class PFN(nn.Module):
     ) -> EncodedContext:
         """Encode a context once, for any number of later queries."""
         self._check(x_context, y_context, context_mask)
-        tokens = self._embed_x(x_context) + self.embed_y(y_context[..., None])
-        angles = self._angles(x_context)
+        tokens, angles = self._embed(x_context, y_context)
         kept = []
         for block in self.blocks:
             kept.append(block.keys_values(tokens, angles))
@@ -216,8 +216,7 @@ class PFN(nn.Module):
         """Posterior predictive of each query, given an encoded context."""
         n_tasks = len(context.keys_values[0][0])
         self._check_query(x_query, n_tasks, context.n_features)
-        tokens = self._embed_x(x_query) + self.unknown_y
-        angles = self._angles(x_query)
+        tokens, angles = self._embed(x_query, None)
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             tokens = block(tokens, keys_values, context.mask, angles)
         return self._predictive(tokens)
