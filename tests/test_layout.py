@@ -9,11 +9,11 @@ import pytest
 # A module may import those above it, and within its own package; a new one takes its place here.
 LEVELS = (
     {"priors"},
-    {"distributions", "attention", "gaussian_mixture"},
+    {"distributions", "attention", "gaussian_mixture", "plotting"},
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
-    {"posterior", "training", "pretrained", "infer"},
-    {"estimators", "diagnostics", "plotting"},
+    {"posterior", "training", "pretrained", "infer", "uncertainty"},
+    {"estimators", "diagnostics"},
     {"recipes", "dt_recipes"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "cli"},
@@ -22,6 +22,7 @@ LEVELS = (
 NEIGHBOURS = {
     ("infer", "posterior"),
     ("infer", "pretrained"),
+    ("estimators", "diagnostics"),  # an estimator's report
 }
 MAX_LINES = 350
 

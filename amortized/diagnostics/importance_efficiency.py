@@ -1,0 +1,126 @@
+r"""How far a method's draws carry, once weighted by the exact density.
+
+For draws :math:`\theta_l \sim q` the weights are :math:`w_l = p(\theta_l, D) / q(\theta_l)`.
+Their efficiency :math:`(\sum w)^2 / (L \sum w^2)` is 1 for the exact posterior, and the shape
+:math:`\hat k` of their tail says whether the weighted draws can be trusted: below 0.7.
+
+Weights correct what is too wide and mend what is a little narrow. They cannot see a mode that q
+never visits: `amortized.diagnostics.sbc` can.
+
+References:
+    Vehtari et al., Pareto smoothed importance sampling (2024), arXiv 1507.02646.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from amortized.diagnostics.trial import PosteriorTrial
+from amortized.infer import METHODS
+from amortized.plotting import COLOURS, label_axes, new_axes
+from amortized.priors.density import ProgramDensity
+from amortized.priors.program import ProgramPrior
+from amortized.sampling.pareto import smooth_weights
+
+TRUSTED_K = 0.7
+_TOLERATED = 0.05  # share of datasets that may be beyond weighting without an alarm
+
+
+@dataclass(frozen=True)
+class ImportanceEfficiency:
+    """Efficiency and tail of the importance weights, dataset by dataset.
+
+    Attributes:
+        efficiency: effective draws per draw, in [0, 1], ``(n_datasets,)``.
+        k_hat: shape of the weights' tail, minus infinity for equal ones, ``(n_datasets,)``.
+        title: whose weights.
+    """
+
+    efficiency: Float[np.ndarray, " n"]
+    k_hat: Float[np.ndarray, " n"]
+    title: str
+
+    @property
+    def mean(self) -> float:
+        """Mean efficiency."""
+        return float(self.efficiency.mean())
+
+    @property
+    def share_trusted(self) -> float:
+        """Share of datasets with k-hat below 0.7."""
+        return float((self.k_hat < TRUSTED_K).mean())
+
+    @property
+    def p_value(self) -> float:
+        """Of at most 5% of all datasets having a k-hat of 0.7 or more."""
+        n_beyond = int((self.k_hat >= TRUSTED_K).sum())
+        return float(stats.binom.sf(n_beyond - 1, len(self.k_hat), _TOLERATED))
+
+    def plot(self, ax: Any = None) -> Any:
+        """A histogram of k-hat, with the limit of trust."""
+        ax = new_axes() if ax is None else ax
+        ax.hist(self.k_hat.clip(-0.5, 1.5), bins=np.linspace(-0.5, 1.5, 41), color=COLOURS[2])
+        ax.axvline(TRUSTED_K, color=COLOURS[1], linestyle="--", label="trusted below 0.7")
+        title = f"{self.title}: efficiency {self.mean:.2f}, {self.share_trusted:.0%} trusted"
+        return label_axes(ax, "Pareto k-hat (ends collect what lies beyond)", "datasets", title)
+
+    def __repr__(self) -> str:
+        return (
+            f"ImportanceEfficiency({self.title}, mean {self.mean:.3f}, "
+            f"{self.share_trusted:.1%} trusted, p = {self.p_value:.3g})"
+        )
+
+
+def importance_efficiency(
+    trial: PosteriorTrial, prior: ProgramPrior | None = None
+) -> ImportanceEfficiency:
+    """Weights each dataset's draws by the exact density.
+
+    Args:
+        trial: of a method that knows the density it draws from, such as a network; or one that
+            reports ``k_hat`` and ``ess`` itself, as "importance" does.
+        prior: the program whose density is exact; not needed where the trial has it.
+
+    Example:
+        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> prior = NormalMeanPrior()
+        >>> trial = PosteriorTrial.run(prior, "exact", n_datasets=8, n_context=3, progress=False)
+        >>> round(importance_efficiency(trial, prior).mean, 6)
+        1.0
+    """
+    title = f"Importance weights of {trial.method}"
+    if {"k_hat", "ess"} <= set(trial.per_dataset):
+        k_hat, ess = (trial.per_dataset[name].double().cpu().numpy() for name in ("k_hat", "ess"))
+        return ImportanceEfficiency(ess / trial.n_drawn, k_hat, title)
+    if trial.log_prob_draws is None or (trial.method in METHODS and trial.method != "exact"):
+        raise ValueError(
+            f"Expected a method that knows the density of its own draws; {trial.method!r} does "
+            "not. Use a network, 'exact' or 'importance'."
+        )
+    log_weights = _log_density(trial, prior) - trial.log_prob_draws
+    # What rounding makes of equal weights is no tail.
+    spread = log_weights.amax(0) - log_weights.amin(0)
+    log_weights = torch.where(spread < 1e-6, 0.0, log_weights)
+    smoothed = smooth_weights(log_weights.T.double())
+    efficiency = smoothed.ess.cpu().numpy() / trial.n_draws
+    return ImportanceEfficiency(efficiency, smoothed.k_hat.cpu().numpy(), title)
+
+
+def _log_density(trial: PosteriorTrial, prior: ProgramPrior | None) -> Tensor:
+    """Unnormalised exact log density of the trial's draws, ``(n_draws, n_datasets)``."""
+    if trial.log_density_draws is not None:
+        return trial.log_density_draws
+    if prior is None or trial.x is None or trial.y is None:
+        raise ValueError(
+            "Expected the trial's prior, and a trial with the x and y of its datasets; give "
+            "importance_efficiency(PosteriorTrial.run(prior, ...), prior)."
+        )
+    density = ProgramDensity(prior.model, trial.x, trial.y)
+    latents = {name: value.double().movedim(1, 0) for name, value in trial.draws.items()}
+    u = density.unconstrain(latents)
+    return (density.log_density(u) - density.log_jacobian(u)).T

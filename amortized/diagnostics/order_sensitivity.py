@@ -1,0 +1,140 @@
+r"""Does the order of the context matter? For rows that are a set it must not.
+
+The log score of held-out answers is taken again with the rows in another order, and, for methods
+that draw, with the rows as they were and other random numbers. Both change it by the same amount
+if order does not matter.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+from tqdm import tqdm
+
+from amortized.diagnostics.predictive_trial import PredictiveMethod, predictive
+from amortized.diagnostics.trial import batch_seed, method_name
+from amortized.plotting import BAND, COLOURS, label_axes, new_axes
+from amortized.priors.prior import Prior
+from amortized.priors.task import TaskBatch
+
+NEGLIGIBLE = 1e-3
+"""Nats; what float32 makes of sums in another order is less."""
+
+
+@dataclass(frozen=True)
+class OrderSensitivity:
+    """How much the log score moves with the order of rows, and without.
+
+    Attributes:
+        by_order: mean change of each dataset's log score, in nats, ``(n_datasets,)``.
+        by_chance: the same with rows as they were and another seed.
+        title: whose.
+    """
+
+    by_order: Float[np.ndarray, " n"]
+    by_chance: Float[np.ndarray, " n"]
+    title: str
+
+    @property
+    def mean(self) -> float:
+        """Mean change with the order of rows, in nats."""
+        return float(self.by_order.mean())
+
+    @property
+    def p_value(self) -> float:
+        """Of order moving the score no more than chance, by Wilcoxon's signed-rank test."""
+        difference = self.by_order.clip(min=NEGLIGIBLE) - self.by_chance.clip(min=NEGLIGIBLE)
+        if not difference.any():
+            return 1.0
+        return float(stats.wilcoxon(difference, alternative="greater").pvalue)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Each dataset's change with order against its change by chance."""
+        ax = new_axes() if ax is None else ax
+        low = NEGLIGIBLE / 10
+        by_chance, by_order = self.by_chance.clip(min=low), self.by_order.clip(min=low)
+        ends = [low, max(by_chance.max(), by_order.max(), 2 * NEGLIGIBLE)]
+        ax.plot(ends, ends, color=BAND, linewidth=3, label="order does not matter")
+        ax.loglog(by_chance, by_order, ".", color=COLOURS[0], label="datasets")
+        title = f"{self.title}: p = {self.p_value:.2g}"
+        return label_axes(ax, "change by chance (nats)", "change with the order (nats)", title)
+
+    def __repr__(self) -> str:
+        return f"OrderSensitivity({self.title}, {self.mean:.3g} nats, p = {self.p_value:.3g})"
+
+
+def order_sensitivity(
+    prior: Prior,
+    method: PredictiveMethod = "auto",
+    *,
+    n_datasets: int = 200,
+    n_context: int = 20,
+    n_query: int = 4,
+    n_orders: int = 4,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> OrderSensitivity:
+    """Shuffles the context rows of many datasets and asks a method again.
+
+    Args:
+        prior: draws the datasets.
+        method: a name for `infer`, a PFN, or a function from a `TaskBatch` to the predictive.
+        n_datasets: how many.
+        n_context: known rows of each, at least 2.
+        n_query: asked rows of each.
+        n_orders: shuffles of each.
+        batch_size: datasets answered together.
+        seed: of datasets, shuffles and methods.
+        progress: shows a bar.
+        **options: for `infer`.
+
+    Example:
+        >>> from amortized.priors.linear_regression import LinearRegressionPrior
+        >>> prior = LinearRegressionPrior(1)
+        >>> order_sensitivity(prior, prior.posterior_predictive, progress=False).mean < 1e-3
+        True
+    """
+    if n_context < 2:
+        raise ValueError(f"Expected at least 2 context rows to shuffle; got {n_context}.")
+    rng, parts = np.random.default_rng(seed), []
+    starts = range(0, n_datasets, batch_size)
+    for start in tqdm(starts, unit="batch", disable=not progress):
+        size = min(batch_size, n_datasets - start)
+        batch = prior.sample(size, n_context, n_query, seed=batch_seed(seed, start))
+        as_given = torch.arange(n_context)
+        shuffles = [torch.as_tensor(rng.permutation(n_context)) for _ in range(n_orders)]
+        scores = [
+            _score(prior, method, batch, order, 2 * n_orders * start + i, options)
+            for i, order in enumerate([as_given] * (1 + n_orders) + shuffles)
+        ]
+        changes = (torch.stack(scores[1:]) - scores[0]).abs().unflatten(0, (2, n_orders)).mean(1)
+        parts.append(changes.numpy())
+    by_chance, by_order = np.concatenate(parts, axis=1)
+    return OrderSensitivity(by_order, by_chance, f"Order of context for {method_name(method)}")
+
+
+def _score(
+    prior: Prior,
+    method: PredictiveMethod,
+    batch: TaskBatch,
+    order: Tensor,
+    seed: int,
+    options: dict[str, Any],
+) -> Tensor:
+    """Mean log score of each dataset's queries, with the context rows in that order."""
+    mask = batch.context_mask
+    shuffled = replace(
+        batch,
+        x_context=batch.x_context[:, order],
+        y_context=batch.y_context[:, order],
+        context_mask=None if mask is None else mask[:, order],
+    )
+    answer = predictive(prior, method, shuffled, seed, options)
+    with torch.no_grad():
+        return answer.log_prob(batch.y_query).double().mean(-1).cpu()

@@ -1,0 +1,159 @@
+"""A predictive put on trial: held-out answers of many datasets, and what a method says of them."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from tqdm import tqdm
+
+from amortized.diagnostics.trial import batch_seed, method_name
+from amortized.infer import infer
+from amortized.priors.prior import Prior
+from amortized.priors.task import TaskBatch
+
+PredictiveMethod = str | nn.Module | Callable[[TaskBatch], Distribution]
+"""A name for `infer`, a PFN, or a function of datasets that returns the predictive of their
+queries, of batch shape ``(n_datasets, n_query)``."""
+
+
+@dataclass(frozen=True)
+class PredictiveTrial:
+    """Held-out answers, and a method's predictive at each.
+
+    Attributes:
+        y: the answers, ``(n_datasets, n_query)``.
+        log_prob: log density or probability of them, ``(n_datasets, n_query)``.
+        cdf: distribution function at them; None where the predictive has none.
+        method: its name.
+        seconds: that the method took in all.
+
+    Example:
+        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> trial = PredictiveTrial.run(
+        ...     NormalMeanPrior(), "exact", n_datasets=8, n_context=3, progress=False
+        ... )
+        >>> trial.log_prob.shape
+        torch.Size([8, 1])
+    """
+
+    y: Tensor
+    log_prob: Tensor
+    cdf: Tensor | None = None
+    method: str = "method"
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        cdf_shape = self.y.shape if self.cdf is None else self.cdf.shape
+        if self.y.ndim != 2 or not self.y.shape == self.log_prob.shape == cdf_shape:
+            raise ValueError(
+                "Expected y, log_prob and cdf of shape (n_datasets, n_query); got "
+                f"{tuple(self.y.shape)}, {tuple(self.log_prob.shape)} and {tuple(cdf_shape)}."
+            )
+
+    @classmethod
+    def run(
+        cls,
+        prior: Prior,
+        method: PredictiveMethod = "auto",
+        *,
+        n_datasets: int = 1000,
+        n_context: int = 20,
+        n_query: int = 1,
+        batch_size: int = 256,
+        seed: int = 0,
+        progress: bool = True,
+        **options: Any,
+    ) -> "PredictiveTrial":
+        """Draws datasets from the prior and asks the method for the predictive of each.
+
+        Equal seeds and sizes give equal datasets, so that two methods' trials can be compared.
+
+        Args:
+            prior: any prior; a `ProgramPrior` where ``method`` is a name.
+            method: a name for `infer`, a PFN, or a function from a `TaskBatch` to the predictive,
+                such as ``prior.posterior_predictive`` where the prior knows the exact one.
+            n_datasets: how many.
+            n_context: known rows of each.
+            n_query: asked rows of each.
+            batch_size: datasets drawn and answered together.
+            seed: of the datasets and of the method.
+            progress: shows a bar.
+            **options: for `infer`.
+        """
+        if n_datasets < 1 or n_query < 1:
+            raise ValueError(
+                f"Expected at least one dataset and one query; got {n_datasets} and {n_query}."
+            )
+        parts, seconds, bar = [], 0.0, tqdm(total=n_datasets, unit="dataset", disable=not progress)
+        for start in range(0, n_datasets, batch_size):
+            size = min(batch_size, n_datasets - start)
+            batch = prior.sample(size, n_context, n_query, seed=batch_seed(seed, start))
+            began = time.perf_counter()
+            parts.append(_scored(predictive(prior, method, batch, seed + start, options), batch))
+            seconds += time.perf_counter() - began
+            bar.update(size)
+        bar.close()
+        columns = list(zip(*parts, strict=True))
+        has_cdf = all(cdf is not None for cdf in columns[2])
+        return cls(
+            torch.cat(columns[0]),
+            torch.cat(columns[1]),
+            torch.cat(columns[2]) if has_cdf else None,
+            method_name(method),
+            seconds,
+        )
+
+    @property
+    def n_datasets(self) -> int:
+        """Number of datasets."""
+        return len(self.y)
+
+    @property
+    def scores(self) -> Tensor:
+        """Mean log score of each dataset's queries, ``(n_datasets,)``."""
+        return self.log_prob.mean(-1)
+
+
+def predictive(
+    prior: Prior,
+    method: PredictiveMethod,
+    batch: TaskBatch,
+    seed: int = 0,
+    options: dict[str, Any] | None = None,
+) -> Distribution:
+    """A method's predictive of a batch's queries, of batch shape ``(n_datasets, n_query)``."""
+    if isinstance(method, str):
+        posterior = infer(
+            prior, batch.x_context, batch.y_context, method=method, seed=seed, **(options or {})
+        )
+        return posterior.predictive(batch.x_query)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        if isinstance(method, nn.Module):
+            answer = method(batch.x_context, batch.y_context, batch.x_query, batch.context_mask)
+        else:
+            answer = method(batch, **(options or {}))
+    if not isinstance(answer, Distribution):
+        raise TypeError(
+            f"Expected {method_name(method)} to return a torch distribution; got "
+            f"{type(answer).__name__}."
+        )
+    return answer
+
+
+def _scored(answer: Distribution, batch: TaskBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Answers, their log probabilities and distribution function, as float64."""
+    if batch.query_mask is not None:
+        raise ValueError("Expected queries without a mask; draw the same number for each dataset.")
+    y = batch.y_query
+    with torch.no_grad():
+        log_prob = answer.log_prob(y).double().cpu()
+        try:
+            cdf: Tensor | None = answer.cdf(y).double().cpu()
+        except NotImplementedError:
+            cdf = None
+    return y.double().cpu(), log_prob, cdf

@@ -1,0 +1,239 @@
+"""A method put on trial: datasets drawn from a prior, and what the method answers to each.
+
+The datasets are run once; every diagnostic then reads the same trial.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from amortized.infer import infer
+from amortized.posterior import Latents, Posterior
+from amortized.priors.prior import Prior
+from amortized.priors.task import TaskBatch
+
+PosteriorMethod = str | Callable[[TaskBatch, int], Posterior | Latents]
+"""A name for `infer`, or a function of datasets and a number of draws; mappings of draws are
+``{name: (n_draws, n_datasets, *event)}``."""
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class PosteriorTrial:
+    """True latents of many datasets, and a method's posterior draws for each.
+
+    Attributes:
+        method: its name.
+        truth: what generated each dataset, ``{name: (n_datasets, *event)}``.
+        draws: equally weighted, ``{name: (n_draws, n_datasets, *event)}``.
+        log_prob_truth: the method's normalised log density at the truth, ``(n_datasets,)``.
+        log_prob_draws: and at its draws, ``(n_draws, n_datasets)``; None where it knows none.
+        x: inputs of each dataset, ``(n_datasets, n_context, n_features)``.
+        y: its answers, ``(n_datasets, n_context)``.
+        log_density_draws: exact log density at the draws, up to a constant a dataset, or None.
+        n_drawn: draws that the method made for each dataset, of which these were kept.
+        per_dataset: what the method says of itself, such as ``k_hat``, ``{name: (n_datasets,)}``.
+        seconds: that the method took in all.
+
+    Example:
+        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> trial = PosteriorTrial.run(
+        ...     NormalMeanPrior(), "exact", n_datasets=8, n_context=3, progress=False
+        ... )
+        >>> trial.draws["mean"].shape, trial.log_prob_truth.shape
+        (torch.Size([100, 8]), torch.Size([8]))
+    """
+
+    truth: Mapping[str, Tensor]
+    draws: Mapping[str, Tensor]
+    method: str = "method"
+    log_prob_truth: Tensor | None = None
+    log_prob_draws: Tensor | None = None
+    log_density_draws: Tensor | None = None
+    x: Tensor | None = None
+    y: Tensor | None = None
+    n_drawn: int = 0
+    per_dataset: Mapping[str, Tensor] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.draws:
+            raise ValueError("Expected draws of at least one latent; got none.")
+        for name, value in self.draws.items():
+            if name not in self.truth:
+                raise ValueError(
+                    f"Expected draws of the prior's latents {sorted(self.truth)}; got {name!r}."
+                )
+            if value.shape[1:] != self.truth[name].shape:
+                raise ValueError(
+                    f"Expected draws of {name!r} of shape (n_draws, "
+                    f"{', '.join(map(str, self.truth[name].shape))}); got {tuple(value.shape)}."
+                )
+
+    @classmethod
+    def run(
+        cls,
+        prior: Prior,
+        method: PosteriorMethod = "auto",
+        *,
+        n_datasets: int = 1000,
+        n_context: int = 20,
+        n_draws: int = 100,
+        thin: int = 1,
+        batch_size: int = 256,
+        seed: int = 0,
+        progress: bool = True,
+        **options: Any,
+    ) -> "PosteriorTrial":
+        """Draws datasets from the prior and asks the method for the posterior of each.
+
+        Args:
+            prior: has latents; a `ProgramPrior` where ``method`` is a name.
+            method: a name for `infer`, or a function of a `TaskBatch` and a number of draws that
+                returns a `Posterior` or draws ``{name: (n_draws, n_datasets, *event)}``.
+            n_datasets: how many.
+            n_context: observations in each.
+            n_draws: kept for each.
+            thin: draws made for each one kept. The draws of a chain depend on each other, and
+                that looks like a wrong posterior: about 10 for "nuts".
+            batch_size: datasets drawn and answered together.
+            seed: of the datasets and of the method.
+            progress: shows a bar.
+            **options: for `infer`.
+        """
+        for name, count in (("n_datasets", n_datasets), ("n_draws", n_draws), ("thin", thin)):
+            if count < 1:
+                raise ValueError(f"Expected {name} >= 1; got {count!r}.")
+        parts, seconds, bar = [], 0.0, tqdm(total=n_datasets, unit="dataset", disable=not progress)
+        for start in range(0, n_datasets, batch_size):
+            size = min(batch_size, n_datasets - start)
+            batch = prior.sample(size, n_context, 0, seed=batch_seed(seed, start))
+            if not batch.latents:
+                raise ValueError("Expected a prior with latents; this one draws none.")
+            if batch.context_mask is not None:
+                raise ValueError("Expected datasets without a mask; this prior draws masked ones.")
+            began = time.perf_counter()
+            answer = _answer(prior, method, batch, n_draws * thin, seed + start, options)
+            seconds += time.perf_counter() - began
+            parts.append(_part(answer, batch, n_draws, seed + start))
+            bar.update(size)
+        bar.close()
+        return cls(
+            **_joined(parts), method=method_name(method), seconds=seconds, n_drawn=n_draws * thin
+        )
+
+    @property
+    def n_datasets(self) -> int:
+        """Number of datasets."""
+        return len(next(iter(self.truth.values())))
+
+    @property
+    def n_draws(self) -> int:
+        """Number of draws for each dataset."""
+        return len(next(iter(self.draws.values())))
+
+    def matrices(self) -> tuple[Array, Array]:
+        """Truth ``(n_datasets, dim)`` and draws ``(n_draws, n_datasets, dim)``, latents joined."""
+        truth = torch.cat(
+            [self.truth[k].double().reshape(self.n_datasets, -1) for k in self.draws], -1
+        )
+        shape = (self.n_draws, self.n_datasets, -1)
+        draws = torch.cat([value.double().reshape(shape) for value in self.draws.values()], -1)
+        return truth.detach().cpu().numpy(), draws.detach().cpu().numpy()
+
+    def labels(self) -> list[str]:
+        """Name of each scalar latent, as in ``"weights[0]"``, in the order of `matrices`."""
+        return [
+            f"{name}[{', '.join(map(str, at))}]" if at else name
+            for name in self.draws
+            for at in np.ndindex(*self.truth[name].shape[1:])
+        ]
+
+
+def method_name(method: Any) -> str:
+    """What to call a method in titles."""
+    if isinstance(method, str):
+        return method
+    return getattr(method, "__name__", type(method).__name__)
+
+
+def batch_seed(seed: int, start: int) -> int:
+    """The seed of the datasets from number ``start`` on; far from the neighbours' seeds."""
+    return int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
+
+
+def _answer(
+    prior: Prior,
+    method: PosteriorMethod,
+    batch: TaskBatch,
+    n_draws: int,
+    seed: int,
+    options: dict[str, Any],
+) -> Posterior | Latents:
+    if isinstance(method, str):
+        return infer(
+            prior,
+            batch.x_context,
+            batch.y_context,
+            method=method,
+            n_draws=n_draws,
+            seed=seed,
+            **options,
+        )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        return method(batch, n_draws, **options)
+
+
+def _part(answer: Posterior | Latents, batch: TaskBatch, n_draws: int, seed: int) -> dict[str, Any]:
+    assert batch.latents is not None
+    truth = {name: value.double() for name, value in batch.latents.items()}
+    part: dict[str, Any] = {
+        "truth": truth,
+        "x": batch.x_context.double(),
+        "y": batch.y_context.double(),
+    }
+    if not isinstance(answer, Posterior):
+        return part | {"draws": {k: _thinned(value, n_draws) for k, value in answer.items()}}
+    draws = answer.sample(n_draws, seed=seed)
+    part["draws"] = draws
+    try:
+        asked = {name: truth[name].unsqueeze(0) for name in draws if name in truth}
+        part |= {"log_prob_truth": answer.log_prob(asked)[0]}
+        part |= {"log_prob_draws": answer.log_prob(draws)}
+    except ValueError:  # the method knows no normalised density
+        part.pop("log_prob_truth", None)
+    part["per_dataset"] = {
+        name: value
+        for name, value in answer.diagnostics.items()
+        if isinstance(value, Tensor) and value.shape == (batch.n_tasks,)
+    }
+    return part
+
+
+def _thinned(draws: Tensor, n_draws: int) -> Tensor:
+    """Every so many-th draw, the last among them."""
+    if len(draws) < n_draws:
+        raise ValueError(f"Expected a method that returns {n_draws} draws; got {len(draws)}.")
+    step = len(draws) // n_draws
+    return draws[-n_draws * step :][step - 1 :: step]
+
+
+def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The batches end to end: the dataset is the second axis of what has draws, else the first."""
+    joined: dict[str, Any] = {}
+    for key in parts[0]:
+        values = [part[key] for part in parts]
+        axis = 1 if key in ("draws", "log_prob_draws") else 0
+        if isinstance(values[0], Mapping):
+            joined[key] = {k: torch.cat([v[k] for v in values], axis) for k in values[0]}
+        else:
+            joined[key] = torch.cat(values, axis)
+    return joined

@@ -1,0 +1,180 @@
+"""One look for every figure: legible in greyscale, and every axis says what it shows.
+
+Colours differ in lightness, and line and marker differ as well. Figures are made without pyplot,
+so nothing stays open and no window is needed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch.distributions import Distribution
+
+COLOURS = ("#14213d", "#c2410c", "#3b9ab2", "#f2b134")
+"""From dark to light."""
+LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D")
+BAND = "0.86"
+"""Grey of what is expected of an exact answer."""
+
+
+def new_axes(width: float = 5.0, height: float = 3.5) -> Axes:
+    """Axes of a new figure, sizes in inches."""
+    return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def line_style(i: int) -> dict[str, Any]:
+    """Colour and dashes of the i-th line of a figure; they repeat after 16."""
+    return {"color": COLOURS[i % 4], "linestyle": LINES[(i + i // 4) % 4]}
+
+
+def label_axes(ax: Axes, x: str, y: str, title: str = "", *, legend: bool = True) -> Axes:
+    """Writes what the axes show, and a legend where something in them has a name."""
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.set_title(title, fontsize=10)
+    ax.spines[["top", "right"]].set_visible(False)
+    if legend and ax.get_legend_handles_labels()[1]:
+        ax.legend(fontsize=8, frameon=False)
+    return ax
+
+
+def histogram(values: Float[np.ndarray, " n"], x: str, y: str, title: str, ax: Axes | None) -> Axes:
+    """Numbers of one a dataset, with their mean."""
+    ax = new_axes() if ax is None else ax
+    ax.hist(values, bins=min(40, max(5, len(values) // 5)), color=COLOURS[2])
+    ax.axvline(values.mean(), color=COLOURS[0], label=f"mean {values.mean():.3g}")
+    return label_axes(ax, x, y, title)
+
+
+def predictive_band(
+    predictive: Distribution,
+    position: Float[np.ndarray, " m"],
+    *,
+    label: str,
+    ax: Axes | None = None,
+    colour: int = 0,
+    level: float = 0.9,
+    x_label: str = "x",
+    y_label: str = "y",
+) -> Axes:
+    """Median and central band of a predictive along one input.
+
+    Args:
+        predictive: of batch shape ``(m,)``, with an ``icdf``.
+        position: of each of its members along the axis.
+        label: what to call it.
+        ax: axes to draw on; None makes a figure.
+        colour: number of its style, for more than one in a figure.
+        level: probability inside of the band.
+        x_label: what x is, with its unit.
+        y_label: what y is, with its unit.
+
+    Example:
+        >>> import torch
+        >>> predictive = torch.distributions.Normal(torch.zeros(20), 1.0)
+        >>> ax = predictive_band(predictive, np.linspace(0, 1, 20), label="prior")
+        >>> ax.get_xlabel()
+        'x'
+    """
+    ax = new_axes() if ax is None else ax
+    order = np.argsort(position)
+    low, median, high = (
+        np.asarray(predictive.icdf(predictive.mean.new_tensor(p).expand(predictive.batch_shape)))
+        for p in ((1 - level) / 2, 0.5, (1 + level) / 2)
+    )
+    style = line_style(colour)
+    ax.plot(position[order], median[order], **style, label=f"{label}: median")
+    for edge in (low, high):
+        ax.plot(position[order], edge[order], **style, linewidth=0.6)
+    ax.fill_between(
+        position[order],
+        low[order],
+        high[order],
+        color=style["color"],
+        alpha=0.18,
+        linewidth=0,
+        label=f"{label}: {level:.0%} band",
+    )
+    return label_axes(ax, x_label, y_label)
+
+
+def prior_preview(
+    prior: Any, n_tasks: int = 4, n_rows: int = 60, *, seed: int = 0, ax: Axes | None = None
+) -> Axes:
+    """Some datasets of a prior: answers against their first input, or against their number.
+
+    Args:
+        prior: anything with the ``sample`` of a `Prior`.
+        n_tasks: datasets.
+        n_rows: rows of each.
+        seed: of the draws.
+        ax: axes to draw on; None makes a figure.
+
+    Example:
+        >>> from amortized.priors import named_prior
+        >>> prior_preview(named_prior("gp-1d")).get_ylabel()
+        'y'
+    """
+    ax = new_axes() if ax is None else ax
+    batch = prior.sample(n_tasks, n_rows, 0, seed=seed)
+    one_input = batch.n_features == 1
+    for i in range(n_tasks):
+        y = batch.y_context[i].numpy()
+        x = batch.x_context[i, :, 0].numpy() if batch.n_features else np.arange(len(y))
+        order = np.argsort(x)
+        # Between rows that differ in other inputs too, a line would mean nothing.
+        style = {"linestyle": line_style(i)["linestyle"] if one_input else "none"}
+        ax.plot(
+            x[order],
+            y[order],
+            color=COLOURS[i % 4],
+            marker=MARKERS[i % 4],
+            markersize=3,
+            label=f"dataset {i + 1}",
+            **style,
+        )
+    x_label = "x" if one_input else "first input" if batch.n_features else "row"
+    return label_axes(ax, x_label, "y", f"{n_tasks} datasets of the prior")
+
+
+def compare_methods(
+    values: Mapping[str, Sequence[float]], x_label: str, title: str = "", ax: Axes | None = None
+) -> Axes:
+    """One point a method with its standard error.
+
+    Args:
+        values: ``{method: (value, standard error)}``.
+        x_label: what the value is, with its unit and which way is better.
+        title: of the axes.
+        ax: axes to draw on; None makes a figure.
+
+    Example:
+        >>> ax = compare_methods({"pfn": (1.41, 0.02), "exact": (1.45, 0.02)}, "log score (nats)")
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['pfn', 'exact']
+    """
+    ax = new_axes(5, 0.6 + 0.45 * len(values)) if ax is None else ax
+    for i, (value, error) in enumerate(values.values()):
+        style = {"color": COLOURS[i % 4], "marker": MARKERS[i % 4]}
+        ax.errorbar([value], [i], xerr=[2 * error], capsize=3, **style)
+    ax.set_yticks(range(len(values)), list(values))
+    ax.set_ylim(len(values) - 0.5, -0.5)
+    return label_axes(ax, f"{x_label}, +- 2 standard errors", "method", title)
+
+
+def posterior_pairs(posterior: Any) -> Any:
+    """Every latent against every other, by ArviZ; needs ``amortized[arviz]``.
+
+    Args:
+        posterior: a `Posterior` of one dataset.
+    """
+    data = posterior.to_inference_data()
+    import arviz
+
+    if int(arviz.__version__.split(".")[0]) >= 1:
+        return arviz.plot_pair(data)
+    return arviz.plot_pair(data, scatter_kwargs={"color": COLOURS[0], "alpha": 0.3})

@@ -1,0 +1,357 @@
+"""Every diagnostic passes an exact posterior and fails a narrow, a shifted and a halved one.
+
+The posteriors are normals and pairs of normals in closed form, so that a trial costs nothing.
+`benchmarks/diagnostics.py` measures false alarms and power over 200 repetitions.
+"""
+
+import arviz
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, MixtureSameFamily, Normal
+
+from amortized.diagnostics import (
+    PosteriorTrial,
+    PredictiveTrial,
+    c2st,
+    coverage,
+    importance_efficiency,
+    latent_trial,
+    local_c2st,
+    log_score,
+    order_sensitivity,
+    pit,
+    predictive_check,
+    sbc,
+    tarp,
+)
+from amortized.diagnostics.coverage import neighbour_density
+from amortized.diagnostics.importance_efficiency import ImportanceEfficiency
+from amortized.diagnostics.order_sensitivity import OrderSensitivity
+from amortized.diagnostics.sbc import ranks
+from amortized.diagnostics.uniformity import Uniformity, simultaneous_band
+from amortized.latent_priors.catalogue import named_tasks
+from amortized.networks import DistributionTransformer, DistributionTransformerConfig
+from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.normal_mean import NormalMeanPrior
+
+ALARM = 0.05
+FAULTS = ("narrow", "shifted", "one mode")
+
+
+def trials(fault="exact", modes=False, n=1000, n_draws=100, seed=0, draws_seed=0, density=True):
+    """theta = z, or z plus or minus 2, for z ~ N(0, 1) and y ~ N(z, 1): a trial of each kind."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=n)
+    y = z + rng.normal(size=n)
+    theta = torch.as_tensor(z + 2 * modes * rng.choice([-1, 1], size=n))
+
+    def answer(fault):
+        scale = np.sqrt(0.5)
+        mean = torch.as_tensor(y / 2 + 0.5 * scale * (fault == "shifted"))
+        scale = 0.8 * scale if fault == "narrow" else scale
+        if not modes:
+            return Normal(mean, scale)
+        weights = torch.tensor([0.0, 1.0] if fault == "one mode" else [0.5, 0.5])
+        pair = Normal(torch.stack([mean - 2, mean + 2], -1), scale)
+        return MixtureSameFamily(Categorical(weights.double().expand(n, 2)), pair)
+
+    torch.manual_seed(10**6 * draws_seed + seed)
+    law = answer(fault)
+    draws = law.sample((n_draws,))
+    posterior = PosteriorTrial(
+        {"theta": theta},
+        {"theta": draws},
+        log_prob_truth=law.log_prob(theta) if density else None,
+        log_prob_draws=law.log_prob(draws) if density else None,
+        log_density_draws=answer("exact").log_prob(draws),
+        x=torch.zeros(n, 1, 0, dtype=torch.float64),
+        y=torch.as_tensor(y)[:, None],
+    )
+    scores, cdf = law.log_prob(theta)[:, None], law.cdf(theta)[:, None]
+    return posterior, PredictiveTrial(theta[:, None], scores, cdf)
+
+
+def of_posterior(test):
+    return lambda **case: test(trials(**case)[0])
+
+
+def of_two_posteriors(n, **case):
+    ours, exact = (
+        trials(**(case | change), n=1, n_draws=n)[0]
+        for change in ({}, {"fault": "exact", "draws_seed": 1})
+    )
+    return c2st(ours, exact, seed=case.get("seed", 0), progress=False)
+
+
+# Each of a case: fault, modes, n datasets (draws for c2st) and seed.
+DIAGNOSTICS = {
+    "sbc": of_posterior(sbc),
+    "central coverage": of_posterior(coverage),
+    "highest-density coverage": of_posterior(lambda trial: coverage(trial, "highest")),
+    "tarp": of_posterior(tarp),
+    "local c2st": of_posterior(lambda trial: local_c2st(trial, n_inspected=0, progress=False)),
+    "importance efficiency": of_posterior(importance_efficiency),
+    "pit": lambda **case: pit(trials(**case)[1]),
+    "c2st": of_two_posteriors,
+    "log score": lambda **case: log_score(
+        trials(**case)[1], trials(**(case | {"fault": "exact"}))[1]
+    ),
+}
+BLIND = {("importance efficiency", "shifted")}  # weights mend a shift: that is their purpose
+
+
+@pytest.mark.parametrize("modes", [False, True], ids=["one mode", "two modes"])
+@pytest.mark.parametrize("name", DIAGNOSTICS)
+def test_false_alarms_on_exact_posteriors(name, modes):
+    alarms = sum(DIAGNOSTICS[name](modes=modes, n=64, seed=s).p_value < ALARM for s in range(40))
+    assert alarms <= 7  # of 40 at level 0.05: more have probability 0.0007
+
+
+@pytest.mark.parametrize("name", DIAGNOSTICS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_alarm_on_wrong_posterior(name, fault):
+    if (name, fault) in BLIND:
+        pytest.skip("blind to this fault by design")
+    p = DIAGNOSTICS[name](fault=fault, modes=fault == "one mode", n=1000).p_value
+    assert p < ALARM
+
+
+def test_highest_density_coverage_without_a_density():
+    exact, narrow = (trials(fault, n=200, density=False)[0] for fault in ("exact", "narrow"))
+    assert coverage(exact, "highest").p_value > ALARM
+    assert coverage(narrow, "highest").p_value < ALARM
+
+
+def test_ranks_break_ties_evenly():
+    u = ranks(np.zeros(2000), np.zeros((9, 2000)))
+    assert Uniformity({"u": u}, "ties", "u").p_value > 0.001
+    assert 0 < u.min() < 0.01 and 0.99 < u.max() < 1
+
+
+def test_band_holds_as_often_as_it_says():
+    rng, level = np.random.default_rng(0), 0.1
+    points, lower, upper = simultaneous_band(300, level)
+    inside = 0
+    for _ in range(400):
+        height = np.searchsorted(np.sort(rng.random(300)), points, side="right") / 300
+        inside += bool(((height >= lower - 1e-12) & (height <= upper + 1e-12)).all())
+    assert 0.86 < inside / 400 < 0.94
+
+
+def test_band_is_about_that_of_arviz():
+    from arviz.stats.ecdf_utils import ecdf_confidence_band
+    from scipy.stats import uniform
+
+    points, lower, upper = simultaneous_band(200, 0.05)
+    theirs = ecdf_confidence_band(
+        200, points[1:-1], uniform(0, 1).cdf(points[1:-1]), prob=0.95, method="simulated"
+    )
+    assert np.abs(lower[1:-1] - theirs[0]).max() < 0.02
+    assert np.abs(upper[1:-1] - theirs[1]).max() < 0.02
+
+
+def test_p_values_are_uniform_and_resolve_far_faults():
+    rng = np.random.default_rng(1)
+    p = [Uniformity({"u": rng.random(200)}, "t", "u").p_value for _ in range(300)]
+    assert 0.02 <= np.mean(np.array(p) < 0.05) <= 0.09
+    assert Uniformity({"u": rng.random(1000) / 2}, "t", "u").p_value < 1e-20
+
+
+def test_neighbour_density_orders_points_as_the_normal_density_does():
+    draws = np.random.default_rng(0).normal(size=(400, 1, 2))
+    truth = np.array([[3.0, 3.0]])
+    at_truth, at_draws = neighbour_density(truth, draws)
+    order = np.corrcoef(at_draws[:, 0], -(draws[:, 0] ** 2).sum(-1))[0, 1]
+    assert order > 0.8 and (at_draws < at_truth).mean() < 0.02
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_local_test_has_a_p_value_for_each_dataset(shift):
+    trial, _ = trials(n=1000)
+    draws = trial.draws["theta"] + shift * (trial.y[:, 0] > 0)
+    moved = PosteriorTrial(trial.truth, {"theta": draws}, x=trial.x, y=trial.y)
+    found = local_c2st(moved, n_inspected=60, n_null=19, progress=False)
+    alarms = found.p_values <= ALARM
+    if shift:
+        assert alarms[(trial.y[found.inspected, 0] > 0.5).numpy()].mean() > 0.8
+    else:
+        assert alarms.mean() < 0.2
+
+
+def test_efficiency_is_the_known_one_of_a_narrow_normal():
+    trial, _ = trials("narrow", n=200, n_draws=2000)
+    result = importance_efficiency(trial)
+    # With r the ratio of the scales it is sqrt(2 r^2 - 1) / r^2; smoothing adds a little.
+    assert result.mean == pytest.approx(np.sqrt(2 * 0.64 - 1) / 0.64, abs=0.04)
+    assert importance_efficiency(trials(n=20)[0]).k_hat.max() == -np.inf
+    beyond = ImportanceEfficiency(np.full(20, 0.1), np.full(20, 0.9), "bad")
+    assert beyond.share_trusted == 0 and beyond.p_value < 1e-6
+
+
+def test_efficiency_of_a_program_needs_no_normalised_density():
+    prior = NormalMeanPrior()
+    trial = PosteriorTrial.run(prior, "exact", n_datasets=8, n_context=3, progress=False)
+    assert importance_efficiency(trial, prior).mean == pytest.approx(1.0)
+    weighted = PosteriorTrial.run(
+        prior, "importance", n_datasets=8, n_context=3, n_draws=200, progress=False
+    )
+    assert 0.3 < importance_efficiency(weighted).mean <= 1
+
+
+def test_predictive_check_sees_a_shifted_and_a_narrow_posterior():
+    prior = NormalMeanPrior()
+    exact = PosteriorTrial.run(prior, "exact", n_datasets=1000, n_context=3, progress=False)
+    mean = exact.draws["mean"].mean(0)
+    assert predictive_check(exact, prior).p_value > ALARM
+    for moved in (exact.draws["mean"] + 0.3, mean + 0.6 * (exact.draws["mean"] - mean)):
+        wrong = PosteriorTrial(exact.truth, {"mean": moved}, x=exact.x, y=exact.y)
+        assert predictive_check(wrong, prior).p_value < ALARM
+
+
+PRIOR = LinearRegressionPrior(1)
+
+
+def forgets_the_first(batch):
+    exact = PRIOR.posterior_predictive(batch)
+    return Normal(exact.mean + 0.1 * batch.y_context[:, :1], exact.stddev)
+
+
+def random_answer(batch):
+    exact = PRIOR.posterior_predictive(batch)
+    return Normal(exact.mean + 0.1 * torch.randn(batch.n_tasks, 1), exact.stddev)
+
+
+def test_order_of_context_matters_only_to_a_method_that_looks_at_it():
+    for method, passes in (
+        (PRIOR.posterior_predictive, True),
+        (random_answer, True),
+        (forgets_the_first, False),
+    ):
+        p = order_sensitivity(PRIOR, method, n_datasets=100, progress=False).p_value
+        assert (p > ALARM) == passes, method
+
+
+def test_trial_runs_every_kind_of_method():
+    prior, size = NormalMeanPrior(), {"n_datasets": 6, "n_context": 4, "progress": False}
+    exact = PosteriorTrial.run(prior, "exact", n_draws=50, batch_size=4, **size)
+    assert exact.draws["mean"].shape == (50, 6) and exact.y.shape == (6, 4)
+
+    def from_the_prior(batch, n_draws):
+        return {"mean": 2 * torch.randn(n_draws, batch.n_tasks)}
+
+    drawn = PosteriorTrial.run(prior, from_the_prior, n_draws=50, **size)
+    assert drawn.method == "from_the_prior" and drawn.log_prob_truth is None
+    again = PosteriorTrial.run(prior, from_the_prior, n_draws=50, **size)
+    assert torch.equal(drawn.draws["mean"], again.draws["mean"])
+    particles = PosteriorTrial.run(prior, "smc", n_draws=20, thin=3, n_particles=64, **size)
+    assert particles.draws["mean"].shape == (20, 6) and particles.n_drawn == 60
+
+
+def test_predictive_trial_agrees_with_the_oracle():
+    size = {"n_datasets": 50, "n_context": 5, "n_query": 3, "progress": False}
+    closed = PredictiveTrial.run(PRIOR, "exact", **size)
+    direct = PredictiveTrial.run(PRIOR, PRIOR.posterior_predictive, **size)
+    assert torch.allclose(closed.log_prob, direct.log_prob, atol=1e-4)
+    assert log_score(closed, oracle=direct).gap == pytest.approx(0, abs=1e-5)
+
+
+def test_distribution_transformer_on_trial():
+    tasks = named_tasks("dt-normal")
+    config = DistributionTransformerConfig(d_model=16, n_layers=1, n_components=3)
+    network = DistributionTransformer.new(tasks, config).eval()
+    size = {"n_context": 5, "progress": False}
+    trial = latent_trial(network, tasks, n_datasets=300, exact_density=True, **size)
+    assert set(trial.draws) == {"coefficients", "noise"}
+    efficiency = importance_efficiency(trial)
+    assert 0 < efficiency.mean < 1
+    # It has the program's sketch, and has not learnt what the sketch leaves out.
+    assert sbc(trial).p_value < ALARM
+
+
+def prior_as_posterior(tasks, n):
+    batch = tasks.sample(n, 1, seed=0)
+    draws = batch.latent_prior.sample((50,))
+    return PosteriorTrial({"u": batch.u}, {"u": draws})
+
+
+def test_prior_is_calibrated_over_itself():
+    trial = prior_as_posterior(named_tasks("dt-mean"), 500)
+    assert sbc(trial).p_value > 0.01 and tarp(trial).p_value > 0.01
+
+
+RESULTS = {
+    "uniformity": lambda: sbc(trials(n=50)[0]),
+    "coverage": lambda: coverage(trials(n=50)[0]),
+    "c2st": lambda: of_two_posteriors(n=100),
+    "local c2st": lambda: local_c2st(trials(n=50)[0], n_inspected=5, n_null=3, progress=False),
+    "log score": lambda: log_score(trials(n=50)[1]),
+    "importance": lambda: importance_efficiency(trials(n=50)[0]),
+    "order": lambda: OrderSensitivity(np.full(5, 0.1), np.full(5, 0.2), "t"),
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_plot_has_labels_and_repr_has_the_verdict(name):
+    result = RESULTS[name]()
+    ax = result.plot()
+    assert ax.get_xlabel() and ax.get_ylabel() and ax.get_title()
+    assert type(result).__name__ in repr(result)
+
+
+def test_coverage_table():
+    table = coverage(trials(n=1000)[0]).table()["theta"]
+    assert list(table) == [0.5, 0.8, 0.9, 0.95]
+    assert all(abs(share - level) < 0.05 for level, share in table.items())
+
+
+THETA = torch.zeros(3, dtype=torch.float64)
+WRONG = {
+    "no draws": (lambda: PosteriorTrial({"a": THETA}, {}), "at least one latent"),
+    "other latents": (
+        lambda: PosteriorTrial({"a": THETA}, {"b": torch.zeros(2, 3)}),
+        "latents ['a']",
+    ),
+    "other datasets": (
+        lambda: PosteriorTrial({"a": THETA}, {"a": torch.zeros(2, 4)}),
+        "shape (n_draws, 3)",
+    ),
+    "nan": (
+        lambda: Uniformity({"u": np.array([np.nan])}, "t", "u"),
+        "between 0 and 1",
+    ),
+    "region": (lambda: coverage(trials(n=5)[0], "lowest"), "'central' or 'highest'"),
+    "few for a classifier": (
+        lambda: c2st(*(trials(n=2, n_draws=10)[0],) * 2, progress=False),
+        "at least 20 draws",
+    ),
+    "few datasets": (lambda: local_c2st(trials(n=10)[0]), "at least 40 datasets"),
+    "no density": (
+        lambda: importance_efficiency(trials(n=5, density=False)[0]),
+        "density of its own draws",
+    ),
+    "no such count": (
+        lambda: PosteriorTrial.run(NormalMeanPrior(), "exact", n_draws=0),
+        "n_draws >= 1",
+    ),
+    "one row": (
+        lambda: order_sensitivity(NormalMeanPrior(), "exact", n_context=1),
+        "at least 2 context rows",
+    ),
+    "other oracle": (
+        lambda: log_score(trials(n=5)[1], trials(n=5, seed=1)[1]),
+        "oracle on the same datasets",
+    ),
+    "no distribution": (
+        lambda: PredictiveTrial.run(PRIOR, lambda batch: batch.y_query, progress=False),
+        "torch distribution",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_inputs_say_what_was_expected(name, no_shape_checks):
+    call, message = WRONG[name]
+    with pytest.raises((ValueError, TypeError)) as error:
+        call()
+    assert message in str(error.value)
