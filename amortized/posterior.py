@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
+from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat, replicate_ess
 from amortized.sampling.modes import find_modes
 
 Latents = Mapping[str, Tensor]
@@ -187,6 +187,35 @@ class Posterior:
             for i in range(self.batch_shape.numel())
         ]
         return shares if many else shares[0]
+
+    def replicate_ess(self) -> dict[str, Tensor]:
+        r"""Effective draws for each latent's mean, ``(*event)``, where the batch is one dataset.
+
+        :math:`\mathrm{Var}(\theta \mid y) / \mathrm{Var}(\bar\theta)` over the runs that a batch
+        of equal datasets is. The honest measure of a sampler whose particles share ancestors, for
+        which autocorrelation has no eye. With b copies it is known to about ``sqrt(2 / b)``.
+
+        Raises:
+            ValueError: for fewer than 8 datasets. That they are equal is for the caller to see to.
+
+        Example:
+            >>> import torch
+            >>> runs = Posterior({"mu": torch.randn(100, 400)}, batch_shape=(400,))
+            >>> 75 < runs.replicate_ess()["mu"] < 125
+            tensor(True)
+        """
+        if self.batch_shape.numel() < 8:
+            raise ValueError(
+                "Expected a batch of at least 8 copies of one dataset, such as x.expand(32, -1, "
+                f"-1); got a batch of shape {tuple(self.batch_shape)}."
+            )
+        n_batch, mean, std = len(self.batch_shape), self.mean, self.std
+        ess = {}
+        for name in self.names:
+            means = mean[name].flatten(0, n_batch - 1)
+            variances = std[name].flatten(0, n_batch - 1).square()
+            ess[name] = replicate_ess(means, variances.mean(0) + means.var(0))
+        return ess
 
     def summary(self) -> dict[str, dict[str, float]]:
         """Mean, sd, quantiles, and for draws of chains R-hat and ESS, of every scalar latent.

@@ -72,7 +72,10 @@ def slope_only(x, y=None):
 def test_grid_search_over_methods():
     search = GridSearchCV(
         BayesianRegressor(slope_only, n_draws=200, random_state=0),
-        {"method": ["exact", "smc", "laplace"]},
+        [
+            {"method": ["exact", "smc", "laplace"]},
+            {"method": ["nuts"], "options": [{"n_warmup": 50, "n_chains": 2}]},
+        ],
         cv=2,
     ).fit(X, Y)
     scores = search.cv_results_["mean_test_score"]

@@ -184,6 +184,29 @@ def test_the_evidence_comes_with_its_error(method):
     assert infer(PRIOR, X, Y).log_evidence_error.tolist() == [0.0, 0.0]
 
 
+STARTING = {
+    "smc": {},
+    "hmc": {},
+    "importance": {},
+    "laplace": {},
+    "nuts": {"n_warmup": 30, "n_chains": 2},
+    "vi": {"n_steps": 200},
+}
+
+
+@pytest.mark.parametrize("method", STARTING)
+def test_every_sampler_takes_a_start_and_says_so(method):
+    """From the closed form's draws, and from nowhere."""
+    warm, cold = (
+        infer(mean_of, Y[0], method=method, n_draws=200, **options, **STARTING[method])
+        for options in ({"start": infer(mean_of, Y[0], n_draws=500)}, {})
+    )
+    assert warm.diagnostics["start"] == "GaussianMixture"
+    assert cold.diagnostics["start"] in ("auto", "laplace", "prior", "uniform")
+    exact = Y[0].sum() / (len(Y[0]) + 1)
+    assert abs(warm.mean["mean"] - exact) < 0.1
+
+
 NUMBERS = st.one_of(st.floats(allow_nan=True, width=32), st.integers(-3, 3))
 SHAPES = array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 ANYTHING = st.one_of(

@@ -96,7 +96,15 @@ def test_modes_have_the_shares_of_the_weights():
     assert only["share"] == 1.0 and only["mean"]["b"].shape == (2,)
 
 
+def test_replicate_ess_counts_what_copies_of_a_draw_are_worth():
+    """Every draw is there four times, so that 400 draws are worth 100."""
+    draws = torch.randn(100, 300, 2, dtype=torch.float64).repeat(4, 1, 1)
+    ess = Posterior({"a": draws}, batch_shape=(300,)).replicate_ess()["a"]
+    assert ess.shape == (2,) and ((ess / 100).log().abs() < 0.35).all()  # its sd is 0.08
+
+
 WRONG = {
+    "too few copies": (lambda: weighted((3,)).replicate_ess(), "at least 8 copies"),
     "modes of nothing": (lambda: Posterior({}).mode_shares(), "has none"),
     "no draws": (lambda: Posterior({"a": torch.zeros(0)}), "at least 1"),
     "uneven": (lambda: Posterior({"a": torch.zeros(2), "b": torch.zeros(3)}), "same number"),

@@ -122,8 +122,7 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         if with_earlier_rows:
             inputs = np.concatenate([self.X_train_, inputs])
             targets = np.concatenate([self.y_train_, targets])
-            can_start = self.method in ("smc", "nuts", "hmc", "importance")
-            start = self.posterior_ if can_start else None
+            start = None if self.method == "exact" else self.posterior_
         default = self.model is None
         self._y_mean = float(targets.mean()) if default else 0.0
         self._y_scale = (float(targets.std()) or 1.0) if default else 1.0

@@ -19,12 +19,13 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.pareto import smooth_weights
-from amortized.sampling.start import FromMixture
+from amortized.sampling.start import FromMixture, Start, as_start
 from amortized.sampling.tempering import Path, tame
 
 _DIFFERENCE = 1e-4  # of the prior's spread
@@ -32,19 +33,29 @@ _LEAST_CURVATURE = 0.1  # of the prior's, in a normal direction
 _STEPS = 0.5 ** torch.arange(0, 10, dtype=torch.float64)  # of a line search, all tried at once
 
 
-def laplace(density: ProgramDensity, n_draws: int = 1000, *, n_modes: int = 4) -> Draws:
+def laplace(
+    density: ProgramDensity,
+    n_draws: int = 1000,
+    *,
+    n_modes: int = 4,
+    start: Start | Distribution | None = None,
+) -> Draws:
     """Draws from the normal at the highest-scoring mode of every dataset.
 
     Args:
         density: the log density to approximate.
         n_draws: draws for each dataset.
         n_modes: how many starts are climbed from.
+        start: a density whose draws are climbed from; None takes the prior.
 
     Returns:
-        draws, the Laplace evidence, and as diagnostics ``k_hat`` and ``ess`` of the importance
-        weights that the draws would need: with k-hat above 0.7 the approximation is poor.
+        draws, the Laplace evidence, and as diagnostics ``start``, and ``k_hat`` and ``ess`` of the
+        importance weights that the draws would need: with k-hat above 0.7 the approximation is
+        poor.
     """
-    modes = fit_modes(density, n_modes=n_modes, n_steps=50, tolerance=1e-8, inflation=1.0)
+    modes = fit_modes(
+        density, n_modes=n_modes, n_steps=50, tolerance=1e-8, inflation=1.0, start=start
+    )
     best = modes.log_weights.argmax(-1, keepdim=True)
     rows = torch.arange(density.n_datasets).unsqueeze(-1)
     zero = torch.zeros_like(best, dtype=modes.means.dtype)
@@ -54,7 +65,8 @@ def laplace(density: ProgramDensity, n_draws: int = 1000, *, n_modes: int = 4) -
     with torch.no_grad():
         smoothed = smooth_weights(density.log_density(u) - one.log_prob(u))
         evidence = (density.log_density(chosen.means) - one.log_prob(chosen.means))[:, 0]
-    diagnostics = {"k_hat": smoothed.k_hat, "ess": smoothed.ess}
+    name = "prior" if start is None else type(start).__name__
+    diagnostics = {"k_hat": smoothed.k_hat, "ess": smoothed.ess, "start": name}
     return Draws(u, None, evidence, 1, diagnostics)
 
 
@@ -66,6 +78,7 @@ def fit_modes(
     n_steps: int = 12,
     tolerance: float = 0.01,
     inflation: float = 1.1,
+    start: Start | Distribution | None = None,
 ) -> GaussianMixture:
     """A normal at each of several modes, weighted by their Laplace evidence.
 
@@ -78,17 +91,20 @@ def fit_modes(
         n_steps: most Newton steps.
         tolerance: a step that gains less, in nats, is the last.
         inflation: factor on the standard deviations, above 1 for a start of importance weights.
+        start: a density whose draws are climbed from in place of the prior's.
     """
     path = Path(density)
     draws = tame(density.sample_prior(n_prior))
     ends = draws.quantile(draws.new_tensor([0.16, 0.84]), dim=1)
     scale = ((ends[1] - ends[0]) / 2).clamp(1e-4, 1e4).unsqueeze(1)  # (batch, 1, dim)
     one = torch.ones(density.n_datasets, dtype=draws.dtype)
+    if start is not None:
+        draws = tame(as_start(start).sample(n_prior))
     scores = path.at(draws, one).log_density(one)
     lost = scores.max(-1).values == -torch.inf
     if lost.any():
         raise ValueError(
-            f"Expected a density that is finite somewhere; got none at {n_prior} prior draws, in "
+            f"Expected a density that is finite somewhere; got none at {n_prior} draws, in "
             f"dataset {int(lost.nonzero()[0])} first. The observations may be impossible under "
             "the program."
         )

@@ -16,13 +16,17 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
+from jaxtyping import Float
 from pyro.infer import SVI, Trace_ELBO, autoguide
 from torch import Tensor
+from torch.distributions import Distribution
 
 from amortized.priors.density import ProgramDensity
 from amortized.priors.vectorised import quiet_program
 from amortized.sampling.draws import Draws
 from amortized.sampling.pareto import smooth_weights
+from amortized.sampling.start import Start, as_start
+from amortized.sampling.tempering import tame
 
 GUIDES: dict[str, Callable[..., Any]] = {
     "normal": autoguide.AutoDiagonalNormal,
@@ -40,6 +44,7 @@ def vi(
     n_steps: int = 1000,
     learning_rate: float = 0.02,
     n_elbo: int = 8,
+    start: Start | Distribution | None = None,
 ) -> Draws:
     """Draws from a guide fitted to the posterior of every dataset.
 
@@ -50,15 +55,19 @@ def vi(
         n_steps: gradient steps; the learning rate falls to a hundredth over them.
         learning_rate: of Adam at the first step.
         n_elbo: draws for each gradient.
+        start: a density at whose median the guide begins; None takes that of the prior.
 
     Returns:
-        draws with diagnostics ``k_hat`` (above 0.7 the guide does not fit), ``ess`` and ``elbo``.
+        draws with diagnostics ``k_hat`` (above 0.7 the guide does not fit), ``ess``, ``elbo`` and
+        ``start``.
     """
     if guide not in GUIDES:
         raise ValueError(f"Expected guide among {list(GUIDES)}; got {guide!r}.")
+    first = density.sample_prior(128) if start is None else as_start(start).sample(128)
+    centres = tame(first).median(1).values.to(density.y.dtype)
     fitted = [
-        _fit(density.take(torch.tensor([i])), guide, n_steps, learning_rate, n_elbo, n_draws)
-        for i in range(density.n_datasets)
+        _fit(density.take(torch.tensor([i])), at, guide, n_steps, learning_rate, n_elbo, n_draws)
+        for i, at in enumerate(centres)
     ]
     u = torch.stack([each[0] for each in fitted])
     with torch.no_grad():
@@ -66,6 +75,7 @@ def vi(
     smoothed = smooth_weights(log_ratio)
     diagnostics = {
         "guide": guide,
+        "start": "prior" if start is None else type(start).__name__,
         "k_hat": smoothed.k_hat,
         "ess": smoothed.ess,
         "elbo": log_ratio.mean(-1),
@@ -82,7 +92,13 @@ def vi(
 
 
 def _fit(
-    density: ProgramDensity, guide: str, n_steps: int, rate: float, n_elbo: int, n_draws: int
+    density: ProgramDensity,
+    centre: Float[Tensor, " dim"],
+    guide: str,
+    n_steps: int,
+    rate: float,
+    n_elbo: int,
+    n_draws: int,
 ) -> tuple[Tensor, Tensor]:
     """Draws of the fitted guide ``(n, dim)``, and their log density under it."""
     dim, zero = density.dim, density.y.new_zeros(())
@@ -98,7 +114,8 @@ def _fit(
     before = torch.get_default_dtype()
     torch.set_default_dtype(density.y.dtype)
     try:
-        approximation = GUIDES[guide](program)
+        at_centre = autoguide.initialization.init_to_value(values={"u": centre})
+        approximation = GUIDES[guide](program, init_loc_fn=at_centre)
         optimiser = pyro.optim.ExponentialLR(  # type: ignore[attr-defined]
             {
                 "optimizer": torch.optim.Adam,
