@@ -8,8 +8,10 @@ INSTALLED := .venv/.installed
 demo: $(INSTALLED)
 	.venv/bin/python -m amortized.demo
 
+# A process a core, each with one thread: threads of torch in every process would get in their way.
+test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .
