@@ -2,14 +2,14 @@
 # versions in constraints.txt. `make PYTHON=python3.12 test` takes another interpreter.
 PYTHON ?= python3
 INSTALLED := .venv/.installed
+# Tests run in a process a core, and the demo's matrices are small: more threads only wait.
+export OMP_NUM_THREADS := 1
 
 .PHONY: demo test lint
 
 demo: $(INSTALLED)
 	.venv/bin/python -m amortized.demo
 
-# A process a core, each with one thread: threads of torch in every process would get in their way.
-test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)
 	.venv/bin/python -m pytest --numprocesses auto --dist loadfile
 
