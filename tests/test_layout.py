@@ -12,8 +12,8 @@ LEVELS = (
     {"distributions", "attention", "gaussian_mixture", "plotting"},
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
-    {"posterior", "training", "pretrained", "infer", "uncertainty"},
-    {"estimators", "diagnostics"},
+    {"posterior", "training", "pretrained", "infer"},
+    {"estimators", "diagnostics", "uncertainty"},
     {"recipes", "dt_recipes"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "cli"},

@@ -57,6 +57,32 @@ def test_cached_is_uncached_with_a_mask(network, task):
     same(network.decode(context, task.x_query).logits, predict(network, masked))
 
 
+def test_extended_context_is_one_whose_earlier_rows_were_encoded_without_the_later(network, task):
+    first, last = rows(task, slice(8)), rows(task, [8])
+    context = network.encode(first.x_context, first.y_context)
+    context = network.extend(context, last.x_context, last.y_context)
+    assert context.keys_values[0][0].shape[2] == 9
+    whole = network.encode(task.x_context, task.y_context)
+    for extended, encoded in zip(context.keys_values[0], whole.keys_values[0], strict=True):
+        same(extended, encoded)  # in the first block no row has seen another
+    one_block = PFN(replace(CONFIG, n_layers=1), network.borders).eval()
+    one_block.load_state_dict(network.state_dict(), strict=False)
+    context = one_block.encode(first.x_context, first.y_context)
+    context = one_block.extend(context, last.x_context, last.y_context)
+    same(one_block.decode(context, task.x_query).logits, predict(one_block, task))
+
+
+def test_extended_context_keeps_its_mask(network, task):
+    mask = torch.arange(8).expand(4, 8) < 5
+    first, last = rows(task, slice(8)), rows(task, [8])
+    context = network.encode(first.x_context, first.y_context, mask)
+    context = network.extend(context, last.x_context, last.y_context)
+    short = rows(task, slice(5))
+    other = network.encode(short.x_context, short.y_context)
+    other = network.extend(other, last.x_context, last.y_context)
+    same(*(network.decode(c, task.x_query).logits for c in (context, other)))
+
+
 def test_queries_do_not_see_each_other(network, task):
     together = predict(network, task)
     context = network.encode(task.x_context, task.y_context)

@@ -1,0 +1,85 @@
+"""A context that grows row by row, and the predictive given what is in it so far."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortized.networks import PFN
+
+Predict = Callable[[Tensor, Tensor, Tensor], Any]
+"""``(x_context, y_context, x_query)`` of a batch to the predictive of each query: a PFN, or a
+function such as a conjugate answer."""
+
+
+class GrowingContext:
+    """Rows of a batch of datasets, with room for more.
+
+    A PFN keeps its encoding. A new row is encoded given the rows before it, which are left as
+    they were; every ``refresh`` rows all are encoded anew, so that 1 is the network itself.
+
+    Args:
+        predict: a PFN, or any function of a context and queries.
+        x: inputs of the first rows, ``(batch, n, features)``.
+        y: their answers, ``(batch, n)``.
+        n_more: rows that there will be room for.
+        refresh: rows after which a PFN encodes all of them anew.
+
+    Raises:
+        ValueError: if a PFN was not trained for that many rows.
+    """
+
+    def __init__(
+        self,
+        predict: Predict,
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n"],
+        n_more: int,
+        refresh: int = 1,
+    ) -> None:
+        if refresh < 1:
+            raise ValueError(f"Expected refresh >= 1; got {refresh!r}.")
+        n_rows = x.shape[1] + n_more
+        if isinstance(predict, PFN) and n_rows > predict.config.max_context:
+            raise ValueError(
+                f"Expected at most {predict.config.max_context} rows, which the network was "
+                f"trained for; got {x.shape[1]} and {n_more} to come. Ask for fewer."
+            )
+        self.predict, self.refresh, self.n = predict, refresh, x.shape[1]
+        self._x = torch.cat([x, x.new_zeros(len(x), n_more, x.shape[2])], 1)
+        self._y = torch.cat([y, y.new_zeros(len(y), n_more)], 1)
+        self._encoded: Any = None
+        self._stale = 0
+
+    @property
+    def x(self) -> Float[Tensor, "batch n features"]:
+        """Inputs so far."""
+        return self._x[:, : self.n]
+
+    @property
+    def y(self) -> Float[Tensor, "batch n"]:
+        """Answers so far."""
+        return self._y[:, : self.n]
+
+    def predictive(self, x: Float[Tensor, "batch query features"]) -> Distribution:
+        """The predictive of each query alone, of batch shape ``(batch, query)``."""
+        if not isinstance(self.predict, PFN):
+            return self.predict(self.x, self.y, x)
+        with torch.no_grad():
+            if self._encoded is None:
+                self._encoded = self.predict.encode(self.x, self.y)
+            return self.predict.decode(self._encoded, x)
+
+    def append(self, x: Float[Tensor, "batch 1 features"], y: Float[Tensor, "batch 1"]) -> None:
+        """Puts one row more into every context."""
+        self._x[:, self.n : self.n + 1], self._y[:, self.n : self.n + 1] = x, y
+        self.n += 1
+        self._stale += 1
+        if self._stale >= self.refresh:
+            self._encoded, self._stale = None, 0
+        elif self._encoded is not None and isinstance(self.predict, PFN):
+            with torch.no_grad():
+                self._encoded = self.predict.extend(self._encoded, x, y)

@@ -1,0 +1,100 @@
+r"""Joint predictions of many queries, though each is predicted alone, by the chain rule.
+
+.. math:: p(y^*_1, \ldots, y^*_m \mid D) = \prod_i p(y^*_i \mid D, y^*_1, \ldots, y^*_{i-1}).
+
+For an exact predictive the order of the queries is immaterial; for a network it is not quite.
+
+References:
+    Bruinsma et al., Autoregressive conditional neural processes (2023), arXiv 2303.14468.
+    Hassan et al., Efficient autoregressive inference for transformer probabilistic models (2025),
+    arXiv 2510.09477: new rows that read a cached context.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.uncertainty.growing_context import GrowingContext, Predict
+
+
+def joint_log_prob(
+    predict: Predict,
+    x_context: Float[Tensor, "batch context features"],
+    y_context: Float[Tensor, "batch context"],
+    x_query: Float[Tensor, "batch query features"],
+    y_query: Float[Tensor, "batch query"],
+    *,
+    refresh: int = 1,
+) -> Float[Tensor, " batch"]:
+    """Log density of all answers of a task together, in nats.
+
+    Args:
+        predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
+        x_context: inputs of the known rows.
+        y_context: their answers.
+        x_query: inputs of the asked rows, in the order of the chain rule.
+        y_query: the answers whose density is wanted.
+        refresh: answers after which a PFN encodes the context anew: 1 is exact, more is faster
+            and somewhat worse; see `benchmarks/joint_predictions.py`.
+
+    Example:
+        >>> import torch
+        >>> def coin_flips(x, y, z):  # N(0, 1) noise about an unknown N(0, 1)
+        ...     n = y.shape[1]
+        ...     mean = (y.sum(1, keepdim=True) / (n + 1)).expand(z.shape[:2])
+        ...     return torch.distributions.Normal(mean, (1 + 1 / (n + 1)) ** 0.5)
+        >>> x, y = torch.zeros(1, 2, 0), torch.zeros(1, 2)
+        >>> round(joint_log_prob(coin_flips, x, y, x, y).item(), 4)  # N(0, I + 1/3)
+        -2.0933
+    """
+    context = GrowingContext(predict, x_context, y_context, x_query.shape[1], refresh)
+    total = y_context.new_zeros(len(y_context))
+    for i in range(x_query.shape[1]):
+        x, y = x_query[:, i : i + 1], y_query[:, i : i + 1]
+        total = total + context.predictive(x).log_prob(y).squeeze(1)
+        context.append(x, y)
+    return total
+
+
+def joint_sample(
+    predict: Predict,
+    x_context: Float[Tensor, "batch context features"],
+    y_context: Float[Tensor, "batch context"],
+    x_query: Float[Tensor, "batch query features"],
+    n_samples: int = 100,
+    *,
+    refresh: int = 1,
+    seed: int = 0,
+) -> Float[Tensor, "samples batch query"]:
+    """Draws of all answers of a task together: curves, not points.
+
+    Args:
+        predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
+        x_context: inputs of the known rows.
+        y_context: their answers.
+        x_query: inputs of the asked rows, in the order they are drawn.
+        n_samples: joint draws.
+        refresh: answers after which a PFN encodes the context anew; see `joint_log_prob`.
+        seed: of the draws.
+
+    Example:
+        >>> from amortized.pretrained import load
+        >>> x = torch.linspace(-2, 2, 5).reshape(1, 5, 1)
+        >>> joint_sample(load("gp-1d"), x, x[..., 0], x + 0.1, 3).shape
+        torch.Size([3, 1, 5])
+    """
+    if n_samples < 1:
+        raise ValueError(f"Expected n_samples >= 1; got {n_samples!r}.")
+    n_tasks, n_query = x_query.shape[:2]
+
+    def repeated(values: Tensor) -> Tensor:
+        return values.repeat(n_samples, *[1] * (values.ndim - 1))
+
+    context = GrowingContext(predict, repeated(x_context), repeated(y_context), n_query, refresh)
+    asked = repeated(x_query)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for i in range(n_query):
+            x = asked[:, i : i + 1]
+            context.append(x, context.predictive(x).sample())
+    return context.y[:, -n_query:].reshape(n_samples, n_tasks, n_query)

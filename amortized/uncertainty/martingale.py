@@ -1,0 +1,81 @@
+r"""Martingale posteriors: the posterior of any functional of the data, from predictives alone.
+
+What is unknown about the mean, a quantile or a coefficient of a population is what is unknown of
+the rows not yet seen. So draw them, each given all rows before it, and compute the functional
+(predictive resampling):
+
+.. math:: z_i \sim p(\cdot \mid z_1, \ldots, z_{i-1}), \quad i = n+1, \ldots, N, \qquad
+    \theta = \theta(z_1, \ldots, z_N).
+
+If p is an exact Bayesian predictive, the law of theta tends to its Bayesian posterior as N grows;
+at a finite N its variance is about (N - n) / N of that. Inputs are drawn from those so far (Polya's
+urn), that is, from the Bayesian bootstrap.
+
+References:
+    Fong, Holmes and Walker, Martingale posterior distributions (2023), arXiv 2103.15671.
+    Nagler and Ruegamer, Uncertainty quantification for prior-data fitted networks using martingale
+    posteriors (2025), arXiv 2505.11325.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.uncertainty.growing_context import GrowingContext, Predict
+
+
+def martingale_posterior(
+    predict: Predict,
+    x: Float[Tensor, "n features"],
+    y: Float[Tensor, " n"],
+    functional: Callable[[Tensor, Tensor], Tensor],
+    *,
+    n_draws: int = 500,
+    n_future: int = 500,
+    refresh: int = 1,
+    seed: int = 0,
+) -> Float[Tensor, "draws ..."]:
+    """Draws of a functional's martingale posterior.
+
+    Args:
+        predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
+        x: inputs of the dataset; without features for a sample of y alone.
+        y: its answers.
+        functional: of all rows ``(n_draws, N, features)`` and ``(n_draws, N)`` at once, to
+            ``(n_draws, ...)``; such as ``lambda x, y: y.mean(1)``.
+        n_draws: independent futures.
+        n_future: rows of each future, N - n; a PFN has to be trained for all N.
+        refresh: rows after which a PFN encodes the context anew; see `joint_log_prob`.
+        seed: of the futures.
+
+    Example:
+        >>> import torch
+        >>> def normal_mean(x, y, z):  # y ~ N(theta, 1) and theta ~ N(0, 1)
+        ...     n = y.shape[1]
+        ...     mean = (y.sum(1, keepdim=True) / (n + 1)).expand(z.shape[:2])
+        ...     return torch.distributions.Normal(mean, (1 + 1 / (n + 1)) ** 0.5)
+        >>> y = torch.full((8,), 0.9)
+        >>> draws = martingale_posterior(normal_mean, y[:, None], y, lambda x, y: y.mean(1))
+        >>> round(draws.mean().item(), 1), round(draws.std().item(), 1)  # exact: 0.8 and 1/3
+        (0.8, 0.3)
+    """
+    if n_draws < 1 or n_future < 1:
+        raise ValueError(f"Expected n_draws and n_future >= 1; got {n_draws!r} and {n_future!r}.")
+    if x.ndim != 2 or y.shape != x.shape[:1] or len(y) < 1:
+        raise ValueError(
+            f"Expected one dataset, x (n, features) and y (n,) with n >= 1; got {tuple(x.shape)} "
+            f"and {tuple(y.shape)}."
+        )
+    context = GrowingContext(
+        predict, x.expand(n_draws, *x.shape), y.expand(n_draws, -1), n_future, refresh
+    )
+    every = torch.arange(n_draws)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in range(n_future):
+            chosen = torch.randint(context.n, (n_draws,))
+            new = context.x[every, chosen].unsqueeze(1)
+            context.append(new, context.predictive(new).sample())
+    return functional(context.x, context.y)

@@ -1,0 +1,150 @@
+r"""How much of a prediction's variance more data would remove, and how much is noise.
+
+.. math::
+    \mathrm{Var}(y^* \mid D) = \underbrace{E\,\mathrm{Var}(y^* \mid \theta)}_{\text{aleatoric}}
+    + \underbrace{\mathrm{Var}\,E(y^* \mid \theta)}_{\text{epistemic}}
+
+With draws of the latents both are averages. A network has no latents, but two answers y and y' at
+the same input share what is unknown and not their noise, so their covariance is the epistemic
+part: with m(y) the mean at the input once y is known there,
+
+.. math:: \mathrm{Cov}(y, y') = E_{y \mid D} [(y - E y)(m(y) - E y)].
+
+References:
+    Depeweg et al., Decomposition of uncertainty in Bayesian deep learning (2018), arXiv 1710.07283.
+    The covariance of two answers is ours.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.networks import PFN
+from amortized.posterior import Posterior
+from amortized.predictive import ProgramPredictive
+from amortized.priors.vectorised import Program
+from amortized.uncertainty.growing_context import Predict
+
+
+class VarianceSplit(NamedTuple):
+    """Variances of each query's answer.
+
+    Attributes:
+        aleatoric: of the noise, which remains.
+        epistemic: of what is not known yet.
+    """
+
+    aleatoric: Float[Tensor, "*batch query"]
+    epistemic: Float[Tensor, "*batch query"]
+
+    @property
+    def total(self) -> Float[Tensor, "*batch query"]:
+        """Of the predictive."""
+        return self.aleatoric + self.epistemic
+
+
+def split_by_twins(
+    predict: Predict,
+    x_context: Float[Tensor, "batch context features"],
+    y_context: Float[Tensor, "batch context"],
+    x_query: Float[Tensor, "batch query features"],
+    *,
+    n_nodes: int = 16,
+) -> VarianceSplit:
+    """Splits the variance of a network's predictives, or of any function's.
+
+    Args:
+        predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
+        x_context: inputs of the known rows.
+        y_context: their answers.
+        x_query: inputs of the asked rows.
+        n_nodes: equally probable answers that each query is asked again with.
+
+    Example:
+        >>> def normal_mean(x, y, z):  # y ~ N(theta, 1) and theta ~ N(0, 1)
+        ...     n = y.shape[1]
+        ...     mean = (y.sum(1, keepdim=True) / (n + 1)).expand(z.shape[:2])
+        ...     return torch.distributions.Normal(mean, (1 + 1 / (n + 1)) ** 0.5)
+        >>> y = torch.zeros(1, 4)
+        >>> split = split_by_twins(normal_mean, y[..., None], y, y[:, :1, None])
+        >>> round(split.epistemic.item(), 2)  # Var(theta | D) = 1 / 5
+        0.2
+    """
+    if n_nodes < 2:
+        raise ValueError(f"Expected n_nodes >= 2; got {n_nodes!r}.")
+    if isinstance(predict, PFN) and x_context.shape[1] >= predict.config.max_context:
+        raise ValueError(
+            f"Expected fewer than {predict.config.max_context} rows, so that one more fits; got "
+            f"{x_context.shape[1]}."
+        )
+    n_tasks, n_query = x_query.shape[:2]
+    with torch.no_grad():
+        predictive = predict(x_context, y_context, x_query)
+        mean, total = predictive.mean, predictive.variance
+        levels = (torch.arange(n_nodes, dtype=mean.dtype) + 0.5) / n_nodes
+        first = predictive.icdf(levels[:, None, None].expand(-1, n_tasks, n_query))
+        second = torch.empty_like(first)
+        for j in range(n_query):
+            x = x_query[:, j : j + 1].repeat(n_nodes, 1, 1)
+            y = first[:, :, j].reshape(-1, 1)
+            known_x = torch.cat([x_context.repeat(n_nodes, 1, 1), x], 1)
+            known_y = torch.cat([y_context.repeat(n_nodes, 1), y], 1)
+            second[:, :, j] = predict(known_x, known_y, x).mean.reshape(n_nodes, n_tasks)
+    # A node stands for a whole slice of the predictive, whose spread inside of the slice the
+    # nodes lack: the slope of the second mean on the first answer, times the whole variance.
+    deviation = first - first.mean(0)
+    slope = (deviation * second).sum(0) / deviation.square().sum(0)
+    epistemic = (slope * total).clamp(min=0.0)
+    epistemic = torch.minimum(epistemic, total)
+    return VarianceSplit(total - epistemic, epistemic)
+
+
+def split_by_posterior(
+    model: Program,
+    posterior: Posterior,
+    x_query: Float[Tensor, "query features"],
+    x_known: Float[Tensor, "n features"],
+    y_known: Float[Tensor, " n"],
+    *,
+    n_draws: int = 200,
+    seed: int = 0,
+) -> VarianceSplit:
+    """Splits the variance of a program's predictives between noise and its latents.
+
+    What a program integrates out, such as the function of a Gaussian process, is no latent and
+    counts as noise; `split_by_twins` counts it as unknown.
+
+    Args:
+        model: the Pyro program ``model(x, y=None)``.
+        posterior: of its latents, given one dataset.
+        x_query: inputs of the asked rows.
+        x_known: inputs of the dataset.
+        y_known: its answers.
+        n_draws: draws of the latents that are averaged over.
+        seed: chooses them.
+
+    Example:
+        >>> from amortized.infer import infer
+        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> x, y = torch.zeros(4, 0), torch.zeros(4)
+        >>> program = NormalMeanPrior().model
+        >>> split = split_by_posterior(program, infer(program, x, y), x[:1], x, y)
+        >>> round(split.aleatoric.item(), 2)
+        1.0
+    """
+    if posterior.batch_shape:
+        raise ValueError(
+            f"Expected the posterior of one dataset; got a batch {tuple(posterior.batch_shape)}."
+        )
+    # Each draw plays the part of a dataset of its own, with one draw.
+    latents = {k: v.unsqueeze(0).double() for k, v in posterior.sample(n_draws, seed=seed).items()}
+    x, known, y = (
+        torch.as_tensor(part, dtype=torch.float64).expand(n_draws, *part.shape)
+        for part in (x_query, x_known, y_known)
+    )
+    each = ProgramPredictive(
+        model, latents, torch.zeros(1, n_draws, dtype=torch.float64), x, known, y
+    )
+    return VarianceSplit(each.variance.mean(0), each.mean.var(0))
