@@ -4,7 +4,6 @@ The posteriors are normals and pairs of normals in closed form, so that a trial 
 `benchmarks/diagnostics.py` measures false alarms and power over 200 repetitions.
 """
 
-import arviz
 import numpy as np
 import pytest
 import torch

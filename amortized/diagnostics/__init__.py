@@ -7,9 +7,13 @@ from amortized.diagnostics.latent_trial import latent_trial
 from amortized.diagnostics.local_classifier_test import local_c2st
 from amortized.diagnostics.log_score import log_score
 from amortized.diagnostics.order_sensitivity import order_sensitivity
+from amortized.diagnostics.out_of_range import TrainingRange
+from amortized.diagnostics.page import Report
 from amortized.diagnostics.pit import pit
+from amortized.diagnostics.posterior_report import report_posterior
 from amortized.diagnostics.predictive_check import predictive_check
 from amortized.diagnostics.predictive_trial import PredictiveTrial
+from amortized.diagnostics.report import report, report_pfn
 from amortized.diagnostics.sbc import sbc
 from amortized.diagnostics.tarp import tarp
 from amortized.diagnostics.trial import PosteriorTrial
@@ -17,6 +21,8 @@ from amortized.diagnostics.trial import PosteriorTrial
 __all__ = [
     "PosteriorTrial",
     "PredictiveTrial",
+    "Report",
+    "TrainingRange",
     "c2st",
     "coverage",
     "importance_efficiency",
@@ -26,6 +32,9 @@ __all__ = [
     "order_sensitivity",
     "pit",
     "predictive_check",
+    "report",
+    "report_pfn",
+    "report_posterior",
     "sbc",
     "tarp",
 ]

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, valida
 from torch import Tensor
 from torch.distributions import Distribution
 
+from amortized.estimators.reporting import PosteriorReport
 from amortized.infer import infer
 from amortized.posterior import Posterior
 from amortized.predictive import Affine
@@ -23,7 +24,7 @@ from amortized.priors.prior import Prior
 Model = Callable[..., Any] | Prior
 
 
-class _BayesianEstimator(BaseEstimator):
+class _BayesianEstimator(PosteriorReport, BaseEstimator):
     """What regression and classification share: arguments, the data's units, call of `infer`."""
 
     def __init__(
@@ -56,10 +57,10 @@ class _BayesianEstimator(BaseEstimator):
         options = dict(self.options or {})
         if start is not None:
             options["start"] = start
+        model = default_model if self.model is None else self.model
+        self._problem = model, torch.as_tensor(self._standardise(X)), torch.as_tensor(y)
         self.posterior_ = infer(
-            default_model if self.model is None else self.model,
-            self._standardise(X),
-            y,
+            *self._problem,
             method=self.method,
             n_draws=self.n_draws,
             seed=int(check_random_state(self.random_state).randint(2**31 - 1)),

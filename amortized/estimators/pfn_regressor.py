@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from amortized.distributions import BarDistribution
 from amortized.estimators.fitted_file import FittedFile
+from amortized.estimators.reporting import NetworkReport
 from amortized.estimators.table_views import EncodedViews, draw_views
 from amortized.estimators.tables import (
     MAX_COLUMNS,
@@ -37,7 +38,7 @@ LARGEST = 1e150
 RESOLUTION = 1e-12
 
 
-class PFNRegressor(FittedFile, RegressorMixin, BaseEstimator):
+class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     """Bayesian regression in a single forward pass of a pretrained network.
 
     The answer is the posterior predictive of the prior that the network was trained on, given

@@ -1,0 +1,195 @@
+"""The verdict on one posterior: calibrated at this very design, equal to a reference's, fitting."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.diagnostics.page import Report
+from amortized.diagnostics.predictive_check import STATISTICS
+from amortized.diagnostics.report import ALARM
+from amortized.diagnostics.sbc import sbc
+from amortized.diagnostics.trial import PosteriorTrial
+from amortized.infer import infer
+from amortized.plotting import compare_methods, label_axes, line_style, new_axes
+from amortized.posterior import Posterior
+from amortized.priors.prior import Prior
+from amortized.priors.program import ProgramPrior
+from amortized.priors.vectorised import Program
+
+_IN_WORDS = {
+    "exact": "a closed form: nothing is approximated",
+    "smc": "particles moved from the prior to the posterior",
+    "nuts": "Markov chains; trust them where R-hat is below 1.01",
+    "importance": "weighted draws; trust them where k-hat is below 0.7",
+    "laplace": "a normal at the mode",
+    "vi": "the best normal in unconstrained space",
+}
+_REFERENCES = ("exact", "smc", "nuts")
+
+
+def report_posterior(
+    model: Program | Prior,
+    x: Float[Tensor, "n features"],
+    y: Float[Tensor, " n"],
+    posterior: Posterior,
+    *,
+    reference: str | None = "auto",
+    n_datasets: int = 100,
+    seed: int = 0,
+) -> Report:
+    """The verdict on a posterior of one dataset.
+
+    Args:
+        model: the program, or a prior with one.
+        x: inputs that the posterior was inferred from.
+        y: their answers.
+        posterior: by any method of `infer`.
+        reference: method to compare with; "auto" takes the first of exact, smc and nuts that is
+            another and works, None is none.
+        n_datasets: drawn from the program at these very inputs, for the calibration.
+        seed: of these and of the reference.
+
+    Example:
+        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> prior, x, y = NormalMeanPrior(), torch.zeros(5, 0), torch.ones(5)
+        >>> posterior = infer(prior, x, y, method="exact")
+        >>> page = report_posterior(prior, x, y, posterior, reference="smc")
+        >>> page.sections["Rung"]["method"], page.warnings
+        ('exact', [])
+    """
+    if posterior.batch_shape:
+        raise ValueError(
+            f"Expected the posterior of one dataset; got a batch {tuple(posterior.batch_shape)}."
+        )
+    method, warnings = str(posterior.diagnostics["method"]), list[str]()
+    x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
+    answers = {
+        label: f"{row['mean']:.4g} +- {row['sd']:.3g}" for label, row in posterior.summary().items()
+    }
+    own = {k: v for k, v in posterior.diagnostics.items() if isinstance(v, int | float | str)}
+    seconds = {method: float(own.pop("seconds", float("nan")))}
+    sections: dict[str, dict[str, Any]] = {
+        "What was asked": {"rows": len(y), "features": x.shape[1]},
+        "Prior": {"program": getattr(model, "__name__", type(model).__name__)},
+        "Answer, mean and sd": answers,
+        "Rung": {**own, "in words": _IN_WORDS.get(method, method)},
+    }
+    warnings += _own_doubts(own)
+    figures = {"The posterior: mean and 90% interval.": posterior.plot()}
+    test = sbc(_trial_at(model, x, method, n_datasets, seed))
+    sections["Calibration"] = {f"SBC of {n_datasets} datasets at these inputs, p": test.p_value}
+    if test.p_value < ALARM:
+        warnings.append(f"{method} is not calibrated at these inputs (p = {test.p_value:.2g}).")
+    figures["Ranks of the truth: inside the grey band is calibrated."] = test.plot().figure
+    fit, figure = _fits(posterior, x, y, seed, warnings)
+    sections["Fit: share of replicates below the data"] = fit
+    figures["Data made from the posterior, and the data."] = figure
+    found = _reference(model, x, y, reference, method, posterior.n_draws, seed)
+    if found is not None:
+        sections["Reference"], chart = _compared(posterior, found, warnings)
+        figures["Both answers, in units of the reference's spread."] = chart
+        seconds[f"reference, {found.diagnostics['method']}"] = found.diagnostics["seconds"]
+    sections["Seconds"] = seconds
+    return Report(f"{method} on {len(y)} rows", sections, warnings, figures)
+
+
+def _own_doubts(own: dict[str, Any]) -> list[str]:
+    doubts = []
+    if own.get("k_hat", 0.0) >= 0.7:
+        doubts.append(f"k-hat is {own['k_hat']:.2f} >= 0.7: a few draws carry the weight.")
+    if own.get("r_hat", 1.0) > 1.01:
+        doubts.append(f"R-hat is {own['r_hat']:.3f} > 1.01: the chains disagree.")
+    return doubts
+
+
+def _trial_at(
+    model: Program | Prior, x: Tensor, method: str, n_datasets: int, seed: int
+) -> PosteriorTrial:
+    """The method on datasets of the program at the inputs of the data."""
+
+    def same_inputs(n_tasks: int, n_rows: int) -> Tensor:
+        return x.expand(n_tasks, *x.shape)
+
+    program = model.model if isinstance(model, ProgramPrior) else model
+    prior = ProgramPrior(program, inputs=same_inputs)  # type: ignore[arg-type]
+    if hasattr(model, "posterior"):  # the closed form that the prior declares
+        prior.posterior = model.posterior  # type: ignore[attr-defined]
+    return PosteriorTrial.run(
+        prior,
+        method,
+        n_datasets=n_datasets,
+        n_context=len(x),
+        thin=10 if method == "nuts" else 1,
+        seed=seed,
+        progress=False,
+    )
+
+
+def _fits(
+    posterior: Posterior, x: Tensor, y: Tensor, seed: int, warnings: list[str]
+) -> tuple[dict[str, float], Any]:
+    """Ordinary posterior predictive checks, row by row drawn from the predictive."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        replicates = posterior.predictive(x).sample(torch.Size([500]))
+    shares = {}
+    for name, statistic in STATISTICS.items():
+        ours, theirs = statistic(x[None], y[None]), statistic(x[None], replicates)
+        shares[name] = ((theirs < ours).double() + 0.5 * (theirs == ours)).mean().item()
+        if not 0.005 <= shares[name] <= 0.995:
+            side = "above" if shares[name] > 0.5 else "below"
+            warnings.append(
+                f"The model does not make such data: their {name} is {side} nearly all replicates'."
+            )
+    ax = new_axes()
+    low, high = replicates.min().item(), replicates.max().item()
+    bins = np.linspace(min(low, y.min().item()), max(high, y.max().item()), 30).tolist()
+    for i, (values, label) in enumerate(((y, "data"), (replicates.flatten(), "replicates"))):
+        style = line_style(i)
+        ax.hist(values.numpy(), bins=bins, density=True, histtype="step", label=label, **style)
+    return shares, label_axes(ax, "y", "density", "Posterior predictive check").figure
+
+
+def _reference(
+    model: Program | Prior,
+    x: Tensor,
+    y: Tensor,
+    name: str | None,
+    method: str,
+    n_draws: int,
+    seed: int,
+) -> Posterior | None:
+    """The reference's posterior; of those that "auto" tries, the first that works."""
+    if name is None:
+        return None
+    if name != "auto":
+        return infer(model, x, y, method=name, n_draws=n_draws, seed=seed + 1)
+    for candidate in _REFERENCES:
+        if candidate == method:
+            continue
+        try:
+            return infer(model, x, y, method=candidate, n_draws=n_draws, seed=seed + 1)
+        except ValueError:  # no closed form, or no density
+            continue
+    return None
+
+
+def _compared(
+    posterior: Posterior, reference: Posterior, warnings: list[str]
+) -> tuple[dict[str, Any], Any]:
+    """Means and standard deviations against the reference's, latent by latent."""
+    name, rows, points = str(reference.diagnostics["method"]), {}, {}
+    ours, theirs = posterior.summary(), reference.summary()
+    error = (1 / posterior.n_draws + 1 / reference.n_draws) ** 0.5
+    for label, row in ours.items():
+        unit = max(theirs[label]["sd"], 1e-300)
+        moved, ratio = (row["mean"] - theirs[label]["mean"]) / unit, row["sd"] / unit
+        rows[label] = f"mean moved by {moved:+.3f} sd, sd times {ratio:.3f}"
+        points[label] = (moved, error)
+        if abs(moved) > max(0.2, 5 * error) or not 0.8 < ratio < 1.25:
+            warnings.append(f"{label} differs from {name}: {rows[label]}.")
+    chart = compare_methods(points, f"difference of means to {name} (its sd)")
+    return {"method": name, **rows}, chart.figure

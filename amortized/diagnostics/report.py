@@ -1,0 +1,245 @@
+"""The verdict as a page: on a network over its prior, and on one answer to one dataset."""
+
+import inspect
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from amortized.diagnostics.coverage import coverage
+from amortized.diagnostics.importance_efficiency import importance_efficiency
+from amortized.diagnostics.latent_trial import latent_trial
+from amortized.diagnostics.order_sensitivity import order_sensitivity
+from amortized.diagnostics.out_of_range import TrainingRange
+from amortized.diagnostics.page import Report
+from amortized.diagnostics.pit import pit
+from amortized.diagnostics.predictive_trial import PredictiveTrial
+from amortized.diagnostics.sbc import sbc
+from amortized.infer import infer
+from amortized.latent_priors.catalogue import named_tasks
+from amortized.networks import PFN, DistributionTransformer
+from amortized.plotting import compare_methods, predictive_band
+from amortized.predictive import OneOfBatch
+from amortized.priors.catalogue import named_prior
+
+ALARM = 0.01
+_MAX_REFERENCE_ROWS = 100
+_N_DRAWS = 500  # of the reference's predictive, for the divergence between the two
+
+
+def report(network: nn.Module, *, n_datasets: int = 300, seed: int = 0) -> Report:
+    """Puts a pretrained network on trial over the prior that it was trained on.
+
+    Args:
+        network: a `PFN` or a `DistributionTransformer` whose config names its prior.
+        n_datasets: fresh datasets of each size.
+        seed: of these.
+
+    Example:
+        >>> from amortized.pretrained import load
+        >>> print(report(load("gp-1d"), n_datasets=40).title)
+        Network gp-1d over its prior
+    """
+    name = getattr(getattr(network, "config", None), "prior", None)
+    if name is None or not isinstance(network, PFN | DistributionTransformer):
+        raise ValueError(
+            "Expected a PFN or DistributionTransformer whose config names its prior; got "
+            f"{type(network).__name__}. For other priors run the diagnostics themselves."
+        )
+    began = time.perf_counter()
+    about = {
+        "network": f"{type(network).__name__} {name}",
+        "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
+        "datasets": n_datasets,
+    }
+    judge = _judge_pfn if isinstance(network, PFN) else _judge_dt
+    result = judge(network, name, n_datasets, seed)
+    sections = {"What was asked": about, **result.sections}
+    sections["Cost"] = {"seconds for this report": time.perf_counter() - began}
+    return Report(f"Network {name} over its prior", sections, result.warnings, result.figures)
+
+
+def _judge_pfn(network: PFN, name: str, n_datasets: int, seed: int) -> Report:
+    prior, warnings, figures = named_prior(name), [], {}
+    calibration, scores = {}, {}
+    most = network.config.max_context
+    for n_context in sorted({max(2, most // 10), max(2, most // 3), max(2, most - 1)}):
+        trial = PredictiveTrial.run(
+            prior, network, n_datasets=n_datasets, n_context=n_context, seed=seed, progress=False
+        )
+        test = pit(trial)
+        calibration[f"PIT with {n_context} rows, p-value"] = test.p_value
+        scores[f"{n_context} rows"] = (
+            trial.scores.mean().item(),
+            trial.scores.std().item() / n_datasets**0.5,
+        )
+        figures[f"Calibration with {n_context} rows: inside the grey band is calibrated."] = (
+            test.plot().figure
+        )
+        if test.p_value < ALARM:
+            warnings.append(
+                f"With {n_context} rows the predictive is not calibrated (p = {test.p_value:.2g})."
+            )
+    order = order_sensitivity(prior, network, n_datasets=50, n_context=most // 2, progress=False)
+    calibration["order of rows, change in nats"] = order.mean
+    figures["Log score by number of rows."] = compare_methods(
+        scores, "log score (nats per answer)"
+    ).figure
+    text = {f"log score, {size}": f"{v:.3f} +- {e:.3f} nats" for size, (v, e) in scores.items()}
+    about = {"name": name, "in words": _first_line(prior)}
+    return Report(
+        "", {"Prior": about, "Calibration": calibration, "Score": text}, warnings, figures
+    )
+
+
+def _judge_dt(network: DistributionTransformer, name: str, n_datasets: int, seed: int) -> Report:
+    tasks = named_tasks(name)
+    n_context = tasks.ordered or 10
+    size: dict[str, Any] = {"n_datasets": n_datasets, "n_context": n_context, "seed": seed}
+    trial = latent_trial(network, tasks, exact_density=True, progress=False, **size)
+    ranks, covered, weights = sbc(trial), coverage(trial, "highest"), importance_efficiency(trial)
+    warnings = [
+        f"{test.title}: not calibrated (p = {test.p_value:.2g})."
+        for test in (ranks, covered)
+        if test.p_value < ALARM
+    ]
+    if weights.share_trusted < 0.95:
+        warnings.append(
+            f"Importance weights can be trusted on {weights.share_trusted:.0%} of datasets only."
+        )
+    calibration = {
+        "SBC, p-value": ranks.p_value,
+        "highest-density coverage, p-value": covered.p_value,
+        "importance efficiency": weights.mean,
+        "share with k-hat below 0.7": weights.share_trusted,
+        "milliseconds a dataset": 1000 * trial.seconds / n_datasets,
+    }
+    figures = {
+        "Ranks of the truth: inside the grey band is calibrated.": ranks.plot().figure,
+        "Coverage of highest-density regions.": covered.plot().figure,
+        "Tails of the importance weights.": weights.plot().figure,
+    }
+    about = {"name": name, "in words": _first_line(tasks.prior), "rows": n_context}
+    return Report("", {"Prior": about, "Calibration": calibration}, warnings, figures)
+
+
+def report_pfn(
+    network: PFN,
+    x: Float[Tensor, "n features"],
+    y: Float[Tensor, " n"],
+    *,
+    reference: str | None = "auto",
+    n_datasets: int = 200,
+    seed: int = 0,
+) -> Report:
+    """The verdict on a network's predictive for one dataset, in the network's units.
+
+    Args:
+        network: whose config names its prior.
+        x: inputs, standardised.
+        y: answers, standardised.
+        reference: method of `infer` on the same prior; "auto" is "smc" up to 100 rows and none
+            beyond, None is none.
+        n_datasets: of the prior, for the calibration at this size.
+        seed: of these and of the reference.
+    """
+    name = network.config.prior
+    if name is None:
+        raise ValueError("Expected a network whose config names its prior; this one's does not.")
+    prior, n = named_prior(name), len(x)
+    x, y, warnings = x.float(), y.float(), list[str]()
+    grid = _new_rows(x)
+    began = time.perf_counter()
+    with torch.no_grad():
+        predictive = network(x[None], y[None], grid[None])
+    seconds = time.perf_counter() - began
+    trial = PredictiveTrial.run(
+        prior, network, n_datasets=n_datasets, n_context=n, seed=seed, progress=False
+    )
+    test = pit(trial)
+    if test.p_value < ALARM:
+        warnings.append(
+            f"Over its prior, at {n} rows, the network is not calibrated (p = {test.p_value:.2g})."
+        )
+    sections: dict[str, dict[str, Any]] = {
+        "What was asked": {"rows": n, "features": x.shape[1], "network": name},
+        "Prior": {"name": name, "in words": _first_line(prior)},
+        "Rung": {"method": "pfn", "in words": "one forward pass, not corrected by a density"},
+        "Calibration": {f"PIT over {n_datasets} datasets of the prior, p-value": test.p_value},
+        "Seconds": {"network, on " + x.device.type: seconds},
+    }
+    sections["Range"] = _range(network, prior, x, y, seed, warnings)
+    position = grid[:, 0].numpy() if x.shape[1] == 1 else np.arange(len(grid), dtype=float)
+    x_label = "x (standardised)" if x.shape[1] == 1 else "new row"
+    labels: dict[str, Any] = {"x_label": x_label, "y_label": "y (standardised)"}
+    ax = predictive_band(OneOfBatch(predictive), position, label="network", **labels)
+    if x.shape[1] == 1:
+        ax.plot(x[:, 0], y, "k.", label="data")
+    if reference == "auto":
+        reference = "smc" if n <= _MAX_REFERENCE_ROWS else None
+        if reference is None:
+            warnings.append(f"No reference was run: {n} rows take it minutes. Ask for one by name.")
+    if reference is not None:
+        posterior = infer(prior, x, y, method=reference, n_draws=_N_DRAWS, seed=seed)
+        exact = posterior.predictive(grid.double())
+        predictive_band(exact, position, label=reference, colour=1, ax=ax, **labels)
+        sections["Reference"] = _compared(predictive, exact, reference, warnings)
+        sections["Seconds"][f"reference, {reference}"] = posterior.diagnostics["seconds"]
+    figures = {
+        "What the network predicts, and the reference on the same data.": ax.figure,
+        "Calibration over the prior: inside the grey band is calibrated.": test.plot().figure,
+    }
+    return Report(f"{name} on {n} rows", sections, warnings, figures)
+
+
+def _range(
+    network: PFN, prior: Any, x: Tensor, y: Tensor, seed: int, warnings: list[str]
+) -> dict[str, Any]:
+    if len(x) < 8:
+        return {"inside the training range": "not judged with fewer than 8 rows"}
+    judge = TrainingRange(network, prior, len(x), x.shape[1], standardised=True, seed=seed)
+    verdict = judge(x[None], y[None])
+    outside = bool(verdict.flagged()[0])
+    if outside:
+        warnings.append(
+            f"The data look unlike those the network was trained on: {verdict.reason()}."
+        )
+    return {"inside the training range": not outside, "p-value": float(verdict.p_values[0])}
+
+
+def _compared(network: Any, exact: Any, name: str, warnings: list[str]) -> dict[str, Any]:
+    """How far the network's predictive is from a reference's, averaged over new rows."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        draws = exact.sample((_N_DRAWS,))
+        behind = exact.log_prob(draws) - network.log_prob(draws.unsqueeze(1).float()).squeeze(1)
+        moved = (network.mean[0] - exact.mean).abs() / exact.variance.sqrt()
+        ratio = network.variance[0].sqrt() / exact.variance.sqrt()
+    divergence = behind.mean().item()
+    if divergence > 0.1:
+        warnings.append(
+            f"On these data the network is {divergence:.2f} nats per answer behind {name}: "
+            f"prefer {name}."
+        )
+    return {
+        "method": name,
+        "divergence from it (nats per answer)": divergence,
+        "means differ by (its standard deviations)": moved.mean().item(),
+        "ratio of standard deviations": ratio.mean().item(),
+    }
+
+
+def _new_rows(x: Tensor, n: int = 40) -> Tensor:
+    """Inputs to compare answers at: along the line, or between pairs of the data's own rows."""
+    if x.shape[1] == 1:
+        return torch.linspace(x.min().item(), x.max().item(), n).unsqueeze(1)
+    generator = torch.Generator().manual_seed(0)
+    pairs = torch.randint(len(x), (2, n), generator=generator)
+    return (x[pairs[0]] + x[pairs[1]]) / 2
+
+
+def _first_line(prior: Any) -> str:
+    return (inspect.getdoc(type(prior)) or type(prior).__name__).splitlines()[0]

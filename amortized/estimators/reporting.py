@@ -1,0 +1,52 @@
+"""Gives a fitted estimator its ``report``: the verdict on its answer to the data it knows."""
+
+from typing import Any
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from amortized.diagnostics.page import Report
+from amortized.diagnostics.posterior_report import report_posterior
+from amortized.diagnostics.report import report_pfn
+from amortized.networks import PFN
+
+
+class NetworkReport:
+    """For estimators that answer by a network."""
+
+    network_: Any
+    X_train_: Any
+    y_train_: Any
+
+    def report(self, reference: str | None = "auto", *, seed: int = 0) -> Report:
+        """Calibration, range and a reference on the data, as one page; see `report_pfn`.
+
+        Args:
+            reference: method of `infer` on the network's prior, "auto" or None.
+            seed: of what is drawn.
+        """
+        check_is_fitted(self)
+        if not isinstance(self.network_, PFN):
+            raise ValueError(
+                "Expected a network over rows, whose prior has a density to compare with; got a "
+                f"{type(self.network_).__name__}. Take model='gp'."
+            )
+        x, y = torch.as_tensor(self.X_train_), torch.as_tensor(self.y_train_)
+        return report_pfn(self.network_.cpu(), x, y, reference=reference, seed=seed)
+
+
+class PosteriorReport:
+    """For estimators that answer by the posterior of a program."""
+
+    posterior_: Any
+    _problem: Any
+
+    def report(self, reference: str | None = "auto", *, seed: int = 0) -> Report:
+        """Rung, calibration, fit and a reference on the data, as one page.
+
+        Args:
+            reference: method of `infer` to compare with, "auto" or None.
+            seed: of what is drawn.
+        """
+        check_is_fitted(self)
+        return report_posterior(*self._problem, self.posterior_, reference=reference, seed=seed)

@@ -1,0 +1,158 @@
+"""A report says what was asked and answered, and warns where a planted fault asks for it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from amortized import PFNRegressor, infer, load
+from amortized.diagnostics import Report, TrainingRange, report, report_posterior
+from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
+from amortized.latent_priors.catalogue import named_tasks
+from amortized.networks import DistributionTransformer, DistributionTransformerConfig
+from amortized.posterior import Posterior
+from amortized.priors import named_prior
+from amortized.priors.normal_mean import NormalMeanPrior
+
+
+@pytest.fixture(scope="module")
+def network():
+    return load("gp-1d")
+
+
+@pytest.fixture(scope="module")
+def inside(network):
+    return TrainingRange(network, named_prior("gp-1d"), 20, 1, n_datasets=400)
+
+
+def fresh(n=200):
+    batch = named_prior("gp-1d").sample(n, 20, 0, seed=77)
+    return batch.x_context, batch.y_context
+
+
+def test_datasets_of_the_prior_are_inside(inside):
+    assert 0.01 <= inside(*fresh()).flagged().mean() <= 0.11
+
+
+SHIFTS = {
+    "moved": (lambda x, y: (x, y + 5), "y"),
+    "stretched": (lambda x, y: (x, 10 * y), "y"),
+    "other inputs": (lambda x, y: (x + 4, y), "x"),
+    "outliers": (lambda x, y: (x, y + 5 * (torch.arange(20) == 7)), "y"),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_shifted_datasets_are_outside_for_a_reason(inside, name):
+    shift, _ = SHIFTS[name]
+    verdict = inside(*shift(*fresh()))
+    assert verdict.flagged().mean() >= 0.8
+    assert "than in the training prior" in verdict.reason(0)
+
+
+def test_standardised_range_does_not_see_units(network):
+    judge = TrainingRange(network, named_prior("gp-1d"), 20, 1, standardised=True, n_datasets=100)
+    x, y = fresh(20)
+    one, other = judge(x, y), judge(10 * x + 3, 0.1 * y - 7)
+    np.testing.assert_allclose(one.p_values, other.p_values, atol=0.05)
+
+
+def test_range_refuses_other_sizes(inside, network, no_shape_checks):
+    with pytest.raises(ValueError, match="TrainingRange of that size"):
+        inside(torch.zeros(1, 19, 1), torch.zeros(1, 19))
+    with pytest.raises(ValueError, match="at least 8 rows"):
+        TrainingRange(network, named_prior("gp-1d"), 7, 1)
+    with pytest.raises(ValueError, match="with 3 features"):
+        TrainingRange(network, NormalMeanPrior(), 8, 3, n_datasets=40)
+
+
+def test_page_is_one_file_without_links(tmp_path):
+    figure = Figure()
+    figure.subplots().plot([0, 1], [0, 1])
+    page = Report("A < B", {"S": {"p": 0.123456}}, ["Mind <this>."], {"A line": figure})
+    text = page.save(tmp_path / "report.html").read_text()
+    assert "A &lt; B" in text and "Mind &lt;this&gt;" in text and "0.1235" in text
+    assert "http" not in text and text.count("data:image/png;base64,") == 1
+    stored = json.loads(page.save(tmp_path / "report.json").read_text())
+    assert stored == page.to_dict() and stored["S"]["p"] == 0.123456
+    assert "No check speaks against" in Report("t", {}).to_html()
+
+
+def small(page, tmp_path):
+    path = page.save(tmp_path / "page.html")
+    assert path.stat().st_size < 3_000_000
+    json.dumps(page.to_dict())
+    return page
+
+
+def test_report_of_a_network_estimator(tmp_path):
+    task = named_prior("gp-1d").sample(1, 12, 0, seed=5)
+    estimator = PFNRegressor("gp-1d").fit(task.x_context[0].numpy(), task.y_context[0].numpy())
+    page = small(estimator.report(), tmp_path)
+    assert page.sections["Reference"]["method"] == "smc"
+    assert page.sections["Range"]["p-value"] > 0
+    assert len(page.figures) == 2
+    assert "Reference" not in estimator.report(reference=None).sections
+
+
+def test_report_of_a_network_warns_of_data_out_of_range():
+    X = np.linspace(-1, 1, 16)[:, None]
+    y = np.zeros(16)
+    y[8] = 30.0
+    page = PFNRegressor("gp-1d").fit(X, y).report(reference=None)
+    assert any("unlike those the network was trained on" in w for w in page.warnings)
+
+
+def test_report_of_a_posterior_estimator(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 2))
+    y = X[:, 0] + 0.3 * rng.normal(size=30)
+    page = small(BayesianRegressor(random_state=0).fit(X, y).report(), tmp_path)
+    assert page.sections["Rung"]["method"] == "exact"
+    assert page.sections["Reference"]["method"] == "smc"
+    assert page.warnings == []
+
+
+def test_report_of_a_wrong_posterior_warns():
+    prior, x, y = NormalMeanPrior(), torch.zeros(6, 0), torch.linspace(0, 2, 6)
+    right = infer(prior, x, y, method="exact", n_draws=1000)
+    narrow = right.mean["mean"] + 0.5 * (right.draws["mean"] - right.mean["mean"]) + 0.5
+    wrong = Posterior(
+        {"mean": narrow},
+        predictive=lambda z: right.predictive(z),
+        diagnostics={"method": "exact", "k_hat": 0.9, "r_hat": 1.2},
+    )
+    warnings = report_posterior(prior, x, y, wrong, reference="exact", n_datasets=40).warnings
+    assert len(warnings) == 3
+    for words in ("k-hat is 0.90", "R-hat is 1.200", "mean differs from exact"):
+        assert any(words in warning for warning in warnings)
+
+
+def test_report_of_data_that_the_model_does_not_make():
+    y = torch.tensor([0.0, 0.1, -0.1, 0.0, 0.1, 25.0])
+    prior, x = NormalMeanPrior(), torch.zeros(6, 0)
+    posterior = infer(prior, x, y, method="exact")
+    page = report_posterior(prior, x, y, posterior, reference=None, n_datasets=40)
+    assert any("does not make such data" in warning for warning in page.warnings)
+
+
+def test_report_of_a_classifier():
+    X = np.linspace(-1, 1, 20)[:, None]
+    estimator = BayesianClassifier(method="laplace", random_state=0).fit(X, X[:, 0] > 0.1)
+    page = estimator.report(reference=None)
+    assert page.sections["Rung"]["method"] == "laplace"
+
+
+def test_report_of_networks(network, tmp_path):
+    page = small(report(network, n_datasets=60), tmp_path)
+    assert page.sections["What was asked"]["network"] == "PFN gp-1d"
+    assert page.sections["Calibration"]["order of rows, change in nats"] < 1e-3
+    tasks = named_tasks("dt-mean")
+    config = DistributionTransformerConfig(d_model=16, n_layers=1, n_components=3, prior="dt-mean")
+    untrained = DistributionTransformer.new(tasks, config).eval()
+    page = small(report(untrained, n_datasets=60), tmp_path)
+    assert page.sections["Prior"]["name"] == "dt-mean"
+    with pytest.raises(ValueError, match="names its prior"):
+        report(torch.nn.Linear(1, 1))
