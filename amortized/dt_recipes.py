@@ -13,14 +13,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from scipy.stats import kstest
+from torch import Tensor
 
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.infer.ladder import weigh
 from amortized.latent_priors.catalogue import TASKS, named_tasks
-from amortized.latent_priors.tasks import LatentTasks
+from amortized.latent_priors.density import LatentPriorDensity
+from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.pretrained import save
+from amortized.priors.density import ProgramDensity
 from amortized.sampling.latent_reference import reference_log_prob
+from amortized.sampling.start import FromMixture
 from amortized.training import TrainingConfig, train
 from amortized.training.data import step_seed
+from amortized.training.train import CHECKPOINT
 
 
 class Recipe(NamedTuple):
@@ -29,7 +37,8 @@ class Recipe(NamedTuple):
     Attributes:
         network: size of the network.
         training: length, sizes and rates.
-        n_reference: fresh tasks that the exact posterior is computed for; 0 where there is none.
+        n_reference: fresh tasks that the exact posterior is computed for by quadrature; 0 where
+            there are too many latents for that.
     """
 
     network: DistributionTransformerConfig
@@ -37,70 +46,138 @@ class Recipe(NamedTuple):
     n_reference: int
 
 
-def _training(n_steps: int, n_context: tuple[int, int]) -> TrainingConfig:
+def _training(
+    n_steps: int, n_context: tuple[int, int], n_rows: int | None = None
+) -> TrainingConfig:
     return TrainingConfig(
         n_steps=n_steps,
         n_tasks=512,
+        n_rows=n_rows,
         n_context=n_context,
+        n_query=1,
         log_uniform_context=n_context[0] < n_context[1],
-        optimizer="adamw",
         weight_decay=1e-4,
         ema_decay=0.999,
     )
 
 
+# Sizes and lengths for half an hour of one core. Where the program's sketch holds sufficient
+# statistics, rows need not be read: a step then costs the same for one row and for a hundred.
 _SIZE = DistributionTransformerConfig()
+_SUMMARY = replace(_SIZE, reads_rows=False)
 RECIPES: Mapping[str, Recipe] = {
-    "dt-mean": Recipe(replace(_SIZE, d_model=32, n_layers=2), _training(10_000, (1, 1)), 1000),
-    "dt-variance": Recipe(_SIZE, _training(10_000, (1, 1)), 1000),
-    "dt-normal": Recipe(replace(_SIZE, n_data_layers=2), _training(30_000, (1, 50)), 1000),
-    "dt-linear": Recipe(replace(_SIZE, n_data_layers=2), _training(30_000, (5, 100)), 500),
-    "dt-logistic": Recipe(replace(_SIZE, n_data_layers=2), _training(30_000, (5, 200)), 0),
-    "dt-oup": Recipe(replace(_SIZE, n_components=8), _training(30_000, (25, 25)), 500),
-    "dt-sir": Recipe(replace(_SIZE, n_components=8), _training(30_000, (10, 10)), 300),
+    "dt-mean": Recipe(replace(_SUMMARY, d_model=32, n_layers=2), _training(8000, (1, 1)), 1000),
+    "dt-variance": Recipe(_SUMMARY, _training(10_000, (1, 1)), 1000),
+    "dt-normal": Recipe(_SUMMARY, _training(18_000, (1, 50)), 1000),
+    "dt-linear": Recipe(_SUMMARY, _training(16_000, (5, 100)), 500),
+    "dt-logistic": Recipe(_SIZE, _training(10_000, (5, 200), n_rows=6000), 0),
+    "dt-oup": Recipe(replace(_SIZE, n_components=8), _training(12_000, (25, 25)), 500),
+    "dt-sir": Recipe(replace(_SIZE, n_components=8), _training(12_000, (10, 10)), 300),
 }
 
 
+def held_out(tasks: LatentTasks, config: TrainingConfig, n_tasks: int) -> list[LatentTaskBatch]:
+    """Tasks that no training step has seen, in ten sizes of datasets."""
+    low, high = config.n_context
+    sizes = [round(low * (high / low) ** (i / 9)) for i in range(10)]
+    n = max(1, n_tasks // 10)
+    return [tasks.sample(n, size, seed=step_seed(10**9, i)) for i, size in enumerate(sizes)]
+
+
+def answers(
+    network: DistributionTransformer, batches: list[LatentTaskBatch]
+) -> list[GaussianMixture]:
+    """What a network answers to batches of tasks."""
+    with torch.no_grad():
+        return [network(b.latent_prior, b.observations, b.masks, b.sketch) for b in batches]
+
+
 def gaps(
-    network: DistributionTransformer, tasks: LatentTasks, recipe: Recipe, n_tasks: int
-) -> torch.Tensor:
-    """Exact minus answered log density of the latents of fresh tasks: its mean is the mean KL.
+    tasks: LatentTasks, batches: list[LatentTaskBatch], mixtures: list[GaussianMixture]
+) -> Tensor:
+    """Exact minus answered log density of each task's latents: its mean is the mean KL."""
+    pairs = zip(batches, mixtures, strict=True)
+    return torch.cat([reference_log_prob(tasks, b) - q.log_prob(b.u) for b, q in pairs])
+
+
+def calibration(batches: list[LatentTaskBatch], mixtures: list[GaussianMixture]) -> float:
+    """The p-value of simulation-based calibration over priors and data, of all latents together.
+
+    The level of a latent in its marginal posterior is uniform over tasks. Each latent's levels
+    have a Kolmogorov-Smirnov test; the smallest p-value is corrected for their number.
+
+    References:
+        | Validating Bayesian Inference Algorithms with Simulation-Based Calibration
+        | (Talts et al., 2018), arXiv:1804.06788
+    """
+    dim = batches[0].u.shape[-1]
+    pairs = list(zip(batches, mixtures, strict=True))
+    p_values = []
+    for i in range(dim):
+        levels = [q.marginal([i]).cdf(b.u[:, i : i + 1]) for b, q in pairs]
+        p_values.append(kstest(torch.cat(levels).double().numpy(), "uniform").pvalue)
+    return float(min(1.0, dim * min(p_values)))
+
+
+def efficiencies(
+    tasks: LatentTasks, batches: list[LatentTaskBatch], mixtures: list[GaussianMixture]
+) -> tuple[Tensor, Tensor]:
+    """What importance weights are worth, as a share of 1000 draws, and the gap that they imply.
+
+    The gap is that of `gaps` with the evidence that the weights give: for problems of any size.
+    """
+    worth, gap = [], []
+    for batch, mixture in zip(batches, mixtures, strict=True):
+        rows = batch.observations["data"].double()
+        own = ProgramDensity(tasks.prior.model, rows[..., :-1], rows[..., -1])
+        density, answer = LatentPriorDensity(own, batch.latent_prior), mixture.to(torch.float64)
+        draws, efficiency = weigh(density, FromMixture(answer), 1000, prior_share=0.0)
+        u = batch.u.double()
+        assert draws.log_evidence is not None
+        exact = density.log_density(u.unsqueeze(1))[:, 0] - draws.log_evidence
+        there = batch.masks["data"].all(-1)  # not where the program overflowed
+        worth.append(efficiency[there])
+        gap.append((exact - answer.log_prob(u))[there])
+    return torch.cat(worth), torch.cat(gap)
+
+
+def card(
+    name: str, network: DistributionTransformer, tasks: LatentTasks, seconds: float | None = None
+) -> str:
+    """What CARD.md says of a trained network; every number is measured here or given.
 
     Args:
+        name: of the recipe.
         network: in eval mode.
-        tasks: those that it was trained on.
-        recipe: the sizes of datasets.
-        n_tasks: how many, in ten sizes of datasets.
+        tasks: that it was trained on.
+        seconds: wall time of the training.
     """
-    low, high = recipe.training.n_context
-    results = []
-    for i in range(10):
-        n = round(low * (high / low) ** (i / 9))
-        batch = tasks.sample(max(1, n_tasks // 10), n, seed=step_seed(10**9, i))
-        with torch.no_grad():
-            answer = network(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
-        results.append(reference_log_prob(tasks, batch) - answer.log_prob(batch.u))
-    return torch.cat(results)
-
-
-def card(name: str, network: DistributionTransformer, tasks: LatentTasks) -> str:
-    """What CARD.md says of a trained network; every number is measured here."""
     recipe = RECIPES[name]
     config = recipe.training
+    batches = held_out(tasks, config, 2000)
+    few = held_out(tasks, config, recipe.n_reference or 1000)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        worth, gap = efficiencies(tasks, few, answers(network, few))
+    by = "importance weights"
+    if recipe.n_reference:
+        by, gap = "quadrature", gaps(tasks, few, answers(network, few))
+    low, middle = worth.quantile(torch.tensor([0.05, 0.5], dtype=worth.dtype)).tolist()
+    fresh = f"fresh priors and datasets of {config.n_context[0]} to {config.n_context[1]} rows"
     rows = {
         "Parameters": f"{sum(p.numel() for p in network.parameters()):,}, stored in float16",
         "Latents": f"{', '.join(tasks.names)}: {tasks.dim} in unconstrained space",
         "Data": f"{config.n_context[0]} to {config.n_context[1]} rows",
-        "Training": f"{config.n_steps:,} steps of {config.n_tasks} tasks",
-        "Seed": str(config.seed),
+        "Training": f"{config.n_steps:,} steps of up to {config.n_tasks} tasks, seed {config.seed}"
+        + ("" if seconds is None else f"; {seconds:,.0f} s"),
+        "Software": f"torch {torch.__version__}",
         "Command": f"`python -m amortized.dt_recipes {name}`",
+        "Gap to the exact posterior": f"mean KL {gap.mean():.4f} +- "
+        f"{gap.std() / len(gap) ** 0.5:.4f} nats by {by}, {len(gap)} {fresh}",
+        "Simulation-based calibration": f"p = {calibration(batches, answers(network, batches)):.3f}"
+        f" over {sum(b.n_tasks for b in batches)} {fresh}",
+        "Importance-sampling efficiency": f"median {middle:.3f}, 5% quantile {low:.3f}",
     }
-    if recipe.n_reference:
-        gap = gaps(network, tasks, recipe, recipe.n_reference)
-        rows["Gap to the exact posterior"] = (
-            f"mean KL {gap.mean():.4f} +- {gap.std() / len(gap) ** 0.5:.4f} nats over "
-            f"{len(gap)} fresh priors and datasets"
-        )
     text = inspect.cleandoc(TASKS[name].__doc__ or "")
     lines = [f"# {name}", "", text, "", "| | |", "| --- | --- |"]
     return "\n".join(lines + [f"| {key} | {value} |" for key, value in rows.items()]) + "\n"
@@ -124,7 +201,9 @@ def main() -> None:
         accelerator=options.accelerator,
     ).cpu()
     if options.stop_at is None or options.stop_at >= recipe.training.n_steps:
-        print(save(network, options.out / options.name, card(options.name, network, tasks)))
+        stored = torch.load(options.runs / options.name / CHECKPOINT, weights_only=False)
+        text = card(options.name, network, tasks, stored["seconds"])
+        print(text, save(network, options.out / options.name, text))
 
 
 if __name__ == "__main__":

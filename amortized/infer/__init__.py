@@ -5,10 +5,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributions import Distribution
 
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.infer.amortised import by_network
+from amortized.infer.ladder import automatically
 from amortized.infer.problem import Data, make_problem
-from amortized.infer.programs import automatically, by_sampler, exactly
+from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
@@ -20,6 +24,9 @@ from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc
 from amortized.sampling.vi import vi
 
+LatentPrior = (
+    Mapping[str, Distribution] | Mapping[str, Tensor] | GaussianMixture | Posterior | Tensor
+)
 METHODS: dict[str, Callable[..., Posterior]] = {
     "exact": exactly,
     "nuts": by_sampler(nuts, "nuts"),
@@ -28,6 +35,7 @@ METHODS: dict[str, Callable[..., Posterior]] = {
     "laplace": by_sampler(laplace, "laplace"),
     "importance": by_sampler(importance, "importance"),
     "vi": by_sampler(vi, "vi"),
+    "dt": by_network,
 }
 """Every method by its name; each takes a problem, a number of draws and its own options."""
 
@@ -38,7 +46,7 @@ def infer(
     y: Data | None = None,
     *,
     method: str = "auto",
-    latent_prior: Mapping[str, Distribution] | None = None,
+    latent_prior: LatentPrior | None = None,
     n_draws: int = 1000,
     seed: int = 0,
     **options: Any,
@@ -52,9 +60,11 @@ def infer(
         x: inputs ``(n, n_features)`` of one dataset, or ``(batch, n, n_features)`` of many. If
             ``y`` is not given, ``x`` is taken for ``y``: the model has no inputs.
         y: observations ``(n,)`` or ``(batch, n)``.
-        method: one of `METHODS`, or "auto": "exact" where there is an exact answer, otherwise
-            "smc". ``diagnostics["method"]`` says which.
-        latent_prior: distributions that replace those of the program, by name of the latent.
+        method: one of `METHODS`, or "auto": "exact" where there is an exact answer; otherwise a
+            network's answer, if one is for the program, weighed and mended until it can be trusted
+            (see `amortized.infer.ladder`); otherwise "smc". ``diagnostics["rung"]`` says which.
+        latent_prior: replaces the program's own: distributions by name of the latent; or for all
+            latents a `GaussianMixture` over unconstrained space, an earlier posterior, or draws.
         n_draws: draws for each dataset.
         seed: equal seeds give equal draws.
         **options: for the method; see its function in `amortized.sampling`. ``start``, where a

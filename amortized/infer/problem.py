@@ -1,14 +1,15 @@
 """What the user gives to `infer`, checked and made a batch."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.infer.latent_prior import is_by_name, mixture_over_u
+from amortized.latent_priors.density import LatentPriorDensity
 from amortized.priors.density import ProgramDensity
 from amortized.priors.latent_prior import with_latent_prior
 from amortized.priors.prior import Prior
@@ -26,12 +27,16 @@ class Problem:
         x: ``(batch, n, n_features)``.
         y: ``(batch, n)``.
         batch_shape: ``(batch,)``, or empty where the user gave one dataset.
+        source: what the user gave as model, before another latent prior was put into it.
+        latent_prior: a mixture over unconstrained space that replaces the program's prior.
     """
 
     model: Program | Prior
     x: Tensor
     y: Tensor
     batch_shape: torch.Size
+    source: Program | Prior | None = None
+    latent_prior: GaussianMixture | None = None
 
     @property
     def program(self) -> Program:
@@ -46,14 +51,15 @@ class Problem:
 
     def density(self, *, allow_no_latents: bool = False) -> ProgramDensity:
         """The program's log density given the data."""
-        return ProgramDensity(self.program, self.x, self.y, allow_no_latents=allow_no_latents)
+        own = ProgramDensity(self.program, self.x, self.y, allow_no_latents=allow_no_latents)
+        return own if self.latent_prior is None else LatentPriorDensity(own, self.latent_prior)
 
 
 def make_problem(
     model: Program | Prior,
     x: Data,
     y: Data | None,
-    latent_prior: Mapping[str, Distribution] | None,
+    latent_prior: Any,
 ) -> Problem:
     """Checks the data against each other and makes a batch of them."""
     answers = as_tensor(x if y is None else y, "y")
@@ -63,13 +69,15 @@ def make_problem(
             "Expected x of shape (n, n_features) and y of shape (n,), or both with a batch in "
             f"front, and at least one row; got {tuple(inputs.shape)} and {tuple(answers.shape)}."
         )
-    if latent_prior is not None:
-        model = with_latent_prior(
-            Problem(model, inputs, answers, torch.Size()).program, latent_prior
-        )
-    if answers.ndim == 1:
-        return Problem(model, inputs.unsqueeze(0), answers.unsqueeze(0), torch.Size())
-    return Problem(model, inputs, answers, answers.shape[:1])
+    batch_shape = answers.shape[:-1]
+    if not batch_shape:
+        inputs, answers = inputs.unsqueeze(0), answers.unsqueeze(0)
+    own = Problem(model, inputs, answers, batch_shape, model)
+    if latent_prior is None:
+        return own
+    if is_by_name(latent_prior):
+        return replace(own, model=with_latent_prior(own.program, latent_prior))
+    return replace(own, latent_prior=mixture_over_u(latent_prior, own.density()))
 
 
 def as_tensor(data: Data, name: str, *, allow_nan: bool = False) -> Tensor:

@@ -14,7 +14,6 @@ from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.exact import exact
-from amortized.sampling.smc import smc
 from amortized.sampling.start import normal_of_draws
 
 
@@ -143,6 +142,11 @@ class _Exact:
 def exactly(problem: Problem, n_draws: int) -> Posterior:
     """The closed form, declared by the prior or found in the density."""
     many = bool(problem.batch_shape)
+    if problem.latent_prior is not None:
+        raise ValueError(
+            "Expected a latent prior by distributions for method='exact'; got a mixture. Use "
+            "'auto', 'dt' or a sampler."
+        )
     if hasattr(problem.model, "posterior"):
         answer, family = problem.model.posterior(problem.x, problem.y), "declared by the prior"
     else:
@@ -223,11 +227,3 @@ def _start(start: Any, density: ProgramDensity, problem: Problem) -> Any:
             f"({density.dim},); got {tuple(start.batch_shape)} and {tuple(start.event_shape)}."
         )
     return start
-
-
-def automatically(problem: Problem, n_draws: int, **options: Any) -> Posterior:
-    """The exact answer where there is one, otherwise the default sampler."""
-    try:
-        return exactly(problem, n_draws)
-    except ValueError:  # no closed form; a program that is wrong is wrong again below
-        return by_sampler(smc, "smc")(problem, n_draws, **options)

@@ -1,8 +1,10 @@
 """Tasks with names: those that the pretrained Distribution Transformers were trained on."""
 
 from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from amortized.latent_priors.metaprior import Metaprior
 from amortized.latent_priors.tasks import LatentTasks
@@ -12,6 +14,18 @@ from amortized.priors.logistic_model import LogisticModelPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.normal_variance import NormalVariancePrior
 from amortized.priors.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
+from amortized.priors.program import ProgramPrior
+
+PROGRAMS: Mapping[str, Callable[[], ProgramPrior]] = {
+    "dt-mean": NormalMeanPrior,
+    "dt-variance": NormalVariancePrior,
+    "dt-normal": lambda: LinearModelPrior(0),
+    "dt-linear": lambda: LinearModelPrior(5, intercept=False, vary_features=True),
+    "dt-logistic": lambda: LogisticModelPrior(5, vary_features=True),
+    "dt-oup": OrnsteinUhlenbeckPrior,
+    "dt-sir": EpidemicPrior,
+}
+"""The program of each; its likelihood is what a network has learned."""
 
 # Of a uniform prior, in logit units: standard deviations of 0.1 to 1.8 of its own 1.8.
 _BOX = Metaprior(sd=(0.1, 2.0), flat_sd=(1.5, 2.5), own=0.3)
@@ -19,37 +33,37 @@ _BOX = Metaprior(sd=(0.1, 2.0), flat_sd=(1.5, 2.5), own=0.3)
 
 def dt_mean() -> LatentTasks:
     """The mean of a normal of standard deviation 1, from one observation."""
-    return LatentTasks(NormalMeanPrior(), location=torch.zeros(1), scale=torch.ones(1))
+    return LatentTasks(PROGRAMS["dt-mean"](), location=torch.zeros(1), scale=torch.ones(1))
 
 
 def dt_variance() -> LatentTasks:
     """The variance of a normal of mean 0, from one observation; u is its logarithm."""
-    return LatentTasks(NormalVariancePrior(), Metaprior(flat_sd=(3.0, 4.0)))
+    return LatentTasks(PROGRAMS["dt-variance"](), Metaprior(flat_sd=(3.0, 4.0)))
 
 
 def dt_normal() -> LatentTasks:
     """Mean and standard deviation of a normal sample of 1 to 50."""
-    return LatentTasks(LinearModelPrior(0), location=torch.zeros(2), scale=torch.ones(2))
+    return LatentTasks(PROGRAMS["dt-normal"](), location=torch.zeros(2), scale=torch.ones(2))
 
 
 def dt_linear() -> LatentTasks:
     """Up to five coefficients and the noise of a linear model, from 5 to 100 rows."""
-    return LatentTasks(LinearModelPrior(5, intercept=False, vary_features=True))
+    return LatentTasks(PROGRAMS["dt-linear"]())
 
 
 def dt_logistic() -> LatentTasks:
     """Up to five coefficients of a logistic regression, from 5 to 200 rows."""
-    return LatentTasks(LogisticModelPrior(5, vary_features=True))
+    return LatentTasks(PROGRAMS["dt-logistic"]())
 
 
 def dt_oup() -> LatentTasks:
     """The two latents of an Ornstein-Uhlenbeck series of 25 points."""
-    return LatentTasks(OrnsteinUhlenbeckPrior(), _BOX)
+    return LatentTasks(PROGRAMS["dt-oup"](), _BOX)
 
 
 def dt_sir() -> LatentTasks:
     """Contact and recovery rates of an epidemic counted ten times."""
-    return LatentTasks(EpidemicPrior(), _BOX)
+    return LatentTasks(PROGRAMS["dt-sir"](), _BOX)
 
 
 TASKS: Mapping[str, Callable[[], LatentTasks]] = {
@@ -76,3 +90,62 @@ def named_tasks(name: str) -> LatentTasks:
     if name not in TASKS:
         raise ValueError(f"Expected tasks among {sorted(TASKS)}; got {name!r}.")
     return TASKS[name]()
+
+
+class Place(NamedTuple):
+    """Where a model stands among the tasks of a name, that may have more inputs and latents.
+
+    Attributes:
+        name: of the tasks.
+        coordinates: those of the tasks' u that are the model's u, in its order.
+        inputs: from the model's inputs to those of the tasks.
+    """
+
+    name: str
+    coordinates: tuple[int, ...]
+    inputs: Callable[[Tensor], Tensor]
+
+
+def place_among_tasks(model: Any) -> Place | None:
+    """The named tasks whose likelihood is a model's; None where there are none.
+
+    The model's own prior does not matter: a network is told it. A linear or logistic model of
+    fewer coefficients than the tasks have takes the first of them, its intercept as an input that
+    is always 1; the inputs that are left over are zero.
+
+    Example:
+        >>> place_among_tasks(LinearModelPrior(2))[:2]
+        ('dt-linear', (0, 1, 2, 5))
+        >>> place_among_tasks(NormalMeanPrior(noise=3.0)) is None
+        True
+    """
+    if isinstance(model, LinearModelPrior | LogisticModelPrior):
+        return _place_of_regression(model)
+    for name, program in PROGRAMS.items():
+        candidate = program()
+        if type(candidate) is type(model) and _likelihood(candidate) == _likelihood(model):
+            n = 1 if name in ("dt-mean", "dt-variance") else 2
+            return Place(name, tuple(range(n)), lambda x: x)
+    return None
+
+
+def _place_of_regression(model: LinearModelPrior | LogisticModelPrior) -> Place | None:
+    linear = isinstance(model, LinearModelPrior)
+    if linear and model.n_features == 0:
+        return Place("dt-normal", (0, 1), lambda x: x)
+    most, n = 5, model.n_features + model.intercept
+    if n > most:
+        return None
+
+    def inputs(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(model.design(x), (0, most - n))
+
+    coefficients = tuple(range(n))
+    if linear:
+        return Place("dt-linear", (*coefficients, most), inputs)
+    return Place("dt-logistic", coefficients, inputs)
+
+
+def _likelihood(model: Any) -> Any:
+    """What tells the likelihoods of one class of programs apart."""
+    return getattr(model, "noise", None)

@@ -159,6 +159,23 @@ class LatentTasks:
         return middle, torch.where(high > low, (high - low) / 2, 1.0)
 
     @cached_property
+    def reach(self) -> tuple[float, float, float, float]:
+        """How far tasks go: beyond, a network has seen nothing like it.
+
+        Returns:
+            the farthest mean, and the least and the largest standard deviation of a latent prior,
+            in units of the location and the scale; and the largest number of a row, in units of
+            `row_moments`.
+        """
+        batch = self.sample(_N_DRAWS, self.ordered or 2, seed=1)
+        mean = (batch.latent_prior.mean - self.location) / self.scale
+        sd = batch.latent_prior.stddev / self.scale
+        centre, spread = self.row_moments
+        rows = batch.observations["data"]
+        rows = ((rows - centre) / spread).abs()
+        return tuple(t.item() for t in (mean.abs().max(), sd.min(), sd.max(), rows.max()))
+
+    @cached_property
     def n_sketch(self) -> int:
         """Rows of the program's sketch of its likelihood; 0 where it has none."""
         sketch = self.sample(2, self.ordered or 2, seed=0).sketch

@@ -71,9 +71,9 @@ class DistributionTransformer(nn.Module):
         self.encoder = ObservationEncoder(config, n_extra=2 * dim + 2 * n_tril)
         self.blocks = nn.ModuleDict(
             {
-                "data": layers(config.n_data_layers),
+                "data": layers(config.n_data_layers * config.reads_rows),
                 "components": layers(config.n_layers),
-                "observations": layers(config.n_layers),
+                "observations": layers(config.n_layers * config.reads_rows),
             }
         )
         self.sketch_norm, self.norm = nn.RMSNorm(d), nn.RMSNorm(d)
@@ -144,11 +144,11 @@ class DistributionTransformer(nn.Module):
             start = self._conjugate(white, white_sketch, outputs, mean, factor)
             features = torch.cat((_features(white), _features(start)), -1)
         rows = self.embed_component(features) + self.embed_summary(summary).unsqueeze(1)
-        for among, to_data in zip(
-            self._layers("components"), self._layers("observations"), strict=True
-        ):
+        to_data = self._layers("observations")
+        for i, among in enumerate(self._layers("components")):
             rows = among(rows, among.keys_values(rows))
-            rows = to_data(rows, to_data.keys_values(tokens), mask)
+            if to_data:
+                rows = to_data[i](rows, to_data[i].keys_values(tokens), mask)
         residual = self.head(self.norm(rows)).float()
         with torch.autocast(given.means.device.type, enabled=False):
             answer = self._corrected(start, residual).unwhiten(mean, factor)

@@ -16,6 +16,9 @@ class DistributionTransformerConfig:
         n_heads: attention heads.
         n_layers: layers of components attending to each other and to the data.
         n_data_layers: layers of data rows attending to each other.
+        reads_rows: whether rows are tokens. Without, data are known by the sketch and the summary
+            alone: all there is to know where these are sufficient statistics, and at a cost that
+            does not grow with the rows.
         d_hidden: hidden width of the gated MLPs.
         n_components: K, components of the posterior.
         prior: name of the tasks it is trained on, or None for tasks without a name.
@@ -29,6 +32,8 @@ class DistributionTransformerConfig:
         row_location: centre of the numbers of a channel, channel after channel; for a series, of
             all its rows. Empty for zero.
         row_scale: their unit; empty for one.
+        reach: how far the tasks go, see `LatentTasks.reach`; empty where that is not known.
+        n_context: fewest and most rows of its training; empty where that is not known.
 
     Raises:
         ValueError: if the channels do not fit together.
@@ -38,6 +43,7 @@ class DistributionTransformerConfig:
     n_heads: int = 4
     n_layers: int = 3
     n_data_layers: int = 1
+    reads_rows: bool = True
     d_hidden: int = 128
     n_components: int = 5
     prior: str | None = None
@@ -50,6 +56,8 @@ class DistributionTransformerConfig:
     scale: tuple[float, ...] = ()
     row_location: tuple[float, ...] = ()
     row_scale: tuple[float, ...] = ()
+    reach: tuple[float, ...] = ()
+    n_context: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.channels) == len(self.widths) == len(self.lengths):
@@ -88,4 +96,5 @@ class DistributionTransformerConfig:
             scale=tuple(tasks.scale.tolist()),
             row_location=tuple(centre.flatten().tolist()),
             row_scale=tuple(spread.flatten().tolist()),
+            reach=tasks.reach,
         )

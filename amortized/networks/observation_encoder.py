@@ -36,7 +36,8 @@ class ObservationEncoder(nn.Module):
         self.register_buffer("row_location", centre)
         self.register_buffer("row_scale", unit)
         d = config.d_model
-        self.embed_row = nn.ModuleDict({name: mlp(2 * size, d) for name, size in sizes.items()})
+        read = sizes if config.reads_rows else {}
+        self.embed_row = nn.ModuleDict({name: mlp(2 * size, d) for name, size in read.items()})
         n_summary = sum(
             2 + (2 * size if length == 0 else 0)
             for size, length in zip(sizes.values(), config.lengths, strict=True)
@@ -61,6 +62,7 @@ class ObservationEncoder(nn.Module):
         self._check(observations, masks)
         n_tasks = len(extra)
         tokens, existing, about = [], [], [extra]
+        has_data = torch.zeros(n_tasks, dtype=torch.bool, device=extra.device)
         at = 0
         for name, length in zip(self.config.channels, self.config.lengths, strict=True):
             size = self.config.numbers(name)
@@ -77,13 +79,15 @@ class ObservationEncoder(nn.Module):
                 given, mask = given.flatten(1).unsqueeze(1), mask.all(-1, keepdim=True)
             value = (given.to(extra.dtype) - self.row_location[part]) / self.row_scale[part]
             value = value.where(mask.unsqueeze(-1), 0.0)
-            tokens.append(self.embed_row[name](torch.cat((value.asinh(), value.tanh()), -1)))
-            existing.append(mask)
+            has_data |= mask.any(-1)
+            if self.config.reads_rows:
+                tokens.append(self.embed_row[name](torch.cat((value.asinh(), value.tanh()), -1)))
+                existing.append(mask)
             about.append(_about(value, mask, is_set=length == 0))
         existing.insert(0, torch.ones(n_tasks, 1, dtype=torch.bool, device=extra.device))
         summary = self.embed_summary(torch.cat(about, -1)).unsqueeze(1)
         mask = torch.cat(existing, 1)
-        return torch.cat([summary, *tokens], 1), _or_none(mask), mask[:, 1:].any(-1)
+        return torch.cat([summary, *tokens], 1), _or_none(mask), has_data
 
     def _check(self, observations: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
         unknown = (set(observations) | set(masks)) - set(self.config.channels)

@@ -1,6 +1,7 @@
 """From a prior to a trained network in one call, in one go or in many."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,6 +111,8 @@ def train(
         False
     """
     config = config or TrainingConfig()
+    if isinstance(network, DistributionTransformerConfig):
+        network = replace(network, n_context=config.n_context)
     if not isinstance(network, nn.Module):
         network = new_network(prior, network, config.seed)
     if isinstance(network, DistributionTransformer) and isinstance(prior, ProgramPrior):

@@ -1,0 +1,251 @@
+r"""One-pass posteriors: a Distribution Transformer is told the latent prior and the data.
+
+The answer is a Gaussian mixture over u, the latents in unconstrained space. Nothing checks it
+here but whether the prior and the data lie where the network was trained; see
+`amortized.infer.ladder` for what weighs it under the exact density.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.infer.problem import Problem
+from amortized.infer.programs import posterior_from_draws
+from amortized.latent_priors.catalogue import PROGRAMS, Place, place_among_tasks
+from amortized.latent_priors.density import LatentPriorDensity
+from amortized.latent_priors.fitting import as_mixture, fit_draws, product
+from amortized.networks import DistributionTransformer
+from amortized.posterior import Latents, Posterior
+from amortized.pretrained import available, load
+from amortized.priors.density import ProgramDensity
+from amortized.sampling.draws import Draws
+from amortized.sampling.start import FromMixture
+
+Network = DistributionTransformer | str | Path
+
+
+class MixturePosterior(Posterior):
+    """A posterior whose density in unconstrained space is a Gaussian mixture.
+
+    Attributes:
+        mixture: over u, of the posterior's batch shape: given as ``latent_prior`` of the next
+            call, the posterior of these data is the prior of further ones.
+    """
+
+    mixture: GaussianMixture
+
+    @classmethod
+    def of(
+        cls, problem: Problem, density: ProgramDensity, mixture: GaussianMixture, draws: Draws
+    ) -> "MixturePosterior":
+        """The draws and the mixture, in the latents' own units."""
+        posterior = posterior_from_draws(problem, density, draws, "dt")
+        posterior.__class__ = cls
+        assert isinstance(posterior, cls)
+        posterior.mixture = mixture if problem.batch_shape else mixture[0]
+        posterior._log_prob = _MixtureLogProb(density, mixture, bool(problem.batch_shape))
+        return posterior
+
+
+@dataclass(frozen=True)
+class _MixtureLogProb:
+    """Log density of latents ``(n, *batch, *event)``; a class, so that it pickles."""
+
+    density: ProgramDensity
+    mixture: GaussianMixture
+    many: bool
+
+    def __call__(self, latents: Latents) -> Tensor:
+        dtype = self.density.y.dtype
+        ours = {
+            name: (value if self.many else value.unsqueeze(1)).to(dtype).movedim(0, 1)
+            for name, value in latents.items()
+        }
+        u = self.density.unconstrain(ours)
+        result = FromMixture(self.mixture).log_prob(u) - self.density.log_jacobian(u)
+        return result.T if self.many else result[0]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network says of a batch of datasets.
+
+    Attributes:
+        mixture: the posterior over the model's u, of batch shape ``(batch,)``.
+        inside: whether prior and data lie where the network was trained, ``(batch,)``.
+        density: the exact one under the same latent prior.
+    """
+
+    mixture: GaussianMixture
+    inside: Bool[Tensor, " batch"]
+    density: ProgramDensity
+
+
+def by_network(problem: Problem, n_draws: int, network: Network | None = None) -> MixturePosterior:
+    """The one-pass answer of a Distribution Transformer, as it comes.
+
+    Args:
+        problem: whose latents are wanted.
+        n_draws: draws of the answer's mixture.
+        network: a `DistributionTransformer` trained on the program, the name of a pretrained one
+            or its folder; None takes the pretrained one for the model's likelihood.
+
+    Raises:
+        ValueError: if there is no such network, or it is for another program.
+    """
+    served = find_network(problem, network)
+    if served is None:
+        raise ValueError(
+            f"Expected a model that a pretrained network is for ({sorted(PROGRAMS)}; here are "
+            f"{available()}); got {type(problem.source).__name__}. Train one with train(prior, "
+            "DistributionTransformerConfig()) and give it as network=..."
+        )
+    answer = one_pass(problem, *served)
+    u = FromMixture(answer.mixture).sample(n_draws)
+    u = u[:, torch.randperm(n_draws)]  # they come component by component
+    diagnostics = {"inside_training_range": answer.inside}
+    draws = Draws(u, None, None, 1, diagnostics)
+    return MixturePosterior.of(problem, answer.density, answer.mixture, draws)
+
+
+def find_network(
+    problem: Problem, network: Network | None = None
+) -> tuple[DistributionTransformer, Place] | None:
+    """The network for a problem, and how the problem fits into its tasks; None if there is none."""
+    place = place_among_tasks(problem.source)
+    if network is None:
+        if place is None or place.name not in available():
+            return None
+        return _loaded(place.name), place
+    if isinstance(network, str | Path):
+        network = _loaded(str(network))
+    if not isinstance(network, DistributionTransformer):
+        raise TypeError(
+            f"Expected network to be a DistributionTransformer; got {type(network).__name__}."
+        )
+    if place is None or network.config.prior not in (None, place.name):
+        place = None
+    if place is None or len(place.coordinates) > network.config.dim:
+        place = Place("", tuple(range(network.config.dim)), lambda x: x)
+    return network, place
+
+
+@lru_cache(maxsize=16)
+def _loaded(name: str) -> DistributionTransformer:
+    network = load(name)
+    if not isinstance(network, DistributionTransformer):
+        raise ValueError(
+            f"Expected the name of a Distribution Transformer; got {name!r}, which is a "
+            f"{type(network).__name__}."
+        )
+    return network
+
+
+def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -> Answer:
+    """The network's answer for every dataset of a problem, in float64.
+
+    Raises:
+        ValueError: if the data or the latents are not those of the network's program.
+    """
+    density, config = problem.density(), network.config
+    if len(place.coordinates) != density.dim:
+        raise ValueError(
+            f"Expected a network for {density.dim} latents, {list(density.layout)}; got one for "
+            f"{len(place.coordinates)}, trained on {config.prior or 'a program without a name'}."
+        )
+    x, y = place.inputs(problem.x), problem.y
+    if (x.shape[-1] + 1,) != config.widths or config.lengths[0] not in (0, y.shape[1]):
+        raise ValueError(
+            f"Expected data as the network was trained on: {config.widths[0] - 1} inputs and "
+            f"{config.lengths[0] or 'any number of'} rows; got {x.shape[-1]} and {y.shape[1]}."
+        )
+    _check_supports(problem, density)
+    prior = prior_mixture(density, config.n_components)
+    told = _with_unused(prior, place.coordinates, config.dim).to(torch.float32)
+    rows = torch.cat((x, y.unsqueeze(-1)), -1)
+    sketch = None
+    if config.n_sketch:
+        program: Any = PROGRAMS[place.name]() if place.name else problem.source
+        sketch = program.sketch(x, y, torch.ones_like(y, dtype=torch.bool))
+    with torch.no_grad():
+        answer = network(told, {"data": rows.float()}, None, sketch)
+    mixture = answer.to(torch.float64)
+    if place.coordinates != tuple(range(config.dim)):
+        mixture = mixture.marginal(place.coordinates)
+    return Answer(mixture.expand((len(y),)), _inside(network, told, rows), density)
+
+
+def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture:
+    """The prior over u as a mixture: the given one, or one fitted to the program's own.
+
+    Independent latents are fitted one by one without chance. Where their product is not the
+    program's density, the latents depend on each other, and draws are fitted.
+    """
+    if isinstance(density, LatentPriorDensity):
+        return density.latent_prior
+    one = density.take(torch.tensor([0]))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        u = one.sample_prior(4096)
+    try:
+        fitted = as_mixture(density.priors, list(density.layout), n_components).to(u.dtype)
+    except ValueError:  # a family without independent elements
+        return fit_draws(u[0], n_components)
+    some = u[:, :256]
+    off = one.log_prior(some)[0] - fitted.log_prob(some[0])
+    return fitted if off.mean().abs() < 0.05 else fit_draws(u[0], n_components)
+
+
+def _check_supports(problem: Problem, density: ProgramDensity) -> None:
+    """Refuses a prior whose bijection to the real line is not the program's own."""
+    if problem.model is problem.source or problem.source is None:
+        return
+    own = replace(problem, model=problem.source).density().take(torch.tensor([0]))
+    u = torch.linspace(-2.0, 2.0, 3, dtype=problem.y.dtype).reshape(1, 3, 1)
+    u = u.expand(1, 3, own.dim)
+    here, there = density.take(torch.tensor([0])).constrain(u), own.constrain(u)
+    for name in own.layout:
+        if not torch.allclose(here[name], there[name]):
+            raise ValueError(
+                f"Expected a latent prior of '{name}' with the support that the program gives it, "
+                f"{own.supports[name]}; got {density.supports[name]}. Use method='smc', or a "
+                "GaussianMixture over unconstrained space."
+            )
+
+
+def _with_unused(prior: GaussianMixture, coordinates: tuple[int, ...], dim: int) -> GaussianMixture:
+    """The prior among the network's latents; those that the model lacks are N(0, 1)."""
+    unused = [i for i in range(dim) if i not in coordinates]
+    if not unused:
+        return prior
+    n = len(unused)
+    zeros = prior.means.new_zeros(*prior.batch_shape, n)
+    eye = torch.eye(n, dtype=zeros.dtype).expand(*prior.batch_shape, n, n)
+    both = product([prior, GaussianMixture.from_moments(zeros, eye)], prior.n_components)
+    order = [[*coordinates, *unused].index(i) for i in range(dim)]
+    return both.marginal(order)
+
+
+def _inside(
+    network: DistributionTransformer,
+    prior: GaussianMixture,
+    rows: Float[Tensor, "batch n numbers"],
+) -> Bool[Tensor, " batch"]:
+    """Whether prior and data lie where the network was trained."""
+    config, inside = network.config, torch.ones(len(rows), dtype=torch.bool)
+    if config.n_context and not config.lengths[0]:
+        inside &= config.n_context[0] <= rows.shape[1] <= config.n_context[1]
+    if config.reach:
+        farthest, least, most, largest = config.reach
+        mean, sd = (prior.mean - network.location) / network.scale, prior.stddev / network.scale
+        near = (mean.abs() <= 1.5 * farthest) & (sd >= least / 1.5) & (sd <= 1.5 * most)
+        flat = rows.flatten(1) if config.lengths[0] else rows
+        numbers = (flat - network.encoder.row_location) / network.encoder.row_scale
+        inside &= near.all(-1) & (numbers.abs().flatten(1) <= 1.5 * largest).all(-1)
+    return inside

@@ -1,0 +1,73 @@
+"""What a user may give as ``latent_prior`` at run time beside distributions by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.latent_priors.fitting import fit_draws
+from amortized.posterior import Posterior
+from amortized.priors.density import ProgramDensity
+
+
+def is_by_name(latent_prior: Any) -> bool:
+    """Whether it is distributions by name, which are put into the program itself."""
+    return isinstance(latent_prior, Mapping) and all(
+        isinstance(value, Distribution) for value in latent_prior.values()
+    )
+
+
+def mixture_over_u(latent_prior: Any, density: ProgramDensity) -> GaussianMixture:
+    """A latent prior as a mixture over u, of batch shape ``()`` or ``(batch,)``.
+
+    Args:
+        latent_prior: a `GaussianMixture`; an earlier posterior; draws of all latents in their own
+            units, ``{name: (n, *event)}``; or draws of u, ``(n, dim)``.
+        density: the program's own, which lays the latents out in u.
+
+    Raises:
+        ValueError: if it is none of these.
+    """
+    if isinstance(latent_prior, GaussianMixture):
+        return latent_prior
+    mixture = getattr(latent_prior, "mixture", None)
+    if isinstance(mixture, GaussianMixture):
+        return mixture
+    if isinstance(latent_prior, Posterior):
+        return _of_posterior(latent_prior, density)
+    if isinstance(latent_prior, Mapping) and all(map(torch.is_tensor, latent_prior.values())):
+        return fit_draws(_unconstrained(latent_prior, density, ())[0])
+    if isinstance(latent_prior, Tensor) and latent_prior.ndim == 2:
+        return fit_draws(latent_prior.to(density.y.dtype))
+    raise ValueError(
+        "Expected latent_prior to be distributions by name of the latent, a GaussianMixture over "
+        "unconstrained space, an earlier posterior, draws by name, or draws of u of shape "
+        f"(n, dim); got {type(latent_prior).__name__}."
+    )
+
+
+def _of_posterior(posterior: Posterior, density: ProgramDensity) -> GaussianMixture:
+    """A mixture fitted to the draws of each dataset."""
+    draws, log_weights = posterior.weighted_draws()
+    u = _unconstrained(draws, density, posterior.batch_shape)
+    weights = log_weights.exp().reshape(len(log_weights), -1).T
+    fits = [fit_draws(rows, weights=w) for rows, w in zip(u, weights, strict=True)]
+    if not posterior.batch_shape:
+        return fits[0]
+    parts = ((f.log_weights, f.means, f.scale_tril) for f in fits)
+    return GaussianMixture(*map(torch.stack, zip(*parts, strict=True)))
+
+
+def _unconstrained(
+    draws: Mapping[str, Tensor], density: ProgramDensity, batch_shape: torch.Size | tuple[int, ...]
+) -> Tensor:
+    """Draws in their own units as u, ``(batch, n, dim)``."""
+    ours = {
+        name: (value if batch_shape else value.unsqueeze(1)).movedim(0, 1).to(density.y.dtype)
+        for name, value in draws.items()
+    }
+    n = next(iter(ours.values())).shape[0]
+    return density.take(torch.arange(n)).unconstrain(ours)
