@@ -32,7 +32,7 @@ def two_modes(x, y=None):
 
 def test_jit_changes_nothing_but_time():
     runs = [
-        infer(normal, Y, method="nuts", n_draws=100, n_warmup=50, n_chains=2, jit=jit, seed=3)
+        infer(normal, Y, method="nuts", n_draws=20, n_warmup=20, n_chains=2, jit=jit, seed=3)
         for jit in (True, False)
     ]
     assert [run.diagnostics["jit"] for run in runs] == [True, False]

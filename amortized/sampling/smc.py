@@ -9,6 +9,10 @@ resampled, and moved by Hamiltonian steps at the *new* temperature until they ha
 they were. So the draws returned are moved and equally weighted. A dataset that has reached 1 is
 retired, for a batch drawn from a prior has stragglers.
 
+Each mass is learnt from the very particles that it moves, which makes the evidence of a long path
+a little low: by 0.2 for 13 stages of 256 particles in ten dimensions, less with more particles or
+with a start nearer than the prior.
+
 References:
     Del Moral, Doucet and Jasra, Sequential Monte Carlo samplers (2006).
     Buchholz, Chopin and Jacob (2021), arXiv 1808.07730.
