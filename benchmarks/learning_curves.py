@@ -5,8 +5,9 @@ Prints three tables.
 1. On whole curves of the prior ``learning-curve``, known up to 10, 20, 40 and 80% of their steps:
    the mean log-likelihood of all later values. The reference is this project's SMC on the same
    program, four independent runs a curve: R-hat is that of the curve's end over the runs, and the
-   log evidence has the runs' standard deviation. NUTS answers the first curves, too. emcee runs
-   with the published settings (see ``curve_baselines``).
+   log evidence has the runs' standard deviation. NUTS answers the first curves, too, and importance
+   sampling from millions of prior curves (``curve_oracle``) those that enough of them resemble.
+   emcee runs with the published settings (see ``curve_baselines``).
 2. Seconds a curve, CPU time on the threads given: one curve alone, and 1,000 at once. emcee is
    timed as published, one walker after the other, and with all its walkers at once.
 3. On LCDB's curves of accuracy against training size (``lcdb_extract``), which no network has seen:
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from curve_baselines import EmceeCurve, log_likelihood
+from curve_oracle import exact_log_likelihoods
 from real_curves import early_stopping_table, real_table
 
 from amortized import LearningCurveRegressor, infer, load
@@ -40,6 +42,7 @@ from amortized.sampling.convergence import r_hat
 
 CUTOFFS = (10, 20, 40, 80)
 N_RUNS, N_PARTICLES, N_NUTS = 4, 1024, 2
+N_SAMPLED, ENOUGH = 5_000_000, 200  # prior curves, and effective ones to be compared with
 SEED = 10**7
 
 
@@ -110,6 +113,18 @@ def emcee_answer(prior: LearningCurvePrior, y: torch.Tensor, cutoff: int) -> dic
     return {"ll": float(ll), "seconds": time.process_time() - began}
 
 
+def sampled_answer(prior: LearningCurvePrior, y: torch.Tensor, cutoff: int) -> dict[str, float]:
+    """Mean log-likelihood by importance sampling from the prior, which has nothing to converge."""
+    began = time.process_time()
+    ll, evidence, ess = exact_log_likelihoods(prior, y[None], cutoff, N_SAMPLED)
+    return {
+        "ll": ll.item(),
+        "evidence": evidence.item(),
+        "ess": ess.item(),
+        "seconds": time.process_time() - began,
+    }
+
+
 def references(path: Path, n_curves: int, n_nuts: int) -> dict[str, dict[str, float]]:
     """Answers of SMC, NUTS and emcee for every curve and cut-off, kept in a file as they come."""
     kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
@@ -117,6 +132,7 @@ def references(path: Path, n_curves: int, n_nuts: int) -> dict[str, dict[str, fl
     assert isinstance(prior, LearningCurvePrior)
     methods: dict[str, Callable[..., dict[str, float]]] = {
         "emcee": emcee_answer,
+        "sampled": sampled_answer,
         "smc": smc_answer,
         "nuts": nuts_answer,
     }
@@ -160,7 +176,7 @@ def prior_table(model: str, kept: dict[str, Any], n_curves: int, n_more: int) ->
     more = prior.whole_curves(n_more, seed=SEED - 1).double()
     print(
         f"{'known':>6} {'curves':>7} {'SMC':>7} {'network':>8} {'gap':>7} {'+-':>6} {'emcee':>7} "
-        f"{'gap':>7} {'NUTS-SMC':>9} {'R-hat':>6} {'evid. sd':>8} | {f'on {n_more}':>9}"
+        f"{'gap':>7} {'NUTS-SMC':>9} {'IS-SMC':>7} {'R-hat':>6} {'evid. sd':>8} | {f'on {n_more}':>9}"
     )
     for cutoff in CUTOFFS:
         found = [i for i in range(n_curves) if f"smc/{cutoff}/{i}" in kept]
@@ -174,6 +190,11 @@ def prior_table(model: str, kept: dict[str, Any], n_curves: int, n_more: int) ->
             for i in found
             if (key := f"nuts/{cutoff}/{i}") in kept
         ]
+        sampled = [
+            kept[key]["ll"] - kept[f"smc/{cutoff}/{i}"]["ll"]
+            for i in found
+            if kept[key := f"sampled/{cutoff}/{i}"]["ess"] > ENOUGH
+        ]
         r_hats = [kept[f"smc/{cutoff}/{i}"]["r_hat"] for i in found]
         spread = [kept[f"smc/{cutoff}/{i}"]["evidence_sd"] for i in found]
         error = (smc - ours).std(ddof=1) / len(found) ** 0.5 if len(found) > 1 else np.nan
@@ -181,6 +202,7 @@ def prior_table(model: str, kept: dict[str, Any], n_curves: int, n_more: int) ->
             f"{cutoff:5d}% {len(found):7d} {smc.mean():7.3f} {ours.mean():8.3f} "
             f"{(smc - ours).mean():7.3f} {error:6.3f} {mcmc.mean():7.3f} "
             f"{(smc - mcmc).mean():7.3f} {np.mean(nuts) if nuts else np.nan:9.3f} "
+            f"{np.mean(sampled) if sampled else np.nan:7.3f} "
             f"{np.max(r_hats):6.3f} {np.mean(spread):8.3f} | "
             f"{network_log_likelihoods(network, more, cutoff).mean():9.3f}"
         )
