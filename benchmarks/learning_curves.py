@@ -176,7 +176,8 @@ def prior_table(model: str, kept: dict[str, Any], n_curves: int, n_more: int) ->
     more = prior.whole_curves(n_more, seed=SEED - 1).double()
     print(
         f"{'known':>6} {'curves':>7} {'SMC':>7} {'network':>8} {'gap':>7} {'+-':>6} {'emcee':>7} "
-        f"{'gap':>7} {'NUTS-SMC':>9} {'IS-SMC':>7} {'R-hat':>6} {'evid. sd':>8} | {f'on {n_more}':>9}"
+        f"{'gap':>7} {'NUTS-SMC':>9} {'IS-SMC':>7} {'R-hat':>6} {'evid. sd':>8} | "
+        f"{f'on {n_more}':>9}"
     )
     for cutoff in CUTOFFS:
         found = [i for i in range(n_curves) if f"smc/{cutoff}/{i}" in kept]
