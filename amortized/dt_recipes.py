@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from scipy.stats import kstest
@@ -46,19 +46,17 @@ class Recipe(NamedTuple):
     n_reference: int
 
 
-def _training(
-    n_steps: int, n_context: tuple[int, int], n_rows: int | None = None
-) -> TrainingConfig:
-    return TrainingConfig(
+def _training(n_steps: int, n_context: tuple[int, int], **changes: Any) -> TrainingConfig:
+    settings = TrainingConfig(
         n_steps=n_steps,
         n_tasks=512,
-        n_rows=n_rows,
         n_context=n_context,
         n_query=1,
         log_uniform_context=n_context[0] < n_context[1],
         weight_decay=1e-4,
         ema_decay=0.999,
     )
+    return replace(settings, **changes)
 
 
 # Sizes and lengths for half an hour of one core. Where the program's sketch holds sufficient
@@ -70,9 +68,9 @@ RECIPES: Mapping[str, Recipe] = {
     "dt-variance": Recipe(_SUMMARY, _training(10_000, (1, 1)), 1000),
     "dt-normal": Recipe(_SUMMARY, _training(18_000, (1, 50)), 1000),
     "dt-linear": Recipe(_SUMMARY, _training(16_000, (5, 100)), 500),
-    "dt-logistic": Recipe(_SIZE, _training(10_000, (5, 200), n_rows=6000), 0),
-    "dt-oup": Recipe(replace(_SIZE, n_components=8), _training(12_000, (25, 25)), 500),
-    "dt-sir": Recipe(replace(_SIZE, n_components=8), _training(12_000, (10, 10)), 300),
+    "dt-logistic": Recipe(_SIZE, _training(12_000, (5, 200), n_rows=6000), 0),
+    "dt-oup": Recipe(replace(_SIZE, n_components=8), _training(12_000, (25, 25), n_tasks=256), 500),
+    "dt-sir": Recipe(replace(_SIZE, n_components=8), _training(12_000, (10, 10), n_tasks=256), 300),
 }
 
 

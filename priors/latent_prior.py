@@ -1,8 +1,10 @@
 """Gives a program another prior over its latents, at run time."""
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, Independent
@@ -21,11 +23,27 @@ class _Replace(Messenger):
         if new is None:
             return
         self.seen.add(message["name"])
-        old = message["fn"]
+        old, new = message["fn"], callable_in_pyro(new)
         shape = old.shape()
         new = new.expand(shape[: len(shape) - len(new.event_shape)])
         n_more = len(old.event_shape) - len(new.event_shape)
         message["fn"] = Independent(new, n_more, validate_args=False) if n_more > 0 else new
+
+
+def callable_in_pyro(distribution: Distribution) -> Distribution:
+    """A torch distribution as one of Pyro's, which a sample site can call.
+
+    Example:
+        >>> from torch.distributions import Normal
+        >>> callable_in_pyro(Normal(0.0, 1.0)).shape()
+        torch.Size([])
+    """
+    if isinstance(distribution, TorchDistributionMixin):
+        return distribution
+    family = type(distribution)
+    ours = copy(distribution)
+    ours.__class__ = type(family.__name__, (family, TorchDistributionMixin), {})
+    return ours
 
 
 def with_latent_prior(model: Program, latent_prior: Mapping[str, Distribution]) -> Program:

@@ -129,9 +129,8 @@ def find_network(
         raise TypeError(
             f"Expected network to be a DistributionTransformer; got {type(network).__name__}."
         )
-    if place is None or network.config.prior not in (None, place.name):
-        place = None
-    if place is None or len(place.coordinates) > network.config.dim:
+    if place is None or network.config.prior != place.name:
+        # Trained on a program without a name, which must be this one.
         place = Place("", tuple(range(network.config.dim)), lambda x: x)
     return network, place
 
@@ -172,6 +171,11 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -
     sketch = None
     if config.n_sketch:
         program: Any = PROGRAMS[place.name]() if place.name else problem.source
+        if not hasattr(program, "sketch"):
+            raise ValueError(
+                "Expected a model with the sketch of its likelihood that the network was trained "
+                f"with; got {type(program).__name__}. Give the prior whose method it is."
+            )
         sketch = program.sketch(x, y, torch.ones_like(y, dtype=torch.bool))
     with torch.no_grad():
         answer = network(told, {"data": rows.float()}, None, sketch)
