@@ -31,13 +31,13 @@ def line_style(i: int) -> dict[str, Any]:
     return {"color": COLOURS[i % 4], "linestyle": LINES[(i + i // 4) % 4]}
 
 
-def label_axes(ax: Axes, x: str, y: str, title: str = "", *, legend: bool = True) -> Axes:
+def label_axes(ax: Axes, x: str, y: str, title: str = "") -> Axes:
     """Writes what the axes show, and a legend where something in them has a name."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.set_title(title, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
-    if legend and ax.get_legend_handles_labels()[1]:
+    if ax.get_legend_handles_labels()[1]:
         ax.legend(fontsize=8, frameon=False)
     return ax
 
@@ -127,7 +127,7 @@ def prior_preview(
         x = batch.x_context[i, :, 0].numpy() if batch.n_features else np.arange(len(y))
         order = np.argsort(x)
         # Between rows that differ in other inputs too, a line would mean nothing.
-        style = {"linestyle": line_style(i)["linestyle"] if one_input else "none"}
+        dashes = line_style(i)["linestyle"] if one_input else "none"
         ax.plot(
             x[order],
             y[order],
@@ -135,7 +135,7 @@ def prior_preview(
             marker=MARKERS[i % 4],
             markersize=3,
             label=f"dataset {i + 1}",
-            **style,
+            linestyle=dashes,
         )
     x_label = "x" if one_input else "first input" if batch.n_features else "row"
     return label_axes(ax, x_label, "y", f"{n_tasks} datasets of the prior")
@@ -159,8 +159,8 @@ def compare_methods(
     """
     ax = new_axes(5, 0.6 + 0.45 * len(values)) if ax is None else ax
     for i, (value, error) in enumerate(values.values()):
-        style = {"color": COLOURS[i % 4], "marker": MARKERS[i % 4]}
-        ax.errorbar([value], [i], xerr=[2 * error], capsize=3, **style)
+        colour, marker = COLOURS[i % 4], MARKERS[i % 4]
+        ax.errorbar([value], [i], xerr=[2 * error], capsize=3, color=colour, marker=marker)
     ax.set_yticks(range(len(values)), list(values))
     ax.set_ylim(len(values) - 0.5, -0.5)
     return label_axes(ax, f"{x_label}, +- 2 standard errors", "method", title)

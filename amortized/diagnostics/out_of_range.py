@@ -3,7 +3,7 @@ r"""Is a dataset like those that a network was trained on? Outside of them nobod
 Features of the dataset (moments and shape of answers and inputs, how jumpy the answers are, and how
 surprised the network is by rows it has not been shown) are compared with the same features of
 datasets drawn from the training prior with as many rows and columns. With :math:`z_j` the distance
-of feature j from its median, in units of its spread on that side, the score is
+of feature j from its median, in units of that of its 2% quantile on that side, the score is
 :math:`\max_j |z_j|`, and its p-value is its rank among the scores of further prior datasets: a
 false alarm has exactly the probability of the level, up to the number of these datasets.
 
@@ -35,8 +35,8 @@ class RangeVerdict:
 
     Attributes:
         p_values: probability that a dataset of the prior is as unusual, ``(n_datasets,)``.
-        distances: signed distance of each feature, ``{feature: (n_datasets,)}``; beyond about 4 is
-            unusual.
+        distances: signed distance of each feature, ``{feature: (n_datasets,)}``; beyond 1 are
+            2% of the prior's datasets on each side.
     """
 
     p_values: Float[np.ndarray, " n"]
@@ -100,7 +100,9 @@ class TrainingRange:
         self.names = list(features)
         values = np.stack(list(features.values()), -1)
         measured, ranked = values[: n_datasets // 2], values[n_datasets // 2 :]
-        low, self._median, high = np.quantile(measured, [0.16, 0.5, 0.84], axis=0)
+        # Far quantiles: in units of the middle of a heavy-tailed feature, its tail would be all
+        # that the score sees.
+        low, self._median, high = np.quantile(measured, [0.02, 0.5, 0.98], axis=0)
         self._below = np.maximum(self._median - low, 1e-9)
         self._above = np.maximum(high - self._median, 1e-9)
         self._scores = np.sort(self._score(ranked))

@@ -16,7 +16,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #14213d; max-width: 60rem; m
 h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; } td { padding: .15rem 1.2rem .15rem 0; vertical-align: top; }
 td:first-child { color: #555; white-space: nowrap; }
-figure { display: inline-block; margin: 1rem 1rem 0 0; } img { max-width: 100%; }
+figure { display: inline-block; margin: 1rem 1rem 0 0; width: 28rem; max-width: 100%;
+  vertical-align: top; } img { width: 100%; }
 figcaption { font-size: .85rem; color: #555; max-width: 30rem; }
 .warnings { border-left: .4rem solid #c2410c; background: #fbf1ec; padding: .5rem 1rem; }
 .fine { border-left: .4rem solid #3b9ab2; background: #eef5f7; padding: .5rem 1rem; }
@@ -100,4 +101,5 @@ def _figure(caption: str, figure: Figure) -> str:
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     text = html.escape(caption)
     image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+    width = ' style="width: 100%"' if figure.get_figwidth() > 7 else ""
+    return f"<figure{width}>{image}<figcaption>{text}</figcaption></figure>"

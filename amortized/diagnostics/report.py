@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from amortized.diagnostics.pit import pit
 from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.sbc import sbc
 from amortized.infer import infer
-from amortized.latent_priors.catalogue import named_tasks
+from amortized.latent_priors.catalogue import TASKS, named_tasks
 from amortized.networks import PFN, DistributionTransformer
 from amortized.plotting import compare_methods, predictive_band
 from amortized.predictive import OneOfBatch
-from amortized.priors.catalogue import named_prior
+from amortized.priors.catalogue import PRIORS, named_prior
 
 ALARM = 0.01
 _MAX_REFERENCE_ROWS = 100
@@ -55,8 +56,10 @@ def report(network: nn.Module, *, n_datasets: int = 300, seed: int = 0) -> Repor
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "datasets": n_datasets,
     }
-    judge = _judge_pfn if isinstance(network, PFN) else _judge_dt
-    result = judge(network, name, n_datasets, seed)
+    if isinstance(network, PFN):
+        result = _judge_pfn(network, name, n_datasets, seed)
+    else:
+        result = _judge_dt(network, name, n_datasets, seed)
     sections = {"What was asked": about, **result.sections}
     sections["Cost"] = {"seconds for this report": time.perf_counter() - began}
     return Report(f"Network {name} over its prior", sections, result.warnings, result.figures)
@@ -89,7 +92,7 @@ def _judge_pfn(network: PFN, name: str, n_datasets: int, seed: int) -> Report:
         scores, "log score (nats per answer)"
     ).figure
     text = {f"log score, {size}": f"{v:.3f} +- {e:.3f} nats" for size, (v, e) in scores.items()}
-    about = {"name": name, "in words": _first_line(prior)}
+    about = {"name": name, "in words": _first_line(PRIORS[name])}
     return Report(
         "", {"Prior": about, "Calibration": calibration, "Score": text}, warnings, figures
     )
@@ -122,7 +125,7 @@ def _judge_dt(network: DistributionTransformer, name: str, n_datasets: int, seed
         "Coverage of highest-density regions.": covered.plot().figure,
         "Tails of the importance weights.": weights.plot().figure,
     }
-    about = {"name": name, "in words": _first_line(tasks.prior), "rows": n_context}
+    about = {"name": name, "in words": _first_line(TASKS[name]), "rows": n_context}
     return Report("", {"Prior": about, "Calibration": calibration}, warnings, figures)
 
 
@@ -166,7 +169,7 @@ def report_pfn(
         )
     sections: dict[str, dict[str, Any]] = {
         "What was asked": {"rows": n, "features": x.shape[1], "network": name},
-        "Prior": {"name": name, "in words": _first_line(prior)},
+        "Prior": {"name": name, "in words": _first_line(PRIORS[name])},
         "Rung": {"method": "pfn", "in words": "one forward pass, not corrected by a density"},
         "Calibration": {f"PIT over {n_datasets} datasets of the prior, p-value": test.p_value},
         "Seconds": {"network, on " + x.device.type: seconds},
@@ -241,5 +244,6 @@ def _new_rows(x: Tensor, n: int = 40) -> Tensor:
     return (x[pairs[0]] + x[pairs[1]]) / 2
 
 
-def _first_line(prior: Any) -> str:
-    return (inspect.getdoc(type(prior)) or type(prior).__name__).splitlines()[0]
+def _first_line(make: Callable[[], Any]) -> str:
+    """What the catalogue says of a prior, without the marks of formulas."""
+    return (inspect.getdoc(make) or "").split("\n\n")[0].replace("\n", " ")

@@ -164,10 +164,12 @@ class Uniformity:
         ax.axhline(0.0, color="0.5", linewidth=0.8)
         for i, (label, values) in enumerate(self.values.items()):
             height = np.searchsorted(np.sort(values), points, side="right") / len(values)
-            ax.plot(points, height - points, label=label, **line_style(i))
+            # A legend of many lines would hide them; the worst keeps its name.
+            named = len(self.values) <= 4 or label == self.worst
+            name = label if named else "_"
+            ax.plot(points, height - points, label=name, **line_style(i))
         title = f"{self.title}: p = {self.p_value:.2g}, {self.n_datasets} datasets"
-        legend = len(self.values) <= 10
-        return label_axes(ax, self.x_label, f"{self.y_label} - uniform", title, legend=legend)
+        return label_axes(ax, self.x_label, f"{self.y_label} - uniform", title)
 
     def __repr__(self) -> str:
         return (

@@ -49,4 +49,5 @@ class PosteriorReport:
             seed: of what is drawn.
         """
         check_is_fitted(self)
-        return report_posterior(*self._problem, self.posterior_, reference=reference, seed=seed)
+        model, x, y = self._problem
+        return report_posterior(model, x, y, self.posterior_, reference=reference, seed=seed)
