@@ -71,6 +71,7 @@ RECIPES: Mapping[str, Recipe] = {
     "dt-logistic": Recipe(_SIZE, _training(12_000, (5, 200), n_rows=6000), 0),
     "dt-oup": Recipe(replace(_SIZE, n_components=8), _training(12_000, (25, 25), n_tasks=256), 500),
     "dt-sir": Recipe(replace(_SIZE, n_components=8), _training(12_000, (10, 10), n_tasks=256), 300),
+    "dt-filter": Recipe(replace(_SIZE, n_components=6), _training(12_000, (2, 2), n_tasks=384), 0),
 }
 
 

@@ -74,17 +74,11 @@ class SensorFusion(StateSpaceModel):
         return moved.flatten(-2)
 
     def sample_observation(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
-        distance, bearing = true_range_and_bearing(state).unbind(-1)
         white = self._white(*state.shape[:2], 2, generator=generator)
         which, late = torch.rand(
             2, *state.shape[:2], generator=generator, dtype=self.dtype, device=self.device
         )
-        normal = distance + 0.1 * (distance + 1) * white[..., 0]
-        echo = -torch.log1p(-late)  # the same uniform serves both: only one of them is used
-        reading = torch.where(which < _WEIGHTS[0], normal, echo)
-        reading = torch.where(which >= _WEIGHTS[0] + _WEIGHTS[1], _MAX_RANGE * late, reading)
-        turned = wrap(bearing + _BEARING_SD * white[..., 1])
-        return torch.stack((reading.clamp(0, _MAX_RANGE), turned), -1)
+        return reading(state, white, which, late)
 
     def log_observation(self, y: Tensor, state: Tensor, t: int) -> Tensor:
         distance, bearing = true_range_and_bearing(state).unbind(-1)
@@ -116,6 +110,24 @@ class SensorFusion(StateSpaceModel):
 
     def _white(self, *shape: int, generator: torch.Generator) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=self.dtype, device=self.device)
+
+
+def reading(state: Tensor, white: Tensor, which: Tensor, late: Tensor) -> Tensor:
+    """Range and bearing of a state, made of chance: ``(..., 2)``.
+
+    Args:
+        state: ``(..., 4)``.
+        white: standard normal, ``(..., 2)``.
+        which: uniform, chooses the kind of range, ``(...)``.
+        late: uniform, ``(...)``.
+    """
+    distance, bearing = true_range_and_bearing(state).unbind(-1)
+    normal = distance + 0.1 * (distance + 1) * white[..., 0]
+    echo = -torch.log1p(-late)  # the same uniform serves both: only one of them is used
+    measured = torch.where(which < _WEIGHTS[0], normal, echo)
+    measured = torch.where(which >= _WEIGHTS[0] + _WEIGHTS[1], _MAX_RANGE * late, measured)
+    turned = wrap(bearing + _BEARING_SD * white[..., 1])
+    return torch.stack((measured.clamp(0, _MAX_RANGE), turned), -1)
 
 
 def true_range_and_bearing(state: Tensor) -> Tensor:

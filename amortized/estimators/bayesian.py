@@ -16,8 +16,10 @@ from torch.distributions import Distribution
 
 from amortized.estimators.reporting import PosteriorReport
 from amortized.infer import infer
+from amortized.infer.streaming import update
 from amortized.posterior import Posterior
 from amortized.predictive import Affine
+from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.prior import Prior
 
@@ -112,7 +114,11 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         return self._fit(X, y, with_earlier_rows=False)
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianRegressor":
-        """Take further rows into account; samplers start from the posterior so far."""
+        """Take further rows into account; samplers start from the posterior so far.
+
+        With method "dt" the posterior becomes the prior of the further rows, and
+        ``posterior_.diagnostics["drift"]`` is how far that led from the posterior of all rows.
+        """
         return self._fit(X, y, with_earlier_rows=hasattr(self, "posterior_"))
 
     def _fit(self, X: ArrayLike, y: ArrayLike, *, with_earlier_rows: bool) -> "BayesianRegressor":
@@ -120,6 +126,8 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
             self, X, y, dtype=np.float64, y_numeric=True, reset=not with_earlier_rows
         )
         targets, start = np.asarray(targets, dtype=np.float64), None
+        if with_earlier_rows and self.method == "dt":
+            return self._stream(inputs, targets)
         if with_earlier_rows:
             inputs = np.concatenate([self.X_train_, inputs])
             targets = np.concatenate([self.y_train_, targets])
@@ -128,11 +136,35 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         self._y_mean = float(targets.mean()) if default else 0.0
         self._y_scale = (float(targets.std()) or 1.0) if default else 1.0
         # Weak: weights of 10 noise scales, noise of any size below the target's.
-        weak = LinearRegressionPrior(
+        weak: Prior = LinearRegressionPrior(
             inputs.shape[1], weight_scale=10.0, concentration=1.0, rate=0.1
         )
+        if self.method == "dt":  # whose network has weights that do not scale with the noise
+            weak = LinearModelPrior(inputs.shape[1], log_noise=-1.0)
         self._learn(inputs, (targets - self._y_mean) / self._y_scale, weak, start)
         self.X_train_, self.y_train_ = inputs, targets
+        return self
+
+    def _stream(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> "BayesianRegressor":
+        """Takes the posterior so far for the prior of further rows; units stay the first ones."""
+        model, x_before, y_before = self._problem
+        x, y_now = torch.as_tensor(self._standardise(X)), (y - self._y_mean) / self._y_scale
+        self.posterior_, drift = update(
+            model,
+            self.posterior_,
+            (x, torch.as_tensor(y_now)),
+            (x_before, y_before),
+            n_draws=self.n_draws,
+            **dict(self.options or {}),
+        )
+        self._problem = (
+            model,
+            torch.cat([x_before, x]),
+            torch.cat([y_before, torch.as_tensor(y_now)]),
+        )
+        self.X_train_ = np.concatenate([self.X_train_, X])
+        self.y_train_ = np.concatenate([self.y_train_, y])
+        self.posterior_.diagnostics["drift"] = drift.item()
         return self
 
     def predict_distribution(self, X: ArrayLike) -> Distribution:

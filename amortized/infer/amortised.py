@@ -158,19 +158,32 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -
             f"Expected a network for {density.dim} latents, {list(density.layout)}; got one for "
             f"{len(place.coordinates)}, trained on {config.prior or 'a program without a name'}."
         )
-    x, y = place.inputs(problem.x), problem.y
+    _check_supports(problem, density)
+    prior = prior_mixture(density, config.n_components)
+    mixture, inside = mixture_answer(network, place, problem.source, prior, problem.x, problem.y)
+    return Answer(mixture, inside, density)
+
+
+def mixture_answer(
+    network: DistributionTransformer,
+    place: Place,
+    model: Any,
+    prior: GaussianMixture,
+    x: Float[Tensor, "batch n features"],
+    y: Float[Tensor, "batch n"],
+) -> tuple[GaussianMixture, Bool[Tensor, " batch"]]:
+    """The network's mixture over the model's u in float64, and whether it has seen such tasks."""
+    config, x = network.config, place.inputs(x)
     if (x.shape[-1] + 1,) != config.widths or config.lengths[0] not in (0, y.shape[1]):
         raise ValueError(
             f"Expected data as the network was trained on: {config.widths[0] - 1} inputs and "
             f"{config.lengths[0] or 'any number of'} rows; got {x.shape[-1]} and {y.shape[1]}."
         )
-    _check_supports(problem, density)
-    prior = prior_mixture(density, config.n_components)
     told = _with_unused(prior, place.coordinates, config.dim).to(torch.float32)
     rows = torch.cat((x, y.unsqueeze(-1)), -1)
     sketch = None
     if config.n_sketch:
-        program: Any = PROGRAMS[place.name]() if place.name else problem.source
+        program: Any = PROGRAMS[place.name]() if place.name else model
         if not hasattr(program, "sketch"):
             raise ValueError(
                 "Expected a model with the sketch of its likelihood that the network was trained "
@@ -179,10 +192,10 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -
         sketch = program.sketch(x, y, torch.ones_like(y, dtype=torch.bool))
     with torch.no_grad():
         answer = network(told, {"data": rows.float()}, None, sketch)
-    mixture = answer.to(torch.float64)
+    mixture = answer.to(torch.float64).expand((len(y),))
     if place.coordinates != tuple(range(config.dim)):
         mixture = mixture.marginal(place.coordinates)
-    return Answer(mixture.expand((len(y),)), _inside(network, told, rows), density)
+    return mixture, _inside(network, told, rows)
 
 
 def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture:

@@ -15,6 +15,7 @@ from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.normal_variance import NormalVariancePrior
 from amortized.priors.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
 from amortized.priors.program import ProgramPrior
+from amortized.priors.sensor_reading import SensorReadingPrior
 
 PROGRAMS: Mapping[str, Callable[[], ProgramPrior]] = {
     "dt-mean": NormalMeanPrior,
@@ -24,6 +25,7 @@ PROGRAMS: Mapping[str, Callable[[], ProgramPrior]] = {
     "dt-logistic": lambda: LogisticModelPrior(5, vary_features=True),
     "dt-oup": OrnsteinUhlenbeckPrior,
     "dt-sir": EpidemicPrior,
+    "dt-filter": SensorReadingPrior,
 }
 """The program of each; its likelihood is what a network has learned."""
 
@@ -66,6 +68,20 @@ def dt_sir() -> LatentTasks:
     return LatentTasks(PROGRAMS["dt-sir"](), _BOX)
 
 
+def dt_filter() -> LatentTasks:
+    """Place and velocity of a target from one range and bearing, under priors of a filter.
+
+    Between two looks a filter's prior is a tenth to one unit wide, and a place and its velocity
+    are strongly correlated.
+    """
+    return LatentTasks(
+        SensorReadingPrior(),
+        Metaprior(location_sd=1.0, sd=(0.05, 1.0), correlation=1.0, flat_sd=(1.0, 1.5), own=0.05),
+        location=torch.tensor([1.0, 0.0, 1.0, 0.0]),
+        scale=torch.tensor([2.0, 0.5, 2.0, 0.5]),
+    )
+
+
 TASKS: Mapping[str, Callable[[], LatentTasks]] = {
     "dt-mean": dt_mean,
     "dt-variance": dt_variance,
@@ -74,6 +90,7 @@ TASKS: Mapping[str, Callable[[], LatentTasks]] = {
     "dt-logistic": dt_logistic,
     "dt-oup": dt_oup,
     "dt-sir": dt_sir,
+    "dt-filter": dt_filter,
 }
 
 
@@ -124,7 +141,7 @@ def place_among_tasks(model: Any) -> Place | None:
     for name, program in PROGRAMS.items():
         candidate = program()
         if type(candidate) is type(model) and _likelihood(candidate) == _likelihood(model):
-            n = 1 if name in ("dt-mean", "dt-variance") else 2
+            n = {"dt-mean": 1, "dt-variance": 1, "dt-filter": 4}.get(name, 2)
             return Place(name, tuple(range(n)), lambda x: x)
     return None
 
