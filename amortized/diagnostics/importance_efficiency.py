@@ -28,6 +28,7 @@ from amortized.priors.program import ProgramPrior
 from amortized.sampling.pareto import smooth_weights
 
 TRUSTED_K = 0.7
+_KNOW_THEIR_DENSITY = {"dt", "exact"}
 _TOLERATED = 0.05  # share of datasets that may be beyond weighting without an alarm
 
 
@@ -97,7 +98,7 @@ def importance_efficiency(
     if {"k_hat", "ess"} <= set(trial.per_dataset):
         k_hat, ess = (trial.per_dataset[name].double().cpu().numpy() for name in ("k_hat", "ess"))
         return ImportanceEfficiency(ess / trial.n_drawn, k_hat, title)
-    if trial.log_prob_draws is None or (trial.method in METHODS and trial.method != "exact"):
+    if trial.log_prob_draws is None or trial.method in METHODS.keys() - _KNOW_THEIR_DENSITY:
         raise ValueError(
             f"Expected a method that knows the density of its own draws; {trial.method!r} does "
             "not. Use a network, 'exact' or 'importance'."

@@ -54,7 +54,8 @@ def report_posterior(
 
     Example:
         >>> from amortized.priors.normal_mean import NormalMeanPrior
-        >>> prior, x, y = NormalMeanPrior(), torch.zeros(5, 0), torch.ones(5)
+        >>> prior, x = NormalMeanPrior(), torch.zeros(5, 0)
+        >>> y = torch.tensor([0.1, 2.0, -0.5, 1.5, 1.0])
         >>> posterior = infer(prior, x, y, method="exact")
         >>> page = report_posterior(prior, x, y, posterior, reference="smc")
         >>> page.sections["Rung"]["method"], page.warnings

@@ -28,6 +28,7 @@ class LatentPriorDensity(ProgramDensity):
 
     Example:
         >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> import torch
         >>> own = ProgramDensity(NormalMeanPrior().model, torch.zeros(2, 1, 0), torch.ones(2, 1))
         >>> told = GaussianMixture.from_moments(torch.tensor([5.0]), torch.eye(1))
         >>> density = LatentPriorDensity(own, told)

@@ -38,8 +38,8 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     Example:
         >>> from sklearn.linear_model import LinearRegression
         >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(500, 1))
-        >>> y = X[:, 0] + rng.normal(size=500)
+        >>> X = rng.normal(size=(5000, 1))
+        >>> y = X[:, 0] + rng.normal(size=5000)
         >>> intervals = ConformalRegressor(LinearRegression(), random_state=0).fit(X, y)
         >>> intervals.predict_interval([[0.0]]).round().tolist()
         [[-2.0, 2.0]]
