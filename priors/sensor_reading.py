@@ -42,9 +42,10 @@ class SensorReading(dist.TorchDistribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
-        made = {"dtype": self.state.dtype, "device": self.state.device}
-        which, late = torch.rand(*shape, 2, **made).unbind(-1)
-        return reading(self.state.expand(*shape, 4), torch.randn(*shape, 2, **made), which, late)
+        dtype, device = self.state.dtype, self.state.device
+        which, late = torch.rand((2, *shape), dtype=dtype, device=device).unbind(0)
+        white = torch.randn((*shape, 2), dtype=dtype, device=device)
+        return reading(self.state.expand(*shape, 4), white, which, late)
 
     def log_prob(self, value: Tensor) -> Tensor:
         sensors = SensorFusion(self.state.dtype, self.state.device)

@@ -20,7 +20,7 @@ from amortized.priors.program import ProgramPrior
 from amortized.sampling.grid import grid_posterior
 from amortized.sampling.latent_reference import reference_log_prob
 
-ROWS = {"dt-mean": 1, "dt-variance": 1, "dt-oup": 25, "dt-sir": 10}
+ROWS = {"dt-mean": 1, "dt-variance": 1, "dt-oup": 25, "dt-sir": 10, "dt-filter": 2}
 
 
 @pytest.mark.parametrize("name", TASKS)

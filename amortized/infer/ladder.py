@@ -68,6 +68,7 @@ def automatically(
         posterior = by_sampler(smc, "smc")(problem, n_draws, **options)
         posterior.diagnostics["rung"] = _rungs(problem, ["smc"] * len(problem.y))
         return posterior
+    options.pop("start", None)  # the network's answer is where this one starts
     draws, rungs = climb(answer.density, FromMixture(answer.mixture), n_draws, **options)
     draws.diagnostics["inside_training_range"] = answer.inside
     posterior = posterior_from_draws(problem, answer.density, draws, "auto")

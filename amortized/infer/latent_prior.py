@@ -57,8 +57,11 @@ def _of_posterior(posterior: Posterior, density: ProgramDensity) -> GaussianMixt
     fits = [fit_draws(rows, weights=w) for rows, w in zip(u, weights, strict=True)]
     if not posterior.batch_shape:
         return fits[0]
-    parts = ((f.log_weights, f.means, f.scale_tril) for f in fits)
-    return GaussianMixture(*map(torch.stack, zip(*parts, strict=True)))
+    return GaussianMixture(
+        torch.stack([fit.log_weights for fit in fits]),
+        torch.stack([fit.means for fit in fits]),
+        torch.stack([fit.scale_tril for fit in fits]),
+    )
 
 
 def _unconstrained(

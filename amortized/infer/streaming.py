@@ -53,8 +53,8 @@ def update(
         posterior given all rows at once.
     """
     streamed = by_network(make_problem(model, *new, posterior), n_draws, network)
-    rows = [torch.cat(pair, -1 - (i == 0)) for i, pair in enumerate(zip(earlier, new, strict=True))]
-    at_once = by_network(make_problem(model, *rows, latent_prior), 1, network)
+    x, y = torch.cat((earlier[0], new[0]), -2), torch.cat((earlier[1], new[1]), -1)
+    at_once = by_network(make_problem(model, x, y, latent_prior), 1, network)
     return streamed, symmetric_kl(streamed.mixture, at_once.mixture)
 
 
@@ -126,22 +126,26 @@ def filter_states(
         steps.append((prior, posterior, inside))
         prior = posterior.propagate(motion.transition, offset, motion.transition_cov)
     # The first prior has one component, later ones as many as the network answers with.
-    predicted, filtered, inside = zip(*steps, strict=True)
-    return Filtered(_stacked(predicted), _stacked(filtered), torch.stack(inside, 1))
+    return Filtered(
+        _stacked([step[0] for step in steps]),
+        _stacked([step[1] for step in steps]),
+        torch.stack([step[2] for step in steps], 1),
+    )
 
 
-def _stacked(mixtures: tuple[GaussianMixture, ...]) -> GaussianMixture:
+def _stacked(mixtures: list[GaussianMixture]) -> GaussianMixture:
     """Mixtures of the steps side by side, ``(n_series, n_steps)``."""
     k = max(mixture.n_components for mixture in mixtures)
-    parts = []
-    for mixture in mixtures:
-        missing = k - mixture.n_components
-        parts.append(
-            (
-                torch.nn.functional.pad(mixture.log_weights, (0, missing), value=-torch.inf),
-                torch.cat([mixture.means] + [mixture.means[:, :1]] * missing, 1),
-                torch.cat([mixture.scale_tril] + [mixture.scale_tril[:, :1]] * missing, 1),
-            )
-        )
-    columns = (torch.stack(column, 1) for column in zip(*parts, strict=True))
-    return GaussianMixture(*columns, validate_args=False)
+
+    def filled(tensor: Tensor, value: float | None = None) -> Tensor:
+        """With the missing components added, of some value or copies of the first."""
+        missing = k - tensor.shape[1]
+        more = tensor[:, :1].expand(-1, missing, *tensor.shape[2:])
+        return torch.cat((tensor, more if value is None else torch.full_like(more, value)), 1)
+
+    return GaussianMixture(
+        torch.stack([filled(m.log_weights, -torch.inf) for m in mixtures], 1),
+        torch.stack([filled(m.means) for m in mixtures], 1),
+        torch.stack([filled(m.scale_tril) for m in mixtures], 1),
+        validate_args=False,
+    )

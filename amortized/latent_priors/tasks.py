@@ -173,7 +173,8 @@ class LatentTasks:
         centre, spread = self.row_moments
         rows = batch.observations["data"]
         rows = ((rows - centre) / spread).abs()
-        return tuple(t.item() for t in (mean.abs().max(), sd.min(), sd.max(), rows.max()))
+        farthest, largest = float(mean.abs().max()), float(rows.max())
+        return farthest, float(sd.min()), float(sd.max()), largest
 
     @cached_property
     def n_sketch(self) -> int:
