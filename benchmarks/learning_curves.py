@@ -3,11 +3,11 @@
 Prints three tables.
 
 1. On whole curves of the prior ``learning-curve``, known up to 10, 20, 40 and 80% of their steps:
-   the mean log-likelihood of all later values. The reference is this project's SMC on the same
-   program, four independent runs a curve: R-hat is that of the curve's end over the runs, and the
-   log evidence has the runs' standard deviation. NUTS answers the first curves, too, and importance
-   sampling from millions of prior curves (``curve_oracle``) those that enough of them resemble.
-   emcee runs with the published settings (see ``curve_baselines``).
+   the mean log-likelihood of all later values. The exact answer is that of importance sampling
+   from millions of prior curves (``curve_oracle``), and where too few of them resemble the curve
+   that of this project's SMC, four independent runs a curve: R-hat is that of the curve's end
+   over the runs, and the log evidence has the runs' standard deviation. SMC and NUTS also answer
+   the first curves. emcee runs with the published settings (see ``curve_baselines``).
 2. Seconds a curve, CPU time on the threads given: one curve alone, and 1,000 at once. emcee is
    timed as published, one walker after the other, and with all its walkers at once.
 3. On LCDB's curves of accuracy against training size (``lcdb_extract``), which no network has seen:
@@ -23,6 +23,7 @@ kept in ``--references`` and reused.
 """
 
 import argparse
+import itertools
 import time
 import warnings
 from collections.abc import Callable
@@ -41,7 +42,7 @@ from amortized.priors import LearningCurvePrior, named_prior
 from amortized.sampling.convergence import r_hat
 
 CUTOFFS = (10, 20, 40, 80)
-N_RUNS, N_PARTICLES, N_NUTS = 4, 1024, 2
+N_RUNS, N_PARTICLES, N_SMC, N_NUTS = 4, 1024, 3, 1
 N_SAMPLED, ENOUGH = 5_000_000, 200  # prior curves, and effective ones to be compared with
 SEED = 10**7
 
@@ -125,8 +126,11 @@ def sampled_answer(prior: LearningCurvePrior, y: torch.Tensor, cutoff: int) -> d
     }
 
 
-def references(path: Path, n_curves: int, n_nuts: int) -> dict[str, dict[str, float]]:
-    """Answers of SMC, NUTS and emcee for every curve and cut-off, kept in a file as they come."""
+def references(path: Path, n_curves: int, n_smc: int, n_nuts: int) -> dict[str, dict[str, float]]:
+    """Answers to every curve and cut-off, kept in a file as they come.
+
+    SMC answers the first curves, and those that too few curves of the prior resemble.
+    """
     kept: dict[str, Any] = torch.load(path, weights_only=True) if path.exists() else {}
     prior = named_prior("learning-curve")
     assert isinstance(prior, LearningCurvePrior)
@@ -137,15 +141,19 @@ def references(path: Path, n_curves: int, n_nuts: int) -> dict[str, dict[str, fl
         "nuts": nuts_answer,
     }
     for number, y in enumerate(prior_curves(n_curves)):
-        for cutoff in CUTOFFS:
-            for method, answer in methods.items():
-                key = f"{method}/{cutoff}/{number}"
-                if key in kept or (method == "nuts" and number >= n_nuts):
-                    continue
-                kept[key] = answer(prior, y, cutoff)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                torch.save(kept, path)
-                print(key, {k: round(v, 3) for k, v in kept[key].items()}, flush=True)
+        for cutoff, method in itertools.product(CUTOFFS, methods):
+            key = f"{method}/{cutoff}/{number}"
+            enough = method == "smc" and kept[f"sampled/{cutoff}/{number}"]["ess"] > ENOUGH
+            if (
+                key in kept
+                or (enough and number >= n_smc)
+                or (method == "nuts" and number >= n_nuts)
+            ):
+                continue
+            kept[key] = methods[method](prior, y, cutoff)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(kept, path)
+            print(key, {k: round(v, 3) for k, v in kept[key].items()}, flush=True)
     return kept
 
 
@@ -169,42 +177,46 @@ def network_log_likelihoods(network: PFN, curves: torch.Tensor, cutoff: int) -> 
     return torch.cat(scores).double().numpy()
 
 
+def reference_of(kept: dict[str, Any], cutoff: int, number: int) -> float:
+    """Importance sampling where enough curves of the prior resemble this one, otherwise SMC."""
+    sampled = kept[f"sampled/{cutoff}/{number}"]
+    return sampled["ll"] if sampled["ess"] > ENOUGH else kept[f"smc/{cutoff}/{number}"]["ll"]
+
+
+def differences(kept: dict[str, Any], one: str, other: str, cutoff: int) -> float:
+    """Mean difference of two methods over the curves that both answered."""
+    found = [
+        kept[key]["ll"] - kept[key.replace(one, other, 1)]["ll"]
+        for key in kept
+        if key.startswith(f"{one}/{cutoff}/") and key.replace(one, other, 1) in kept
+        if one != "sampled" or kept[key]["ess"] > ENOUGH
+    ]
+    return float(np.mean(found)) if found else np.nan
+
+
 def prior_table(model: str, kept: dict[str, Any], n_curves: int, n_more: int) -> None:
     """The first table."""
     network, prior = load(model), named_prior("learning-curve")
     assert isinstance(prior, LearningCurvePrior)
     more = prior.whole_curves(n_more, seed=SEED - 1).double()
     print(
-        f"{'known':>6} {'curves':>7} {'SMC':>7} {'network':>8} {'gap':>7} {'+-':>6} {'emcee':>7} "
-        f"{'gap':>7} {'NUTS-SMC':>9} {'IS-SMC':>7} {'R-hat':>6} {'evid. sd':>8} | "
+        f"{'known':>6} {'exact':>7} {'network':>8} {'gap':>7} {'+-':>6} {'emcee':>7} {'gap':>7} "
+        f"{'SMC: curves':>11} {'R-hat':>6} {'evid. sd':>8} {'IS-SMC':>7} {'NUTS-SMC':>9} | "
         f"{f'on {n_more}':>9}"
     )
     for cutoff in CUTOFFS:
-        found = [i for i in range(n_curves) if f"smc/{cutoff}/{i}" in kept]
-        if not found:
-            continue
-        smc = np.array([kept[f"smc/{cutoff}/{i}"]["ll"] for i in found])
-        mcmc = np.array([kept[f"emcee/{cutoff}/{i}"]["ll"] for i in found])
-        ours = network_log_likelihoods(network, prior_curves(n_curves), cutoff)[found]
-        nuts = [
-            kept[key]["ll"] - kept[f"smc/{cutoff}/{i}"]["ll"]
-            for i in found
-            if (key := f"nuts/{cutoff}/{i}") in kept
-        ]
-        sampled = [
-            kept[key]["ll"] - kept[f"smc/{cutoff}/{i}"]["ll"]
-            for i in found
-            if kept[key := f"sampled/{cutoff}/{i}"]["ess"] > ENOUGH
-        ]
-        r_hats = [kept[f"smc/{cutoff}/{i}"]["r_hat"] for i in found]
-        spread = [kept[f"smc/{cutoff}/{i}"]["evidence_sd"] for i in found]
-        error = (smc - ours).std(ddof=1) / len(found) ** 0.5 if len(found) > 1 else np.nan
+        exact = np.array([reference_of(kept, cutoff, i) for i in range(n_curves)])
+        mcmc = np.array([kept[f"emcee/{cutoff}/{i}"]["ll"] for i in range(n_curves)])
+        ours = network_log_likelihoods(network, prior_curves(n_curves), cutoff)
+        smc = [value for key, value in kept.items() if key.startswith(f"smc/{cutoff}/")]
+        error = (exact - ours).std(ddof=1) / n_curves**0.5
         print(
-            f"{cutoff:5d}% {len(found):7d} {smc.mean():7.3f} {ours.mean():8.3f} "
-            f"{(smc - ours).mean():7.3f} {error:6.3f} {mcmc.mean():7.3f} "
-            f"{(smc - mcmc).mean():7.3f} {np.mean(nuts) if nuts else np.nan:9.3f} "
-            f"{np.mean(sampled) if sampled else np.nan:7.3f} "
-            f"{np.max(r_hats):6.3f} {np.mean(spread):8.3f} | "
+            f"{cutoff:5d}% {exact.mean():7.3f} {ours.mean():8.3f} {(exact - ours).mean():7.3f} "
+            f"{error:6.3f} {mcmc.mean():7.3f} {(exact - mcmc).mean():7.3f} {len(smc):11d} "
+            f"{max(answer['r_hat'] for answer in smc):6.3f} "
+            f"{np.mean([answer['evidence_sd'] for answer in smc]):8.3f} "
+            f"{differences(kept, 'sampled', 'smc', cutoff):7.3f} "
+            f"{differences(kept, 'nuts', 'smc', cutoff):9.3f} | "
             f"{network_log_likelihoods(network, more, cutoff).mean():9.3f}"
         )
 
@@ -250,6 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="learning-curve", help="a name or a folder")
     parser.add_argument("--curves", type=int, default=16, help="curves of the first table")
+    parser.add_argument("--smc", type=int, default=N_SMC, help="curves that SMC answers anyway")
     parser.add_argument("--nuts", type=int, default=N_NUTS, help="curves that NUTS answers")
     parser.add_argument("--more", type=int, default=1000, help="curves of the network's own score")
     parser.add_argument("--real", type=int, default=300, help="curves of LCDB")
@@ -262,7 +275,7 @@ def main() -> None:
     parser.add_argument("--only-references", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    kept = references(arguments.references, arguments.curves, arguments.nuts)
+    kept = references(arguments.references, arguments.curves, arguments.smc, arguments.nuts)
     if arguments.only_references:
         return
     prior_table(arguments.model, kept, arguments.curves, arguments.more)

@@ -18,6 +18,8 @@ def test_there_are_notebooks():
 def test_notebook_runs(path):
     book = nbformat.read(path, as_version=4)
     NotebookClient(book, timeout=600, resources={"metadata": {"path": path.parent}}).execute()
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)  # its figures are seen
 
 
 @each_notebook
