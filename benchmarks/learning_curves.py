@@ -237,7 +237,7 @@ def speed_table(model: str) -> None:
     prior = named_prior("learning-curve")
     assert isinstance(prior, LearningCurvePrior)
     curves = prior.whole_curves(1000, seed=SEED).clamp(0, 1).double().numpy()[:, :40]
-    later, fitted = np.arange(41.0, 101), LearningCurveRegressor(model)
+    later, fitted = np.arange(41.0, 101), LearningCurveRegressor(load(model))
     one = seconds_of(lambda: fitted.fit(None, curves[0]).predict_distribution(later), 20)
     ends = seconds_of(lambda: fitted.fit(None, curves).predict_distribution([100.0]), 3)
     batch = seconds_of(lambda: [*fitted.fit(None, curves)._answers(later)], 1)
