@@ -15,12 +15,10 @@ from amortized.diagnostics import (
     c2st,
     coverage,
     importance_efficiency,
-    latent_trial,
     local_c2st,
     log_score,
     order_sensitivity,
     pit,
-    predictive_check,
     sbc,
     tarp,
 )
@@ -30,7 +28,6 @@ from amortized.diagnostics.order_sensitivity import OrderSensitivity
 from amortized.diagnostics.sbc import ranks
 from amortized.diagnostics.uniformity import Uniformity, simultaneous_band
 from amortized.latent_priors.catalogue import named_tasks
-from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 
@@ -198,74 +195,7 @@ def test_efficiency_of_a_program_needs_no_normalised_density():
     assert 0.3 < importance_efficiency(weighted).mean <= 1
 
 
-def test_predictive_check_sees_a_shifted_and_a_narrow_posterior():
-    prior = NormalMeanPrior()
-    exact = PosteriorTrial.run(prior, "exact", n_datasets=1000, n_context=3, progress=False)
-    mean = exact.draws["mean"].mean(0)
-    assert predictive_check(exact, prior).p_value > ALARM
-    for moved in (exact.draws["mean"] + 0.3, mean + 0.6 * (exact.draws["mean"] - mean)):
-        wrong = PosteriorTrial(exact.truth, {"mean": moved}, x=exact.x, y=exact.y)
-        assert predictive_check(wrong, prior).p_value < ALARM
-
-
 PRIOR = LinearRegressionPrior(1)
-
-
-def forgets_the_first(batch):
-    exact = PRIOR.posterior_predictive(batch)
-    return Normal(exact.mean + 0.1 * batch.y_context[:, :1], exact.stddev)
-
-
-def random_answer(batch):
-    exact = PRIOR.posterior_predictive(batch)
-    return Normal(exact.mean + 0.1 * torch.randn(batch.n_tasks, 1), exact.stddev)
-
-
-def test_order_of_context_matters_only_to_a_method_that_looks_at_it():
-    for method, passes in (
-        (PRIOR.posterior_predictive, True),
-        (random_answer, True),
-        (forgets_the_first, False),
-    ):
-        p = order_sensitivity(PRIOR, method, n_datasets=100, progress=False).p_value
-        assert (p > ALARM) == passes, method
-
-
-def test_trial_runs_every_kind_of_method():
-    prior, size = NormalMeanPrior(), {"n_datasets": 6, "n_context": 4, "progress": False}
-    exact = PosteriorTrial.run(prior, "exact", n_draws=50, batch_size=4, **size)
-    assert exact.draws["mean"].shape == (50, 6) and exact.y.shape == (6, 4)
-
-    def from_the_prior(batch, n_draws):
-        return {"mean": 2 * torch.randn(n_draws, batch.n_tasks)}
-
-    drawn = PosteriorTrial.run(prior, from_the_prior, n_draws=50, **size)
-    assert drawn.method == "from_the_prior" and drawn.log_prob_truth is None
-    again = PosteriorTrial.run(prior, from_the_prior, n_draws=50, **size)
-    assert torch.equal(drawn.draws["mean"], again.draws["mean"])
-    particles = PosteriorTrial.run(prior, "smc", n_draws=20, thin=3, n_particles=64, **size)
-    assert particles.draws["mean"].shape == (20, 6) and particles.n_drawn == 60
-
-
-def test_predictive_trial_agrees_with_the_oracle():
-    size = {"n_datasets": 50, "n_context": 5, "n_query": 3, "progress": False}
-    closed = PredictiveTrial.run(PRIOR, "exact", **size)
-    direct = PredictiveTrial.run(PRIOR, PRIOR.posterior_predictive, **size)
-    assert torch.allclose(closed.log_prob, direct.log_prob, atol=1e-4)
-    assert log_score(closed, oracle=direct).gap == pytest.approx(0, abs=1e-5)
-
-
-def test_distribution_transformer_on_trial():
-    tasks = named_tasks("dt-normal")
-    config = DistributionTransformerConfig(d_model=16, n_layers=1, n_components=3)
-    network = DistributionTransformer.new(tasks, config).eval()
-    size = {"n_context": 5, "progress": False}
-    trial = latent_trial(network, tasks, n_datasets=300, exact_density=True, **size)
-    assert set(trial.draws) == {"coefficients", "noise"}
-    efficiency = importance_efficiency(trial)
-    assert 0 < efficiency.mean < 1
-    # It has the program's sketch, and has not learnt what the sketch leaves out.
-    assert sbc(trial).p_value < ALARM
 
 
 def prior_as_posterior(tasks, n):

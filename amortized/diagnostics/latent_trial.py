@@ -32,7 +32,7 @@ def latent_trial(
     Args:
         network: answers.
         tasks: that it was trained on, of `amortized.latent_priors.catalogue.named_tasks`.
-        n_datasets: how many.
+        n_datasets: how many; those at which the program overflows are left out.
         n_context: rows of each.
         n_draws: posterior draws for each.
         exact_density: whether to evaluate the exact density too, for `importance_efficiency`.
@@ -64,10 +64,14 @@ def latent_trial(
             log_probs = posterior.log_prob(batch.u), posterior.log_prob(draws)
         exact = _log_density(tasks, batch, draws) if exact_density else None
         rows = batch.observations["data"]
-        parts.append((batch.u, draws, *log_probs, rows[..., :-1], rows[..., -1], exact))
-    u, draws, at_truth, at_draws, x, y, exact_parts = zip(*parts, strict=True)
+        seen = batch.masks["data"].all(-1)  # not where the program overflowed: no data were given
+        rows, at_truth, at_draws = rows[seen], log_probs[0][seen], log_probs[1][:, seen]
+        exact = None if exact is None else exact[:, seen]
+        kept = batch.u[seen], draws[:, seen], at_truth, at_draws
+        parts.append((*kept, rows[..., :-1], rows[..., -1], exact))
+    u, drawn, truths, scored, x, y, exacts = zip(*parts, strict=True)
     layout = tasks.simulator.layout
-    truth, joined = torch.cat(u), torch.cat(draws, 1)
+    truth, joined = torch.cat(u), torch.cat(drawn, 1)
 
     def named(values: Tensor) -> dict[str, Tensor]:
         return {
@@ -79,9 +83,9 @@ def latent_trial(
         named(truth),
         named(joined),
         method="dt",
-        log_prob_truth=torch.cat(at_truth),
-        log_prob_draws=torch.cat(at_draws, 1),
-        log_density_draws=torch.cat(exact_parts, 1) if exact_density else None,
+        log_prob_truth=torch.cat(truths),
+        log_prob_draws=torch.cat(scored, 1),
+        log_density_draws=torch.cat(exacts, 1) if exact_density else None,
         x=torch.cat(x).double(),
         y=torch.cat(y).double(),
         n_drawn=n_draws,

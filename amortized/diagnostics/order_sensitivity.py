@@ -106,11 +106,12 @@ def order_sensitivity(
     starts = range(0, n_datasets, batch_size)
     for start in tqdm(starts, unit="batch", disable=not progress):
         size = min(batch_size, n_datasets - start)
-        batch = prior.sample(size, n_context, n_query, seed=batch_seed(seed, start))
+        own = batch_seed(seed, start)
+        batch = prior.sample(size, n_context, n_query, seed=own)
         as_given = torch.arange(n_context)
         shuffles = [torch.as_tensor(rng.permutation(n_context)) for _ in range(n_orders)]
         scores = [
-            _score(prior, method, batch, order, 2 * n_orders * start + i, options)
+            _score(prior, method, batch, order, batch_seed(own, i), options)
             for i, order in enumerate([as_given] * (1 + n_orders) + shuffles)
         ]
         changes = (torch.stack(scores[1:]) - scores[0]).abs().unflatten(0, (2, n_orders)).mean(1)

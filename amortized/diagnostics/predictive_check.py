@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from amortized.diagnostics.sbc import ranks
-from amortized.diagnostics.trial import PosteriorTrial
+from amortized.diagnostics.trial import PosteriorTrial, batch_seed
 from amortized.diagnostics.uniformity import Uniformity
 from amortized.priors.density import ProgramDensity
 from amortized.priors.program import ProgramPrior
@@ -68,7 +68,8 @@ def predictive_check(
     simulate = ProgramSimulator(prior.model, x[0])
     replicated: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # Not a seed of the trial: replicates made from the numbers of the draws would know them.
+        torch.manual_seed(batch_seed(seed, trial.n_datasets))
         for _ in range(n_replicates):
             _, replicate = simulate(u, x)
             for name, statistic in statistics.items():
