@@ -2,27 +2,27 @@
 
 ``python -m amortized.dt_recipes dt-normal`` trains that network in ``runs/dt-normal``, resuming
 what is there, and writes it with its card to ``pretrained/dt-normal`` when the schedule is done.
-``--stop-at 5000`` stops there; the same command goes on.
+``--stop-at 5000`` stops there; the same command goes on. ``--card`` trains nothing: it measures the
+released network again and renews its card.
 """
 
 import argparse
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import kstest
 from torch import Tensor
 
+from amortized.diagnostics import calibration_rows
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.ladder import weigh
 from amortized.latent_priors.catalogue import TASKS, named_tasks
 from amortized.latent_priors.density import LatentPriorDensity
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
-from amortized.pretrained import save
+from amortized.pretrained import card_rows, card_text, load, replace_card, save
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.latent_reference import reference_log_prob
 from amortized.sampling.start import FromMixture
@@ -75,6 +75,10 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
+OF_THE_TRAINING = {"Parameters", "Latents", "Data", "Training", "Software", "Command"}
+"""Rows of a card that are written when a network is trained, and stay."""
+
+
 def held_out(tasks: LatentTasks, config: TrainingConfig, n_tasks: int) -> list[LatentTaskBatch]:
     """Tasks that no training step has seen, in ten sizes of datasets."""
     low, high = config.n_context
@@ -99,45 +103,22 @@ def gaps(
     return torch.cat([reference_log_prob(tasks, b) - q.log_prob(b.u) for b, q in pairs])
 
 
-def calibration(batches: list[LatentTaskBatch], mixtures: list[GaussianMixture]) -> float:
-    """The p-value of simulation-based calibration over priors and data, of all latents together.
-
-    The level of a latent in its marginal posterior is uniform over tasks. Each latent's levels
-    have a Kolmogorov-Smirnov test; the smallest p-value is corrected for their number.
-
-    References:
-        | Validating Bayesian Inference Algorithms with Simulation-Based Calibration
-        | (Talts et al., 2018), arXiv:1804.06788
-    """
-    dim = batches[0].u.shape[-1]
-    pairs = list(zip(batches, mixtures, strict=True))
-    p_values = []
-    for i in range(dim):
-        levels = [q.marginal([i]).cdf(b.u[:, i : i + 1]) for b, q in pairs]
-        p_values.append(kstest(torch.cat(levels).double().numpy(), "uniform").pvalue)
-    return float(min(1.0, dim * min(p_values)))
-
-
-def efficiencies(
+def implied_gaps(
     tasks: LatentTasks, batches: list[LatentTaskBatch], mixtures: list[GaussianMixture]
-) -> tuple[Tensor, Tensor]:
-    """What importance weights are worth, as a share of 1000 draws, and the gap that they imply.
-
-    The gap is that of `gaps` with the evidence that the weights give: for problems of any size.
-    """
-    worth, gap = [], []
+) -> Tensor:
+    """What `gaps` says, with the evidence that importance weights give: for many latents too."""
+    gap = []
     for batch, mixture in zip(batches, mixtures, strict=True):
         rows = batch.observations["data"].double()
         own = ProgramDensity(tasks.prior.model, rows[..., :-1], rows[..., -1])
         density, answer = LatentPriorDensity(own, batch.latent_prior), mixture.to(torch.float64)
-        draws, efficiency = weigh(density, FromMixture(answer), 1000, prior_share=0.0)
+        draws, _ = weigh(density, FromMixture(answer), 1000, prior_share=0.0)
         u = batch.u.double()
         assert draws.log_evidence is not None
         exact = density.log_density(u.unsqueeze(1))[:, 0] - draws.log_evidence
         there = batch.masks["data"].all(-1)  # not where the program overflowed
-        worth.append(efficiency[there])
         gap.append((exact - answer.log_prob(u))[there])
-    return torch.cat(worth), torch.cat(gap)
+    return torch.cat(gap)
 
 
 def card(
@@ -151,18 +132,7 @@ def card(
         tasks: that it was trained on.
         seconds: wall time of the training.
     """
-    recipe = RECIPES[name]
-    config = recipe.training
-    batches = held_out(tasks, config, 2000)
-    few = held_out(tasks, config, recipe.n_reference or 1000)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        worth, gap = efficiencies(tasks, few, answers(network, few))
-    by = "importance weights"
-    if recipe.n_reference:
-        by, gap = "quadrature", gaps(tasks, few, answers(network, few))
-    low, middle = worth.quantile(torch.tensor([0.05, 0.5], dtype=worth.dtype)).tolist()
-    fresh = f"fresh priors and datasets of {config.n_context[0]} to {config.n_context[1]} rows"
+    config = RECIPES[name].training
     rows = {
         "Parameters": f"{sum(p.numel() for p in network.parameters()):,}, stored in float16",
         "Latents": f"{', '.join(tasks.names)}: {tasks.dim} in unconstrained space",
@@ -171,15 +141,35 @@ def card(
         + ("" if seconds is None else f"; {seconds:,.0f} s"),
         "Software": f"torch {torch.__version__}",
         "Command": f"`python -m amortized.dt_recipes {name}`",
-        "Gap to the exact posterior": f"mean KL {gap.mean():.4f} +- "
-        f"{gap.std() / len(gap) ** 0.5:.4f} nats by {by}, {len(gap)} {fresh}",
-        "Simulation-based calibration": f"p = {calibration(batches, answers(network, batches)):.3f}"
-        f" over {sum(b.n_tasks for b in batches)} {fresh}",
-        "Importance-sampling efficiency": f"median {middle:.3f}, 5% quantile {low:.3f}",
     }
-    text = inspect.cleandoc(TASKS[name].__doc__ or "")
-    lines = [f"# {name}", "", text, "", "| | |", "| --- | --- |"]
-    return "\n".join(lines + [f"| {key} | {value} |" for key, value in rows.items()]) + "\n"
+    return card_text(name, TASKS[name].__doc__ or "", rows | measured(name, network, tasks))
+
+
+def measured(name: str, network: DistributionTransformer, tasks: LatentTasks) -> dict[str, str]:
+    """The rows of a card that are measured on the network itself: its gap and its calibration."""
+    recipe = RECIPES[name]
+    batches = held_out(tasks, recipe.training, recipe.n_reference or 1000)
+    mixtures = answers(network, batches)
+    if recipe.n_reference:
+        by, gap = "quadrature", gaps(tasks, batches, mixtures)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            by, gap = "importance weights", implied_gaps(tasks, batches, mixtures)
+    low, high = recipe.training.n_context
+    found = {
+        "Gap to the exact posterior": f"mean KL {gap.mean():.4f} +- "
+        f"{gap.std() / len(gap) ** 0.5:.4f} nats by {by}, {len(gap)} fresh priors and datasets of "
+        f"{low} to {high} rows"
+    }
+    return found | calibration_rows(network)
+
+
+def renewed_card(name: str, folder: Path) -> str:
+    """The card of a released network with all that can be measured on it measured again."""
+    kept = {key: row for key, row in card_rows(folder).items() if key in OF_THE_TRAINING}
+    again = measured(name, load(folder), named_tasks(name))
+    return card_text(name, TASKS[name].__doc__ or "", kept | again)
 
 
 def main() -> None:
@@ -190,7 +180,12 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("pretrained"))
     parser.add_argument("--accelerator", default="auto", help="Lightning's, such as cpu or gpu")
+    parser.add_argument("--card", action="store_true", help="only measure again for the card")
     options = parser.parse_args()
+    if options.card:
+        text = renewed_card(options.name, options.out / options.name)
+        print(text, replace_card(options.out / options.name, text))
+        return
     recipe, tasks = RECIPES[options.name], named_tasks(options.name)
     network = train(
         tasks,

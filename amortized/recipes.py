@@ -1,11 +1,12 @@
 """How the pretrained networks were trained: one prior, one size, one schedule a name.
 
 ``python -m amortized.recipes gp-1d`` trains that network in ``runs/gp-1d``, resuming what is
-there, and writes it with its card to ``pretrained/gp-1d`` when its last schedule is done.
+there, and writes it with its card to ``pretrained/gp-1d`` when its last schedule is done. With
+``--card`` it trains nothing and measures the released network again: of its card, what was said of
+the training stays.
 """
 
 import argparse
-import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from amortized.diagnostics import calibration_rows
 from amortized.networks import PFN, PFNConfig, TabularPFN, TabularPFNConfig
-from amortized.pretrained import save
+from amortized.pretrained import card_rows, card_text, load, replace_card, save
 from amortized.priors import Prior, TaskBatch, named_prior
 from amortized.priors.catalogue import PRIORS
 from amortized.training import TrainingConfig, train
@@ -87,6 +89,18 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 
+OF_THE_TRAINING = (
+    "Parameters",
+    "Context",
+    "Training",
+    "Compute",
+    "Seed",
+    "Command",
+    "Gap to the oracle",  # a benchmark of hours
+)
+"""Rows of a card that are written when a network is trained, and stay."""
+
+
 def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list[TaskBatch]:
     """Batches of the training's sizes that no training step has seen."""
     batches = StepBatches(prior, replace(config, seed=config.seed + 10**9))
@@ -94,7 +108,7 @@ def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list
 
 
 def log_likelihood(network: PFN | TabularPFN, batches: list[TaskBatch]) -> tuple[float, float]:
-    """Mean log-likelihood per query point, and its standard error over tasks."""
+    """Mean log-likelihood per query point, and its standard error over tasks of these sizes."""
     with torch.inference_mode():
         per_task = torch.cat(
             [
@@ -136,8 +150,6 @@ def card(
         gap: to an oracle, as its benchmark printed it; None names the benchmark.
     """
     stages, prior = RECIPES[name].stages, named_prior(name)
-    batches = held_out(prior, stages[-1])
-    mean, error = log_likelihood(network, batches)
     flops = sum(training_flops(network, held_out(prior, s, 20), s.n_steps) for s in stages)
     n_parameters = sum(p.numel() for p in network.parameters())
     rows = {
@@ -149,13 +161,37 @@ def card(
         },
         "Compute": f"{flops:.2g} FLOPs, torch {torch.__version__}",
         "Command": f"`python -m amortized.recipes {name}`",
-        "Held-out log-likelihood": f"{mean:.4f} +- {error:.4f} nats per query point, "
-        f"{sum(len(b.y_query) for b in batches):,} tasks of the last training's sizes",
         "Gap to the oracle": gap or "see `benchmarks/`",
     }
-    text = inspect.cleandoc(PRIORS[name].__doc__ or "")
-    lines = [f"# {name}", "", text, "", "| | |", "| --- | --- |"]
-    return "\n".join(lines + [f"| {key} | {value} |" for key, value in rows.items()]) + "\n"
+    return card_text(name, PRIORS[name].__doc__ or "", rows | measured(name, network))
+
+
+def measured(name: str, network: PFN | TabularPFN) -> dict[str, str]:
+    """The rows of a card that are measured on the network itself: its score and its calibration.
+
+    Args:
+        name: of the recipe.
+        network: in eval mode.
+    """
+    batches = held_out(named_prior(name), RECIPES[name].stages[-1])
+    mean, error = log_likelihood(network, batches)
+    score = {
+        "Held-out log-likelihood": f"{mean:.4f} +- {error:.4f} nats per query point, "
+        f"{sum(len(b.y_query) for b in batches):,} tasks of the last training's sizes",
+    }
+    # Classes have no distribution function to be calibrated by.
+    return score | (calibration_rows(network) if isinstance(network, PFN) else {})
+
+
+def renewed_card(name: str, folder: Path) -> str:
+    """The card of a released network with all that can be measured on it measured again.
+
+    Args:
+        name: of the recipe.
+        folder: where it was released.
+    """
+    kept = {key: row for key, row in card_rows(folder).items() if key.startswith(OF_THE_TRAINING)}
+    return card_text(name, PRIORS[name].__doc__ or "", kept | measured(name, load(folder)))
 
 
 def main() -> None:
@@ -164,8 +200,13 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where its state is kept")
     parser.add_argument("--to", type=Path, default=Path("pretrained"), help="where it is released")
+    parser.add_argument("--card", action="store_true", help="only measure again for the card")
     arguments = parser.parse_args()
     name, recipe = arguments.name, RECIPES[arguments.name]
+    if arguments.card:
+        text = renewed_card(name, arguments.to / name)
+        print(text, replace_card(arguments.to / name, text))
+        return
     network: Any = replace(recipe.network, prior=name)
     seconds = []
     for number, stage in enumerate(recipe.stages, 1):

@@ -5,6 +5,7 @@ if __name__ == "pretrained":
         "Expected 'import amortized.pretrained'; got 'import pretrained'. Add 'amortized.'."
     )
 
-from amortized.pretrained.storage import available, kind_of, load, save
+from amortized.pretrained.card import card_rows, card_text
+from amortized.pretrained.storage import available, kind_of, load, replace_card, save
 
-__all__ = ["available", "kind_of", "load", "save"]
+__all__ = ["available", "card_rows", "card_text", "kind_of", "load", "replace_card", "save"]

@@ -82,10 +82,35 @@ def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
     config = {"network": kind, "config": asdict(cast(Any, network.config))}
     (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (fresh / WEIGHTS).write_bytes(weights)
-    checksum = f"SHA-256 of `{WEIGHTS}`: `{hashlib.sha256(weights).hexdigest()}`\n"
-    (fresh / CARD).write_text(f"{card.rstrip()}\n\n{checksum}".lstrip(), encoding="utf-8")
+    (fresh / CARD).write_text(_with_checksum(card, weights), encoding="utf-8")
     _swap(fresh, path)
     return path
+
+
+def replace_card(path: str | Path, card: str) -> Path:
+    """Write another card beside the weights of a saved network, which stay as they are.
+
+    Args:
+        path: the network's folder.
+        card: what CARD.md says beside the checksum.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if the old card does not fit the weights.
+    """
+    path = Path(path)
+    weights = _checked_weights(path)  # damaged weights get no new checksum
+    fresh = path / f".{CARD}.fresh"
+    fresh.write_text(_with_checksum(card, weights), encoding="utf-8")
+    os.replace(fresh, path / CARD)
+    return path
+
+
+def _with_checksum(card: str, weights: bytes) -> str:
+    checksum = f"SHA-256 of `{WEIGHTS}`: `{hashlib.sha256(weights).hexdigest()}`\n"
+    return f"{card.rstrip()}\n\n{checksum}".lstrip()
 
 
 def _swap(fresh: Path, path: Path) -> None:

@@ -1,14 +1,18 @@
 """Recipes: what released a network can be run again, and the card says what was measured."""
 
-import re
+import hashlib
+import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from amortized import recipes
+from amortized.diagnostics import calibration_rows
 from amortized.networks import PFN, PFNConfig
-from amortized.pretrained import available, load
+from amortized.pretrained import available, card_rows, load
+from amortized.pretrained.storage import SHIPPED
 from amortized.priors import named_prior
 from amortized.training import TrainingConfig, train
 
@@ -30,11 +34,76 @@ def test_recipe_trains_on_a_named_prior(name):
     assert len({stage.seed for stage in recipe.stages}) == len(recipe.stages)
 
 
-@pytest.mark.parametrize("name", available())
+RELEASED = [name for name in available() if name in recipes.RECIPES]
+
+
+@pytest.mark.parametrize("name", RELEASED)
 def test_released_network_is_that_of_its_recipe(name):
     config = load(name).config
     assert config.prior == name
     assert config.max_context == recipes.RECIPES[name].network.max_context
+
+
+def stated_score(card):
+    """Mean and standard error of a card's held-out log-likelihood."""
+    mean, _, error = card["Held-out log-likelihood"].split()[:3]
+    return float(mean), float(error)
+
+
+def worded(text):
+    """A text without its numbers."""
+    return "".join(c for c in text if not c.isdigit())
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_score_of_a_card_is_reproduced(name):
+    mean, error = stated_score(card_rows(SHIPPED / name))
+    last = replace(recipes.RECIPES[name].stages[-1], n_tasks=8)  # of the 32 of each batch's size
+    batches = recipes.held_out(named_prior(name), last)
+    again, noise = recipes.log_likelihood(load(name), batches)
+    assert 0 < error < 0.1
+    assert again == pytest.approx(mean, abs=3 * (error**2 + noise**2) ** 0.5)
+
+
+@pytest.mark.parametrize("name", available())
+def test_calibration_of_a_card_is_reproduced(name):
+    stated, again = card_rows(SHIPPED / name), calibration_rows(load(name))
+    assert again.keys() <= stated.keys(), "Run the recipe of this network with --card."
+    for key, text in again.items():
+        if key.startswith("Calibration: "):
+            # The datasets are the same: machines differ in the rounding alone.
+            assert float(stated[key]) == pytest.approx(float(text), rel=0.05, abs=1e-3), key
+        else:
+            assert worded(stated[key]) == worded(text), key
+
+
+def test_card_is_renewed_and_the_training_remembered(tmp_path, monkeypatch):
+    folder = tmp_path / "gp-1d"
+    shutil.copytree(SHIPPED / "gp-1d", folder)
+    before, weights = card_rows(folder), (folder / "model.safetensors").read_bytes()
+    text = (folder / "CARD.md").read_text(encoding="utf-8")
+    for key in ("Held-out log-likelihood", "Calibration: PIT with 5 rows, p-value"):
+        text = text.replace(before[key], "9.9999 +- 0.0001 nats")
+    (folder / "CARD.md").write_text(text.replace("| Seed |", "| Old row | 1 |\n| Seed |"))
+    monkeypatch.setitem(recipes.RECIPES, "gp-1d", TINY)  # sizes of a held-out set that is small
+    monkeypatch.setattr(sys, "argv", ["recipes", "gp-1d", "--card", "--to", str(tmp_path)])
+    recipes.main()
+    after = card_rows(folder)
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert hashlib.sha256(weights).hexdigest() in (folder / "CARD.md").read_text(encoding="utf-8")
+    assert "Old row" not in after and before.keys() == after.keys()
+    for key in ("Training", "Compute", "Gap to the oracle"):
+        assert after[key] == before[key]
+    key = "Calibration: PIT with 5 rows, p-value"
+    assert float(after[key]) == pytest.approx(float(before[key]), rel=0.05)
+    batches = recipes.held_out(named_prior("gp-1d"), TINY.stages[-1])
+    mean, _ = recipes.log_likelihood(load(folder), batches)
+    assert stated_score(after)[0] == pytest.approx(mean, abs=1e-4)
+
+
+def test_no_card_without_a_network(tmp_path):
+    with pytest.raises(ValueError, match="Save the network with a card first"):
+        recipes.renewed_card("gp-1d", tmp_path)
 
 
 def test_held_out_batches_are_no_training_batches():
@@ -67,13 +136,12 @@ def test_command_trains_and_releases(tmp_path, monkeypatch):
     arguments = ["recipes", "gp-1d", "--runs", str(tmp_path / "runs"), "--to", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
     recipes.main()
-    card = (tmp_path / "gp-1d" / "CARD.md").read_text(encoding="utf-8")
-    network = load(tmp_path / "gp-1d")
+    card, network = card_rows(tmp_path / "gp-1d"), load(tmp_path / "gp-1d")
     assert network.config.prior == "gp-1d"
-    assert "Training 1 | 3 steps of up to 4 tasks" in card
-    assert "Training 2 | 2 steps of up to 4 tasks" in card
+    assert card["Training 1"].startswith("3 steps of up to 4 tasks")
+    assert card["Training 2"].startswith("2 steps of up to 4 tasks")
     batches = recipes.held_out(named_prior("gp-1d"), TINY.stages[-1])
     mean, _ = recipes.log_likelihood(network, batches)
-    # The card's number is that of the very weights beside it, up to their float16.
-    stated = re.search(r"Held-out log-likelihood \| (\S+) ", card)
-    assert stated and float(stated[1]) == pytest.approx(mean, abs=2e-3)
+    # The card's numbers are those of the very weights beside it, up to their float16.
+    assert stated_score(card)[0] == pytest.approx(mean, abs=2e-3)
+    assert 0 <= float(card["Calibration: PIT with 4 rows, p-value"]) <= 1

@@ -152,7 +152,11 @@ def test_report_of_networks(network, tmp_path):
     tasks = named_tasks("dt-mean")
     config = DistributionTransformerConfig(d_model=16, n_layers=1, n_components=3, prior="dt-mean")
     untrained = DistributionTransformer.new(tasks, config).eval()
-    page = small(report(untrained, n_datasets=60), tmp_path)
+    page = small(report(untrained, n_context=[1, 3], n_datasets=60), tmp_path)
     assert page.sections["Prior"]["name"] == "dt-mean"
+    assert {"SBC with 1 rows, p-value", "importance efficiency with 3 rows"} <= set(
+        page.sections["Calibration"]
+    )
+    assert len(page.figures) == 6
     with pytest.raises(ValueError, match="names its prior"):
         report(torch.nn.Linear(1, 1))

@@ -13,7 +13,7 @@ from amortized.diagnostics.pit import pit
 from amortized.diagnostics.posterior_report import report_posterior
 from amortized.diagnostics.predictive_check import predictive_check
 from amortized.diagnostics.predictive_trial import PredictiveTrial
-from amortized.diagnostics.report import report, report_pfn
+from amortized.diagnostics.report import calibration_rows, report, report_pfn
 from amortized.diagnostics.sbc import sbc
 from amortized.diagnostics.tarp import tarp
 from amortized.diagnostics.trial import PosteriorTrial
@@ -24,6 +24,7 @@ __all__ = [
     "Report",
     "TrainingRange",
     "c2st",
+    "calibration_rows",
     "coverage",
     "importance_efficiency",
     "latent_trial",

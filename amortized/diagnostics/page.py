@@ -47,6 +47,10 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     figures: dict[str, Figure] = field(default_factory=dict)
 
+    def texts(self, section: str) -> dict[str, str]:
+        """A section as the page writes it, numbers rounded."""
+        return {str(what): _text(value) for what, value in self.sections[section].items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Title, sections and warnings as numbers, texts and lists, fit for JSON."""
         return {"title": self.title, **self.sections, "warnings": list(self.warnings)}
@@ -55,10 +59,10 @@ class Report:
         """The page, figures included."""
         head = f"<title>{html.escape(self.title)}</title><style>{_STYLE}</style>"
         parts = [f"<h1>{html.escape(self.title)}</h1>", self._verdict()]
-        for name, rows in self.sections.items():
+        for name in self.sections:
             cells = "".join(
-                f"<tr><td>{html.escape(str(what))}</td><td>{html.escape(_text(value))}</td></tr>"
-                for what, value in rows.items()
+                f"<tr><td>{html.escape(what)}</td><td>{html.escape(text)}</td></tr>"
+                for what, text in self.texts(name).items()
             )
             parts.append(f"<h2>{html.escape(name)}</h2><table>{cells}</table>")
         parts += [_figure(caption, figure) for caption, figure in self.figures.items()]
@@ -86,8 +90,8 @@ class Report:
 
     def __repr__(self) -> str:
         lines = [self.title]
-        for name, rows in self.sections.items():
-            lines += [f"  {name}", *(f"    {what}: {_text(v)}" for what, v in rows.items())]
+        for name in self.sections:
+            lines += [f"  {name}", *(f"    {k}: {text}" for k, text in self.texts(name).items())]
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
 

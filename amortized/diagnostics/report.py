@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from amortized.diagnostics.coverage import coverage
 from amortized.diagnostics.importance_efficiency import importance_efficiency
 from amortized.diagnostics.latent_trial import latent_trial
+from amortized.diagnostics.log_score import log_score
 from amortized.diagnostics.order_sensitivity import order_sensitivity
 from amortized.diagnostics.out_of_range import TrainingRange
 from amortized.diagnostics.page import Report
 from amortized.diagnostics.pit import pit
 from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.sbc import sbc
+from amortized.diagnostics.trial import PosteriorTrial
+from amortized.diagnostics.uniformity import Uniformity
 from amortized.infer import infer
 from amortized.latent_priors.catalogue import TASKS, named_tasks
+from amortized.latent_priors.tasks import LatentTasks
 from amortized.networks import PFN, DistributionTransformer
 from amortized.plotting import compare_methods, predictive_band
 from amortized.predictive import OneOfBatch
@@ -31,17 +35,25 @@ _MAX_REFERENCE_ROWS = 100
 _N_DRAWS = 500  # of the reference's predictive, for the divergence between the two
 
 
-def report(network: nn.Module, *, n_datasets: int = 300, seed: int = 0) -> Report:
+def report(
+    network: nn.Module,
+    *,
+    n_context: Sequence[int] | None = None,
+    n_datasets: int = 300,
+    seed: int = 0,
+) -> Report:
     """Puts a pretrained network on trial over the prior that it was trained on.
 
     Args:
         network: a `PFN` or a `DistributionTransformer` whose config names its prior.
+        n_context: sizes of datasets, in rows; None takes small, middle and large ones of those
+            that it was trained on.
         n_datasets: fresh datasets of each size.
         seed: of these.
 
     Example:
         >>> from amortized.pretrained import load
-        >>> print(report(load("gp-1d"), n_datasets=40).title)
+        >>> print(report(load("gp-1d"), n_context=[5], n_datasets=40).title)
         Network gp-1d over its prior
     """
     name = getattr(getattr(network, "config", None), "prior", None)
@@ -54,38 +66,56 @@ def report(network: nn.Module, *, n_datasets: int = 300, seed: int = 0) -> Repor
     about = {
         "network": f"{type(network).__name__} {name}",
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
-        "datasets": n_datasets,
+        "datasets of each size": n_datasets,
     }
     if isinstance(network, PFN):
-        result = _judge_pfn(network, name, n_datasets, seed)
+        result = _judge_pfn(network, name, n_context, n_datasets, seed)
     else:
-        result = _judge_dt(network, name, n_datasets, seed)
+        result = _judge_dt(network, name, n_context, n_datasets, seed)
     sections = {"What was asked": about, **result.sections}
-    sections["Cost"] = {"seconds for this report": time.perf_counter() - began}
+    sections["Cost"] = {
+        **sections.get("Cost", {}),
+        "seconds for this report": time.perf_counter() - began,
+    }
     return Report(f"Network {name} over its prior", sections, result.warnings, result.figures)
 
 
-def _judge_pfn(network: PFN, name: str, n_datasets: int, seed: int) -> Report:
-    prior, warnings, figures = named_prior(name), [], {}
+def calibration_rows(network: nn.Module, *, n_datasets: int = 300) -> dict[str, str]:
+    """What a network's card says of its calibration: numbers and warnings of its `report`.
+
+    Args:
+        network: as for `report`.
+        n_datasets: fresh datasets of each size.
+
+    Example:
+        >>> from amortized.pretrained import load
+        >>> list(calibration_rows(load("gp-1d"), n_datasets=20))[-1]
+        'Mind'
+    """
+    page = report(network, n_datasets=n_datasets)
+    rows = {"Calibration": f"by `amortized.diagnostics.report`, {n_datasets} datasets of each size"}
+    rows |= {f"Calibration: {what}": text for what, text in page.texts("Calibration").items()}
+    return rows | {"Mind": " ".join(page.warnings) or "no check speaks against it"}
+
+
+def _judge_pfn(
+    network: PFN, name: str, sizes: Sequence[int] | None, n_datasets: int, seed: int
+) -> Report:
+    prior, warnings, figures = named_prior(name), list[str](), {}
     calibration, scores = {}, {}
     most = network.config.max_context
-    for n_context in sorted({max(2, most // 10), max(2, most // 3), max(2, most - 1)}):
+    for n_context in sizes or sorted({max(2, most // 10), max(2, most // 3), max(2, most - 1)}):
         trial = PredictiveTrial.run(
             prior, network, n_datasets=n_datasets, n_context=n_context, seed=seed, progress=False
         )
         test = pit(trial)
         calibration[f"PIT with {n_context} rows, p-value"] = test.p_value
-        scores[f"{n_context} rows"] = (
-            trial.scores.mean().item(),
-            trial.scores.std().item() / n_datasets**0.5,
-        )
+        score = log_score(trial)
+        scores[f"{n_context} rows"] = (score.mean, score.standard_error)
         figures[f"Calibration with {n_context} rows: inside the grey band is calibrated."] = (
             test.plot().figure
         )
-        if test.p_value < ALARM:
-            warnings.append(
-                f"With {n_context} rows the predictive is not calibrated (p = {test.p_value:.2g})."
-            )
+        warnings += _alarms([test], n_context)
     order = order_sensitivity(prior, network, n_datasets=50, n_context=most // 2, progress=False)
     calibration["order of rows, change in nats"] = order.mean
     figures["Log score by number of rows."] = compare_methods(
@@ -98,35 +128,66 @@ def _judge_pfn(network: PFN, name: str, n_datasets: int, seed: int) -> Report:
     )
 
 
-def _judge_dt(network: DistributionTransformer, name: str, n_datasets: int, seed: int) -> Report:
+def _judge_dt(
+    network: DistributionTransformer,
+    name: str,
+    sizes: Sequence[int] | None,
+    n_datasets: int,
+    seed: int,
+) -> Report:
     tasks = named_tasks(name)
-    n_context = tasks.ordered or 10
-    size: dict[str, Any] = {"n_datasets": n_datasets, "n_context": n_context, "seed": seed}
-    trial = latent_trial(network, tasks, exact_density=True, progress=False, **size)
-    ranks, covered, weights = sbc(trial), coverage(trial, "highest"), importance_efficiency(trial)
-    warnings = [
-        f"{test.title}: not calibrated (p = {test.p_value:.2g})."
-        for test in (ranks, covered)
+    about = {"name": name, "in words": _first_line(TASKS[name])}
+    result = Report("", {"Prior": about, "Calibration": {}, "Cost": {}})
+    for n_context in sizes or _trained_sizes(network, tasks):
+        size: dict[str, Any] = {"n_datasets": n_datasets, "n_context": n_context, "seed": seed}
+        trial = latent_trial(network, tasks, exact_density=True, progress=False, **size)
+        _add_posteriors(result, trial, n_context)
+    return result
+
+
+def _add_posteriors(result: Report, trial: PosteriorTrial, n_context: int) -> None:
+    """What a trial with so many rows says, beside what others said."""
+    ranks, covered = sbc(trial), coverage(trial, "highest")
+    weights = importance_efficiency(trial)
+    result.warnings.extend(_alarms([ranks, covered], n_context))
+    if weights.share_trusted < 0.95:
+        result.warnings.append(
+            f"With {n_context} rows importance weights can be trusted on "
+            f"{weights.share_trusted:.0%} of datasets only."
+        )
+    result.sections["Calibration"] |= {
+        f"SBC with {n_context} rows, p-value": ranks.p_value,
+        f"highest-density coverage with {n_context} rows, p-value": covered.p_value,
+        f"importance efficiency with {n_context} rows": weights.mean,
+        f"share with k-hat below 0.7 with {n_context} rows": weights.share_trusted,
+    }
+    cost = {f"milliseconds a dataset of {n_context} rows": 1000 * trial.seconds / trial.n_datasets}
+    result.sections["Cost"] |= cost
+    result.figures.update(
+        {
+            f"Ranks of the truth with {n_context} rows: inside the grey band is "
+            "calibrated.": ranks.plot().figure,
+            f"Coverage of highest-density regions with {n_context} rows.": covered.plot().figure,
+            f"Tails of the importance weights with {n_context} rows.": weights.plot().figure,
+        }
+    )
+
+
+def _trained_sizes(network: DistributionTransformer, tasks: LatentTasks) -> list[int]:
+    """The fewest, most and, in between, typical rows of its training; 10 where it does not say."""
+    if tasks.ordered or not network.config.n_context:
+        return [tasks.ordered or 10]
+    low, high = network.config.n_context
+    return sorted({low, round((low * high) ** 0.5), high})
+
+
+def _alarms(tests: Sequence[Uniformity], n_context: int) -> list[str]:
+    """In plain words, the tests that an exact method would fail in one of a hundred reports."""
+    return [
+        f"{test.title} with {n_context} rows: not calibrated (p = {test.p_value:.2g})."
+        for test in tests
         if test.p_value < ALARM
     ]
-    if weights.share_trusted < 0.95:
-        warnings.append(
-            f"Importance weights can be trusted on {weights.share_trusted:.0%} of datasets only."
-        )
-    calibration = {
-        "SBC, p-value": ranks.p_value,
-        "highest-density coverage, p-value": covered.p_value,
-        "importance efficiency": weights.mean,
-        "share with k-hat below 0.7": weights.share_trusted,
-        "milliseconds a dataset": 1000 * trial.seconds / n_datasets,
-    }
-    figures = {
-        "Ranks of the truth: inside the grey band is calibrated.": ranks.plot().figure,
-        "Coverage of highest-density regions.": covered.plot().figure,
-        "Tails of the importance weights.": weights.plot().figure,
-    }
-    about = {"name": name, "in words": _first_line(TASKS[name]), "rows": n_context}
-    return Report("", {"Prior": about, "Calibration": calibration}, warnings, figures)
 
 
 def report_pfn(
