@@ -41,18 +41,10 @@ def test_order_of_context_matters_only_to_a_method_that_looks_at_it():
         assert (p > ALARM) == passes, method
 
 
-def test_order_and_predictive_checks_seldom_alarm_on_exact_answers():
-    def order(seed):
-        size = {"n_datasets": 60, "n_orders": 2, "progress": False}
-        return order_sensitivity(PRIOR, random_answer, seed=seed, **size).p_value
-
-    def check(seed):
-        size = {"n_datasets": 60, "n_context": 3, "n_draws": 1, "progress": False}
-        trial = PosteriorTrial.run(NormalMeanPrior(), "exact", seed=seed, **size)
-        return predictive_check(trial, NormalMeanPrior(), n_replicates=39, seed=seed).p_value
-
-    for p_value in (order, check):
-        assert sum(p_value(seed) < ALARM for seed in range(40)) <= 7
+def test_order_seldom_alarms_on_exact_answers():
+    size = {"n_datasets": 60, "n_orders": 2, "progress": False}
+    p = [order_sensitivity(PRIOR, random_answer, seed=s, **size).p_value for s in range(40)]
+    assert sum(value < ALARM for value in p) <= 7  # more have probability 0.0007
 
 
 def test_random_numbers_of_a_method_are_never_the_same():
