@@ -166,3 +166,13 @@ WRONG = {
 def test_wrong_inputs(make, message, no_shape_checks):
     with pytest.raises(ValueError, match=f"Expected.*{message}"):
         make()
+
+
+def test_a_correlation_without_direction_is_none(monkeypatch):
+    """torch's LKJ law draws NaN once in a long training, which must not end it."""
+    monkeypatch.setattr(
+        "amortized.latent_priors.metaprior.draw",
+        lambda law, shape: torch.full((*shape, *law.event_shape), torch.nan),
+    )
+    factors = Metaprior()._correlations((4, 2, 3), torch.device("cpu"))
+    assert torch.equal(factors, torch.eye(3).expand(4, 2, 3, 3))

@@ -114,7 +114,10 @@ class Metaprior:
         if shape[-1] == 1:
             return torch.ones(*shape, 1, device=device)
         concentration = torch.tensor(self.correlation, device=device)
-        return draw(LKJCholesky(shape[-1], concentration, validate_args=False), shape[:2])
+        factors = draw(LKJCholesky(shape[-1], concentration, validate_args=False), shape[:2])
+        # A normal draw of exactly 0 has no direction: one factor in some ten million is NaN.
+        usable = factors.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        return torch.where(usable, factors, torch.eye(shape[-1], device=device))
 
     def _some_own(
         self, drawn: GaussianMixture, own: GaussianMixture, where: Tensor
