@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat, replicate_ess
 from amortized.sampling.modes import find_modes
 
@@ -29,12 +30,16 @@ class Posterior:
         log_evidence: ``log p(y | x)``, ``(*batch,)``, where the method knows it.
         log_evidence_error: its Monte Carlo standard error, 0 where it is exact; None if unknown.
         log_prob: normalised log density of latents, where the method knows it.
+        mixture: the posterior over unconstrained space, of the batch's shape, where the method
+            answers by a Gaussian mixture.
         predictive: makes the posterior predictive from inputs.
         diagnostics: what the method says of itself; always has ``method``.
 
     Attributes:
         diagnostics: a dictionary; ``method``, ``seconds``, and what the method measured, such as
             ``r_hat``, ``ess``, ``divergences`` or ``k_hat``.
+        mixture: as given. As ``latent_prior`` of the next call, the posterior of these data is the
+            prior of further ones.
 
     Example:
         >>> import torch
@@ -52,6 +57,7 @@ class Posterior:
         log_evidence: Tensor | None = None,
         log_evidence_error: Tensor | None = None,
         log_prob: Callable[[Latents], Tensor] | None = None,
+        mixture: GaussianMixture | None = None,
         predictive: Callable[[Tensor], Distribution] | None = None,
         diagnostics: Mapping[str, Any] | None = None,
         batch_shape: Sequence[int] = (),
@@ -67,7 +73,7 @@ class Posterior:
         self._log_weights = log_weights
         self.n_chains = n_chains
         self.log_evidence, self.log_evidence_error = log_evidence, log_evidence_error
-        self._log_prob, self._predictive = log_prob, predictive
+        self._log_prob, self._predictive, self.mixture = log_prob, predictive, mixture
         self.diagnostics = dict(diagnostics or {})
 
     @property

@@ -21,55 +21,13 @@ from amortized.latent_priors.catalogue import PROGRAMS, Place, place_among_tasks
 from amortized.latent_priors.density import LatentPriorDensity
 from amortized.latent_priors.fitting import as_mixture, fit_draws, product
 from amortized.networks import DistributionTransformer
-from amortized.posterior import Latents, Posterior
+from amortized.posterior import Posterior
 from amortized.pretrained import available, load
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import FromMixture
 
 Network = DistributionTransformer | str | Path
-
-
-class MixturePosterior(Posterior):
-    """A posterior whose density in unconstrained space is a Gaussian mixture.
-
-    Attributes:
-        mixture: over u, of the posterior's batch shape: given as ``latent_prior`` of the next
-            call, the posterior of these data is the prior of further ones.
-    """
-
-    mixture: GaussianMixture
-
-    @classmethod
-    def of(
-        cls, problem: Problem, density: ProgramDensity, mixture: GaussianMixture, draws: Draws
-    ) -> "MixturePosterior":
-        """The draws and the mixture, in the latents' own units."""
-        posterior = posterior_from_draws(problem, density, draws, "dt")
-        posterior.__class__ = cls
-        assert isinstance(posterior, cls)
-        posterior.mixture = mixture if problem.batch_shape else mixture[0]
-        posterior._log_prob = _MixtureLogProb(density, mixture, bool(problem.batch_shape))
-        return posterior
-
-
-@dataclass(frozen=True)
-class _MixtureLogProb:
-    """Log density of latents ``(n, *batch, *event)``; a class, so that it pickles."""
-
-    density: ProgramDensity
-    mixture: GaussianMixture
-    many: bool
-
-    def __call__(self, latents: Latents) -> Tensor:
-        dtype = self.density.y.dtype
-        ours = {
-            name: (value if self.many else value.unsqueeze(1)).to(dtype).movedim(0, 1)
-            for name, value in latents.items()
-        }
-        u = self.density.unconstrain(ours)
-        result = FromMixture(self.mixture).log_prob(u) - self.density.log_jacobian(u)
-        return result.T if self.many else result[0]
 
 
 @dataclass(frozen=True)
@@ -87,7 +45,7 @@ class Answer:
     density: ProgramDensity
 
 
-def by_network(problem: Problem, n_draws: int, network: Network | None = None) -> MixturePosterior:
+def by_network(problem: Problem, n_draws: int, network: Network | None = None) -> Posterior:
     """The one-pass answer of a Distribution Transformer, as it comes.
 
     Args:
@@ -111,7 +69,7 @@ def by_network(problem: Problem, n_draws: int, network: Network | None = None) -
     u = u[:, torch.randperm(n_draws)]  # they come component by component
     diagnostics = {"inside_training_range": answer.inside}
     draws = Draws(u, None, None, 1, diagnostics)
-    return MixturePosterior.of(problem, answer.density, answer.mixture, draws)
+    return posterior_from_draws(problem, answer.density, draws, "dt", answer.mixture)
 
 
 def find_network(

@@ -33,11 +33,8 @@ def mixture_over_u(latent_prior: Any, density: ProgramDensity) -> GaussianMixtur
     """
     if isinstance(latent_prior, GaussianMixture):
         return latent_prior
-    mixture = getattr(latent_prior, "mixture", None)
-    if isinstance(mixture, GaussianMixture):
-        return mixture
     if isinstance(latent_prior, Posterior):
-        return _of_posterior(latent_prior, density)
+        return latent_prior.mixture or _of_posterior(latent_prior, density)
     if isinstance(latent_prior, Mapping) and all(map(torch.is_tensor, latent_prior.values())):
         return fit_draws(_unconstrained(latent_prior, density, ())[0])
     if isinstance(latent_prior, Tensor) and latent_prior.ndim == 2:

@@ -8,19 +8,27 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.problem import Problem, as_tensor
-from amortized.posterior import Posterior
+from amortized.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.exact import exact
-from amortized.sampling.start import normal_of_draws
+from amortized.sampling.start import FromMixture, normal_of_draws
 
 
 def posterior_from_draws(
-    problem: Problem, density: ProgramDensity, draws: Draws, method: str
+    problem: Problem,
+    density: ProgramDensity,
+    draws: Draws,
+    method: str,
+    mixture: GaussianMixture | None = None,
 ) -> Posterior:
-    """Puts what a sampler returned into the latents' own units and into a `Posterior`."""
+    """Puts what a sampler returned into the latents' own units and into a `Posterior`.
+
+    A mixture is the answer itself, over u, of which the draws are some.
+    """
     many = bool(problem.batch_shape)
 
     def shaped(per_dataset: Tensor) -> Tensor:
@@ -36,7 +44,10 @@ def posterior_from_draws(
     }
     evidence, error = draws.log_evidence, draws.log_evidence_error
     error = error if many or error is None else error[0]
-    log_prob = None
+    log_prob: Callable[[Latents], Tensor] | None = None
+    if mixture is not None:
+        log_prob = _MixtureLogProb(density, mixture, many)
+        mixture = mixture if many else mixture[0]
     if evidence is not None:
         log_prob = _LogProb(density, evidence, many)
         evidence = evidence if many else evidence[0]
@@ -47,6 +58,7 @@ def posterior_from_draws(
         log_evidence=evidence,
         log_evidence_error=error,
         log_prob=log_prob,
+        mixture=mixture,
         predictive=_no_predictive(density)
         if density.discrete
         else _Predictive(problem, latents, log_weights),
@@ -70,6 +82,25 @@ def _no_predictive(density: ProgramDensity) -> Callable[[Tensor], Distribution]:
 
 def _plain(value: Tensor) -> Any:
     return value[0].item() if value.ndim == 1 else value[0]
+
+
+@dataclass(frozen=True)
+class _MixtureLogProb:
+    """Log density of latents ``(n, *batch, *event)``; a class, so that it pickles."""
+
+    density: ProgramDensity
+    mixture: GaussianMixture
+    many: bool
+
+    def __call__(self, latents: Latents) -> Tensor:
+        dtype = self.density.y.dtype
+        ours = {
+            name: (value if self.many else value.unsqueeze(1)).to(dtype).movedim(0, 1)
+            for name, value in latents.items()
+        }
+        u = self.density.unconstrain(ours)
+        result = FromMixture(self.mixture).log_prob(u) - self.density.log_jacobian(u)
+        return result.T if self.many else result[0]
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import (
-    MixturePosterior,
     Network,
     by_network,
     find_network,
     mixture_answer,
 )
 from amortized.infer.problem import Problem, make_problem
+from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.priors.state_space import LinearGaussianModel
 from amortized.priors.vectorised import Program
@@ -36,7 +36,7 @@ def update(
     n_draws: int = 1000,
     network: Network | None = None,
     latent_prior: Any = None,
-) -> tuple[MixturePosterior, Float[Tensor, "*batch"]]:
+) -> tuple[Posterior, Float[Tensor, "*batch"]]:
     """The posterior after further rows, from the posterior before them; and how far it drifted.
 
     Args:
@@ -55,6 +55,7 @@ def update(
     streamed = by_network(make_problem(model, *new, posterior), n_draws, network)
     x, y = torch.cat((earlier[0], new[0]), -2), torch.cat((earlier[1], new[1]), -1)
     at_once = by_network(make_problem(model, x, y, latent_prior), 1, network)
+    assert streamed.mixture is not None and at_once.mixture is not None
     return streamed, symmetric_kl(streamed.mixture, at_once.mixture)
 
 
