@@ -1,7 +1,7 @@
 """How the pretrained networks were trained: one prior, one size, one schedule a name.
 
 ``python -m amortized.recipes gp-1d`` trains that network in ``runs/gp-1d``, resuming what is
-there, and writes it with its card to ``pretrained/gp-1d`` when its last schedule is done. With
+there, and writes it with its card to ``pretrained/gp-1d`` after each of its schedules. With
 ``--card`` it trains nothing and measures the released network again: of its card, what was said of
 the training stays.
 """
@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
 
 
 _TABLES = TrainingConfig(
-    n_steps=8000,
+    n_steps=6000,
     n_tasks=16,
     n_rows=1536,
     n_context=(32, 512),
@@ -146,10 +146,10 @@ def card(
     Args:
         name: of the recipe.
         network: in eval mode.
-        seconds: wall time of each stage.
+        seconds: wall time of each stage that is done.
         gap: to an oracle, as its benchmark printed it; None names the benchmark.
     """
-    stages, prior = RECIPES[name].stages, named_prior(name)
+    stages, prior = RECIPES[name].stages[: len(seconds)], named_prior(name)
     flops = sum(training_flops(network, held_out(prior, s, 20), s.n_steps) for s in stages)
     n_parameters = sum(p.numel() for p in network.parameters())
     rows = {
@@ -177,7 +177,7 @@ def measured(name: str, network: PFN | TabularPFN) -> dict[str, str]:
     mean, error = log_likelihood(network, batches)
     score = {
         "Held-out log-likelihood": f"{mean:.4f} +- {error:.4f} nats per query point, "
-        f"{sum(len(b.y_query) for b in batches):,} tasks of the last training's sizes",
+        f"{sum(len(b.y_query) for b in batches):,} tasks of the last schedule's sizes",
     }
     # Classes have no distribution function to be calibrated by.
     return score | (calibration_rows(network) if isinstance(network, PFN) else {})
@@ -213,8 +213,8 @@ def main() -> None:
         directory = arguments.runs / name / str(number)
         network = train(named_prior(name), network, stage, directory=directory)
         seconds.append(torch.load(directory / CHECKPOINT, weights_only=False)["seconds"])
-    text = card(name, network, tuple(seconds))
-    print(text, save(network, arguments.to / name, text))
+        text = card(name, network, tuple(seconds))
+        print(text, save(network, arguments.to / name, text))
 
 
 if __name__ == "__main__":

@@ -141,10 +141,16 @@ class ProgramDensity:
 
     def take(self, index: Tensor) -> "ProgramDensity":
         """The density of the chosen datasets alone."""
-        chosen = object.__new__(ProgramDensity)
-        chosen.__dict__.update(self.__dict__)
-        chosen.x, chosen.y = self.x[index], self.y[index]
-        return chosen
+        return self.of_data(self.x[index], self.y[index])
+
+    def of_data(
+        self, x: Float[Tensor, "batch n features"], y: Float[Tensor, "batch n *event"]
+    ) -> "ProgramDensity":
+        """The density of the same program for other datasets, which are not checked."""
+        other = object.__new__(ProgramDensity)
+        other.__dict__.update(self.__dict__)
+        other.x, other.y = x, y
+        return other
 
     def log_prior_and_likelihood(
         self, u: Float[Tensor, "batch particles dim"]

@@ -8,7 +8,9 @@ import torch
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors import LatentTasks, Metaprior, merge
+from amortized.latent_priors.tasks import posterior_draws
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
+from amortized.networks.distribution_transformer import cross_entropy
 from amortized.pretrained import load, save
 from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.normal_mean import NormalMeanPrior
@@ -226,6 +228,78 @@ def test_training_learns_and_repeats_itself():
     assert torch.equal(answer(a, batch).means, answer(b, batch).means)
     surprise = -answer(a, batch).log_prob(batch.u).mean()
     assert surprise < -batch.latent_prior.log_prob(batch.u).mean() - 0.1
+
+
+@pytest.fixture(scope="module")
+def means():
+    """Tasks of a normal mean from one observation, and their exact posteriors."""
+    batch = LatentTasks(NormalMeanPrior()).sample(4000, 1, seed=3)
+    y = batch.observations["data"][:, 0, -1:]
+    exact, _ = batch.latent_prior.update(y, torch.ones(len(y), 1, 1))
+    return batch, exact
+
+
+ANSWERS = {
+    "exact": lambda batch, exact: exact,
+    "latent prior": lambda batch, exact: batch.latent_prior,
+    "half as wide": lambda batch, exact: GaussianMixture(
+        exact.log_weights, exact.means, exact.scale_tril / 2
+    ),
+    "far off": lambda batch, exact: GaussianMixture(
+        exact.log_weights, exact.means + 5.0, exact.scale_tril
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_weighted_draws_have_the_posterior_mean_whatever_was_answered(means, name):
+    batch, exact = means
+    torch.manual_seed(0)
+    u, log_weights = posterior_draws(ANSWERS[name](batch, exact), batch, 8)
+    off = (log_weights.softmax(0).unsqueeze(-1) * u).sum(0) - exact.mean
+    assert abs(off.mean()) < 3 * off.std() / len(off) ** 0.5
+    # By Rao and Blackwell it scatters no more than the posterior draw that every task comes with.
+    assert off.std() < 1.01 * (batch.u - exact.mean).std()
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_cross_entropy_is_unbiased(means, name):
+    batch, exact = means
+    answered = ANSWERS[name](batch, exact)
+    torch.manual_seed(0)
+    plain = -answered.log_prob(batch.u)
+    off = cross_entropy(answered, batch) - plain
+    assert abs(off.mean()) < 3 * off.std() / len(off) ** 0.5
+    simulated = dataclasses.replace(batch, density=None)
+    assert torch.equal(cross_entropy(answered, simulated), plain)
+
+
+def test_gradient_of_the_cross_entropy_is_quieter_at_the_posterior(means):
+    """By the number of draws; and it has the same mean where the answer is off."""
+    batch, exact = means
+
+    def gradients(shift, tasks):
+        shift = torch.full((tasks.n_tasks, 1, 1), shift, requires_grad=True)
+        torch.manual_seed(0)
+        answered = GaussianMixture(exact.log_weights, exact.means + shift, exact.scale_tril)
+        cross_entropy(answered, tasks).sum().backward()
+        return shift.grad.flatten()
+
+    simulated = dataclasses.replace(batch, density=None)
+    noisy, quiet = gradients(0.0, simulated), gradients(0.0, batch)
+    assert quiet.std() < noisy.std() / 10
+    noisy, quiet = gradients(0.3, simulated), gradients(0.3, batch)
+    off = noisy - quiet
+    assert abs(off.mean()) < 3 * off.std() / len(off) ** 0.5
+    assert quiet.mean() > 3 * quiet.std() / len(quiet) ** 0.5
+
+
+def test_a_task_without_data_has_its_own_latents_alone():
+    batch = LatentTasks(NormalMeanPrior()).sample(4, 2, seed=0)
+    batch.masks["data"][1] = False
+    _, log_weights = posterior_draws(batch.latent_prior, batch, 3)
+    alone = [w.tolist() == [0.0] + [-math.inf] * 3 for w in log_weights.T]
+    assert alone == [False, True, False, False]
 
 
 def network_of(dim=1, **changes):

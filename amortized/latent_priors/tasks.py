@@ -8,7 +8,7 @@ unit of length, and is one of the priors drawn.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.fitting import fit_draws
 from amortized.latent_priors.metaprior import Metaprior
+from amortized.priors.density import ProgramDensity
 from amortized.priors.likelihood_sketch import LikelihoodSketch
 from amortized.priors.program import ProgramPrior
 from amortized.priors.simulation import ProgramSimulator
@@ -36,6 +37,8 @@ class LatentTaskBatch:
             not observed is not there.
         masks: False marks rows that do not exist, ``{name: (batch, rows)}``.
         sketch: a rough likelihood, where the program offers one.
+        density: the program's for these observations, where u are posterior draws under it; no
+            network may read it, but a loss may.
 
     Raises:
         ValueError: if the parts do not have the same batch.
@@ -46,6 +49,7 @@ class LatentTaskBatch:
     observations: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
     sketch: LikelihoodSketch | None = None
+    density: ProgramDensity | None = None
 
     def __post_init__(self) -> None:
         n = self.u.shape[:1]
@@ -63,14 +67,55 @@ class LatentTaskBatch:
 
     def to(self, device: torch.device | str) -> "LatentTaskBatch":
         """The same batch on another device."""
-        sketch = self.sketch
+        sketch, density = self.sketch, self.density
         return LatentTaskBatch(
             self.latent_prior.to(device),
             self.u.to(device),
             {name: value.to(device) for name, value in self.observations.items()},
             {name: value.to(device) for name, value in self.masks.items()},
             None if sketch is None else LikelihoodSketch(*(t.to(device) for t in sketch)),
+            None
+            if density is None
+            else density.of_data(density.x.to(device), density.y.to(device)),
         )
+
+
+def posterior_draws(
+    answer: GaussianMixture, batch: LatentTaskBatch, n_draws: int
+) -> tuple[Float[Tensor, "draws batch dim"], Float[Tensor, "draws batch"]]:
+    r"""Weighted draws whose weighted mean is, in expectation, the mean over the exact posterior.
+
+    The latents of a task are one draw of its posterior p. Draws of an answer q join it, each with
+    its importance weight,
+
+    .. math:: w_k = p(u_k, D) / q(u_k), \quad \bar w_k = w_k / \textstyle\sum_j w_j.
+
+    Choosing one of them all by weight leaves p invariant, so :math:`E \sum_k \bar w_k f(u_k) =
+    E_p f` whatever q is. Where q is far off, the one true draw has all the weight.
+
+    Args:
+        answer: q, of batch shape ``(batch,)``.
+        batch: tasks with a density.
+        n_draws: of q; the task's own latents come first, before them.
+
+    Returns:
+        the draws and their log weights; a task without usable data has its own latents alone.
+
+    References:
+        | Uniform Ergodicity of the Iterated Conditional SMC and Geometric Ergodicity of Particle
+        | Gibbs Samplers (Andrieu, Lee & Vihola, 2018), arXiv:1312.6432
+    """
+    if batch.density is None:
+        raise ValueError("Expected tasks of a program with a density; got a simulator's.")
+    with torch.no_grad():
+        u = torch.cat((batch.u.unsqueeze(0), answer.sample((n_draws,)).to(batch.u)))
+        log_likelihood = batch.density.log_likelihood(u.transpose(0, 1)).T
+        log_weights = batch.latent_prior.log_prob(u) + log_likelihood - answer.log_prob(u)
+        log_weights = torch.where(log_weights.isfinite(), log_weights, -torch.inf)
+        usable = torch.stack([mask.all(-1) for mask in batch.masks.values()]).all(0)
+        usable &= log_weights[0].isfinite()
+        alone = torch.eye(len(u), 1, dtype=u.dtype, device=u.device).log()
+        return u, torch.where(usable, log_weights, alone)
 
 
 class LatentTasks:
@@ -212,7 +257,23 @@ class LatentTasks:
             u = self._draw_latents(latent_prior)
             x = self.prior._inputs(n_tasks, n_context)
             _, y = self.simulator(u, x)
-            return self.task(latent_prior, u, x, y)
+            batch = self.task(latent_prior, u, x, y)
+            if self._density is None:
+                return batch
+            rows = batch.observations["data"]
+            return replace(batch, density=self._density.of_data(x, rows[..., -1]))
+
+    @cached_property
+    def _density(self) -> ProgramDensity | None:
+        """The program's; None for a simulator, and where latents come from a wrong prior."""
+        if self.wrong_prior:
+            return None
+        x = self.prior._inputs(1, self.ordered or 2)
+        _, y = self.simulator(self.location.unsqueeze(0), x)
+        try:
+            return ProgramDensity(self.prior.model, x, y)
+        except ValueError:
+            return None
 
     def _draw_latents(self, latent_prior: GaussianMixture) -> Tensor:
         u = latent_prior.sample()

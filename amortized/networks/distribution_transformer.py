@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge, split
-from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
+from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
 from amortized.networks.blocks import Block
 from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.observation_encoder import ObservationEncoder, mlp
@@ -155,10 +155,10 @@ class DistributionTransformer(nn.Module):
             return _where(has_data, answer.to(given.means.dtype), given)
 
     def loss(self, batch: LatentTaskBatch) -> Tensor:
-        """Mean negative log-likelihood of the latents."""
+        """Mean negative log-likelihood of the latents; see `cross_entropy`."""
         posterior = self(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
         with torch.autocast(batch.u.device.type, enabled=False):
-            return -posterior.log_prob(batch.u).mean()
+            return cross_entropy(posterior, batch).mean()
 
     def _layers(self, name: str) -> list[Block]:
         return [block for block in self.blocks[name].children() if isinstance(block, Block)]
@@ -236,6 +236,28 @@ class DistributionTransformer(nn.Module):
             start.scale_tril @ turn,
             validate_args=False,
         )
+
+
+def cross_entropy(
+    posterior: GaussianMixture, batch: LatentTaskBatch, n_draws: int = 15
+) -> Float[Tensor, " batch"]:
+    r"""Estimates :math:`-E_{u \sim p(u \mid D)} \log q(u)` of each task, without bias.
+
+    By `posterior_draws`; the mean score of the draws of q, whose expectation is zero, is taken
+    off the gradient. As q comes to the posterior the weights become equal, and the gradient's
+    noise falls by the number of draws.
+
+    Args:
+        posterior: q, of batch shape ``(batch,)``.
+        batch: the tasks that it answers.
+        n_draws: of q.
+    """
+    if batch.density is None:
+        return -posterior.log_prob(batch.u)
+    u, log_weights = posterior_draws(posterior.map_tensors(torch.detach), batch, n_draws)
+    log_q = posterior.log_prob(u)
+    score = log_q[1:].mean(0) * n_draws / (n_draws + 1)
+    return score - score.detach() - (log_weights.softmax(0) * log_q).sum(0)
 
 
 def bounded(x: Tensor, limit: float) -> Tensor:
