@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from amortized.networks import PFN, PFNConfig
-from amortized.priors import LinearRegressionPrior
+from amortized.networks import PFN, DistributionTransformerConfig, PFNConfig, TabularPFNConfig
+from amortized.priors import LinearRegressionPrior, named_prior
+from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.training import TrainingConfig, train
 from amortized.training.data import step_seed
 from amortized.training.optimizer import MuonAdamW, cosine_to_zero
@@ -153,9 +154,32 @@ def test_a_run_depends_on_its_arguments_alone(uninterrupted):
     assert not same(fit(seed=1), uninterrupted)
 
 
-def test_adamw_resumes_as_well(tmp_path):
-    fit(tmp_path, optimizer="adamw", stop_at=5)
-    assert same(fit(tmp_path, optimizer="adamw"), fit(optimizer="adamw"))
+CELLS = TabularPFNConfig(
+    target="regression",
+    d_model=32,
+    d_hidden=16,
+    n_cell_blocks=1,
+    n_row_blocks=1,
+    d_row=48,
+    n_retrieval_heads=2,
+    n_thinking=2,
+    n_bars=20,
+)
+KINDS = {
+    "adamw": {"optimizer": "adamw"},
+    "cells": {"prior": named_prior("tabular-regressor"), "network": CELLS, "n_context": (4, 8)},
+    "latents": {
+        "prior": NormalMeanPrior(),
+        "network": DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1),
+        "n_context": (1, 3),
+    },
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_every_kind_resumes(tmp_path, kind):
+    fit(tmp_path, **kind, stop_at=5)
+    assert same(fit(tmp_path, **kind), fit(**kind))
 
 
 OTHERS = {

@@ -60,8 +60,9 @@ def _read_state(path: Path, module: PriorFitting) -> dict[str, Any]:
                 f"{now[name]!r}. Give the same settings, or another directory."
             )
     # Buffers are not trained; a PFN's borders are quantiles of its prior's answers.
+    kept = module.state_dict().keys()
     for name, buffer in module.named_buffers():
-        found = state.get(name)
+        found = state.get(name, None if name in kept else buffer.cpu())
         if (
             found is None
             or found.shape != buffer.shape
