@@ -39,9 +39,13 @@ N_FEATURES, N_CONTEXT, N_QUERY = (1, 3, 8), (5, 20, 50), 50
 
 
 def benchmark_1d(network: PFN, n_tasks: int) -> dict[str, float]:
-    """Mean log-likelihood per query point; context 3 to 46, query 3 to 49 - context."""
+    """Mean log-likelihood per query point; context 3 to 46, query 3 to 49 - context.
+
+    And how wide the network's answers are: the median ratio of their standard deviation to the
+    exact one, and of their 5% to 95% interval, in units of a normal distribution's, to it.
+    """
     prior, sizes = named_prior("gp-1d"), np.random.default_rng(0)
-    scores = []
+    scores, wide = [], []
     for step in range(-(-n_tasks // 16)):
         n_context = int(sizes.integers(3, 47))
         n_query = int(sizes.integers(3, max(4, 50 - n_context)))
@@ -51,12 +55,18 @@ def benchmark_1d(network: PFN, n_tasks: int) -> dict[str, float]:
             ours = predictive.log_prob(batch.y_query).mean(-1)
         exact = HyperposteriorGrid(prior, batch, n_nodes=20).predictive(batch)
         scores.append(torch.stack((ours, exact.log_prob(batch.y_query.double()).mean(-1).float())))
+        ends = [predictive.icdf(torch.full_like(batch.y_query, level)) for level in (0.05, 0.95)]
+        own = torch.stack((predictive.stddev, (ends[1] - ends[0]) / (2 * norm.ppf(0.95))))
+        wide.append((own / exact.stddev).flatten(1))
     pfn, bayes = torch.cat(scores, dim=1)
+    sd_ratio, width_ratio = torch.cat(wide, dim=1).median(1).values.tolist()
     return {
         "tasks": len(pfn),
         "pfn": pfn.mean().item(),
         "bayes": bayes.mean().item(),
         "gap": (bayes - pfn).mean().item(),
+        "sd_ratio": sd_ratio,
+        "width_ratio": width_ratio,
         "gap_se": (bayes - pfn).std().item() / len(pfn) ** 0.5,
     }
 
@@ -214,7 +224,8 @@ def main() -> None:
     row = benchmark_1d(load("gp-1d"), arguments.tasks_1d)
     print(
         f"gp-1d, {row['tasks']} tasks: log-likelihood per query point {row['pfn']:.3f}, Bayes "
-        f"{row['bayes']:.3f}, gap {row['gap']:.3f} +- {row['gap_se']:.3f}"
+        f"{row['bayes']:.3f}, gap {row['gap']:.3f} +- {row['gap_se']:.3f}; widths over exact ones: "
+        f"sd {row['sd_ratio']:.2f}, 90% interval {row['width_ratio']:.2f} (medians)"
     )
     print_cells(load("gp"), kept, arguments.tasks, arguments.nuts)
 

@@ -35,7 +35,7 @@ def test_card_is_made_and_renewed(n_reference, tmp_path, monkeypatch):
     gap, error = stated_gap(made)
     assert gap > 3 * error > 0  # it has learnt nothing
     assert made["Training"].endswith("; 12 s")
-    assert float(made["Calibration: importance efficiency with 1 rows"]) < 1
+    assert float(made["Calibration: median importance efficiency with 1 rows"]) < 1
     monkeypatch.setattr(sys, "argv", ["dt_recipes", "dt-mean", "--card", "--out", str(tmp_path)])
     dt_recipes.main()
     again = card_rows(folder)

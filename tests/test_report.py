@@ -154,7 +154,7 @@ def test_report_of_networks(network, tmp_path):
     untrained = DistributionTransformer.new(tasks, config).eval()
     page = small(report(untrained, n_context=[1, 3], n_datasets=60), tmp_path)
     assert page.sections["Prior"]["name"] == "dt-mean"
-    assert {"SBC with 1 rows, p-value", "importance efficiency with 3 rows"} <= set(
+    assert {"SBC with 1 rows, p-value", "5% importance efficiency with 3 rows"} <= set(
         page.sections["Calibration"]
     )
     assert len(page.figures) == 6

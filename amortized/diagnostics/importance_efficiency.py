@@ -51,6 +51,10 @@ class ImportanceEfficiency:
         """Mean efficiency."""
         return float(self.efficiency.mean())
 
+    def quantile(self, level: float) -> float:
+        """A quantile of the efficiency over datasets."""
+        return float(np.quantile(self.efficiency, level))
+
     @property
     def share_trusted(self) -> float:
         """Share of datasets with k-hat below 0.7."""

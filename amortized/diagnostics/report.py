@@ -158,7 +158,8 @@ def _add_posteriors(result: Report, trial: PosteriorTrial, n_context: int) -> No
     result.sections["Calibration"] |= {
         f"SBC with {n_context} rows, p-value": ranks.p_value,
         f"highest-density coverage with {n_context} rows, p-value": covered.p_value,
-        f"importance efficiency with {n_context} rows": weights.mean,
+        f"median importance efficiency with {n_context} rows": weights.quantile(0.5),
+        f"5% importance efficiency with {n_context} rows": weights.quantile(0.05),
         f"share with k-hat below 0.7 with {n_context} rows": weights.share_trusted,
     }
     cost = {f"milliseconds a dataset of {n_context} rows": 1000 * trial.seconds / trial.n_datasets}
