@@ -2,20 +2,23 @@
 
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution, Transform
+from torch.distributions.transforms import _InverseTransform
 
 from amortized.priors.vectorised import Program
 
 
 class _Replace(Messenger):
-    def __init__(self, latent_prior: Mapping[str, Distribution]) -> None:
+    def __init__(self, latent_prior: Mapping[str, Distribution], dtype: torch.dtype) -> None:
         super().__init__()
-        self.latent_prior = latent_prior
+        self.latent_prior, self.dtype = latent_prior, dtype
         self.seen: set[str] = set()
 
     def _pyro_sample(self, message: Any) -> None:
@@ -23,11 +26,11 @@ class _Replace(Messenger):
         if new is None:
             return
         self.seen.add(message["name"])
-        old, new = message["fn"], callable_in_pyro(new)
+        old, new = message["fn"], _in_precision(callable_in_pyro(new), self.dtype)
         shape = old.shape()
         new = new.expand(shape[: len(shape) - len(new.event_shape)])
         n_more = len(old.event_shape) - len(new.event_shape)
-        message["fn"] = Independent(new, n_more, validate_args=False) if n_more > 0 else new
+        message["fn"] = new.to_event(n_more) if n_more > 0 else new
 
 
 def callable_in_pyro(distribution: Distribution) -> Distribution:
@@ -46,6 +49,44 @@ def callable_in_pyro(distribution: Distribution) -> Distribution:
     return ours
 
 
+def _in_precision(part: Any, dtype: torch.dtype) -> Any:
+    """A distribution or a part of one with its numbers in the data's precision.
+
+    A user writes ``Normal(0.0, 1.0)``, which is float32; a matrix product takes no two precisions.
+    """
+    if isinstance(part, Tensor):
+        return part.to(dtype) if part.is_floating_point() else part
+    if isinstance(part, list | tuple):
+        return type(part)(_in_precision(each, dtype) for each in part)
+    if not isinstance(part, Distribution | Transform):
+        return part
+    if isinstance(part, _InverseTransform):
+        return _in_precision(part.inv, dtype).inv
+    ours = copy(part)
+    if isinstance(ours, Transform):
+        ours._inv = None  # made when asked for; the old one leads back to the old transform
+    vars(ours).update({name: _in_precision(each, dtype) for name, each in vars(ours).items()})
+    return ours
+
+
+@dataclass(frozen=True)
+class _WithLatentPrior:
+    """The program of `with_latent_prior`; a class, so that it pickles."""
+
+    program: Program
+    latent_prior: Mapping[str, Distribution]
+
+    def __call__(self, x: Tensor, y: Tensor | None = None) -> Any:
+        with _Replace(self.latent_prior, x.dtype) as replaced:
+            result = self.program(x, y)
+        unknown = set(self.latent_prior) - replaced.seen
+        if unknown:
+            raise ValueError(
+                f"Expected latent_prior to name latents of the program; got {sorted(unknown)}."
+            )
+        return result
+
+
 def with_latent_prior(model: Program, latent_prior: Mapping[str, Distribution]) -> Program:
     """The same program with other distributions at some of its latent sites.
 
@@ -62,15 +103,4 @@ def with_latent_prior(model: Program, latent_prior: Mapping[str, Distribution]) 
         >>> bool(steep(torch.ones(3, 1)).min() > 1e5)
         True
     """
-
-    def program(x: Tensor, y: Tensor | None = None) -> Any:
-        with _Replace(latent_prior) as replaced:
-            result = model(x, y)
-        unknown = set(latent_prior) - replaced.seen
-        if unknown:
-            raise ValueError(
-                f"Expected latent_prior to name latents of the program; got {sorted(unknown)}."
-            )
-        return result
-
-    return program
+    return _WithLatentPrior(model, latent_prior)

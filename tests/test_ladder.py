@@ -5,10 +5,23 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Normal, Uniform
+from torch.distributions import (
+    AffineTransform,
+    Categorical,
+    Gamma,
+    HalfNormal,
+    LogNormal,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    SigmoidTransform,
+    TransformedDistribution,
+    Uniform,
+)
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
+from amortized.infer.problem import make_problem
 from amortized.latent_priors import LatentTasks, fit_mixture
 from amortized.latent_priors.catalogue import PROGRAMS, place_among_tasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
@@ -135,6 +148,48 @@ def test_a_prior_changed_at_run_time_is_met_exactly(means):
     for given in (told, {"mean": Normal(7.5, 0.5)}):
         posterior = infer(prior, y, network=network, latent_prior=given, n_draws=2000)
         assert_close_to(posterior, exact, log_evidence)
+
+
+BY_NAME = {
+    "gamma": {"noise": Gamma(3.0, 2.0)},
+    "log-normal": {"noise": LogNormal(0.5, 0.3)},
+    "one for every element": {"coefficients": Normal(1.0, 0.3)},
+    "one an element": {"coefficients": Normal(torch.tensor([1.0, -2.0]), torch.tensor([0.3, 4.0]))},
+    "joint": {
+        "coefficients": MultivariateNormal(torch.ones(2), torch.tensor([[1.0, 0.5], [0.5, 2.0]])),
+        "noise": HalfNormal(2.0),
+    },
+    "logistic": {
+        "coefficients": TransformedDistribution(
+            Uniform(torch.zeros(2), 1.0),
+            [SigmoidTransform().inv, AffineTransform(torch.ones(2), 2.0)],
+        )
+    },
+    "mixture": {
+        "noise": MixtureSameFamily(
+            Categorical(torch.tensor([0.3, 0.7])),
+            Gamma(torch.tensor([1.0, 9.0]), torch.tensor([1.0, 3.0])),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("latent_prior", BY_NAME.values(), ids=BY_NAME)
+def test_prior_by_name_is_the_one_in_the_density(latent_prior):
+    """Single-precision distributions with double-precision data, for latents of any shape."""
+    model, x, y = LinearModelPrior(1), torch.ones(4, 1).double(), torch.arange(4.0).double()
+    told = make_problem(model, x, y, latent_prior).density()
+    own = make_problem(model, x, y, None).density()
+    u = torch.randn(1, 5, 3, dtype=torch.float64)
+    change = 0.0
+    for name, distribution in latent_prior.items():
+        value = own.constrain(u)[name][0]
+        replaced = {"coefficients": Normal(0.0, 1.0), "noise": LogNormal(0.0, 1.0)}[name]
+        for sign, law in ((1, distribution), (-1, replaced)):
+            change = change + sign * law.log_prob(value).reshape(5, -1).sum(-1)
+    assert told.y.dtype == told.log_prior(u).dtype == torch.float64
+    assert torch.allclose(told.log_prior(u) - own.log_prior(u), change, atol=1e-5)
+    assert torch.equal(told.log_likelihood(u), own.log_likelihood(u))
 
 
 def test_a_mixture_prior_has_a_mixture_posterior_and_samplers_take_it(means):
