@@ -1,16 +1,24 @@
 """BayesianRegressor and BayesianClassifier: scikit-learn's rules, and closed forms."""
 
+import pickle
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from oracles import linear_gaussian
 from scipy import stats
 from sklearn.linear_model import BayesianRidge, LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from amortized import BayesianClassifier, BayesianRegressor
+from amortized import BayesianClassifier, BayesianRegressor, infer
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.latent_priors import LatentTasks
+from amortized.latent_priors.catalogue import PROGRAMS
+from amortized.networks import DistributionTransformer, DistributionTransformerConfig
+from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.student_t import StudentT
 
@@ -94,6 +102,152 @@ def test_partial_fit_equals_fit(method):
         assert parts.posterior_.diagnostics["start"] == "GaussianMixture"
 
 
+ELSEWHERE = {"slope": dist.Normal(-3.0, 0.3)}
+MIXTURE = GaussianMixture.from_moments(torch.tensor([-3.0]), torch.tensor([[0.09]]))
+
+
+@pytest.mark.parametrize(
+    ("method", "latent_prior"),
+    [("exact", ELSEWHERE), ("smc", ELSEWHERE), ("smc", MIXTURE), ("laplace", MIXTURE)],
+)
+def test_prior_set_later_gives_the_posterior_under_it(method, latent_prior):
+    """As from the start, as with its oracle; and after more rows, which keep it."""
+    estimator = BayesianRegressor(slope_only, method=method, n_draws=2000, random_state=0)
+    estimator.fit(X[:6], Y[:6])
+    without = estimator.posterior_.mean["slope"]
+    assert estimator.set_prior(latent_prior) is estimator
+    afresh = BayesianRegressor(
+        slope_only, method=method, latent_prior=latent_prior, n_draws=2000, random_state=0
+    ).fit(X[:6], Y[:6])
+    assert torch.equal(estimator.posterior_.mean["slope"], afresh.posterior_.mean["slope"])
+    for n in (6, 20):
+        if n > 6:
+            estimator.partial_fit(X[6:n], Y[6:n])
+        mean, covariance, log_evidence = linear_gaussian(
+            X[:n, :1], Y[:n] - 3.0, np.array([-3.0]), np.array([[0.09]]), 4.0 * np.eye(n)
+        )
+        posterior = estimator.posterior_
+        assert posterior.mean["slope"].item() == pytest.approx(mean[0], abs=0.02)
+        assert posterior.std["slope"].item() == pytest.approx(covariance[0, 0] ** 0.5, rel=0.06)
+        assert posterior.log_evidence.item() == pytest.approx(log_evidence, abs=0.3)
+    estimator.set_prior(None).fit(X[:6], Y[:6])
+    assert torch.equal(estimator.posterior_.mean["slope"], without)
+
+
+def sketched(name):
+    """An untrained network that reads the sketch of the likelihood alone: nearly right."""
+    config = DistributionTransformerConfig(
+        d_model=16,
+        n_heads=2,
+        n_layers=1,
+        d_hidden=16,
+        n_components=1,
+        reads_rows=False,
+        prior=name,
+    )
+    return DistributionTransformer.new(LatentTasks(PROGRAMS[name]()), config).eval()
+
+
+@pytest.fixture(scope="module")
+def linear_network():
+    return sketched("dt-linear")
+
+
+@pytest.fixture(scope="module")
+def logistic_network():
+    return sketched("dt-logistic")
+
+
+COEFFICIENTS = {"coefficients": dist.Normal(torch.tensor([1.0, -1.5, 3.0]), 0.05).to_event(1)}
+
+
+def test_default_models_keep_their_units_when_the_prior_is_set(linear_network):
+    """The latents are those of standardised data: one pass and SMC agree, before and after."""
+    one_pass = BayesianRegressor(method="dt", options={"network": linear_network}, random_state=0)
+    sampled = BayesianRegressor(
+        method="smc", latent_prior={"noise": dist.LogNormal(-1.0, 1.0)}, random_state=0
+    )
+    near = dist.Normal(torch.tensor([0.5, -0.8, 0.1]), 0.05).to_event(1)
+    for prior in ({"coefficients": near}, {"noise": dist.LogNormal(-1.3, 0.05)}):
+        for estimator in (one_pass, sampled):
+            estimator.fit(X, 10 * Y).set_prior(prior)
+        ours, theirs = one_pass.posterior_, sampled.posterior_
+        for name in ("coefficients", "noise"):
+            off = (ours.mean[name] - theirs.mean[name]) / theirs.std[name]
+            assert off.abs().max() < 0.5
+        assert torch.allclose(ours.std["noise"], theirs.std["noise"], rtol=0.3)
+        np.testing.assert_allclose(one_pass.predict(X), sampled.predict(X), atol=0.5)
+
+
+def test_stream_goes_on_from_the_prior_that_was_set(linear_network):
+    model = LinearModelPrior(2)
+    stream = BayesianRegressor(model, method="dt", options={"network": linear_network})
+    stream.fit(X[:20], Y[:20]).set_prior(COEFFICIENTS).partial_fit(X[20:], Y[20:])
+    whole = infer(model, X, Y, method="dt", latent_prior=COEFFICIENTS, network=linear_network)
+    off = stream.posterior_.mixture.kl(whole.mixture)
+    assert off < 0.3  # and the drift, which is from the posterior under this prior, says so
+    assert abs(stream.posterior_.diagnostics["drift"] - off) < 0.3
+    # A prior set as a parameter counts from the next call on, for all rows.
+    stream.set_params(latent_prior=None).partial_fit(X[:1], Y[:1])
+    own = infer(
+        model,
+        np.concatenate([X, X[:1]]),
+        np.concatenate([Y, Y[:1]]),
+        method="dt",
+        network=linear_network,
+    )
+    assert torch.allclose(stream.posterior_.mixture.mean, own.mixture.mean)
+
+
+def test_classes_in_one_pass(logistic_network):
+    """Against SMC on the same model; in batches the second of which has a class less."""
+    labels = np.where(Y > 3.0, "yes", "no")
+    options = {"network": logistic_network}
+    stream = BayesianClassifier(method="dt", options=options, random_state=0)
+    stream.partial_fit(X[:25], labels[:25], classes=["yes", "no"])
+    same = labels[25:] == "no"
+    stream.partial_fit(X[25:][same], labels[25:][same])
+    seen = np.concatenate([np.arange(25), 25 + np.flatnonzero(same)])
+    whole = BayesianClassifier(method="dt", options=options, random_state=0)
+    whole.fit(X[seen], labels[seen])
+    sampled = BayesianClassifier(
+        method="smc", latent_prior={"coefficients": dist.Normal(0.0, 1.0)}, random_state=0
+    ).fit(X[seen], labels[seen])
+    assert list(stream.classes_) == ["no", "yes"] and len(stream.y_train_) == len(seen)
+    reference = sampled.predict_proba(X)
+    assert np.abs(whole.predict_proba(X) - reference).mean() < 0.05
+    assert np.abs(stream.predict_proba(X) - reference).mean() < 0.1
+    away = {"coefficients": dist.Normal(torch.tensor([-2.0, 2.0, 0.0]), 0.1).to_event(1)}
+    assert (whole.set_prior(away).predict(X) != labels).mean() > 0.7
+
+
+def test_grid_search_over_priors():
+    """Of few rows and priors near, far and wide, the near one predicts best."""
+    near = GaussianMixture.from_moments(torch.tensor([1.0]), torch.tensor([[0.01]]))
+    search = GridSearchCV(
+        BayesianRegressor(slope_only, method="smc", n_draws=200, random_state=0),
+        {"latent_prior": [{"slope": dist.Normal(-9.0, 0.1)}, near, None]},
+        cv=2,
+    ).fit(X[:4], 3.0 + X[:4, 0])
+    assert search.best_params_["latent_prior"] is near
+    assert search.best_estimator_.posterior_.mean["slope"].item() == pytest.approx(1.0, abs=0.2)
+
+
+def test_estimators_pickle_with_their_prior():
+    estimator = BayesianRegressor(slope_only, latent_prior=ELSEWHERE).fit(X[:6], Y[:6])
+    again = pickle.loads(pickle.dumps(estimator))
+    np.testing.assert_allclose(again.predict(X), estimator.predict(X))
+    assert again.set_prior(None).posterior_.mean["slope"] > estimator.posterior_.mean["slope"] + 1
+
+
+def test_a_prior_that_does_not_fit_changes_nothing():
+    estimator = BayesianRegressor(slope_only, latent_prior=ELSEWHERE).fit(X, Y)
+    before = estimator.posterior_
+    with pytest.raises(ValueError, match="to name latents of the program"):
+        estimator.set_prior({"steepness": dist.Normal(0.0, 1.0)})
+    assert estimator.latent_prior is ELSEWHERE and estimator.posterior_ is before
+
+
 def test_student_t_is_that_of_scipy():
     df, loc, scale = torch.tensor([2.5, 7.0]), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 3.0])
     ours = StudentT(df.double(), loc.double(), scale.double())
@@ -111,6 +265,11 @@ def test_student_t_is_that_of_scipy():
 WRONG = {
     "one class": (lambda: BayesianClassifier().fit(X, np.zeros(40)), "2 classes"),
     "method": (lambda: BayesianRegressor(method="magic").fit(X, Y), "method among"),
+    "new class": (
+        lambda: BayesianClassifier(method="laplace").fit(X, Y > 3).partial_fit(X, Y // 3),
+        "classes among",
+    ),
+    "not fitted": (lambda: BayesianRegressor().set_prior(None), "not fitted"),
     "quantile": (lambda: BayesianRegressor().fit(X, Y).predict_quantiles(X, 1.5), "levels"),
     "model": (lambda: BayesianRegressor(model=3, method="smc").fit(X, Y), "a Pyro program"),
 }

@@ -1,6 +1,5 @@
 """Any model and any inference method as scikit-learn estimators."""
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,89 +7,39 @@ import pyro
 import pyro.distributions as dist
 import torch
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_random_state, validate_data
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.estimators.reporting import PosteriorReport
-from amortized.infer import infer
-from amortized.infer.streaming import update
-from amortized.posterior import Posterior
+from amortized.estimators.bayesian_estimator import BayesianEstimator, Model
 from amortized.predictive import Affine
 from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.logistic_model import LogisticModelPrior
 from amortized.priors.prior import Prior
 
-Model = Callable[..., Any] | Prior
 
-
-class _BayesianEstimator(PosteriorReport, BaseEstimator):
-    """What regression and classification share: arguments, the data's units, call of `infer`."""
-
-    def __init__(
-        self,
-        model: Model | None = None,
-        *,
-        method: str = "auto",
-        n_draws: int = 1000,
-        options: Mapping[str, Any] | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.model = model
-        self.method = method
-        self.n_draws = n_draws
-        self.options = options
-        self.random_state = random_state
-
-    def _learn(
-        self,
-        X: NDArray[np.float64],
-        y: NDArray[np.float64],
-        default_model: Model,
-        start: Posterior | None,
-    ) -> None:
-        """Infers the posterior of the user's model, or of the default on standardised inputs."""
-        self._x_mean, self._x_scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
-        if self.model is None:
-            scale = X.std(0)
-            self._x_mean, self._x_scale = X.mean(0), np.where(scale > 0, scale, 1.0)
-        options = dict(self.options or {})
-        if start is not None:
-            options["start"] = start
-        model = default_model if self.model is None else self.model
-        self._problem = model, torch.as_tensor(self._standardise(X)), torch.as_tensor(y)
-        self.posterior_ = infer(
-            *self._problem,
-            method=self.method,
-            n_draws=self.n_draws,
-            seed=int(check_random_state(self.random_state).randint(2**31 - 1)),
-            **options,
-        )
-
-    def _standardise(self, X: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (X - self._x_mean) / self._x_scale
-
-    def _predictive(self, X: ArrayLike) -> Any:
-        check_is_fitted(self)
-        inputs: Any = validate_data(self, X, dtype=np.float64, reset=False)
-        return self.posterior_.predictive(torch.as_tensor(self._standardise(inputs)))
-
-
-class BayesianRegressor(RegressorMixin, _BayesianEstimator):
+class BayesianRegressor(RegressorMixin, BayesianEstimator):
     """Bayesian regression with any model and any inference method.
 
     Args:
         model: a prior with a program, or a Pyro program ``model(x, y=None)`` in the data's own
-            units. None is linear regression with unknown noise on standardised data.
+            units. None is linear regression with unknown noise on standardised data: the conjugate
+            one, or with method "dt" or a latent prior that whose latents are "coefficients", the
+            intercept last, and "noise" (`LinearModelPrior`).
         method: a method of `amortized.infer.infer`.
+        latent_prior: replaces the model's own, as for `amortized.infer.infer`; in the model's
+            units. `set_prior` changes it without a call of `fit`.
         n_draws: posterior draws.
         options: further arguments of the method.
         random_state: seed of the draws.
 
     Attributes:
         posterior_: the `Posterior` of the model's latents.
+        X_train_: all rows seen, ``(n, n_features_in_)``.
+        y_train_: their targets, ``(n,)``.
         n_features_in_: number of features.
 
     Example:
@@ -101,9 +50,6 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         array([2.5])
     """
 
-    X_train_: NDArray[np.float64]
-    y_train_: NDArray[np.float64]
-
     def fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianRegressor":
         """Infer the posterior of the model's latents.
 
@@ -111,61 +57,35 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
             X: inputs, ``(n, n_features)``, finite numbers.
             y: targets, ``(n,)``, finite numbers.
         """
-        return self._fit(X, y, with_earlier_rows=False)
+        return self._checked(X, y, further=False)
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianRegressor":
         """Take further rows into account; samplers start from the posterior so far.
 
         With method "dt" the posterior becomes the prior of the further rows, and
         ``posterior_.diagnostics["drift"]`` is how far that led from the posterior of all rows.
+        Where a parameter has changed since, the answer is anew from all rows.
         """
-        return self._fit(X, y, with_earlier_rows=hasattr(self, "posterior_"))
+        return self._checked(X, y, further=hasattr(self, "posterior_"))
 
-    def _fit(self, X: ArrayLike, y: ArrayLike, *, with_earlier_rows: bool) -> "BayesianRegressor":
+    def _checked(self, X: ArrayLike, y: ArrayLike, *, further: bool) -> "BayesianRegressor":
         inputs, targets = validate_data(
-            self, X, y, dtype=np.float64, y_numeric=True, reset=not with_earlier_rows
+            self, X, y, dtype=np.float64, y_numeric=True, reset=not further
         )
-        targets, start = np.asarray(targets, dtype=np.float64), None
-        if with_earlier_rows and self.method == "dt":
-            return self._stream(inputs, targets)
-        if with_earlier_rows:
-            inputs = np.concatenate([self.X_train_, inputs])
-            targets = np.concatenate([self.y_train_, targets])
-            start = None if self.method == "exact" else self.posterior_
-        default = self.model is None
-        self._y_mean = float(targets.mean()) if default else 0.0
-        self._y_scale = (float(targets.std()) or 1.0) if default else 1.0
-        # Weak: weights of 10 noise scales, noise of any size below the target's.
-        weak: Prior = LinearRegressionPrior(
-            inputs.shape[1], weight_scale=10.0, concentration=1.0, rate=0.1
-        )
-        if self.method == "dt":  # whose network has weights that do not scale with the noise
-            weak = LinearModelPrior(inputs.shape[1], log_noise=-1.0)
-        self._learn(inputs, (targets - self._y_mean) / self._y_scale, weak, start)
-        self.X_train_, self.y_train_ = inputs, targets
-        return self
+        return self._take(inputs, np.asarray(targets, dtype=np.float64), further=further)
 
-    def _stream(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> "BayesianRegressor":
-        """Takes the posterior so far for the prior of further rows; units stay the first ones."""
-        model, x_before, y_before = self._problem
-        x, y_now = torch.as_tensor(self._standardise(X)), (y - self._y_mean) / self._y_scale
-        self.posterior_, drift = update(
-            model,
-            self.posterior_,
-            (x, torch.as_tensor(y_now)),
-            (x_before, y_before),
-            n_draws=self.n_draws,
-            **dict(self.options or {}),
+    def _default_model(self) -> Prior:
+        if self.method == "dt" or self.latent_prior is not None:
+            return LinearModelPrior(self.n_features_in_, log_noise=-1.0)
+        # Weak: weights of 10 noise scales, noise of any size below the target's.
+        return LinearRegressionPrior(
+            self.n_features_in_, weight_scale=10.0, concentration=1.0, rate=0.1
         )
-        self._problem = (
-            model,
-            torch.cat([x_before, x]),
-            torch.cat([y_before, torch.as_tensor(y_now)]),
-        )
-        self.X_train_ = np.concatenate([self.X_train_, X])
-        self.y_train_ = np.concatenate([self.y_train_, y])
-        self.posterior_.diagnostics["drift"] = drift.item()
-        return self
+
+    def _set_units(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        super()._set_units(X, y)
+        if self.model is None:
+            self._y_mean, self._y_scale = float(y.mean()), float(y.std()) or 1.0
 
     def predict_distribution(self, X: ArrayLike) -> Distribution:
         """The posterior predictive of each row's target, of batch shape ``(m,)``."""
@@ -227,13 +147,17 @@ class _LogisticRegression:
         return pyro.sample("y", answers.to_event(1), obs=y)
 
 
-class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
+class BayesianClassifier(ClassifierMixin, BayesianEstimator):
     """Bayesian classification with any model and any inference method.
 
     Args:
         model: a prior with a program, or a Pyro program ``model(x, y=None)`` whose y is the
-            number of the class, from 0. None is logistic regression on standardised inputs.
+            number of the class, from 0. None is logistic regression on standardised inputs; with
+            two classes and method "dt" or a latent prior its one latent is "coefficients", the
+            intercept last (`LogisticModelPrior`).
         method: a method of `amortized.infer.infer`.
+        latent_prior: replaces the model's own, as for `amortized.infer.infer`; in the model's
+            units. `set_prior` changes it without a call of `fit`.
         n_draws: posterior draws.
         options: further arguments of the method.
         random_state: seed of the draws.
@@ -241,6 +165,8 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
     Attributes:
         classes_: the classes, in the order of their numbers.
         posterior_: the `Posterior` of the model's latents.
+        X_train_: all rows seen, ``(n, n_features_in_)``.
+        y_train_: the number of each one's class, ``(n,)``.
         n_features_in_: number of features.
 
     Example:
@@ -258,17 +184,47 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
             X: inputs, ``(n, n_features)``, finite numbers.
             y: classes, ``(n,)``.
         """
-        inputs, labels = validate_data(self, X, y, dtype=np.float64)
+        return self._checked(X, y, None, further=False)
+
+    def partial_fit(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
+    ) -> "BayesianClassifier":
+        """Take further rows into account, as `BayesianRegressor.partial_fit` does.
+
+        Args:
+            X: further inputs, ``(n, n_features)``.
+            y: their classes, ``(n,)``.
+            classes: all classes there will be, needed by the first call only, and only where its
+                rows do not have them all.
+        """
+        return self._checked(X, y, classes, further=hasattr(self, "posterior_"))
+
+    def _checked(
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None, *, further: bool
+    ) -> "BayesianClassifier":
+        inputs, labels = validate_data(self, X, y, dtype=np.float64, reset=not further)
         check_classification_targets(labels)
-        self.classes_, numbers = np.unique(labels, return_inverse=True)
+        if not further:
+            self.classes_ = np.unique(labels if classes is None else np.asarray(classes))
+        unknown = np.setdiff1d(labels, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"Expected classes among {self.classes_.tolist()}; got {unknown.tolist()}. Name "
+                "all classes in the first call: partial_fit(X, y, classes)."
+            )
         if len(self.classes_) < 2:
             raise ValueError(
                 f"Expected at least 2 classes; got 1 class, {self.classes_[0]!r}. There is nothing "
                 "to tell apart."
             )
-        default = _LogisticRegression(len(self.classes_))
-        self._learn(inputs, numbers.astype(np.float64), default, None)
-        return self
+        numbers = np.searchsorted(self.classes_, labels).astype(np.float64)
+        return self._take(inputs, numbers, further=further)
+
+    def _default_model(self) -> Model:
+        told = self.method == "dt" or self.latent_prior is not None
+        if told and len(self.classes_) == 2:
+            return LogisticModelPrior(self.n_features_in_, intercept=True)
+        return _LogisticRegression(len(self.classes_))
 
     def predict_distribution(self, X: ArrayLike) -> Distribution:
         """The posterior predictive of each row's class number, of batch shape ``(m,)``."""

@@ -5,6 +5,7 @@ between two such predictions a network updates the mixture by what was seen. The
 most K components and joins any more by moments, so the mixture does not grow.
 """
 
+import time
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +37,7 @@ def update(
     n_draws: int = 1000,
     network: Network | None = None,
     latent_prior: Any = None,
+    seed: int = 0,
 ) -> tuple[Posterior, Float[Tensor, "*batch"]]:
     """The posterior after further rows, from the posterior before them; and how far it drifted.
 
@@ -47,12 +49,17 @@ def update(
         n_draws: draws of the answer.
         network: as for method "dt".
         latent_prior: that the stream began with; None for the program's own.
+        seed: equal seeds give equal draws.
 
     Returns:
         the streamed posterior, and its symmetric Kullback-Leibler divergence from the one-pass
         posterior given all rows at once.
     """
-    streamed = by_network(make_problem(model, *new, posterior), n_draws, network)
+    began = time.perf_counter()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        streamed = by_network(make_problem(model, *new, posterior), n_draws, network)
+    streamed.diagnostics["seconds"] = time.perf_counter() - began
     x, y = torch.cat((earlier[0], new[0]), -2), torch.cat((earlier[1], new[1]), -1)
     at_once = by_network(make_problem(model, x, y, latent_prior), 1, network)
     assert streamed.mixture is not None and at_once.mixture is not None

@@ -1,0 +1,160 @@
+"""What Bayesian regression and classification share: units, inference, streams and the prior."""
+
+from collections.abc import Callable, Mapping
+from operator import is_
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from torch import Tensor
+
+from amortized.estimators.reporting import PosteriorReport
+from amortized.infer import LatentPrior, infer
+from amortized.infer.streaming import update
+from amortized.posterior import Posterior
+from amortized.priors.prior import Prior
+
+Model = Callable[..., Any] | Prior
+Same = TypeVar("Same", bound="BayesianEstimator")
+
+
+class BayesianEstimator(PosteriorReport, BaseEstimator):
+    """The posterior of a model's latents, which follows the data and the prior.
+
+    A subclass says what the model is where the user names none (`_default_model`), and checks the
+    data it hands to `_take`.
+
+    Attributes:
+        X_train_: all rows seen, ``(n, n_features_in_)``.
+        y_train_: their answers, as numbers, ``(n,)``.
+        posterior_: the `Posterior` of the latents.
+    """
+
+    X_train_: NDArray[np.float64]
+    y_train_: NDArray[np.float64]
+
+    def __init__(
+        self,
+        model: Model | None = None,
+        *,
+        method: str = "auto",
+        latent_prior: LatentPrior | None = None,
+        n_draws: int = 1000,
+        options: Mapping[str, Any] | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.latent_prior = latent_prior
+        self.n_draws = n_draws
+        self.options = options
+        self.random_state = random_state
+
+    def set_prior(self: Same, latent_prior: LatentPrior | None) -> Same:
+        """Change the prior of the latents and answer anew from all rows seen so far.
+
+        The data are kept in the units they have; with method "dt" this is one forward pass.
+
+        Args:
+            latent_prior: as for `amortized.infer.infer`; None for the model's own.
+
+        Returns:
+            the estimator, whose parameter ``latent_prior`` is the new one.
+
+        Raises:
+            ValueError: if the prior does not fit the model; then nothing has changed.
+        """
+        check_is_fitted(self)
+        before, self.latent_prior = self.latent_prior, latent_prior
+        try:
+            self._answer(*self._problem[1:])
+        except Exception:
+            self.latent_prior = before
+            raise
+        return self
+
+    def _default_model(self) -> Model:
+        """The model where the user names none, for data in standard units."""
+        raise NotImplementedError
+
+    def _set_units(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        """Learns the units that the model is given the data in: the user's own, if it is theirs."""
+        self._x_mean, self._x_scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
+        self._y_mean, self._y_scale = 0.0, 1.0
+        if self.model is None:
+            scale = X.std(0)
+            self._x_mean, self._x_scale = X.mean(0), np.where(scale > 0, scale, 1.0)
+
+    def _in_units(
+        self, X: NDArray[np.float64], y: NDArray[np.float64] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        answers = np.zeros(len(X)) if y is None else (y - self._y_mean) / self._y_scale
+        return torch.as_tensor((X - self._x_mean) / self._x_scale), torch.as_tensor(answers)
+
+    def _take(self: Same, X: NDArray[np.float64], y: NDArray[np.float64], *, further: bool) -> Same:
+        """Infers from rows that are checked, and from the earlier ones where these are further."""
+        start = None
+        if further:
+            # A parameter set since then leaves nothing of the posterior to go on from.
+            goes_on = all(map(is_, self._asked(), self._answered))
+            if goes_on and self.method == "dt":
+                return self._stream(X, y)
+            start = self.posterior_ if goes_on and self.method != "exact" else None
+            X, y = np.concatenate([self.X_train_, X]), np.concatenate([self.y_train_, y])
+        self._set_units(X, y)
+        self._answer(*self._in_units(X, y), start)
+        self.X_train_, self.y_train_ = X, y
+        return self
+
+    def _asked(self) -> tuple[Any, ...]:
+        """The parameters that decide what the posterior is of."""
+        return self.model, self.method, self.latent_prior
+
+    def _answer(self, x: Tensor, y: Tensor, start: Posterior | None = None) -> None:
+        """Infers the posterior given data in the model's units."""
+        model = self._default_model() if self.model is None else self.model
+        options = dict(self.options or {})
+        if start is not None:
+            options["start"] = start
+        self.posterior_ = infer(
+            model,
+            x,
+            y,
+            method=self.method,
+            latent_prior=self.latent_prior,
+            n_draws=self.n_draws,
+            seed=self._seed(),
+            **options,
+        )
+        self._problem, self._answered = (model, x, y), self._asked()
+
+    def _stream(self: Same, X: NDArray[np.float64], y: NDArray[np.float64]) -> Same:
+        """Takes the posterior so far for the prior of further rows; units stay the first ones."""
+        model, *earlier = self._problem
+        new = self._in_units(X, y)
+        self.posterior_, drift = update(
+            model,
+            self.posterior_,
+            new,
+            (earlier[0], earlier[1]),
+            latent_prior=self.latent_prior,
+            n_draws=self.n_draws,
+            seed=self._seed(),
+            **dict(self.options or {}),
+        )
+        self.posterior_.diagnostics["drift"] = drift.item()
+        self._problem = model, *(torch.cat(both) for both in zip(earlier, new, strict=True))
+        self.X_train_ = np.concatenate([self.X_train_, X])
+        self.y_train_ = np.concatenate([self.y_train_, y])
+        return self
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _predictive(self, X: ArrayLike) -> Any:
+        check_is_fitted(self)
+        inputs: Any = validate_data(self, X, dtype=np.float64, reset=False)
+        return self.posterior_.predictive(self._in_units(inputs)[0])
