@@ -28,11 +28,13 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from amortized.priors.enumeration import enumerable_latents, log_densities
 from amortized.priors.sites import (
     Evaluate,
+    EvaluatePrior,
     Place,
     PlaceAndDraw,
     Unconstrain,
     base_support,
     check_observation,
+    has_density,
     lay_out,
     trace_program,
 )
@@ -84,11 +86,14 @@ class ProgramDensity:
         x: inputs, ``(batch, n, n_features)``.
         y: observations, ``(batch, n)``; any trailing shape that the site "y" has is allowed.
         allow_no_latents: whether u may be empty; then the density is the evidence.
+        allow_simulator: whether the distribution of the site "y" may lack a ``log_prob``; then the
+            log likelihood, and the density with it, is NaN everywhere: not known.
 
     Attributes:
         dim: d, the number of unconstrained coordinates.
         layout: ``{name: (slice into u, unconstrained shape)}``.
         discrete: the discrete latents, which are summed out; None where there are none.
+        is_simulator: whether the observation has no density.
         priors: the latents' distributions in one run of the program on the first dataset.
         supports: those of their elements.
 
@@ -115,6 +120,7 @@ class ProgramDensity:
         y: Float[Tensor, "batch n *event"],
         *,
         allow_no_latents: bool = False,
+        allow_simulator: bool = False,
     ) -> None:
         if x.ndim != 3 or y.ndim < 2 or x.shape[:2] != y.shape[:2]:
             raise ValueError(
@@ -124,7 +130,15 @@ class ProgramDensity:
         self.model, self.x, self.y = model, x, y
         with _precision(y.dtype):
             trace = trace_program(model, x[0], y[0])
-        check_observation(trace, y)
+        self.is_simulator = not has_density(trace.nodes["y"]["fn"], y[0])
+        if self.is_simulator and not allow_simulator:
+            raise ValueError(
+                "Expected an observation with a density; the distribution of the site 'y', "
+                f"{type(trace.nodes['y']['fn']).__name__}, has no log_prob. A network trained on "
+                "the program answers it: infer(..., method='dt', network=...)."
+            )
+        if not self.is_simulator:
+            check_observation(trace, y)
         self.discrete = enumerable_latents(trace)
         summed_out = () if self.discrete is None else self.discrete.names
         self.layout = lay_out(trace, summed_out, allow_none=allow_no_latents)
@@ -164,7 +178,7 @@ class ProgramDensity:
         """Log prior and log likelihood of one particle of one dataset."""
         if self.discrete is not None:
             return log_densities(self.model, self.layout, self.discrete, u, x, y)
-        run = Evaluate(self.layout, u)
+        run = (EvaluatePrior if self.is_simulator else Evaluate)(self.layout, u)
         with run:
             self.model(x, y)
         return run.log_prior, run.log_likelihood

@@ -91,6 +91,16 @@ class Evaluate(Place):
             self.log_likelihood = self.log_likelihood + log_prob
 
 
+class EvaluatePrior(Evaluate):
+    """Leaves out the observation, which has no density: the log likelihood is not known."""
+
+    def _pyro_sample(self, message: Any) -> None:
+        if message["is_observed"]:
+            self.log_likelihood = self.log_likelihood + torch.nan
+        else:
+            super()._pyro_sample(message)
+
+
 class Unconstrain(_Site):
     """Collects u from given values, or from prior draws where none are given."""
 
@@ -188,6 +198,17 @@ def base_support(fn: Any) -> Any:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support
+
+
+def has_density(fn: Any, value: Tensor) -> bool:
+    """Whether a distribution knows its density; a simulator only draws."""
+    try:
+        fn.log_prob(value)
+    except NotImplementedError:
+        return False
+    except Exception:  # a fault of the program, which is told when it is run
+        return True
+    return True
 
 
 def check_observation(trace: Any, y: Tensor) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from amortized.networks import PFN, DistributionTransformerConfig, PFNConfig, TabularPFNConfig
 from amortized.priors import LinearRegressionPrior, named_prior
+from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.training import TrainingConfig, train
 from amortized.training.data import step_seed
@@ -180,6 +181,17 @@ KINDS = {
 def test_every_kind_resumes(tmp_path, kind):
     fit(tmp_path, **kind, stop_at=5)
     assert same(fit(tmp_path, **kind), fit(**kind))
+
+
+def test_names_stand_for_default_sizes():
+    steps = {"n_steps": 1, "n_tasks": 2, "n_context": (2, 7)}
+    pfn = fit(prior=LinearModelPrior(2), network="pfn", **steps)
+    assert pfn.config == PFNConfig(n_features=2, max_context=7)
+    dt = fit(prior=NormalMeanPrior(), network="dt", **steps)
+    assert dt.config.d_model == DistributionTransformerConfig().d_model
+    for prior, name in ((named_prior("tabular-regressor"), "pfn"), (NormalMeanPrior(), "mlp")):
+        with pytest.raises(ValueError, match="Expected network='dt'"):
+            fit(prior=prior, network=name, **steps)
 
 
 OTHERS = {

@@ -37,7 +37,7 @@ class Answer:
     Attributes:
         mixture: the posterior over the model's u, of batch shape ``(batch,)``.
         inside: whether prior and data lie where the network was trained, ``(batch,)``.
-        density: the exact one under the same latent prior.
+        density: the exact one under the same latent prior; NaN for a simulator.
     """
 
     mixture: GaussianMixture
@@ -64,7 +64,11 @@ def by_network(problem: Problem, n_draws: int, network: Network | None = None) -
             f"{available()}); got {type(problem.source).__name__}. Train one with train(prior, "
             "DistributionTransformerConfig()) and give it as network=..."
         )
-    answer = one_pass(problem, *served)
+    return in_one_pass(problem, one_pass(problem, *served), n_draws)
+
+
+def in_one_pass(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
+    """A network's answer as a posterior, which nothing has weighed."""
     u = FromMixture(answer.mixture).sample(n_draws)
     u = u[:, torch.randperm(n_draws)]  # they come component by component
     diagnostics = {"inside_training_range": answer.inside}
@@ -110,7 +114,7 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -
     Raises:
         ValueError: if the data or the latents are not those of the network's program.
     """
-    density, config = problem.density(), network.config
+    density, config = problem.density(allow_simulator=True), network.config
     if len(place.coordinates) != density.dim:
         raise ValueError(
             f"Expected a network for {density.dim} latents, {list(density.layout)}; got one for "
@@ -181,7 +185,8 @@ def _check_supports(problem: Problem, density: ProgramDensity) -> None:
     """Refuses a prior whose bijection to the real line is not the program's own."""
     if problem.model is problem.source or problem.source is None:
         return
-    own = replace(problem, model=problem.source).density().take(torch.tensor([0]))
+    own = replace(problem, model=problem.source).density(allow_simulator=True)
+    own = own.take(torch.tensor([0]))
     u = torch.linspace(-2.0, 2.0, 3, dtype=problem.y.dtype).reshape(1, 3, 1)
     u = u.expand(1, 3, own.dim)
     here, there = density.take(torch.tensor([0])).constrain(u), own.constrain(u)

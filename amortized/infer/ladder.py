@@ -10,6 +10,8 @@ For each dataset on its own:
    nothing.
 4. "nuts": where the particles still remember where they were.
 
+A simulator, which has no density, stays with the network's answer, as "dt".
+
 Weights see only where draws fall: a mode that neither the network nor the prior's share has found
 stays unknown, as it does to every sampler.
 """
@@ -21,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amortized.infer.amortised import Network, find_network, one_pass
+from amortized.infer.amortised import Network, find_network, in_one_pass, one_pass
 from amortized.infer.problem import Problem
 from amortized.infer.programs import by_sampler, exactly, posterior_from_draws
 from amortized.posterior import Posterior
@@ -67,6 +69,10 @@ def automatically(
     if answer is None:  # no network, or data or a prior that it was not made for
         posterior = by_sampler(smc, "smc")(problem, n_draws, **options)
         posterior.diagnostics["rung"] = _rungs(problem, ["smc"] * len(problem.y))
+        return posterior
+    if answer.density.is_simulator:  # nothing to weigh it by
+        posterior = in_one_pass(problem, answer, n_draws)
+        posterior.diagnostics["rung"] = _rungs(problem, ["dt"] * len(problem.y))
         return posterior
     options.pop("start", None)  # the network's answer is where this one starts
     draws, rungs = climb(answer.density, FromMixture(answer.mixture), n_draws, **options)

@@ -49,9 +49,9 @@ class Problem:
             )
         return program
 
-    def density(self, *, allow_no_latents: bool = False) -> ProgramDensity:
-        """The program's log density given the data."""
-        own = ProgramDensity(self.program, self.x, self.y, allow_no_latents=allow_no_latents)
+    def density(self, **allowed: bool) -> ProgramDensity:
+        """The program's log density given the data, with the options of `ProgramDensity`."""
+        own = ProgramDensity(self.program, self.x, self.y, **allowed)
         return own if self.latent_prior is None else LatentPriorDensity(own, self.latent_prior)
 
 
@@ -77,7 +77,8 @@ def make_problem(
         return own
     if is_by_name(latent_prior):
         return replace(own, model=with_latent_prior(own.program, latent_prior))
-    return replace(own, latent_prior=mixture_over_u(latent_prior, own.density()))
+    density = own.density(allow_simulator=True)
+    return replace(own, latent_prior=mixture_over_u(latent_prior, density))
 
 
 def as_tensor(data: Data, name: str, *, allow_nan: bool = False) -> Tensor:

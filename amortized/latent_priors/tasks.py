@@ -270,10 +270,8 @@ class LatentTasks:
             return None
         x = self.prior._inputs(1, self.ordered or 2)
         _, y = self.simulator(self.location.unsqueeze(0), x)
-        try:
-            return ProgramDensity(self.prior.model, x, y)
-        except ValueError:
-            return None
+        density = ProgramDensity(self.prior.model, x, y, allow_simulator=True)
+        return None if density.is_simulator else density
 
     def _draw_latents(self, latent_prior: GaussianMixture) -> Tensor:
         u = latent_prior.sample()

@@ -75,9 +75,24 @@ def _read_state(path: Path, module: PriorFitting) -> dict[str, Any]:
     return stored
 
 
+def _default_size(
+    name: str, prior: Prior | LatentTasks, config: TrainingConfig
+) -> PFNConfig | DistributionTransformerConfig:
+    """The configuration that a name stands for."""
+    if name == "dt":
+        return DistributionTransformerConfig()
+    if name == "pfn" and isinstance(prior, ProgramPrior):  # others vary the number of features
+        n_features = prior.sample(1, 1, 1, seed=0).x_query.shape[-1]
+        return PFNConfig(n_features=n_features, max_context=config.n_context[1])
+    raise ValueError(
+        f"Expected network='dt', or network='pfn' with a ProgramPrior; got {name!r} with a "
+        f"{type(prior).__name__}. Give a configuration, such as PFNConfig(n_features=3, ...)."
+    )
+
+
 def train(
     prior: Prior | LatentTasks,
-    network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig,
+    network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | str,
     config: TrainingConfig | None = None,
     *,
     directory: str | Path | None = None,
@@ -93,7 +108,8 @@ def train(
     Args:
         prior: draws the tasks; for a Distribution Transformer the program of a `ProgramPrior`
             under the default metaprior, or `LatentTasks`.
-        network: a network to be trained, or the configuration of a new one.
+        network: a network to be trained, or the configuration of a new one; "dt" and, for a
+            `ProgramPrior`, "pfn" stand for those of the default sizes.
         config: lengths, sizes and rates; None takes the defaults.
         directory: where the state of the run is kept; None keeps nothing.
         progress: whether a progress bar is shown.
@@ -112,6 +128,8 @@ def train(
         False
     """
     config = config or TrainingConfig()
+    if isinstance(network, str):
+        network = _default_size(network, prior, config)
     if isinstance(network, DistributionTransformerConfig):
         network = replace(network, n_context=config.n_context)
     if not isinstance(network, nn.Module):
