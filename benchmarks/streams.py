@@ -1,0 +1,168 @@
+"""Posterior becomes prior: a filter by one network pass a step, and fifty single updates.
+
+    python benchmarks/streams.py [--series 10] [--steps 100] [--streams 100] [--networks folder]
+
+Two tables. The first is the moving target of `amortized.priors.sensor_fusion`: the mean negative
+log density of the true state given all observations so far, for the network ``dt-filter`` with
+exact predictions between its updates, a particle filter with 20,000 particles, whose density is a
+mixture of 8 normals fitted to 3,000 of them, and the extended Kalman filter: told the mean and the
+variance of its readings, or that every range is a normal reading. The errors are of the differences
+to the particle filter, over series.
+
+The second streams 50 answers of a normal law one at a time through ``dt-normal``, each posterior
+the prior of the next, and compares the end with one pass over all 50 and with the exact posterior:
+the symmetric Kullback-Leibler divergence between the two answers, and the mean of the exact minus
+the answered log density of the true latents.
+"""
+
+import argparse
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from amortized import infer, load
+from amortized.infer.streaming import filter_states, symmetric_kl
+from amortized.latent_priors import fit_draws
+from amortized.latent_priors.catalogue import named_tasks
+from amortized.priors.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
+from amortized.priors.sensor_reading import SensorReadingPrior
+from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
+from amortized.sampling.latent_reference import reference_log_prob
+from amortized.sampling.particle_filter import init, step
+
+N_PARTICLES, N_FITTED = 20_000, 3000
+
+
+def by_particles(y: Tensor, states: Tensor) -> Tensor:
+    """Log density of the true states, ``(series, steps)``."""
+    sensors, generator = SensorFusion(), torch.Generator().manual_seed(0)
+    found = []
+    for t in range(y.shape[1]):
+        now = y[:, t : t + 1]
+        if t == 0:
+            particles, _ = init(sensors, now, N_PARTICLES, generator)
+        else:
+            particles, _ = step(sensors, particles, now, t, generator)
+        chosen = torch.multinomial(particles.weights, N_FITTED, True, generator=generator)
+        draws = particles.state.gather(1, chosen.unsqueeze(-1).expand(-1, -1, 4)).double()
+        fitted = [fit_draws(each, 8) for each in draws]
+        found.append(
+            torch.stack([f.log_prob(s) for f, s in zip(fitted, states[:, t].double(), strict=True)])
+        )
+    return torch.stack(found, 1)
+
+
+def range_noise(distance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of a range reading, its clipping aside."""
+    mean = 0.7 * distance + 0.2 + 0.1 * 5
+    square = 0.7 * (distance.square() + 0.01 * (distance + 1).square()) + 0.2 * 2 + 0.1 * 100 / 3
+    return mean, square - mean.square()
+
+
+def by_extended_kalman(y: Tensor, states: Tensor, trusting: bool) -> Tensor:
+    """Log density of the true states by a filter that knows the noise, or trusts every range."""
+    motion = SensorFusion(torch.float64).motion()
+
+    def observation(state: Tensor, t: int) -> Tensor:
+        distance, bearing = true_range_and_bearing(state).unbind(-1)
+        return torch.stack((distance if trusting else range_noise(distance)[0], bearing), -1)
+
+    def noise(state: Tensor, t: int) -> Tensor:
+        distance = true_range_and_bearing(state)[..., 0]
+        own = 0.01 * (distance + 1).square()
+        variance = own if trusting else range_noise(distance)[1]
+        return torch.diag_embed(torch.stack((variance, torch.full_like(variance, 0.01)), -1))
+
+    def residual(value: Tensor, mean: Tensor) -> Tensor:
+        off = value - mean
+        return torch.stack((off[..., 0], wrap(off[..., 1])), -1)
+
+    model = NonlinearGaussianModel(
+        transition=lambda state, t: state @ motion.transition.mT,
+        transition_cov=motion.transition_cov,
+        observation=observation,
+        observation_cov=noise,
+        initial_mean=motion.initial_mean,
+        initial_cov=motion.initial_cov,
+        residual=residual,
+    )
+    answer = extended_kalman_filter(model, y.double())
+    jitter = 1e-9 * torch.eye(4, dtype=torch.float64)
+    return MultivariateNormal(answer.mean, answer.cov + jitter).log_prob(states.double())
+
+
+def filters(network: Any, n_series: int, n_steps: int) -> None:
+    """The first table."""
+    states, y = SensorFusion().simulate(n_series=n_series, n_steps=n_steps, seed=0)
+
+    def by_network(y: Tensor, states: Tensor) -> Tensor:
+        motion = SensorFusion(torch.float64).motion()
+        answer = filter_states(SensorReadingPrior(), y.double(), motion, network=network)
+        return answer.filtered.log_prob(states.double())
+
+    methods = {
+        "particle filter": by_particles,
+        "dt-filter": by_network,
+        "extended Kalman": lambda y, states: by_extended_kalman(y, states, False),
+        "extended Kalman, trusting": lambda y, states: by_extended_kalman(y, states, True),
+    }
+    print(f"{'method':>26} {'nll a step':>10} {'over the first':>18} {'ms a step':>10}")
+    reference = None
+    for name, method in methods.items():
+        began = time.perf_counter()
+        nll = -method(y, states).mean(1)
+        ms = 1000 * (time.perf_counter() - began) / (n_series * n_steps)
+        reference = nll if reference is None else reference
+        off = nll - reference
+        error = off.std() / len(off) ** 0.5
+        print(f"{name:>26} {nll.mean():10.3f} {f'{off.mean():.3f} +- {error:.3f}':>18} {ms:10.2f}")
+
+
+def streams(network: Any, n_streams: int, n_rows: int = 50) -> None:
+    """The second table."""
+    tasks = named_tasks("dt-normal")
+    batch = tasks.sample(n_streams, n_rows, seed=40_000)
+    y = batch.observations["data"][..., 0].double()
+    options: dict[str, Any] = {"method": "dt", "network": network, "n_draws": 1}
+    posterior: Any = batch.latent_prior
+    for i in range(n_rows):
+        posterior = infer(tasks.prior, y[:, i : i + 1], latent_prior=posterior, **options)
+    at_once = infer(tasks.prior, y, latent_prior=batch.latent_prior, **options)
+    exact, u = reference_log_prob(tasks, batch), batch.u.double()
+    assert at_once.mixture is not None
+    drift = symmetric_kl(posterior.mixture, at_once.mixture)
+    print(
+        f"\n{n_streams} streams of {n_rows}: symmetric KL of the end to one pass over all: mean "
+        f"{drift.mean():.3f}, median {drift.median():.3f}"
+    )
+    for name, mixture in (("streamed", posterior.mixture), ("one pass", at_once.mixture)):
+        gap = exact - mixture.log_prob(u)
+        print(f"{name:>10}: {gap.mean():.3f} +- {gap.std() / n_streams**0.5:.3f} nats to exact")
+
+
+def main() -> None:
+    """Prints both tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--series", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--streams", type=int, default=100)
+    parser.add_argument("--networks", type=Path, help="folder of networks; default: pretrained")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")
+
+    def network(name: str) -> Any:
+        return load(name if options.networks is None else options.networks / name)
+
+    filters(network("dt-filter"), options.series, options.steps)
+    streams(network("dt-normal"), options.streams)
+
+
+if __name__ == "__main__":
+    main()
