@@ -166,6 +166,64 @@ def compare_methods(
     return label_axes(ax, f"{x_label}, +- 2 standard errors", "method", title)
 
 
+def plot_prior_sensitivity(
+    sensitivity: Any,
+    latents: Sequence[str] | None = None,
+    *,
+    units: Mapping[str, str] | None = None,
+    level: float = 0.9,
+) -> Figure:
+    """What each prior makes of each latent, beside what the base prior makes of it.
+
+    A panel for each latent has the posterior's median and central interval, a row for each prior,
+    and in grey those of the base; the last panel has the distance from the base's posterior.
+
+    Args:
+        sensitivity: a `PriorSensitivity`.
+        latents: scalar latents to show; None shows all.
+        units: of the latents, by name, for their axes.
+        level: probability inside of the intervals.
+
+    Raises:
+        ValueError: if there is no such latent.
+
+    Example:
+        >>> from amortized.infer.prior_sensitivity import prior_sensitivity
+        >>> from amortized.priors.linear_model import LinearModelPrior
+        >>> from torch.distributions import LogNormal
+        >>> grid = {"loud": {"noise": LogNormal(3.0, 1.0)}}
+        >>> found = prior_sensitivity(LinearModelPrior(0), [1.0, 2.0, 3.0], latent_priors=grid)
+        >>> figure = plot_prior_sensitivity(found, units={"noise": "cm"})
+        >>> [ax.get_xlabel() for ax in figure.axes]
+        ['coefficients[0]', 'noise (cm)', 'distance from base (nats)']
+    """
+    quantiles = sensitivity.quantiles([(1 - level) / 2, 0.5, (1 + level) / 2])
+    chosen = list(quantiles) if latents is None else list(latents)
+    if not set(chosen) <= set(quantiles):
+        raise ValueError(f"Expected latents among {list(quantiles)}; got {chosen}.")
+    rows = np.arange(len(sensitivity.labels))
+    n_panels = len(chosen) + 1
+    figure = Figure(figsize=(1.2 + 2.1 * n_panels, 1.0 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]
+    for ax, name in zip(axes, chosen, strict=False):
+        low, median, high = np.asarray(quantiles[name]).T
+        ax.axvspan(low[0], high[0], color=BAND, linewidth=0)
+        ax.axvline(median[0], color="0.5", linewidth=0.8)
+        ax.hlines(rows, low, high, color=COLOURS[2], linewidth=2)
+        ax.plot(median, rows, MARKERS[0], color=COLOURS[0], markersize=5)
+        unit = (units or {}).get(name)
+        label_axes(ax, f"{name} ({unit})" if unit else name, "")
+    distance = np.asarray(sensitivity.distance)
+    axes[-1].hlines(rows, 0.0, distance, color=COLOURS[1], linewidth=1)
+    axes[-1].plot(distance, rows, MARKERS[1], color=COLOURS[1], markersize=5)
+    label_axes(axes[-1], f"distance from {sensitivity.labels[0]} (nats)", "")
+    axes[0].set_yticks(rows, sensitivity.labels)
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    axes[0].set_ylabel("prior of the latents")
+    axes[0].set_title(f"median and {level:.0%} interval; grey: {sensitivity.labels[0]}", fontsize=8)
+    return figure
+
+
 def posterior_pairs(posterior: Any) -> Any:
     """Every latent against every other, by ArviZ; needs ``amortized[arviz]``.
 

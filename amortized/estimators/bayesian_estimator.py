@@ -1,6 +1,6 @@
 """What Bayesian regression and classification share: units, inference, streams and the prior."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import is_
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from amortized.estimators.reporting import PosteriorReport
 from amortized.infer import LatentPrior, infer
+from amortized.infer.prior_sensitivity import PriorSensitivity, prior_sensitivity
 from amortized.infer.streaming import update
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
@@ -75,6 +76,30 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
             self.latent_prior = before
             raise
         return self
+
+    def prior_sensitivity(
+        self, latent_priors: Mapping[str, LatentPrior | None] | Sequence[LatentPrior | None]
+    ) -> PriorSensitivity:
+        """What other priors would have made of the rows seen so far, as one batch.
+
+        Args:
+            latent_priors: by label or one after the other, each as for `set_prior`.
+
+        Returns:
+            their posteriors beside that under the prior in force; see
+            `amortized.infer.prior_sensitivity.prior_sensitivity`.
+        """
+        check_is_fitted(self)
+        return prior_sensitivity(
+            *self._problem,
+            latent_priors=latent_priors,
+            base=self.latent_prior,
+            # Closed forms take no mixtures, as which the priors are compared.
+            method="auto" if self.method == "exact" else self.method,
+            n_draws=self.n_draws,
+            seed=self._seed(),
+            **dict(self.options or {}),
+        )
 
     def _default_model(self) -> Model:
         """The model where the user names none, for data in standard units."""

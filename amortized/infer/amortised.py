@@ -19,7 +19,7 @@ from amortized.infer.problem import Problem
 from amortized.infer.programs import posterior_from_draws
 from amortized.latent_priors.catalogue import PROGRAMS, Place, place_among_tasks
 from amortized.latent_priors.density import LatentPriorDensity
-from amortized.latent_priors.fitting import as_mixture, fit_draws, product
+from amortized.latent_priors.fitting import fit_draws, fit_mixture, product
 from amortized.networks import DistributionTransformer
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load
@@ -120,7 +120,7 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -
             f"Expected a network for {density.dim} latents, {list(density.layout)}; got one for "
             f"{len(place.coordinates)}, trained on {config.prior or 'a program without a name'}."
         )
-    _check_supports(problem, density)
+    check_supports(problem, density)
     prior = prior_mixture(density, config.n_components)
     mixture, inside = mixture_answer(network, place, problem.source, prior, problem.x, problem.y)
     return Answer(mixture, inside, density)
@@ -163,8 +163,9 @@ def mixture_answer(
 def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture:
     """The prior over u as a mixture: the given one, or one fitted to the program's own.
 
-    Independent latents are fitted one by one without chance. Where their product is not the
-    program's density, the latents depend on each other, and draws are fitted.
+    Independent latents are fitted one by one without chance, by so many components each. Where
+    their product is not the program's density, the latents depend on each other, and draws are
+    fitted.
     """
     if isinstance(density, LatentPriorDensity):
         return density.latent_prior
@@ -173,7 +174,8 @@ def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture
         torch.manual_seed(0)
         u = one.sample_prior(4096)
     try:
-        fitted = as_mixture(density.priors, list(density.layout), n_components).to(u.dtype)
+        each = [fit_mixture(density.priors[name], n_components) for name in density.layout]
+        fitted = product(each).to(u.dtype)
     except ValueError:  # a family without independent elements
         return fit_draws(u[0], n_components)
     some = u[:, :256]
@@ -181,7 +183,7 @@ def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture
     return fitted if off.mean().abs() < 0.05 else fit_draws(u[0], n_components)
 
 
-def _check_supports(problem: Problem, density: ProgramDensity) -> None:
+def check_supports(problem: Problem, density: ProgramDensity) -> None:
     """Refuses a prior whose bijection to the real line is not the program's own."""
     if problem.model is problem.source or problem.source is None:
         return

@@ -19,6 +19,7 @@ from amortized.infer.amortised import (
     find_network,
     mixture_answer,
 )
+from amortized.infer.latent_prior import stacked
 from amortized.infer.problem import Problem, make_problem
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
@@ -135,25 +136,7 @@ def filter_states(
         prior = posterior.propagate(motion.transition, offset, motion.transition_cov)
     # The first prior has one component, later ones as many as the network answers with.
     return Filtered(
-        _stacked([step[0] for step in steps]),
-        _stacked([step[1] for step in steps]),
+        stacked([step[0] for step in steps], 1),
+        stacked([step[1] for step in steps], 1),
         torch.stack([step[2] for step in steps], 1),
-    )
-
-
-def _stacked(mixtures: list[GaussianMixture]) -> GaussianMixture:
-    """Mixtures of the steps side by side, ``(n_series, n_steps)``."""
-    k = max(mixture.n_components for mixture in mixtures)
-
-    def filled(tensor: Tensor, value: float | None = None) -> Tensor:
-        """With the missing components added, of some value or copies of the first."""
-        missing = k - tensor.shape[1]
-        more = tensor[:, :1].expand(-1, missing, *tensor.shape[2:])
-        return torch.cat((tensor, more if value is None else torch.full_like(more, value)), 1)
-
-    return GaussianMixture(
-        torch.stack([filled(m.log_weights, -torch.inf) for m in mixtures], 1),
-        torch.stack([filled(m.means) for m in mixtures], 1),
-        torch.stack([filled(m.scale_tril) for m in mixtures], 1),
-        validate_args=False,
     )

@@ -1,0 +1,195 @@
+r"""Prior sensitivity: the posteriors of one dataset under many priors, as one batch.
+
+A network is told the prior like the data, so that a grid of priors is one forward pass. How far a
+posterior :math:`p_i` under the prior :math:`\pi_i` is from the base's :math:`p_0` is seen from
+draws of the two, for in the difference of their densities the likelihood cancels, and in the
+symmetric divergence the evidences do:
+
+.. math:: \tfrac12 (KL(p_i | p_0) + KL(p_0 | p_i)) = \tfrac12 \left(
+    E_{p_i} \log \frac{\pi_i}{\pi_0} - E_{p_0} \log \frac{\pi_i}{\pi_0} \right)
+
+References:
+    Gelman et al., Bayesian Data Analysis, 3rd edition (2013), section 6.1.
+    Kallioinen et al., Detecting and diagnosing prior and likelihood sensitivity with power-scaling
+    (2024), arXiv:2107.14054.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.infer import infer
+from amortized.infer.amortised import check_supports, prior_mixture
+from amortized.infer.latent_prior import is_by_name, stacked
+from amortized.infer.problem import Data, Problem, make_problem
+from amortized.posterior import Posterior
+from amortized.priors.prior import Prior
+from amortized.priors.vectorised import Program
+from amortized.sampling.start import FromMixture
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class PriorSensitivity:
+    """What one dataset says under several priors of the latents.
+
+    Attributes:
+        labels: of the priors; the first is the base.
+        posterior: of batch shape ``(n_priors,)``, in their order: ``mean``, ``std``, ``quantile``,
+            ``log_evidence`` (None where the method knows none) and ``diagnostics`` have a value
+            for each prior.
+        distance: half the symmetric Kullback-Leibler divergence of each posterior from the base's,
+            in nats.
+    """
+
+    labels: tuple[str, ...]
+    posterior: Posterior
+    distance: Float[Tensor, " n_priors"]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the scalar latents, as in ``"weights[0]"``."""
+        return [
+            f"{name}[{', '.join(map(str, at))}]" if at else name
+            for name, value in self.posterior.mean.items()
+            for at in np.ndindex(*value.shape[1:])
+        ]
+
+    def quantiles(
+        self, levels: Sequence[float] = (0.05, 0.5, 0.95)
+    ) -> dict[str, Float[Tensor, "n_priors n_levels"]]:
+        """Posterior quantiles of every scalar latent."""
+        each = torch.stack([self._flat(self.posterior.quantile(level)) for level in levels], -1)
+        return dict(zip(self.names, each.unbind(1), strict=True))
+
+    def table(self) -> str:
+        """One line a prior: distance, log evidence where known, and mean and sd of the latents."""
+        mean, std = self._flat(self.posterior.mean), self._flat(self.posterior.std)
+        columns = {"distance": [f"{value:.3f}" for value in self.distance.tolist()]}
+        if self.posterior.log_evidence is not None:
+            evidence = self.posterior.log_evidence.tolist()
+            columns["log evidence"] = [f"{value:.3f}" for value in evidence]
+        for name, means, stds in zip(self.names, mean.T.tolist(), std.T.tolist(), strict=True):
+            columns[name] = [f"{m:.4g} +- {s:.2g}" for m, s in zip(means, stds, strict=True)]
+        lines = [f"{'prior':>20}" + "".join(f"{name:>20}" for name in columns)]
+        for label, *cells in zip(self.labels, *columns.values(), strict=True):
+            lines.append(f"{label:>20}" + "".join(f"{cell:>20}" for cell in cells))
+        return "\n".join(lines)
+
+    def _flat(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "n_priors n_scalars"]:
+        return torch.cat([value.reshape(len(self.labels), -1) for value in latents.values()], -1)
+
+
+def prior_sensitivity(
+    model: Program | Prior,
+    x: Data,
+    y: Data | None = None,
+    *,
+    latent_priors: Mapping[str, Any] | Sequence[Any],
+    base: Any = None,
+    method: str = "auto",
+    n_components: int = 5,
+    n_draws: int = 1000,
+    seed: int = 0,
+    **options: Any,
+) -> PriorSensitivity:
+    """The posteriors of one dataset under a grid of priors, all in one batch.
+
+    Every prior is taken as a Gaussian mixture over unconstrained space, as a network takes it; a
+    family that is not normal there is fitted by one, so that also the evidence is that under the
+    mixture.
+
+    Args:
+        model: as for `amortized.infer.infer`.
+        x: inputs ``(n, n_features)`` of one dataset; or its observations if ``y`` is not given.
+        y: observations ``(n,)``.
+        latent_priors: the priors, each as ``latent_prior`` of `amortized.infer.infer`, by label or
+            one after the other. Latents that one by name leaves out keep the model's own prior.
+        base: the prior to compare with; None for the model's own.
+        method: "dt" for a network's answers as they come, "auto" for the ladder, which weighs them
+            and knows their evidence; or a sampler.
+        n_components: components that a family is fitted by.
+        n_draws: for each prior.
+        seed: equal seeds give equal draws.
+        **options: of the method.
+
+    Raises:
+        ValueError: if there is no prior or no single dataset, or a prior does not fit the model.
+
+    Example:
+        >>> from torch.distributions import Normal
+        >>> from amortized.priors.linear_model import LinearModelPrior
+        >>> grid = {f"sd {sd}": {"coefficients": Normal(0.0, sd)} for sd in (0.1, 3.0)}
+        >>> found = prior_sensitivity(LinearModelPrior(0), [1.0, 2.0, 3.0], latent_priors=grid)
+        >>> found.labels, found.posterior.mean["coefficients"].shape
+        (('base', 'sd 0.1', 'sd 3.0'), torch.Size([3, 1]))
+        >>> bool(found.distance[1] > found.distance[2] > found.distance[0])
+        True
+    """
+    priors = _labelled(latent_priors)
+    problems = [make_problem(model, x, y, prior) for prior in (base, *priors.values())]
+    one = problems[0]
+    if one.batch_shape:
+        raise ValueError(
+            f"Expected one dataset, y of shape (n,); got a batch of {one.batch_shape[0]}. Call "
+            "once for each."
+        )
+    told = stacked([_mixture(problem, n_components) for problem in problems])
+    n = len(problems)
+    posterior = infer(
+        model,
+        one.x.expand(n, -1, -1),
+        one.y.expand(n, *one.y.shape[1:]),
+        method=method,
+        latent_prior=told,
+        n_draws=n_draws,
+        seed=seed,
+        **options,
+    )
+    return PriorSensitivity((BASE, *priors), posterior, _distance(posterior, told, one))
+
+
+def _labelled(latent_priors: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+    """The priors by label; their number, where they have none."""
+    alone = isinstance(latent_priors, Distribution | Posterior | Tensor | str)
+    if alone or is_by_name(latent_priors) or not latent_priors:
+        raise ValueError(
+            "Expected latent_priors to be several, {label: latent_prior} or a list; got "
+            f"{latent_priors!r}. One alone goes into a list."
+        )
+    if isinstance(latent_priors, Mapping):
+        return {str(label): prior for label, prior in latent_priors.items()}
+    return {str(i): prior for i, prior in enumerate(latent_priors, 1)}
+
+
+def _mixture(problem: Problem, n_components: int) -> GaussianMixture:
+    """The prior of a problem of one dataset as a mixture over u, without a batch."""
+    density = problem.density(allow_simulator=True)
+    check_supports(problem, density)
+    return prior_mixture(density, n_components).to(problem.y.dtype).expand((1,))[0]
+
+
+def _distance(
+    posterior: Posterior, told: GaussianMixture, one: Problem
+) -> Float[Tensor, " n_priors"]:
+    """Of each posterior to the first, from their draws; see the formula above."""
+    n = len(told.log_weights)
+    draws, log_weights = posterior.weighted_draws()
+    density = one.density(allow_simulator=True).take(torch.zeros(n, dtype=torch.long))
+    u = density.unconstrain({name: value.movedim(1, 0) for name, value in draws.items()})
+    weights = log_weights.exp().T
+    prior, base = FromMixture(told), FromMixture(told[:1].expand((n,)))
+
+    def log_ratio(u: Tensor, weights: Tensor) -> Tensor:
+        return (weights * (prior.log_prob(u) - base.log_prob(u))).sum(-1)
+
+    own = log_ratio(u, weights)
+    return (own - log_ratio(u[:1].expand_as(u), weights[:1].expand_as(weights))) / 2
