@@ -30,7 +30,7 @@ def reference_log_prob(
     Args:
         tasks: whose program it is; with one or two latents, or a `LinearModelPrior`.
         batch: the tasks.
-        n_points: of the grid along each latent; None takes 400 in one dimension, 120 in two.
+        n_points: of the grid along each latent; None takes 1000 in one dimension, 120 in two.
 
     Raises:
         ValueError: if the program has more latents and no closed form given one of them.
@@ -59,7 +59,7 @@ def reference_log_prob(
     if not bool(mask.all()):
         raise ValueError("Expected datasets without masked rows.")
     density = ProgramDensity(tasks.prior.model, x, y)
-    n_points = n_points or (400 if tasks.dim == 1 else 120)
+    n_points = n_points or (1000 if tasks.dim == 1 else 120)  # modes may be narrow and far apart
     evidences = [
         _evidence(density.take(torch.tensor([i])), prior[i], n_points) for i in range(len(u))
     ]
