@@ -70,6 +70,9 @@ RECIPES: Mapping[str, Recipe] = {
     "dt-oup": Recipe(replace(_SIZE, n_components=8), _training(14_000, (25, 25)), 500),
     "dt-sir": Recipe(replace(_SIZE, n_components=8), _training(10_000, (10, 10)), 300),
     "dt-filter": Recipe(replace(_SIZE, n_components=6), _training(12_000, (2, 2), n_tasks=192), 0),
+    "dt-quantum": Recipe(_SIZE, _training(8000, (10, 10)), 500),
+    "dt-nonlinear": Recipe(replace(_SIZE, n_components=12), _training(12_000, (2, 2)), 500),
+    "dt-gp-hyper": Recipe(_SIZE, _training(10_000, (5, 20)), 300),
 }
 
 

@@ -33,7 +33,9 @@ from amortized.sampling.latent_reference import reference_log_prob
 
 SIZES = {"dt-mean": 1, "dt-variance": 1, "dt-normal": 10, "dt-linear": 30, "dt-logistic": 50}
 SIZES |= {"dt-oup": 25, "dt-sir": 10, "dt-filter": 2}
+SIZES |= {"dt-quantum": 10, "dt-nonlinear": 2, "dt-gp-hyper": 10}
 HAS_REFERENCE = {"dt-mean", "dt-variance", "dt-normal", "dt-linear", "dt-oup", "dt-sir"}
+HAS_REFERENCE |= {"dt-quantum", "dt-nonlinear", "dt-gp-hyper"}
 
 
 class Row(NamedTuple):

@@ -1,31 +1,50 @@
 """The problems of the Distribution Transformers: references, sketches and simulators agree."""
 
 import math
+from functools import lru_cache
 
+import numpy as np
 import oracles
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
 
+from amortized.infer import infer
 from amortized.latent_priors import LatentTasks, Metaprior
-from amortized.latent_priors.catalogue import TASKS, named_tasks
+from amortized.latent_priors.catalogue import PROGRAMS, TASKS, named_tasks, place_among_tasks
+from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.priors.density import ProgramDensity
 from amortized.priors.epidemic import EpidemicPrior, infected_share
+from amortized.priors.gaussian_process import JITTER, GaussianProcessPrior
+from amortized.priors.gaussian_process_lengthscale import LengthscalePrior
 from amortized.priors.likelihood_sketch import gauss_newton_sketch
 from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.logistic_model import LogisticModelPrior
+from amortized.priors.nonlinear_observation import NonlinearObservationPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.normal_variance import NormalVariancePrior
 from amortized.priors.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
 from amortized.priors.program import ProgramPrior
+from amortized.priors.quantum_parameter import QuantumParameterPrior, excitation
+from amortized.priors.task import TaskBatch
 from amortized.sampling.grid import grid_posterior
 from amortized.sampling.latent_reference import reference_log_prob
 
 ROWS = {"dt-mean": 1, "dt-variance": 1, "dt-oup": 25, "dt-sir": 10, "dt-filter": 2}
+ROWS |= {"dt-quantum": 10, "dt-nonlinear": 2}
+ONE_LATENT = ["dt-variance", "dt-quantum", "dt-nonlinear", "dt-gp-hyper"]
+
+
+@lru_cache
+def tasks_of(name):
+    return named_tasks(name)
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_tasks_are_finite_and_pure(name):
-    tasks, n = named_tasks(name), ROWS.get(name, 7)
+    tasks, n = tasks_of(name), ROWS.get(name, 7)
     a, b = (tasks.sample(6, n, seed=3) for _ in range(2))
     assert torch.equal(a.observations["data"], b.observations["data"])
     assert a.u.isfinite().all()
@@ -90,20 +109,172 @@ def test_gauss_newton_finds_the_maximum():
     assert torch.allclose(estimate, truth, atol=1e-3)
 
 
-@pytest.mark.parametrize("prior", [OrnsteinUhlenbeckPrior(), EpidemicPrior()])
-def test_series_have_the_density_of_their_draws(prior):
+@pytest.mark.parametrize("name", ONE_LATENT)
+def test_reference_is_the_plain_sum(name):
+    """A fine grid over the whole prior, neither moved nor narrowed; narrow modes and all."""
+    tasks = tasks_of(name)
+    batch = tasks.sample(3, ROWS.get(name, 6), seed=1)
+    rows, prior = batch.observations["data"].double(), batch.latent_prior.to(torch.float64)
+    density = ProgramDensity(tasks.prior.model, rows[..., :-1], rows[..., -1])
+    reach = 9 * prior.scale_tril[..., 0, 0].amax(-1, keepdim=True)
+    low, high = prior.means[..., 0].amin(-1, True) - reach, prior.means[..., 0].amax(-1, True)
+    u = low + (high + reach - low) * torch.linspace(0, 1, 20_001, dtype=torch.float64)
+    log_joint = prior.log_prob(u.T.unsqueeze(-1)).T + density.log_likelihood(u.unsqueeze(-1))
+    log_evidence = log_joint.logsumexp(-1) + (u[:, 1] - u[:, 0]).log()
+    truth = batch.u.double()
+    log_density = prior.log_prob(truth) + density.log_likelihood(truth.unsqueeze(1))[:, 0]
+    expected = log_density - log_evidence
+    assert torch.allclose(reference_log_prob(tasks, batch), expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        OrnsteinUhlenbeckPrior(),
+        EpidemicPrior(),
+        QuantumParameterPrior(),
+        NonlinearObservationPrior(),
+        LengthscalePrior(),
+    ],
+)
+def test_data_have_the_density_of_their_draws(prior):
     """E of the score is zero under the truth: draws and density are of one law."""
-    n = prior.ordered
-    tasks = LatentTasks(prior)
-    u = torch.tensor([[0.3, -0.5]]).expand(1000, 2)
+    tasks, n = LatentTasks(prior), getattr(prior, "ordered", 6)
+    u = torch.tensor([[0.3, -0.5]])[:, : tasks.dim].expand(1000, -1)
     torch.manual_seed(0)
-    _, y = tasks.simulator(u, torch.zeros(1000, n, 0))
-    density = ProgramDensity(prior.model, torch.zeros(1000, n, 0).double(), y.double())
-    step = 1e-3 * torch.eye(2, dtype=torch.float64)
+    x = prior._inputs(1000, n)
+    _, y = tasks.simulator(u, x)
+    density = ProgramDensity(prior.model, x.double(), y.double())
+    step = 1e-3 * torch.eye(tasks.dim, dtype=torch.float64)
     for shift in step:
         up, down = (density.log_likelihood((u.double() + s * shift).unsqueeze(1)) for s in (1, -1))
         score = (up - down).squeeze(1) / 2e-3
         assert abs(score.mean()) < 5 * score.std() / math.sqrt(1000)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.2, 0.55, 1.0])
+def test_excitation_is_the_mean_over_states_and_times(delta):
+    """Against exp(-itH) by the Hamiltonian's own eigenvectors, states and times drawn."""
+    rng, n = np.random.default_rng(0), 40_000
+    values, vectors = np.linalg.eigh(np.array([[1 - delta, delta], [delta, delta - 1]]))
+    means = [(1, 0)] * 5 + [(0, 1)] * 2 + [(1, 1)] * 3
+    times = [1, 2, 3, 4, 5, 1, 2, 1, 2, 3]
+    expected = excitation(torch.tensor(delta, dtype=torch.float64)).numpy()
+    for mean, time, probability in zip(means, times, expected, strict=True):
+        start = np.array(mean) + 0.1 * rng.standard_normal((n, 2))
+        start /= np.linalg.norm(start, axis=-1, keepdims=True)
+        phase = np.exp(-1j * values * (time + 0.05 * rng.standard_normal((n, 1))))
+        drawn = np.abs((phase * (start @ vectors)) @ vectors.T)[:, 1] ** 2
+        assert abs(drawn.mean() - probability) < 4.5 * drawn.std() / math.sqrt(n) + 1e-9
+
+
+def test_nonlinear_density_is_even_and_scipys():
+    y = torch.tensor([[3.0, -0.1]], dtype=torch.float64)
+    density = ProgramDensity(NonlinearObservationPrior().model, torch.zeros(1, 2, 0).double(), y)
+    u = torch.tensor([0.0, 0.4, -1.7, 6.0], dtype=torch.float64)
+    got = density.log_likelihood(u[None, :, None])[0]
+    assert torch.equal(got, density.log_likelihood(-u[None, :, None])[0])
+    square, sine = stats.norm(u**2, math.sqrt(10)), stats.norm(np.sinc(3 * u), 0.1)
+    assert np.allclose(got, square.logpdf(3.0) + sine.logpdf(-0.1))
+
+
+def lengthscale_likelihood(x, y, log_lengthscales):
+    """Log density of one dataset's answers at each log lengthscale, by scipy."""
+    squared = (x - x.T) ** 2
+    variance = (1e-3 + JITTER) * np.eye(len(x))
+    covariances = [np.exp(-squared / (2 * np.exp(2 * u))) + variance for u in log_lengthscales]
+    return np.array([stats.multivariate_normal(cov=c).logpdf(y) for c in covariances])
+
+
+def test_sketch_of_a_lengthscale_has_the_moments_of_its_likelihood():
+    prior = LengthscalePrior()
+    batch = prior.sample(4, 9, 0, seed=2)
+    mask = (torch.arange(9) < 7).expand(4, -1)
+    spoilt = batch.y_context.where(mask, 1e3)  # no masked row may count
+    sketch = prior.sketch(batch.x_context, spoilt, mask)
+    u = np.linspace(-6, 7, 400)
+    wide = stats.norm(0.4, 1.75)
+    for i in range(4):
+        x, y = batch.x_context[i, :7].double().numpy(), batch.y_context[i, :7].double().numpy()
+        log_weights = lengthscale_likelihood(x, y, u) + wide.logpdf(u)
+        weights = np.exp(log_weights - log_weights.max())
+        weights /= weights.sum()
+        mean = weights @ u
+        deviation = math.sqrt(weights @ (u - mean) ** 2)
+        row, value = sketch.matrix[i, 0, 0].item(), sketch.value[i, 0].item()
+        precision = row**2 + 1 / 1.75**2
+        assert precision**-0.5 == pytest.approx(deviation, rel=0.15)
+        centre = (row * value + 0.4 / 1.75**2) / precision
+        assert centre == pytest.approx(mean, abs=0.15 * deviation)
+
+
+@pytest.mark.parametrize("method", ["auto", "dt"])
+def test_joint_posterior_of_lengthscale_and_answer(method):
+    """The predictive is the average of exact conditionals over the lengthscale's posterior.
+
+    Of an untrained network "dt" has the sketch's normal, and "auto" its weights.
+    """
+    prior = LengthscalePrior()
+    size = DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1, d_hidden=16)
+    network = DistributionTransformer.new(LatentTasks(prior), size).eval()
+    batch = prior.sample(1, 6, 3, seed=4)
+    x, y = batch.x_context[0].double(), batch.y_context[0].double()
+    posterior = infer(prior, x, y, method=method, network=network, n_draws=2000)
+    asked, answers = batch.x_query[0].double(), batch.y_query[0].double()
+    u = np.linspace(-5, 8, 300)
+    own = stats.invgamma(1.5, scale=1.5).logpdf(np.exp(u)) + u
+    log_weights = lengthscale_likelihood(x.numpy(), y.numpy(), u) + own
+    weights = torch.as_tensor(np.exp(log_weights - log_weights.max()))
+    values = {"lengthscale": torch.as_tensor(np.exp(u))[:, None], "outputscale": torch.ones(300)}
+    values["noise"] = torch.full((300,), 1e-3**0.5)
+    task = TaskBatch(*(part.expand(300, *part.shape) for part in (x, y, asked, answers)))
+    each = prior.posterior_predictive(task, {k: v.double() for k, v in values.items()})
+    expected = (weights / weights.sum()) @ each.log_prob(answers).exp()
+    predictive = posterior.predictive(asked)
+    # 2000 draws of positive terms, and what a normal of log lengthscale is off.
+    tolerance = {"auto": 0.07, "dt": 0.3}[method]
+    assert torch.allclose(predictive.log_prob(answers).exp(), expected, rtol=tolerance)
+    if method == "auto":
+        assert posterior.diagnostics["rung"] == "importance"
+        evidence = np.log(np.exp(log_weights).sum() * (u[1] - u[0]))
+        assert posterior.log_evidence.item() == pytest.approx(evidence, abs=0.05)
+
+
+def test_told_mean_and_scale_leave_a_gaussian_process_exact():
+    """The predictive experiment: c + s f(x) + noise with c and s told has nothing to infer."""
+    centre, scale = 0.3, 1.05**0.5
+    prior = GaussianProcessPrior(lengthscale=0.5, outputscale=scale, noise=0.1, n_features=5)
+    batch = prior.sample(2, 30, 4, seed=0)
+
+    def told(x, y=None):
+        covariance = prior.noisy_covariance(x[None], prior._fixed(x[None]))[0]
+        law = dist.MultivariateNormal(x.new_full(x.shape[:1], centre), covariance)
+        return pyro.sample("y", law, obs=y)
+
+    y = batch.y_context + centre
+    posterior, known = infer(told, batch.x_context, y), infer(prior, batch.x_context, y - centre)
+    assert posterior.diagnostics["method"] == "exact"
+    assert torch.allclose(posterior.log_evidence, known.log_evidence)
+    ours, oracle = posterior.predictive(batch.x_query), prior.posterior_predictive(batch)
+    assert torch.allclose(ours.mean, oracle.mean.double() + centre, atol=1e-5)
+    assert torch.allclose(ours.stddev, oracle.stddev.double(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_each_program_has_its_place(name):
+    place = place_among_tasks(PROGRAMS[name]())
+    assert place.name == name
+    assert place.coordinates == tuple(range(tasks_of(name).dim))
+
+
+def test_a_gaussian_process_has_its_place_by_its_likelihood():
+    known = {"outputscale": 1.0, "noise": 1e-3**0.5}
+    flat = GaussianProcessPrior(lengthscale=dist.Uniform(0.1, 9.0), **known)
+    assert place_among_tasks(flat).name == "dt-gp-hyper"
+    assert place_among_tasks(LengthscalePrior(3.0, 1.0)).name == "dt-gp-hyper"
+    for other in ({"noise": 0.1}, {"outputscale": dist.LogNormal(0.0, 1.0)}, {"n_features": 2}):
+        prior = GaussianProcessPrior(lengthscale=dist.LogNormal(0.0, 1.0), **(known | other))
+        assert place_among_tasks(prior) is None
 
 
 def test_an_epidemic_without_contacts_dies_out():
@@ -125,6 +296,14 @@ WRONG = {
     ),
     "noise": (lambda: NormalMeanPrior(noise=0.0), "noise > 0"),
     "rate": (lambda: NormalVariancePrior(rate=-1.0), "rate > 0"),
+    "hyperprior": (lambda: LengthscalePrior(concentration=0.0), "concentration > 0"),
+    "concentrations": (lambda: QuantumParameterPrior(2.0, -1.0), "concentrations > 0"),
+    "spread": (lambda: NonlinearObservationPrior(0.0), "spread > 0"),
+    "measurements": (
+        lambda: QuantumParameterPrior().sample(2, 9, 0, seed=0),
+        "10 measurements; got 9",
+    ),
+    "readings": (lambda: NonlinearObservationPrior().sample(2, 3, 0, seed=0), "2 readings; got 3"),
     "nothing": (lambda: LinearModelPrior(0, intercept=False), "a feature or an intercept"),
     "scale": (
         lambda: LatentTasks(NormalMeanPrior(), Metaprior(), scale=torch.zeros(1)),

@@ -5,16 +5,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from amortized.latent_priors.metaprior import Metaprior
 from amortized.latent_priors.tasks import LatentTasks
 from amortized.priors.epidemic import EpidemicPrior
+from amortized.priors.gaussian_process import GaussianProcessPrior
+from amortized.priors.gaussian_process_lengthscale import LengthscalePrior
 from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.logistic_model import LogisticModelPrior
+from amortized.priors.nonlinear_observation import NonlinearObservationPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.normal_variance import NormalVariancePrior
 from amortized.priors.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
 from amortized.priors.program import ProgramPrior
+from amortized.priors.quantum_parameter import QuantumParameterPrior
 from amortized.priors.sensor_reading import SensorReadingPrior
 
 PROGRAMS: Mapping[str, Callable[[], ProgramPrior]] = {
@@ -26,6 +31,9 @@ PROGRAMS: Mapping[str, Callable[[], ProgramPrior]] = {
     "dt-oup": OrnsteinUhlenbeckPrior,
     "dt-sir": EpidemicPrior,
     "dt-filter": SensorReadingPrior,
+    "dt-quantum": QuantumParameterPrior,
+    "dt-nonlinear": NonlinearObservationPrior,
+    "dt-gp-hyper": LengthscalePrior,
 }
 """The program of each; its likelihood is what a network has learned."""
 
@@ -82,6 +90,31 @@ def dt_filter() -> LatentTasks:
     )
 
 
+def dt_quantum() -> LatentTasks:
+    """The parameter of a two-level Hamiltonian from ten outcomes; u is its logit."""
+    return LatentTasks(
+        PROGRAMS["dt-quantum"](),
+        Metaprior(sd=(0.1, 2.0), flat_sd=(1.5, 2.5)),
+        location=torch.zeros(1),
+        scale=torch.ones(1),
+    )
+
+
+def dt_nonlinear() -> LatentTasks:
+    """A number from noisy readings of its square and its cardinal sine."""
+    return LatentTasks(
+        PROGRAMS["dt-nonlinear"](),
+        Metaprior(location_sd=1.5, sd=(0.1, 2.0), flat_sd=(2.0, 4.0)),
+        location=torch.zeros(1),
+        scale=torch.ones(1),
+    )
+
+
+def dt_gp_hyper() -> LatentTasks:
+    """The lengthscale of a Gaussian process from 5 to 20 points; u is its logarithm."""
+    return LatentTasks(PROGRAMS["dt-gp-hyper"]())
+
+
 TASKS: Mapping[str, Callable[[], LatentTasks]] = {
     "dt-mean": dt_mean,
     "dt-variance": dt_variance,
@@ -91,6 +124,9 @@ TASKS: Mapping[str, Callable[[], LatentTasks]] = {
     "dt-oup": dt_oup,
     "dt-sir": dt_sir,
     "dt-filter": dt_filter,
+    "dt-quantum": dt_quantum,
+    "dt-nonlinear": dt_nonlinear,
+    "dt-gp-hyper": dt_gp_hyper,
 }
 
 
@@ -107,6 +143,16 @@ def named_tasks(name: str) -> LatentTasks:
     if name not in TASKS:
         raise ValueError(f"Expected tasks among {sorted(TASKS)}; got {name!r}.")
     return TASKS[name]()
+
+
+_N_LATENTS = {
+    "dt-mean": 1,
+    "dt-variance": 1,
+    "dt-filter": 4,
+    "dt-quantum": 1,
+    "dt-nonlinear": 1,
+    "dt-gp-hyper": 1,
+}
 
 
 class Place(NamedTuple):
@@ -139,9 +185,8 @@ def place_among_tasks(model: Any) -> Place | None:
     if isinstance(model, LinearModelPrior | LogisticModelPrior):
         return _place_of_regression(model)
     for name, program in PROGRAMS.items():
-        candidate = program()
-        if type(candidate) is type(model) and _likelihood(candidate) == _likelihood(model):
-            n = {"dt-mean": 1, "dt-variance": 1, "dt-filter": 4}.get(name, 2)
+        if _likelihood(program()) == _likelihood(model):
+            n = _N_LATENTS.get(name, 2)
             return Place(name, tuple(range(n)), lambda x: x)
     return None
 
@@ -164,5 +209,11 @@ def _place_of_regression(model: LinearModelPrior | LogisticModelPrior) -> Place 
 
 
 def _likelihood(model: Any) -> Any:
-    """What tells the likelihoods of one class of programs apart."""
-    return getattr(model, "noise", None)
+    """What tells the likelihoods of two programs apart."""
+    if not isinstance(model, GaussianProcessPrior):
+        return type(model), getattr(model, "noise", None)
+    known = {
+        name: None if isinstance(value, Distribution) else value
+        for name, value in model.hyperparameters.items()
+    }
+    return GaussianProcessPrior, model.kernel, known, model.n_features, model.scale_by_dimension
