@@ -1,6 +1,7 @@
 """The classifier of tables: messy tables in, probabilities out, and what may not change them."""
 
 import pickle
+from datetime import UTC, date, datetime
 
 import numpy as np
 import pandas as pd
@@ -95,9 +96,9 @@ def test_renaming_the_classes_permutes_the_probabilities():
 def test_order_of_rows_does_not_matter():
     X, y = messy_table(), labels()
     order = np.random.default_rng(1).permutation(N)
-    one = classifier(n_estimators=1).fit(X, y).predict_proba(X)
-    other = classifier(n_estimators=1).fit(X.iloc[order], y[order]).predict_proba(X)
-    np.testing.assert_allclose(one, other, atol=2e-4)
+    one, other = classifier().fit(X, y), classifier().fit(X.iloc[order], y[order])
+    np.testing.assert_array_equal(one.predict_proba(X), other.predict_proba(X))
+    np.testing.assert_array_equal(one.X_train_, other.X_train_)
 
 
 def test_the_query_may_be_split():
@@ -198,13 +199,37 @@ def test_encoder():
     columns = [frame[name] for name in frame]
     encoder = TableEncoder()
     numbers = encoder.fit_transform(columns)
-    np.testing.assert_allclose(np.nanmean(numbers, 0), 0, atol=1e-9)
-    np.testing.assert_allclose(np.nanstd(numbers, 0), 1)
+    np.testing.assert_allclose(np.nanmedian(numbers, 0), 0, atol=1e-9)
+    away = np.where(numbers == 0, np.nan, np.abs(numbers))
+    np.testing.assert_allclose(np.nanmedian(away, 0), 1)
     assert encoder.categories[2] == ["blue", "green", "red"]
     assert encoder.categories[4] == ["z", "y", "x"]  # an ordered category keeps its order
     np.testing.assert_array_equal(
         TableEncoder.from_state(encoder.state()).transform(columns), numbers
     )
+
+
+@pytest.mark.parametrize("outlier", [1e3, -1e9, 1e300, -1.7e308])
+def test_an_outlier_leaves_the_rest_of_its_column_as_it_is(outlier):
+    column = np.random.default_rng(0).normal(size=101)
+    with_outlier = np.append(column, outlier)
+    encoder = TableEncoder()
+    numbers = encoder.fit_transform([with_outlier]).astype(np.float32)[:, 0]
+    assert np.isfinite(numbers).all()
+    assert (numbers.argsort() == with_outlier.argsort()).all()  # also the outlier's place
+    assert len(np.unique(numbers)) == 102 and np.ptp(numbers[:-1]) > 1
+    again = encoder.transform([np.array([outlier, outlier / 1.1])])[:, 0]
+    assert abs(again[1]) <= abs(again[0]) < 1e6
+
+
+def test_dates_in_columns_of_objects_are_times():
+    days = [date(2020, 1, 1 + i) for i in range(5)]
+    zoned = [datetime(2020, 1, 1 + i, 1, tzinfo=UTC) for i in range(5)]
+    for values in (days, zoned, pd.Series(days, dtype="datetime64[s]")):
+        encoder = TableEncoder()
+        numbers = encoder.fit_transform([pd.Series([*values, None])])
+        np.testing.assert_allclose(numbers[:, 0], [-1.333, -0.667, 0, 0.667, 1.333, np.nan], 1e-3)
+    assert np.isnan(encoder.transform([pd.Series([None, None])])).all()
 
 
 @pytest.mark.parametrize("huge", [1e308, 1e-308, -1e200])
@@ -236,13 +261,63 @@ WRONG = {
         "Expected numbers in column 0",
     ),
     "columns": (lambda X, y: classifier().fit(X, y).predict(X[:, :1]), "features"),
+    "times where numbers were": (
+        lambda X, y: (
+            classifier().fit(pd.DataFrame(X), y).predict(pd.DataFrame(X).astype("datetime64[s]"))
+        ),
+        "Expected numbers in column 0, as in the fitted table; got times",
+    ),
+    "numbers where times were": (
+        lambda X, y: classifier().fit(X.astype("M8[s]"), y).predict(X),
+        "Expected times in column 0, as in the fitted table; got numbers",
+    ),
+    "equal names": (
+        lambda X, y: classifier().fit(pd.DataFrame(X, columns=["a", "b", "a"]), y),
+        "distinct names of columns; got 'a' twice",
+    ),
+    "too large for a float": (
+        lambda X, y: classifier().fit(np.where(X > 1, 10**400, X.astype(object)), y),
+        "Expected numbers in column 0",
+    ),
+    "complex": (lambda X, y: classifier().fit(pd.DataFrame(X + 1j), y), "Expected numbers"),
+    "a missing class": (
+        lambda X, y: classifier().fit(X, np.where(y > 1, None, "a")),
+        "Expected a class for every row; got None for row",
+    ),
+    "a class of pandas that is missing": (
+        lambda X, y: classifier().fit(X, pd.Series(y, dtype="string").where(y > 0)),
+        "Expected a class for every row",
+    ),
+    "classes of two kinds": (
+        lambda X, y: classifier().fit(X, np.where(y > 1, "a", y.astype(object))),
+        "Unknown label type: .* got int, str",
+    ),
+    "classes too large": (
+        lambda X, y: classifier().fit(X, y.astype(object) * 10**30),
+        "Unknown label type",
+    ),
 }
+
+
+@pytest.mark.parametrize("dtype", [bool, int, str])
+def test_classes_as_objects(dtype):
+    X, y = np.random.default_rng(0).normal(size=(N, 3)), labels(n_classes=2).astype(dtype)
+    estimator = classifier().fit(X, y.astype(object))
+    assert estimator.classes_.tolist() == sorted(set(y.tolist()))
 
 
 @pytest.mark.parametrize(("call", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_inputs(call, message):
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=message):
         call(np.random.default_rng(0).normal(size=(N, 3)), labels())
+
+
+@pytest.mark.parametrize("n_rows", [1, 2])
+def test_few_rows(n_rows):
+    X, y = np.zeros((n_rows, 2)), np.arange(n_rows)
+    proba = classifier().fit(X, y).predict_proba(np.ones((3, 2)))
+    assert proba.shape == (3, n_rows)
+    np.testing.assert_allclose(proba.sum(1), 1)
 
 
 def test_regression_of_a_messy_table():

@@ -1,6 +1,7 @@
 """More classes than a network has slots: a tree of groups, each split a classification."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from amortized.estimators.table_views import EncodedViews, draw_views
@@ -22,6 +23,7 @@ class ClassTree:
         columns: the columns to be looked at.
         n_views: views of each split.
         random_state: draws the views.
+        weight: by which they draw rows, ``(rows,)``; None takes each once.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class ClassTree:
         columns: NDArray[np.intp],
         n_views: int,
         random_state: np.random.RandomState,
+        weight: NDArray[np.float64] | None = None,
     ) -> None:
         self.n_classes = int(labels.max()) + 1
         n_groups = min(self.n_classes, network.config.max_classes)
@@ -40,8 +43,10 @@ class ClassTree:
         group = np.repeat(np.arange(n_groups), [len(members) for members in self.groups])[labels]
         self.views: EncodedViews | None = None
         if n_groups > 1:
-            views = draw_views(n_views, group, columns, network.config.max_context, random_state)
-            self.views = EncodedViews(network, x, group.astype(np.float64), views)
+            most = network.config.max_context
+            views = draw_views(n_views, group, columns, most, random_state, weight)
+            answers = [group[view.rows].astype(np.float64) for view in views]
+            self.views = EncodedViews(network, x, views, answers)
         self.children = [
             None
             if len(members) == 1
@@ -52,6 +57,7 @@ class ClassTree:
                 columns=columns,
                 n_views=n_views,
                 random_state=random_state,
+                weight=None if weight is None else weight[group == number],
             )
             for number, members in enumerate(self.groups)
         ]
@@ -64,7 +70,7 @@ class ClassTree:
         """
         if self.views is None:
             return np.ones((len(x), 1))
-        by_group = self.views.mean_masses(x)
+        by_group = torch.cat([torch.stack(views).mean(0) for views in self.views.masses(x)]).numpy()
         proba = np.empty((len(x), self.n_classes))
         for number, (members, child) in enumerate(zip(self.groups, self.children, strict=True)):
             within = 1.0 if child is None else child.predict_proba(x)

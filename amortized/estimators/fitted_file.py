@@ -77,6 +77,8 @@ def _as_json(name: str, value: Any) -> Any:
         return value
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return value.item()
+    if isinstance(value, tuple | list) and all(isinstance(member, str) for member in value):
+        return {"names": list(value), "tuple": isinstance(value, tuple)}
     if isinstance(value, TableEncoder):
         return {"table_encoder": value.state()}
     if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
@@ -93,6 +95,8 @@ def _as_json(name: str, value: Any) -> Any:
 def _from_json(value: Any) -> Any:
     if isinstance(value, dict) and "table_encoder" in value:
         return TableEncoder.from_state(value["table_encoder"])
+    if isinstance(value, dict) and "names" in value:
+        return tuple(value["names"]) if value["tuple"] else value["names"]
     if isinstance(value, dict):
         return np.array(value["array"], dtype=value["dtype"])
     return value

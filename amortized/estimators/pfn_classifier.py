@@ -12,9 +12,12 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted
 
 from amortized.estimators.class_tree import ClassTree
 from amortized.estimators.fitted_file import FittedFile
+from amortized.estimators.sample_weights import repeated
 from amortized.estimators.tables import (
     MAX_COLUMNS,
     TableEncoder,
+    in_canonical_order,
+    is_present,
     strongest_columns,
     validated_columns,
 )
@@ -26,7 +29,8 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     """Bayesian classification of a small table in a single forward pass of a pretrained network.
 
     The answer is the posterior predictive of the prior that the network was trained on. Renaming
-    or reordering the classes permutes the probabilities and changes nothing else.
+    or reordering the classes permutes the probabilities and changes nothing else; the order of the
+    rows changes nothing at all.
 
     Tables may be DataFrames or arrays, with numbers, bools, datetimes, categories, strings and
     missing values, the latter in any column; categories not seen in fitting count as missing.
@@ -35,6 +39,13 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         many rows       each of the ``n_estimators`` views of the table takes its own random rows,
                         at most ``max_context`` of the network, with every class among them
         many columns    the hundred that depend most on the classes, one at a time
+
+    ``sample_weight`` says how often each row was seen: rows of weight zero are left out, whole
+    weights repeat rows, and of other weights the ratios count, by which each view draws its rows
+    (systematic resampling; a table keeps its number of rows, and every class).
+
+    The ``temperature`` that fits a table can be found by cross-validation, with scikit-learn 1.8 or
+    later: ``CalibratedClassifierCV(PFNClassifier(), method="temperature", ensemble=False)``.
 
     Parameters:
         model: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
@@ -49,7 +60,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         network_: the network.
         classes_: the classes, sorted.
         encoder_: how the table was made into numbers.
-        X_train_: the table as numbers, ``(n, columns that vary)``.
+        X_train_: the table as numbers, its rows sorted, ``(n, columns that vary)``.
         y_train_: the number of each row's class among ``classes_``, ``(n,)``.
         n_features_in_: number of columns.
         feature_names_in_: their names, if they are strings.
@@ -81,29 +92,32 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         tags.input_tags.string = True
         return tags
 
-    def fit(self, X: ArrayLike, y: ArrayLike | None) -> "PFNClassifier":
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
+    ) -> "PFNClassifier":
         """Encode the table.
 
         Args:
             X: the table, ``(n, n_features)``.
             y: classes, ``(n,)``: numbers, strings or bools.
+            sample_weight: how often each row was seen, ``(n,)``; None is once.
 
         Raises:
             ValueError: if the table is empty or holds infinite numbers, the classes are no
-                classes, or a parameter is out of range.
+                classes, or a weight or a parameter is out of range.
         """
         self._check_parameters()
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
         columns = validated_columns(self, X, reset=True)
-        target: NDArray[Any] = column_or_1d(y, warn=True)
+        target = _labels(y)
         check_consistent_length(columns[0], target)
-        if target.dtype.kind == "f":
-            assert_all_finite(target, input_name="y")
+        columns, target, weight = repeated(columns, target, sample_weight)
         check_classification_targets(target)
-        self.classes_, self.y_train_ = np.unique(target, return_inverse=True)
+        self.classes_, codes = np.unique(target, return_inverse=True)
         self.encoder_ = TableEncoder()
-        self.X_train_ = self.encoder_.fit_transform(columns).astype(np.float32)
+        numbers = self.encoder_.fit_transform(columns).astype(np.float32)
+        self.X_train_, self.y_train_, self._row_weights = in_canonical_order(numbers, codes, weight)
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._encode()
@@ -133,6 +147,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
             columns=strongest_columns(self.X_train_, members, MAX_COLUMNS),
             n_views=self.n_estimators,
             random_state=np.random.RandomState(self._views_seed),
+            weight=self._row_weights,
         )
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -170,3 +185,30 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
         if hasattr(self, "X_train_"):
             self._encode()
+
+
+def _labels(y: ArrayLike) -> NDArray[Any]:
+    """Classes as an array of one kind, none of them missing."""
+    target: NDArray[Any] = column_or_1d(y, warn=True)
+    if target.dtype.kind == "f":
+        assert_all_finite(target, input_name="y")
+    if target.dtype != object:
+        return target
+    values = target.tolist()
+    missing = [row for row, value in enumerate(values) if not is_present(value)]
+    if missing:
+        raise ValueError(
+            f"Expected a class for every row; got {values[missing[0]]!r} for row {missing[0]}, as "
+            "if y contains NaN. Leave such rows out of X and y."
+        )
+    if all(isinstance(value, bool | np.bool_) for value in values):
+        return target.astype(np.bool_)
+    if all(isinstance(value, Integral) and abs(int(value)) < 2**63 for value in values):
+        return target.astype(np.int64)
+    if all(isinstance(value, str) for value in values):
+        return target
+    names = sorted({type(value).__name__ for value in values})
+    raise ValueError(
+        f"Unknown label type: expected classes that are all text or all whole numbers; got "
+        f"{', '.join(names)}. Convert them, as by y.astype(str)."
+    )

@@ -4,6 +4,7 @@ Two kinds of network serve: those over rows read standardised numbers, those ove
 """
 
 import warnings
+from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -15,27 +16,29 @@ from sklearn.utils import Tags, check_consistent_length, check_random_state, col
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from amortized.distributions import BarDistribution
+from amortized.estimators.encoded_rows import EncodedRows
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import NetworkReport
-from amortized.estimators.table_views import EncodedViews, draw_views
+from amortized.estimators.sample_weights import repeated
+from amortized.estimators.table_views import draw_views
 from amortized.estimators.tables import (
+    LARGEST_SQUARED,
     MAX_COLUMNS,
     TableEncoder,
+    in_canonical_order,
+    location_and_scale,
     strongest_columns,
     validated_columns,
 )
+from amortized.estimators.target_transforms import TRANSFORMS
+from amortized.estimators.target_views import TargetViews
 from amortized.networks import PFN, TabularPFN
 from amortized.pretrained import kind_of, load
 
-# Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
-# summation, and so one answer for a row, however the query was split.
-QUERY_CHUNK = 64
-# Beyond this many standard deviations of the training data a query is as far as can be.
-FAR = 1e4
-# The square of a larger number, or of a smaller scale, is none.
-LARGEST = 1e150
 # Bars about a mean this many scales away would be less than its rounding apart.
 RESOLUTION = 1e-12
+# Rows whose bars are in memory together: 2,000 bars of 8 bytes, some copies of them.
+ROWS_AT_ONCE = 4096
 
 
 class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
@@ -45,23 +48,34 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     the data after features and target were standardised.
 
     ``model="tabular-regressor"`` reads tables as ``PFNClassifier`` does: DataFrames or arrays with
-    numbers, datetimes, categories, strings and missing values; of more than a hundred columns the
-    hundred that depend most on the target are taken, one at a time; of more rows than the network
-    was trained for each of the ``n_estimators`` views takes its own.
+    numbers, datetimes, categories, strings and missing values. Of more columns than the network
+    takes (a hundred of a table) those are taken that depend most on the target, one at a time; of
+    more rows than it was trained for each of the ``n_estimators`` views takes its own. The views'
+    predictives are averaged into one (`target_views`).
+
+    ``sample_weight`` says how often each row was seen: rows of weight zero are left out, whole
+    weights repeat rows, and of other weights the ratios count, by which each view draws its rows
+    (systematic resampling; the number of rows stays). The order of rows changes nothing at all.
+
+    One answer a row: for more, ``sklearn.multioutput.MultiOutputRegressor(PFNRegressor())``.
 
     Parameters:
         model: name of a pretrained network, folder of a saved one, a ``PFN`` or a ``TabularPFN``.
         n_estimators: views of a table, with shuffled columns, whose answers are averaged; networks
             over rows make one.
+        target_transforms: maps of a table's target, which the views take in turn: 'none', 'power'
+            (Yeo and Johnson's, or the logarithm where that fits better) and 'quantile' (quantiles
+            to the normal's); networks over rows take none.
         device: where the network runs, such as "cpu" or "cuda".
-        random_state: picks the rows that are kept where there are more than the network can
-            take.
+        random_state: shuffles the columns of a table, and picks rows where there are more than the
+            network can take or where weights draw them.
 
     Attributes:
         network_: the network.
-        X_train_: the kept rows, standardised, ``(n, n_features_in_)``.
+        X_train_: the rows as the network reads them, sorted, ``(n, columns)``.
         y_train_: their targets, standardised, ``(n,)``.
         n_features_in_: number of features.
+        feature_names_in_: their names, if they are strings.
 
     References:
         | Transformers Can Do Bayesian Inference (Mueller et al., 2022), arXiv:2112.10510
@@ -81,11 +95,13 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         model: str | PFN | TabularPFN = "gp",
         *,
         n_estimators: int = 4,
+        target_transforms: Sequence[str] = ("none", "power"),
         device: str = "cpu",
-        random_state: int | np.random.RandomState | None = None,
+        random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.model = model
         self.n_estimators = n_estimators
+        self.target_transforms = target_transforms
         self.device = device
         self.random_state = random_state
 
@@ -98,41 +114,56 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         tags.input_tags.string = reads_tables
         return tags
 
-    def fit(self, X: ArrayLike, y: ArrayLike | None) -> "PFNRegressor":
+    def fit(
+        self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
+    ) -> "PFNRegressor":
         """Encode the data.
 
         Args:
-            X: inputs, ``(n, n_features)``, finite numbers.
+            X: inputs, ``(n, n_features)``; of a network over rows, finite numbers.
             y: targets, ``(n,)``, finite numbers.
+            sample_weight: how often each row was seen, ``(n,)``; None is once.
 
         Raises:
-            ValueError: if the data are not finite numbers, or have more features than the network
-                was trained for.
+            ValueError: if the data are not what the network reads, or a weight or a parameter is
+                out of range.
 
         Warns:
-            UserWarning: if there are more rows than the network was trained for (a random part
-                is kept), or the target does not vary.
+            UserWarning: if a network over rows gets more rows or features than it was trained for
+                (a part is kept), or the target does not vary.
         """
         self.network_: Any = self._network().to(self.device).eval()
-        self._views_seed = 0
+        # Drawn once, so that an estimator that was stored makes the same views again.
+        self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         if isinstance(self.network_, TabularPFN):
-            return self._fit_table(X, y)
-        x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        target = target.astype(np.float64)
-        _refuse_extremes(x, "X")
-        config = self.network_.config
-        if x.shape[1] > config.n_features:
-            raise ValueError(
-                f"Expected at most {config.n_features} features, which model={self.model!r} was "
-                f"trained for; got {x.shape[1]}. Select features, or use another model."
-            )
-        rows = self._rows(len(x), config.max_context)
-        x, target = x[rows], target[rows]
-        self._x_mean, self._x_scale = _location_and_scale(x)
-        self.X_train_: NDArray[np.floating] = (x - self._x_mean) / self._x_scale
-        self._standardise(target)
+            self._fit_table(X, y, sample_weight)
+        else:
+            self._fit_rows(X, y, sample_weight)
         self._encode()
         return self
+
+    def _fit_rows(self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any) -> None:
+        x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
+        _refuse_extremes(x, "X")
+        columns, target, weight = repeated(list(x.T), target.astype(np.float64), sample_weight)
+        x, target, weight = in_canonical_order(np.stack(columns, axis=1), target, weight)
+        most, n_rows = self.network_.config.n_features, self.network_.config.max_context
+        for name, found, limit in (("features", x.shape[1], most), ("rows", len(x), n_rows)):
+            if found > limit:
+                warnings.warn(
+                    f"Expected at most {limit} {name}, which model={self.model!r} was trained for; "
+                    f"got {found}. {'A random' if name == 'rows' else 'The strongest'} {limit} of "
+                    "them are used: choose them yourself, or use another model.",
+                    stacklevel=3,
+                )
+        self._columns = strongest_columns(x, target[:, None], most)
+        random_state = np.random.RandomState(self._views_seed)
+        strata = np.zeros(len(x), dtype=np.intp)
+        view = draw_views(1, strata, self._columns, n_rows, random_state, weight)[0]
+        x = x[np.ix_(view.rows, self._columns)]
+        self._x_mean, self._x_scale = location_and_scale(x)
+        self.X_train_: NDArray[Any] = (x - self._x_mean) / self._x_scale
+        self._standardise(target[view.rows])
 
     def _network(self) -> Any:
         network = self.model if isinstance(self.model, PFN | TabularPFN) else load(self.model)
@@ -143,7 +174,22 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             )
         return network
 
-    def _fit_table(self, X: ArrayLike, y: ArrayLike | None) -> "PFNRegressor":
+    def _fit_table(self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any) -> None:
+        self._check_parameters()
+        if y is None:
+            raise ValueError("This estimator requires y to be passed, but the target y is None.")
+        columns = validated_columns(self, X, reset=True)
+        target = check_array(
+            column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y"
+        )
+        check_consistent_length(columns[0], target)
+        columns, target, weight = repeated(columns, target, sample_weight)
+        self.encoder_: TableEncoder = TableEncoder()
+        numbers = self.encoder_.fit_transform(columns).astype(np.float32)
+        self.X_train_, target, self._row_weights = in_canonical_order(numbers, target, weight)
+        self._standardise(target)
+
+    def _check_parameters(self) -> None:
         if self.network_.config.target != "regression":
             raise ValueError(
                 f"Expected a network for regression; model={self.model!r} is one for "
@@ -153,57 +199,61 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             raise ValueError(
                 f"Expected n_estimators to be an integer >= 1; got {self.n_estimators!r}."
             )
-        if y is None:
-            raise ValueError("This estimator requires y to be passed, but the target y is None.")
-        columns = validated_columns(self, X, reset=True)
-        target = check_array(
-            column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y"
-        )
-        check_consistent_length(columns[0], target)
-        self.encoder_: TableEncoder = TableEncoder()
-        self.X_train_ = self.encoder_.fit_transform(columns).astype(np.float32)
-        self._standardise(target)
-        # Drawn once, so that an estimator that was stored makes the same views again.
-        self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
-        self._encode()
-        return self
+        names = self.target_transforms
+        if not isinstance(names, tuple | list) or not names or not set(names) <= set(TRANSFORMS):
+            raise ValueError(
+                f"Expected target_transforms to be a tuple of {TRANSFORMS}; got {names!r}."
+            )
 
     def _standardise(self, y: NDArray[np.float64]) -> None:
         _refuse_extremes(y, "y")
-        self._y_mean, self._y_scale = _location_and_scale(y)
+        self._y_mean, self._y_scale = location_and_scale(y)
         self._y_scale = max(self._y_scale, RESOLUTION * abs(self._y_mean))
         if np.ptp(y) == 0:
             warnings.warn(
-                "The target does not vary; the scale of the answer is a guess.", stacklevel=3
+                "The target does not vary; the scale of the answer is a guess.", stacklevel=4
             )
         self.y_train_ = (y - self._y_mean) / self._y_scale
 
     def _encode(self) -> None:
         """Encode the training data with the network, whichever kind it is."""
+        y_mean, y_scale = float(self._y_mean), float(self._y_scale)
         if not isinstance(self.network_, TabularPFN):
-            with torch.inference_mode():
-                self._context: Any = self.network_.encode(
-                    self._tensor(self.X_train_), self._tensor(self.y_train_)
-                )
+            self._context: Any = EncodedRows(
+                self.network_,
+                self.X_train_,
+                self.y_train_,
+                x_mean=self._x_mean,
+                x_scale=self._x_scale,
+                y_mean=y_mean,
+                y_scale=y_scale,
+            )
             return
-        columns = strongest_columns(self.X_train_, self.y_train_[:, None], MAX_COLUMNS)
-        strata = np.zeros(len(self.y_train_), dtype=np.intp)
-        most, random_state = self.network_.config.max_context, np.random.RandomState
-        views = draw_views(self.n_estimators, strata, columns, most, random_state(self._views_seed))
-        self._context = EncodedViews(self.network_, self.X_train_, self.y_train_, views)
-
-    def _rows(self, n: int, most: int) -> NDArray[np.intp]:
-        if n <= most:
-            return np.arange(n)
-        warnings.warn(
-            f"Expected at most {most} rows, which model={self.model!r} was trained for; got {n}. "
-            f"A random {most} of them are used: choose them yourself, or use another model.",
-            stacklevel=3,
+        self._context = TargetViews(
+            self.network_,
+            self.X_train_,
+            self.y_train_,
+            y_mean=y_mean,
+            y_scale=y_scale,
+            columns=strongest_columns(self.X_train_, self.y_train_[:, None], MAX_COLUMNS),
+            n_views=self.n_estimators,
+            transforms=self.target_transforms,
+            random_state=np.random.RandomState(self._views_seed),
+            weight=self._row_weights,
         )
-        return check_random_state(self.random_state).choice(n, most, replace=False)
 
-    def _tensor(self, values: NDArray[np.floating]) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=torch.float32, device=self.device).unsqueeze(0)
+    def _numbers(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Queries as the encoded context reads them."""
+        check_is_fitted(self)
+        if isinstance(self.network_, TabularPFN):
+            return self.encoder_.transform(validated_columns(self, X, reset=False))
+        return validate_data(self, X, dtype=np.float64, reset=False)[:, self._columns]
+
+    def _predictives(self, X: ArrayLike) -> Iterator[BarDistribution]:
+        """The predictive of so many rows at a time that memory is bounded."""
+        numbers = self._numbers(X)
+        for start in range(0, len(numbers), ROWS_AT_ONCE):
+            yield self._context.predictive(numbers[start : start + ROWS_AT_ONCE])
 
     def predict_distribution(self, X: ArrayLike) -> BarDistribution:
         """The posterior predictive of each row's target, in the target's units.
@@ -212,30 +262,10 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             X: inputs, ``(m, n_features)``.
 
         Returns:
-            A distribution of batch shape ``(m,)`` in float64.
+            A distribution of batch shape ``(m,)`` in float64: a few kilobytes a row, all of them
+            at once; the other methods need no more for many rows than for a few thousand.
         """
-        check_is_fitted(self)
-        if isinstance(self.network_, TabularPFN):
-            columns = validated_columns(self, X, reset=False)
-            masses = self._context.mean_masses(self.encoder_.transform(columns))
-            logits = torch.as_tensor(masses).clamp_min(torch.finfo(torch.float64).tiny).log()
-        else:
-            logits = self._row_logits(X)
-        borders = self.network_.borders.double() * float(self._y_scale) + float(self._y_mean)
-        return BarDistribution(logits.cpu(), borders.cpu(), validate_args=False)
-
-    def _row_logits(self, X: ArrayLike) -> torch.Tensor:
-        x = validate_data(self, X, dtype=np.float64, reset=False)
-        with np.errstate(over="ignore"):
-            x = np.clip((x - self._x_mean) / self._x_scale, -FAR, FAR)
-        padded = np.pad(x, ((0, -len(x) % QUERY_CHUNK), (0, 0)))
-        with torch.inference_mode():
-            return torch.cat(
-                [
-                    self.network_.decode(self._context, self._tensor(chunk)).logits[0]
-                    for chunk in np.split(padded, len(padded) // QUERY_CHUNK)
-                ]
-            )[: len(x)].double()
+        return self._context.predictive(self._numbers(X))
 
     def predict(
         self, X: ArrayLike, return_std: bool = False
@@ -246,9 +276,11 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             X: inputs, ``(m, n_features)``.
             return_std: whether to return the standard deviation as well.
         """
-        predictive = self.predict_distribution(X)
-        mean = predictive.mean.numpy()
-        return (mean, predictive.stddev.numpy()) if return_std else mean
+        if not return_std:
+            return torch.cat([part.mean for part in self._predictives(X)]).numpy()
+        moments = [torch.stack((part.mean, part.stddev)) for part in self._predictives(X)]
+        mean, std = torch.cat(moments, dim=1).numpy()
+        return mean, std
 
     def predict_quantiles(
         self, X: ArrayLike, q: ArrayLike = (0.1, 0.5, 0.9)
@@ -265,7 +297,8 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
         if levels.ndim != 1 or not bool(((levels > 0) & (levels < 1)).all()):
             raise ValueError(f"Expected a list of levels strictly between 0 and 1; got {q!r}.")
-        return self.predict_distribution(X).icdf(levels[:, None]).T.numpy()
+        parts = [part.icdf(levels[:, None]) for part in self._predictives(X)]
+        return torch.cat(parts, dim=1).T.numpy()
 
     def sample_y(
         self,
@@ -282,10 +315,12 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         """
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"Expected n_samples to be an integer >= 1; got {n_samples!r}.")
-        predictive = self.predict_distribution(X)
-        shape = (int(n_samples), *predictive.batch_shape)
-        levels = check_random_state(random_state).uniform(size=shape)
-        return predictive.icdf(torch.as_tensor(levels)).T.numpy()
+        random_state = check_random_state(random_state)
+        parts = []
+        for part in self._predictives(X):
+            levels = random_state.uniform(size=(int(n_samples), *part.batch_shape))
+            parts.append(part.icdf(torch.as_tensor(levels)))
+        return torch.cat(parts, dim=1).T.numpy()
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the encoded context, which is large and quickly made again."""
@@ -305,17 +340,8 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
 def _refuse_extremes(values: NDArray[np.float64], name: str) -> None:
     largest = np.abs(values).max()
-    if largest > LARGEST:
+    if largest > LARGEST_SQUARED:
         raise ValueError(
-            f"Expected numbers of at most {LARGEST} in {name}; got {largest}. Change its units."
+            f"Expected numbers of at most {LARGEST_SQUARED} in {name}; got {largest}. Change its "
+            "units."
         )
-
-
-def _location_and_scale(values: NDArray[np.float64]) -> tuple[Any, Any]:
-    """Mean and standard deviation over rows; where nothing varies, 1 or more than rounding."""
-    mean = values.mean(axis=0)
-    scale = values.std(axis=0)
-    # What rounding leaves of a constant is no variation.
-    rounding = 10 * np.finfo(np.float64).eps * np.abs(mean)
-    varies = scale > np.maximum(rounding, 1 / LARGEST)
-    return mean, np.where(varies, scale, np.maximum(rounding, 1.0))

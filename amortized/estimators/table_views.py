@@ -1,19 +1,20 @@
 """A fitted table as a network sees it: several views of it, each encoded once, read by queries.
 
-Views differ in the order of columns, which decides how a network over cells groups them, and,
-where there are more rows than it was trained for, in the rows. Their average depends less on
-either. An encoded view of n rows takes the memory that ``amortized.networks.tabular_pfn`` states.
+Views differ in the order of columns, which decides how a network over cells groups them, and in
+the rows where there are more than it was trained for, or where weights draw them. Their average
+depends less on either. An encoded view of n rows takes the memory that
+``amortized.networks.tabular_pfn`` states.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.distributions import Categorical
+from torch import Tensor
 
-from amortized.distributions import BarDistribution
+from amortized.estimators.sample_weights import resampled
 from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 
 # Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
@@ -34,8 +35,10 @@ def draw_views(
     columns: NDArray[np.intp],
     max_rows: int,
     random_state: np.random.RandomState,
+    weight: NDArray[np.float64] | None = None,
+    n_kinds: int = 1,
 ) -> list[View]:
-    """Draw views of a table: the first in the table's own order, the others shuffled.
+    """Draw views of a table: the first with the columns in their own order, the others shuffled.
 
     Args:
         n_views: how many are wanted; equal ones are not made twice.
@@ -43,22 +46,33 @@ def draw_views(
         columns: the columns to be seen.
         max_rows: most rows of a view.
         random_state: shuffles.
+        weight: by which rows are drawn, ``(rows,)``; None takes each once.
+        n_kinds: how many views in a row differ by something else than rows and columns.
     """
-    n_rows = len(strata)
-    if n_rows <= max_rows and len(columns) == 1:
-        n_views = 1
+    if weight is None and len(strata) <= max_rows and len(columns) == 1:
+        n_views = min(n_views, n_kinds)
     views = []
     for number in range(n_views):
         order = columns if number == 0 else random_state.permutation(columns)
-        rows = np.arange(n_rows)
-        if n_rows > max_rows:
-            rows = random_state.permutation(n_rows)
+        rows = np.arange(len(strata))
+        if weight is not None:
+            rows = _with_every_stratum(resampled(weight, random_state), strata, weight)
+        if len(rows) > max_rows:
+            rows = random_state.permutation(rows)
             # The first row of each stratum goes to the front.
             first = np.unique(strata[rows], return_index=True)[1]
-            rows = np.concatenate((rows[first], np.delete(rows, first)))
-            rows = np.sort(rows[:max_rows])
-        views.append(View(rows, order))
+            rows = np.concatenate((rows[first], np.delete(rows, first)))[:max_rows]
+        views.append(View(np.sort(rows), order))
     return views
+
+
+def _with_every_stratum(
+    rows: NDArray[np.intp], strata: NDArray[np.intp], weight: NDArray[np.float64]
+) -> NDArray[np.intp]:
+    """The rows, and of each stratum that has none the heaviest row."""
+    heaviest = np.argsort(-weight, kind="stable")
+    first = heaviest[np.unique(strata[heaviest], return_index=True)[1]]
+    return np.concatenate((first[~np.isin(strata[first], strata[rows])], rows))
 
 
 class EncodedViews:
@@ -67,48 +81,44 @@ class EncodedViews:
     Args:
         network: what encodes and decodes.
         x: the table as numbers, ``(rows, columns)``.
-        y: its answers as the network wants them, ``(rows,)``.
         views: ways of looking at it.
+        answers: for each view, those of its rows as the network wants them.
     """
 
     def __init__(
         self,
         network: TabularPFN,
         x: NDArray[np.floating],
-        y: NDArray[np.floating],
-        views: list[View],
+        views: Sequence[View],
+        answers: Sequence[NDArray[np.floating]],
     ) -> None:
         self.network, self.views = network, views
         self._contexts: list[EncodedTable] = []
         with torch.inference_mode():
-            for rows, columns in views:
+            for (rows, columns), y in zip(views, answers, strict=True):
                 x_context = self._tensor(x[np.ix_(rows, columns)])
-                self._contexts.append(network.encode(x_context, self._tensor(y[rows])))
+                self._contexts.append(network.encode(x_context, self._tensor(y)))
 
-    def _tensor(self, values: NDArray[np.floating]) -> torch.Tensor:
+    def _tensor(self, values: NDArray[np.floating]) -> Tensor:
         device = self.network.unknown_y.device
         return torch.as_tensor(values, dtype=torch.float32, device=device).unsqueeze(0)
 
-    def predictives(self, x: NDArray[np.float64]) -> Iterator[list[Categorical | BarDistribution]]:
-        """The predictives of all views, for one chunk of queries after the other.
+    def masses(self, x: NDArray[np.floating]) -> Iterator[list[Tensor]]:
+        """Probabilities of the classes or bars under each view, for one chunk after the other.
 
         Args:
-            x: queries as numbers, ``(queries, columns)``; the last chunk is filled up with rows
-                of zeros, whose answers the caller drops.
+            x: queries as numbers, ``(queries, columns)``.
+
+        Yields:
+            For each view ``(chunk, masses)`` in float64.
         """
         padded = np.pad(x, ((0, -len(x) % QUERY_CHUNK), (0, 0)))
-        for start in range(0, len(padded), QUERY_CHUNK):
+        for start in range(0, len(x), QUERY_CHUNK):
             chunk = padded[start : start + QUERY_CHUNK]
             with torch.inference_mode():
-                yield [
+                predictives = [
                     self.network.decode(context, self._tensor(chunk[:, view.columns]))
                     for context, view in zip(self._contexts, self.views, strict=True)
                 ]
-
-    def mean_masses(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probabilities of the classes or bars, averaged over the views, ``(queries, masses)``."""
-        means = [
-            torch.stack([predictive.logits[0].double().softmax(-1) for predictive in chunk]).mean(0)
-            for chunk in self.predictives(x)
-        ]
-        return torch.cat(means)[: len(x)].cpu().numpy()
+            n_asked = len(x) - start
+            yield [p.logits[0, :n_asked].double().softmax(-1).cpu() for p in predictives]

@@ -2,7 +2,7 @@
 
 A column is one of
     numbers      integers, floats, bools, and objects that are all numbers: as they are
-    times        datetimes and timedeltas: days
+    times        datetimes and timedeltas, and objects that are all dates: days
     categories   strings, categoricals and any other objects: a number each, in sorted order (in
                  their own order if it is an ordered categorical)
 Missing values (NaN, None, NaT, pandas.NA) stay missing; so do categories that the fitted table
@@ -10,6 +10,7 @@ did not have. Columns that do not vary are left out: they say nothing.
 """
 
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from numbers import Number
 from typing import Any, cast
 
@@ -20,6 +21,10 @@ from sklearn.utils.validation import check_array, validate_data
 
 Numbers = NDArray[np.float64]
 MAX_COLUMNS = 100  # what an estimator shows a network of a wider table
+# In a column's units (see TableEncoder) from here on values are pulled in: float32 would otherwise
+# keep nothing of the column beside an outlier.
+FAR = 100.0
+LARGEST_SQUARED = 1e150  # the square of a larger number, or of a smaller scale, is none
 
 
 def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[Any]:
@@ -39,16 +44,20 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
                 f"Found a table with {X.shape[0]} sample(s) and {X.shape[1]} feature(s) "
                 f"(shape={X.shape}) while a minimum of 1 is required of both."
             )
+        if not X.columns.is_unique:
+            twice = X.columns[X.columns.duplicated()][0]
+            raise ValueError(f"Expected distinct names of columns; got {twice!r} twice. Rename it.")
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         return [X.iloc[:, j] for j in range(X.shape[1])]
     array = X if hasattr(X, "dtype") else np.asarray(X) if _is_ragged_or_text(X) else X
-    if getattr(getattr(array, "dtype", None), "kind", "f") in "OUS":
+    if getattr(getattr(array, "dtype", None), "kind", "f") in "OUSmM":
         array = check_array(array, dtype=None, ensure_all_finite=False)
         validate_data(estimator, array, skip_check_array=True, reset=reset)
     else:
-        array = validate_data(
-            estimator, array, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset
-        )
+        with np.errstate(all="ignore"):  # the largest floats overflow where they are looked at
+            array = validate_data(
+                estimator, array, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset
+            )
     return list(array.T)
 
 
@@ -64,25 +73,30 @@ def _is_ragged_or_text(X: Any) -> bool:
 
 
 class TableEncoder:
-    """Makes numbers of a table's columns, standardised ones; fitted to one table, used on others.
+    r"""Makes numbers of a table's columns; fitted to one table, used on others.
+
+    A column's values are counted from its median, in units of the median distance of those values
+    that differ from it: no outlier changes either. More than a hundred units out, a value z is
+    pulled in to :math:`\pm 100 (1 + \log(|z| / 100))`, which keeps the order.
 
     Attributes:
         categories: for each column its categories as text, or None for numbers and times.
+        times: for each column whether it holds times.
         kept: numbers of the columns that vary.
-        centre: of the kept columns.
-        scale: of the kept columns.
+        centre: a quarter of the median of each kept column.
+        unit: a quarter of its unit.
 
     Example:
         >>> encoder = TableEncoder()
         >>> table = [np.array([1.0, 2.0, 3.0]), np.array(["b", "a", None], dtype=object)]
-        >>> encoder.fit_transform(table).round(2)
-        array([[-1.22,  1.  ],
-               [ 0.  , -1.  ],
-               [ 1.22,   nan]])
+        >>> encoder.fit_transform(table)
+        array([[-1.,  1.],
+               [ 0., -1.],
+               [ 1., nan]])
     """
 
     def fit_transform(self, columns: Sequence[Any]) -> Numbers:
-        """Learn the categories, centres and scales of a table; return it as numbers.
+        """Learn the categories, centres and units of a table; return it as numbers.
 
         Args:
             columns: arrays or pandas columns of equal length.
@@ -90,32 +104,35 @@ class TableEncoder:
         Returns:
             ``(rows, kept columns)``; one column of zeros if none varies.
         """
-        self.categories: list[list[str] | None] = [_categories(column) for column in columns]
+        self.times: list[bool] = [_holds_times(column) for column in columns]
+        self.categories: list[list[str] | None] = [
+            None if times else _categories(column)
+            for column, times in zip(columns, self.times, strict=True)
+        ]
         numbers = self._numbers(columns)
         self.kept = np.flatnonzero([_varies(column) for column in numbers.T])
-        numbers = numbers[:, self.kept]
-        # Halved before they are added or subtracted: the largest floats do not overflow then.
-        most = np.nanmax(np.abs(numbers), axis=0, initial=0.0)
-        self.unit = np.where(most > 0, most, 1.0)
-        numbers = numbers / self.unit
-        self.centre = np.nanmean(numbers, axis=0) if len(self.kept) else np.zeros(0)
-        scale = np.nanstd(numbers, axis=0) if len(self.kept) else np.zeros(0)
-        self.scale = np.where(scale > 0, scale, 1.0)
-        return self._standardised(numbers)
+        found = [_centre_and_unit(column) for column in numbers.T[self.kept]]
+        self.centre, self.unit = np.array(found, dtype=np.float64).reshape(-1, 2).T
+        return self._scaled(numbers)
 
     def transform(self, columns: Sequence[Any]) -> Numbers:
         """A table like the fitted one as numbers."""
-        return self._standardised(self._numbers(columns)[:, self.kept] / self.unit)
+        return self._scaled(self._numbers(columns))
 
-    def _standardised(self, numbers: Numbers) -> Numbers:
+    def _scaled(self, numbers: Numbers) -> Numbers:
         if not len(self.kept):
             return np.zeros((len(numbers), 1))
-        return (numbers - self.centre) / self.scale
+        with np.errstate(over="ignore"):
+            z = (numbers[:, self.kept] / 4 - self.centre) / self.unit
+        size = np.clip(np.abs(z), FAR, np.finfo(np.float64).max)
+        return np.where(size > FAR, np.sign(z) * FAR * (1 + np.log(size / FAR)), z)
 
     def _numbers(self, columns: Sequence[Any]) -> Numbers:
         encoded = [
-            _as_numbers(column, j) if known is None else _codes(column, known)
-            for j, (column, known) in enumerate(zip(columns, self.categories, strict=True))
+            _codes(column, known) if known is not None else _as_numbers(column, j, times)
+            for j, (column, known, times) in enumerate(
+                zip(columns, self.categories, self.times, strict=True)
+            )
         ]
         return np.stack(encoded, axis=1)
 
@@ -123,21 +140,29 @@ class TableEncoder:
         """All that was learned, as lists and numbers."""
         return {
             "categories": self.categories,
+            "times": self.times,
             "kept": self.kept.tolist(),
-            "unit": self.unit.tolist(),
             "centre": self.centre.tolist(),
-            "scale": self.scale.tolist(),
+            "unit": self.unit.tolist(),
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "TableEncoder":
         """The encoder that had this ``state()``."""
         encoder = cls()
-        encoder.categories = state["categories"]
+        encoder.categories, encoder.times = state["categories"], state["times"]
         encoder.kept = np.asarray(state["kept"], dtype=np.intp)
-        for name in ("unit", "centre", "scale"):
-            setattr(encoder, name, np.asarray(state[name], dtype=np.float64))
+        encoder.centre = np.asarray(state["centre"], dtype=np.float64)
+        encoder.unit = np.asarray(state["unit"], dtype=np.float64)
         return encoder
+
+
+def _centre_and_unit(column: Numbers) -> tuple[float, float]:
+    """A quarter of each: sums and differences of the largest floats do not overflow then."""
+    known = column[~np.isnan(column)] / 4
+    centre = np.median(known)
+    away = np.abs(known - centre)
+    return float(centre), float(np.median(away[away > 0])) if away.any() else 1.0
 
 
 def _varies(column: Numbers) -> bool:
@@ -146,19 +171,24 @@ def _varies(column: Numbers) -> bool:
     return bool(known.size and (np.any(known != known[0]) or known.size < column.size))
 
 
-def _is_time(column: Any) -> bool:
-    return getattr(column.dtype, "kind", "O") in "Mm"
+def _holds_times(column: Any) -> bool:
+    kind = getattr(column.dtype, "kind", "O")
+    if kind != "O" or hasattr(column.dtype, "ordered"):
+        return kind in "mM"
+    values = [value for value in _objects(column) if value is not None]
+    return bool(values) and all(isinstance(value, date) for value in values)
 
 
 def _objects(column: Any) -> NDArray[Any]:
     """The column's values as Python objects, missing ones as None."""
     values = np.array(column.astype(object), dtype=object)
-    present = np.array([_is_present(value) for value in values], dtype=bool)
+    present = np.array([is_present(value) for value in values], dtype=bool)
     values[~present] = None
     return values
 
 
-def _is_present(value: Any) -> bool:
+def is_present(value: Any) -> bool:
+    """Whether a value is none of NaN, None, NaT and pandas.NA."""
     if value is None:
         return False
     try:
@@ -188,23 +218,46 @@ def _codes(column: Any, categories: list[str]) -> Numbers:
     )
 
 
-def _as_numbers(column: Any, position: int) -> Numbers:
-    """Numbers and times as floats; the position is for the error."""
-    if _is_time(column):
-        if getattr(column.dtype, "tz", None) is not None:
-            column = column.dt.tz_convert(None)
-        times = np.asarray(column.to_numpy() if hasattr(column, "to_numpy") else column)
-        missing = np.isnat(times)
-        return np.where(missing, np.nan, times.astype("int64") / _ticks_a_day(times.dtype))
+def _as_numbers(column: Any, position: int, times: bool) -> Numbers:
+    """Numbers, or times as days; the position is for the error."""
+    if _holds_times(column):
+        values, found = _days(column), "times"
+    else:
+        values, found = _floats(column, position), "numbers"
+    if found != ("times" if times else "numbers") and not np.isnan(values).all():
+        raise ValueError(
+            f"Expected {'times' if times else 'numbers'} in column {position}, as in the fitted "
+            f"table; got {found}. Convert them."
+        )
+    return values
+
+
+def _days(column: Any) -> Numbers:
+    if getattr(column.dtype, "tz", None) is not None:
+        column = column.dt.tz_convert(None)
+    if column.dtype == object:
+        column = np.array([_naive(value) for value in _objects(column)], dtype="datetime64[us]")
+    times = np.asarray(column.to_numpy() if hasattr(column, "to_numpy") else column)
+    return np.where(np.isnat(times), np.nan, times.astype("int64") / _ticks_a_day(times.dtype))
+
+
+def _naive(value: date | None) -> date | None:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).replace(tzinfo=None)
+    return value
+
+
+def _floats(column: Any, position: int) -> Numbers:
     try:
         if getattr(column.dtype, "kind", "O") == "O" or hasattr(column, "iloc"):
             objects = _objects(column)
             values = np.array([np.nan if value is None else float(value) for value in objects])
         else:
             values = np.asarray(column, dtype=np.float64)
-    except (TypeError, ValueError) as reason:
+    except (TypeError, ValueError, OverflowError) as reason:
         raise ValueError(
-            f"Expected numbers in column {position}, as in the fitted table; got {reason}."
+            f"Expected numbers in column {position}, as in the fitted table; got {reason}. "
+            "Convert them, or replace them by NaN for missing values."
         ) from reason
     if np.isinf(values).any():
         raise ValueError(
@@ -217,6 +270,20 @@ def _as_numbers(column: Any, position: int) -> Numbers:
 def _ticks_a_day(dtype: np.dtype[Any]) -> float:
     unit, count = np.datetime_data(dtype)
     return float(np.timedelta64(1, "D") / np.timedelta64(count, cast(Any, unit)))
+
+
+def in_canonical_order(
+    x: NDArray[np.floating], target: NDArray[Any], weight: Numbers | None
+) -> tuple[NDArray[np.floating], NDArray[Any], Numbers | None]:
+    """A table's rows in an order that depends on what they hold alone: theirs cannot matter.
+
+    Args:
+        x: numbers, ``(rows, columns)``.
+        target: the answers, ``(rows,)``.
+        weight: of the rows, ``(rows,)``, or None.
+    """
+    order = np.lexsort((target, *x.T[::-1]))
+    return x[order], target[order], None if weight is None else weight[order]
 
 
 def strongest_columns(x: NDArray[np.floating], target: Numbers, most: int) -> NDArray[np.intp]:
@@ -245,3 +312,17 @@ def strongest_columns(x: NDArray[np.floating], target: Numbers, most: int) -> ND
         norm = np.maximum(np.linalg.norm(feature, axis=0), 1e-12)
         strength = np.maximum(strength, np.abs(feature.T @ target).max(1) / norm)
     return np.sort(np.argsort(-strength, kind="stable")[:most])
+
+
+def location_and_scale(values: NDArray[Any]) -> tuple[Any, Any]:
+    """Mean and standard deviation over rows; where nothing varies, 1 or more than rounding.
+
+    Args:
+        values: ``(rows,)`` or ``(rows, columns)``.
+    """
+    mean = values.mean(axis=0)
+    scale = values.std(axis=0)
+    # What rounding leaves of a constant is no variation.
+    rounding = 10 * np.finfo(np.float64).eps * np.abs(mean)
+    varies = scale > np.maximum(rounding, 1 / LARGEST_SQUARED)
+    return mean, np.where(varies, scale, np.maximum(rounding, 1.0))
