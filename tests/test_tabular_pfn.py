@@ -64,6 +64,17 @@ def test_forward_is_a_distribution(target):
     assert predictive.log_prob(batch.y_query).shape == (3, 12)
 
 
+def test_bars_of_a_new_network_hold_equal_mass_and_half_of_a_tail_lies_beyond():
+    prior = table_prior("regression", n_features=3)
+    network = TabularPFN.new(prior, replace(SMALL, target="regression"))
+    answers = torch.cat([prior.sample(32, 64, 64, seed=100 + i).y_query for i in range(20)])
+    shares = torch.bucketize(answers, network.borders).flatten().bincount(minlength=22) / (
+        answers.numel() / 20
+    )
+    same(shares[2:-2], torch.ones(18), 0.1)
+    same(shares[[0, 1, -2, -1]], torch.full((4,), 0.5), 0.1)
+
+
 def test_absent_classes_have_no_probability():
     batch = batch_of("classification")
     probs = network_of("classification")(batch.x_context, batch.y_context, batch.x_query).probs

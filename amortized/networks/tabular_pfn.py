@@ -168,6 +168,8 @@ class TabularPFN(nn.Module):
     def new(cls, prior: Prior, config: TabularPFNConfig, seed: int = 0) -> "TabularPFN":
         """An untrained network; its bars, if any, hold equal mass under the prior.
 
+        Of the outermost bars, which are half-normal tails, half of the mass lies beyond the border.
+
         Args:
             prior: draws the answers that the borders are quantiles of.
             config: size of the network.
@@ -180,6 +182,12 @@ class TabularPFN(nn.Module):
             batches = [prior.sample(32, 64, 64, seed=seed + i) for i in range(20)]
             answers = torch.cat([batch.y_query.flatten() for batch in batches])
             borders = equal_mass_borders(answers, config.n_bars)
+            # A tail's scale puts half of it into the outermost bar. Ending that at the draws'
+            # extremes, a hundred scales out, would make the tail of every answer as wide.
+            half = torch.tensor([0.5, len(borders) - 1.5]) / (len(borders) - 1)
+            low, high = answers.quantile(half)
+            borders[0] = low.where(low < borders[1], borders[0])
+            borders[-1] = high.where(high > borders[-2], borders[-1])
             return cls(replace(config, n_bars=len(borders) - 1), borders)
 
     @property
