@@ -8,12 +8,20 @@ import torch
 
 from amortized import dt_recipes
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors.catalogue import named_tasks
+from amortized.latent_priors.catalogue import PROGRAMS, TASKS, named_tasks
 from amortized.networks import DistributionTransformer
 from amortized.pretrained import available, card_rows, load, save
 from amortized.pretrained.storage import SHIPPED
 
 RELEASED = [name for name in available() if name in dt_recipes.RECIPES]
+
+
+def test_every_named_task_has_a_recipe():
+    """For a series with all its rows; others are no tasks."""
+    assert dt_recipes.RECIPES.keys() == TASKS.keys()
+    for name, program in PROGRAMS.items():
+        rows = getattr(program(), "ordered", 0)
+        assert dt_recipes.RECIPES[name].training.n_context == (rows, rows) or not rows
 
 
 def stated_gap(card):
