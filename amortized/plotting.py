@@ -168,7 +168,7 @@ def compare_methods(
 
 def plot_prior_sensitivity(
     sensitivity: Any,
-    latents: Sequence[str] | None = None,
+    latents: Sequence[str] | Mapping[str, str] | None = None,
     *,
     units: Mapping[str, str] | None = None,
     level: float = 0.9,
@@ -180,7 +180,7 @@ def plot_prior_sensitivity(
 
     Args:
         sensitivity: a `PriorSensitivity`.
-        latents: scalar latents to show; None shows all.
+        latents: scalar latents to show, or what to call each; None shows all.
         units: of the latents, by name, for their axes.
         level: probability inside of the intervals.
 
@@ -198,21 +198,22 @@ def plot_prior_sensitivity(
         ['coefficients[0]', 'noise (cm)', 'distance from base (nats)']
     """
     quantiles = sensitivity.quantiles([(1 - level) / 2, 0.5, (1 + level) / 2])
-    chosen = list(quantiles) if latents is None else list(latents)
+    latents = list(quantiles) if latents is None else latents
+    chosen = dict(latents) if isinstance(latents, Mapping) else {name: name for name in latents}
     if not set(chosen) <= set(quantiles):
-        raise ValueError(f"Expected latents among {list(quantiles)}; got {chosen}.")
+        raise ValueError(f"Expected latents among {list(quantiles)}; got {list(chosen)}.")
     rows = np.arange(len(sensitivity.labels))
     n_panels = len(chosen) + 1
     figure = Figure(figsize=(1.2 + 2.1 * n_panels, 1.0 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]
-    for ax, name in zip(axes, chosen, strict=False):
+    for ax, (name, label) in zip(axes, chosen.items(), strict=False):
         low, median, high = np.asarray(quantiles[name]).T
         ax.axvspan(low[0], high[0], color=BAND, linewidth=0)
         ax.axvline(median[0], color="0.5", linewidth=0.8)
         ax.hlines(rows, low, high, color=COLOURS[2], linewidth=2)
         ax.plot(median, rows, MARKERS[0], color=COLOURS[0], markersize=5)
         unit = (units or {}).get(name)
-        label_axes(ax, f"{name} ({unit})" if unit else name, "")
+        label_axes(ax, f"{label} ({unit})" if unit else label, "")
     distance = np.asarray(sensitivity.distance)
     axes[-1].hlines(rows, 0.0, distance, color=COLOURS[1], linewidth=1)
     axes[-1].plot(distance, rows, MARKERS[1], color=COLOURS[1], markersize=5)

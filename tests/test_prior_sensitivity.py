@@ -156,9 +156,9 @@ def test_table_has_a_line_for_each_prior(found):
 
 
 def test_figure_shows_the_quantiles_and_the_distances(found):
-    figure = plot_prior_sensitivity(found, ["noise"], units={"noise": "cm"}, level=0.5)
+    figure = plot_prior_sensitivity(found, {"noise": "spread"}, units={"noise": "cm"}, level=0.5)
     panel, distances = figure.axes
-    assert panel.get_xlabel() == "noise (cm)" and "nats" in distances.get_xlabel()
+    assert panel.get_xlabel() == "spread (cm)" and "nats" in distances.get_xlabel()
     assert panel.get_ylabel()
     assert [label.get_text() for label in panel.get_yticklabels()] == list(found.labels)
     low, median, high = found.quantiles([0.25, 0.5, 0.75])["noise"].T
