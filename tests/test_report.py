@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch.distributions import LogNormal, Normal
 
 from amortized import PFNRegressor, infer, load
 from amortized.diagnostics import Report, TrainingRange, report, report_posterior
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.catalogue import named_tasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.posterior import Posterior
 from amortized.priors import named_prior
+from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 
 
@@ -130,12 +133,52 @@ def test_report_of_a_wrong_posterior_warns():
         assert any(words in warning for warning in warnings)
 
 
+MIXTURE = GaussianMixture.from_moments(torch.tensor([1.5, -0.5]), 0.05 * torch.eye(2))
+BY_NAME = {"coefficients": Normal(1.5, 0.2), "noise": LogNormal(-0.5, 0.2)}
+
+
+@pytest.mark.parametrize("latent_prior", [MIXTURE, BY_NAME], ids=["mixture", "by name"])
+def test_report_is_of_the_prior_that_was_told(latent_prior):
+    """Data drawn under it: a network is calibrated there, and equal to SMC under it alone."""
+    model, y = LinearModelPrior(0), torch.tensor([1.3, 2.4, 1.9]).double()
+    x = torch.zeros(3, 0).double()
+    posterior = infer(model, x, y, method="dt", latent_prior=latent_prior)
+    page = report_posterior(
+        model, x, y, posterior, latent_prior=latent_prior, options={"network": "dt-normal"}
+    )
+    assert page.sections["Reference"]["method"] == "smc"
+    assert page.sections["Prior"]["of its latents"] == "told at run time"
+    assert page.warnings == []
+    page = report_posterior(model, x, y, posterior, n_datasets=40)
+    assert any("differs from smc" in warning for warning in page.warnings)
+
+
+def test_report_warns_of_a_network_out_of_its_range_and_of_a_stream_that_drifted():
+    model, y = LinearModelPrior(0), torch.linspace(0, 2, 6).double()
+    posterior = infer(model, y, method="dt", latent_prior={"coefficients": Normal(500.0, 1.0)})
+    posterior.diagnostics["drift"] = 0.7
+    x = torch.zeros(6, 0).double()
+    warnings = report_posterior(model, x, y, posterior, reference=None, n_datasets=40).warnings
+    for words in ("was not trained on", "drifted by 0.70 nats"):
+        assert any(words in warning for warning in warnings)
+
+
 def test_report_of_data_that_the_model_does_not_make():
     y = torch.tensor([0.0, 0.1, -0.1, 0.0, 0.1, 25.0])
     prior, x = NormalMeanPrior(), torch.zeros(6, 0)
     posterior = infer(prior, x, y, method="exact")
     page = report_posterior(prior, x, y, posterior, reference=None, n_datasets=40)
     assert any("does not make such data" in warning for warning in page.warnings)
+
+
+def test_report_of_an_estimator_knows_its_prior():
+    X = np.linspace(-1, 1, 20)[:, None]
+    y = X[:, 0] + 0.1 * np.sin(40 * X[:, 0])
+    estimator = BayesianRegressor(method="laplace", random_state=0).fit(X, y)
+    estimator.set_prior({"coefficients": Normal(0.9, 0.02)})
+    page = estimator.report("smc")
+    assert page.sections["Prior"]["of its latents"] == "told at run time"
+    assert not any("differs" in warning for warning in page.warnings)
 
 
 def test_report_of_a_classifier():

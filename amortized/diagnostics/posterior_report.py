@@ -1,5 +1,6 @@
 """The verdict on one posterior: calibrated at this very design, equal to a reference's, fitting."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from amortized.diagnostics.predictive_check import STATISTICS
 from amortized.diagnostics.report import ALARM
 from amortized.diagnostics.sbc import sbc
 from amortized.diagnostics.trial import PosteriorTrial
-from amortized.infer import infer
+from amortized.infer import LatentPrior, infer
+from amortized.infer.problem import Problem, make_problem
 from amortized.plotting import compare_methods, label_axes, line_style, new_axes
 from amortized.posterior import Posterior
-from amortized.priors.prior import Prior
+from amortized.priors.prior import Prior, split
 from amortized.priors.program import ProgramPrior
+from amortized.priors.simulation import ProgramSimulator
+from amortized.priors.task import TaskBatch
 from amortized.priors.vectorised import Program
 
 _IN_WORDS = {
@@ -26,8 +30,11 @@ _IN_WORDS = {
     "importance": "weighted draws; trust them where k-hat is below 0.7",
     "laplace": "a normal at the mode",
     "vi": "the best normal in unconstrained space",
+    "dt": "a network's answer as it comes; trust it as far as the calibration goes",
+    "auto": "a network's answer, weighed by the exact density and mended where need be",
 }
 _REFERENCES = ("exact", "smc", "nuts")
+_DRIFT = 0.2  # nats of a stream: as if a mean had moved by 0.6 standard deviations
 
 
 def report_posterior(
@@ -37,6 +44,8 @@ def report_posterior(
     posterior: Posterior,
     *,
     reference: str | None = "auto",
+    latent_prior: LatentPrior | None = None,
+    options: Mapping[str, Any] | None = None,
     n_datasets: int = 100,
     seed: int = 0,
 ) -> Report:
@@ -49,6 +58,8 @@ def report_posterior(
         posterior: by any method of `infer`.
         reference: method to compare with; "auto" takes the first of exact, smc and nuts that is
             another and works, None is none.
+        latent_prior: that the posterior was inferred under; None for the model's own.
+        options: further arguments of its method, such as a network.
         n_datasets: drawn from the program at these very inputs, for the calibration.
         seed: of these and of the reference.
 
@@ -74,13 +85,17 @@ def report_posterior(
     seconds = {method: float(own.pop("seconds", float("nan")))}
     sections: dict[str, dict[str, Any]] = {
         "What was asked": {"rows": len(y), "features": x.shape[1]},
-        "Prior": {"program": getattr(model, "__name__", type(model).__name__)},
+        "Prior": {
+            "program": getattr(model, "__name__", type(model).__name__),
+            "of its latents": "the program's own" if latent_prior is None else "told at run time",
+        },
         "Answer, mean and sd": answers,
         "Rung": {**own, "in words": _IN_WORDS.get(method, method)},
     }
     warnings += _own_doubts(own)
     figures = {"The posterior: mean and 90% interval.": posterior.plot()}
-    test = sbc(_trial_at(model, x, method, n_datasets, seed))
+    problem = make_problem(model, x, y, latent_prior)
+    test = sbc(_trial_at(problem, method, latent_prior, dict(options or {}), n_datasets, seed))
     sections["Calibration"] = {f"SBC of {n_datasets} datasets at these inputs, p": test.p_value}
     if test.p_value < ALARM:
         warnings.append(f"{method} is not calibrated at these inputs (p = {test.p_value:.2g}).")
@@ -88,7 +103,8 @@ def report_posterior(
     fit, figure = _fits(posterior, x, y, seed, warnings)
     sections["Fit: share of replicates below the data"] = fit
     figures["Data made from the posterior, and the data."] = figure
-    found = _reference(model, x, y, reference, method, posterior.n_draws, seed)
+    asked = {"latent_prior": latent_prior, "n_draws": posterior.n_draws, "seed": seed + 1}
+    found = _reference(model, x, y, reference, method, asked)
     if found is not None:
         sections["Reference"], chart = _compared(posterior, found, warnings)
         figures["Both answers, in units of the reference's spread."] = chart
@@ -99,30 +115,68 @@ def report_posterior(
 
 def _own_doubts(own: dict[str, Any]) -> list[str]:
     doubts = []
-    if own.get("k_hat", 0.0) >= 0.7:
+    if own.get("k_hat", 0.0) >= 0.7 and own.get("rung", "importance") == "importance":
         doubts.append(f"k-hat is {own['k_hat']:.2f} >= 0.7: a few draws carry the weight.")
     if own.get("r_hat", 1.0) > 1.01:
         doubts.append(f"R-hat is {own['r_hat']:.3f} > 1.01: the chains disagree.")
+    if own["method"] == "dt" and not own.get("inside_training_range", True):
+        doubts.append("The network was not trained on such a prior and such data.")
+    if own.get("drift", 0.0) > _DRIFT:
+        doubts.append(
+            f"The stream has drifted by {own['drift']:.2f} nats; answer anew from all rows."
+        )
     return doubts
 
 
+class _UnderMixture(Prior):
+    """Datasets of a program at the same inputs, its latents from a mixture over u."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.simulator = ProgramSimulator(problem.program, problem.x[0])
+
+    def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
+        assert self.problem.latent_prior is not None
+        x = self.problem.x.expand(n_tasks, -1, -1)
+        u = self.problem.latent_prior.sample((n_tasks,)).reshape(n_tasks, -1)
+        latents, y = self.simulator(u.to(x.dtype), x)
+        return split(x, y, n_context, latents)
+
+
 def _trial_at(
-    model: Program | Prior, x: Tensor, method: str, n_datasets: int, seed: int
+    problem: Problem,
+    method: str,
+    latent_prior: LatentPrior | None,
+    options: dict[str, Any],
+    n_datasets: int,
+    seed: int,
 ) -> PosteriorTrial:
-    """The method on datasets of the program at the inputs of the data."""
+    """The method on datasets of the program at the inputs of the data, under the same prior."""
 
     def same_inputs(n_tasks: int, n_rows: int) -> Tensor:
-        return x.expand(n_tasks, *x.shape)
+        return problem.x.expand(n_tasks, -1, -1)
 
-    program = model.model if isinstance(model, ProgramPrior) else model
-    prior = ProgramPrior(program, inputs=same_inputs)  # type: ignore[arg-type]
-    if hasattr(model, "posterior"):  # the closed form that the prior declares
-        prior.posterior = model.posterior  # type: ignore[attr-defined]
+    def answer(batch: TaskBatch, n_draws: int) -> Posterior:
+        with torch.enable_grad():  # chains need it
+            return infer(
+                problem.source or problem.model,
+                batch.x_context,
+                batch.y_context,
+                method=method,
+                latent_prior=latent_prior,
+                n_draws=n_draws,
+                seed=seed,
+                **options,
+            )
+
+    answer.__name__ = method
+    own = problem.latent_prior is None
+    prior = ProgramPrior(problem.program, same_inputs) if own else _UnderMixture(problem)
     return PosteriorTrial.run(
         prior,
-        method,
+        answer,
         n_datasets=n_datasets,
-        n_context=len(x),
+        n_context=problem.x.shape[1],
         thin=10 if method == "nuts" else 1,
         seed=seed,
         progress=False,
@@ -160,19 +214,18 @@ def _reference(
     y: Tensor,
     name: str | None,
     method: str,
-    n_draws: int,
-    seed: int,
+    asked: dict[str, Any],
 ) -> Posterior | None:
     """The reference's posterior; of those that "auto" tries, the first that works."""
     if name is None:
         return None
     if name != "auto":
-        return infer(model, x, y, method=name, n_draws=n_draws, seed=seed + 1)
+        return infer(model, x, y, method=name, **asked)
     for candidate in _REFERENCES:
         if candidate == method:
             continue
         try:
-            return infer(model, x, y, method=candidate, n_draws=n_draws, seed=seed + 1)
+            return infer(model, x, y, method=candidate, **asked)
         except ValueError:  # no closed form, or no density
             continue
     return None

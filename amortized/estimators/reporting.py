@@ -39,6 +39,8 @@ class PosteriorReport:
     """For estimators that answer by the posterior of a program."""
 
     posterior_: Any
+    latent_prior: Any
+    options: Any
     _problem: Any
 
     def report(self, reference: str | None = "auto", *, seed: int = 0) -> Report:
@@ -50,4 +52,13 @@ class PosteriorReport:
         """
         check_is_fitted(self)
         model, x, y = self._problem
-        return report_posterior(model, x, y, self.posterior_, reference=reference, seed=seed)
+        return report_posterior(
+            model,
+            x,
+            y,
+            self.posterior_,
+            reference=reference,
+            latent_prior=self.latent_prior,
+            options=self.options,
+            seed=seed,
+        )
