@@ -183,6 +183,8 @@ def test_efficiency_is_the_known_one_of_a_narrow_normal():
     assert importance_efficiency(trials(n=20)[0]).k_hat.max() == -np.inf
     beyond = ImportanceEfficiency(np.full(20, 0.1), np.full(20, 0.9), "bad")
     assert beyond.share_trusted == 0 and beyond.p_value < 1e-6
+    as_equal = ImportanceEfficiency(np.full(20, 0.999), np.full(20, 0.9), "nearly exact")
+    assert as_equal.share_trusted == 1
 
 
 def test_efficiency_of_a_program_needs_no_normalised_density():

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from amortized.priors.density import ProgramDensity
 from amortized.priors.program import ProgramPrior
 from amortized.sampling.pareto import smooth_weights
 
-TRUSTED_K = 0.7
+TRUSTED_K, AS_EQUAL = 0.7, 0.99
 _KNOW_THEIR_DENSITY = {"dt", "exact"}
 _TOLERATED = 0.05  # share of datasets that may be beyond weighting without an alarm
 
@@ -56,14 +56,19 @@ class ImportanceEfficiency:
         return float(np.quantile(self.efficiency, level))
 
     @property
+    def trusted(self) -> Bool[np.ndarray, " n"]:
+        """Where k-hat is below 0.7, or the weights are as good as equal: their tail is noise."""
+        return (self.k_hat < TRUSTED_K) | (self.efficiency > AS_EQUAL)
+
+    @property
     def share_trusted(self) -> float:
-        """Share of datasets with k-hat below 0.7."""
-        return float((self.k_hat < TRUSTED_K).mean())
+        """Share of datasets whose weights can be trusted."""
+        return float(self.trusted.mean())
 
     @property
     def p_value(self) -> float:
-        """Of at most 5% of all datasets having a k-hat of 0.7 or more."""
-        n_beyond = int((self.k_hat >= TRUSTED_K).sum())
+        """Of at most 5% of all datasets having weights that cannot be trusted."""
+        n_beyond = int((~self.trusted).sum())
         return float(stats.binom.sf(n_beyond - 1, len(self.k_hat), _TOLERATED))
 
     def plot(self, ax: Any = None) -> Any:
