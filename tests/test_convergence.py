@@ -100,3 +100,11 @@ def test_wrong_use_is_refused(wrong):
     call, message = wrong
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_weights_near_their_mean_have_no_tail():
+    torch.manual_seed(0)
+    wavy = 0.05 * torch.distributions.StudentT(3.0).sample((50, 100)).clamp(-6, 6).double()
+    smoothed = smooth_weights(wavy)
+    assert (smoothed.k_hat == -torch.inf).all()
+    assert torch.allclose(smoothed.log_weights, wavy.log_softmax(-1))

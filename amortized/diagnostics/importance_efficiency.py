@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from amortized.priors.density import ProgramDensity
 from amortized.priors.program import ProgramPrior
 from amortized.sampling.pareto import smooth_weights
 
-TRUSTED_K, AS_EQUAL = 0.7, 0.99
+TRUSTED_K = 0.7
 _KNOW_THEIR_DENSITY = {"dt", "exact"}
 _TOLERATED = 0.05  # share of datasets that may be beyond weighting without an alarm
 
@@ -56,19 +56,14 @@ class ImportanceEfficiency:
         return float(np.quantile(self.efficiency, level))
 
     @property
-    def trusted(self) -> Bool[np.ndarray, " n"]:
-        """Where k-hat is below 0.7, or the weights are as good as equal: their tail is noise."""
-        return (self.k_hat < TRUSTED_K) | (self.efficiency > AS_EQUAL)
-
-    @property
     def share_trusted(self) -> float:
-        """Share of datasets whose weights can be trusted."""
-        return float(self.trusted.mean())
+        """Share of datasets with k-hat below 0.7."""
+        return float((self.k_hat < TRUSTED_K).mean())
 
     @property
     def p_value(self) -> float:
-        """Of at most 5% of all datasets having weights that cannot be trusted."""
-        n_beyond = int((~self.trusted).sum())
+        """Of at most 5% of all datasets having a k-hat of 0.7 or more."""
+        n_beyond = int((self.k_hat >= TRUSTED_K).sum())
         return float(stats.binom.sf(n_beyond - 1, len(self.k_hat), _TOLERATED))
 
     def plot(self, ax: Any = None) -> Any:
@@ -113,9 +108,6 @@ def importance_efficiency(
             "not. Use a network, 'exact' or 'importance'."
         )
     log_weights = _log_density(trial, prior) - trial.log_prob_draws
-    # What rounding makes of equal weights is no tail.
-    spread = log_weights.amax(0) - log_weights.amin(0)
-    log_weights = torch.where(spread < 1e-6, 0.0, log_weights)
     smoothed = smooth_weights(log_weights.T.double())
     efficiency = smoothed.ess.cpu().numpy() / trial.n_draws
     return ImportanceEfficiency(efficiency, smoothed.k_hat.cpu().numpy(), title)

@@ -36,7 +36,6 @@ from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture
 
 _LEAST_EFFICIENCY = 0.4  # at 0.25 with k-hat 0.4, means were off by a sixth of a deviation
-_AS_EQUAL = 0.99  # the tail of weights that are as good as equal is noise
 _FEWEST = 1000  # draws that k-hat is estimated from
 _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
 
@@ -102,8 +101,7 @@ def climb(
     draws, efficiency = weigh(density, answer, n_draws)
     k_hat = draws.diagnostics["k_hat"]
     rungs = ["importance"] * density.n_datasets
-    good = (k_hat < 0.7) & (efficiency >= _LEAST_EFFICIENCY)
-    poor = (~(good | (efficiency > _AS_EQUAL))).nonzero()[:, 0]
+    poor = (~((k_hat < 0.7) & (efficiency >= _LEAST_EFFICIENCY))).nonzero()[:, 0]
     if not len(poor):
         return draws, rungs
     # An answer that is worth next to nothing is an answer to something else: not a good start.

@@ -3,6 +3,7 @@ r"""Pareto smoothed importance sampling: how far importance weights can be trust
 The largest weights are replaced by the expected order statistics of a generalised Pareto
 distribution fitted to them. Its shape :math:`\hat k` is the verdict: the weights have
 :math:`1 / \hat k` finite moments, and estimates can be relied on where :math:`\hat k < 0.7`.
+Weights that are nowhere much above their mean have no tail, and what would be fitted is noise.
 
 References:
     Vehtari et al., Pareto smoothed importance sampling (2024), arXiv 1507.02646.
@@ -18,12 +19,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+_NO_TAIL = 0.4  # nats of the largest weight above the mean
+
+
 class SmoothedWeights(NamedTuple):
     """Importance weights after Pareto smoothing, for each row of a batch.
 
     Attributes:
         log_weights: normalised, so that the weights of a row add up to 1.
-        k_hat: shape of the tail; infinite where a row has no finite weight.
+        k_hat: shape of the tail; minus infinity where there is none, infinite where a row has no
+            finite weight.
         ess: effective number of draws, ``1 / sum(weights ** 2)``; 0 where no weight is finite.
         log_mean: log of the mean unnormalised weight, which estimates the log evidence.
     """
@@ -59,6 +64,8 @@ def smooth_weights(log_weights: Float[Tensor, "*batch n"]) -> SmoothedWeights:
         position = (torch.arange(n_tail, dtype=top.dtype, device=top.device) + 0.5) / n_tail
         quantile = scale * torch.expm1(-k_hat * torch.log1p(-position)) / k_hat
         tail = (quantile + cutoff.exp()).log().clamp(max=0.0)
+        mean = shifted.logsumexp(-1, keepdim=True) - math.log(n)
+        k_hat = torch.where(mean > -_NO_TAIL, -torch.inf, k_hat)
         usable = torch.isfinite(k_hat) & torch.isfinite(tail).all(-1, keepdim=True)
         tail = torch.where(usable, tail, ordered[..., -n_tail:])
         ordered = torch.cat([ordered[..., :-n_tail], tail], -1)
