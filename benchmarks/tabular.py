@@ -100,14 +100,15 @@ def measure(task: str, name: str, table: str, seed: int) -> dict[str, Any]:
     return {"table": table, "method": name, "seed": seed, "seconds": seconds, **scores}
 
 
-def collect(task: str, path: Path, tables: list[str], n_splits: int, again: str) -> pd.DataFrame:
+def collect(
+    task: str, path: Path, tables: list[str], n_splits: int, methods: list[str], again: str
+) -> pd.DataFrame:
     """All scores, those that are known from the file; the file grows as they come."""
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = [row for row in known if again not in row["method"]]
     done = {(row["table"], row["method"], row["seed"]) for row in known}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in known))
-    methods = CLASSIFIERS if task == "classification" else REGRESSORS
     with path.open("a") as file:
         for table, seed, name in itertools.product(tables, range(n_splits), methods):
             if (table, name, seed) in done:
@@ -116,7 +117,8 @@ def collect(task: str, path: Path, tables: list[str], n_splits: int, again: str)
             file.write(json.dumps(known[-1]) + "\n")
             file.flush()
     scores = pd.DataFrame(known)
-    return scores[scores["table"].isin(tables) & (scores["seed"] < n_splits)]
+    asked = scores["table"].isin(tables) & scores["method"].isin(methods)
+    return scores[asked & (scores["seed"] < n_splits)]
 
 
 HIGHER_IS_BETTER = {"auc": True, "log_loss": False, "r2": True, "crps": False}
@@ -151,6 +153,7 @@ def main() -> None:
     parser.add_argument("task", choices=["classification", "regression"])
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--tables", nargs="*", help="some of the tables; all if left out")
+    parser.add_argument("--methods", nargs="*", help="beside ours; all if left out")
     parser.add_argument("--scores", type=Path, help="a file of JSON lines")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -158,8 +161,10 @@ def main() -> None:
     task = arguments.task
     path = arguments.scores or Path(f"runs/tabular_{task}.jsonl")
     every = classification_tables() if task == "classification" else regression_tables()
-    scores = collect(task, path, arguments.tables or every, arguments.splits, again="PFN")
-    ours = "PFNClassifier" if task == "classification" else "PFNRegressor"
+    ours, *others = CLASSIFIERS if task == "classification" else REGRESSORS
+    methods = [ours, *(others if arguments.methods is None else arguments.methods)]
+    tables = arguments.tables or every
+    scores = collect(task, path, tables, arguments.splits, methods, again="PFN")
     print(f"{task}: {scores['table'].nunique()} tables, {arguments.splits} halves each")
     print(summary(scores, ours))
 
