@@ -2,6 +2,7 @@
 
 import pickle
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,15 @@ def test_a_frame_and_its_array_give_the_same():
     by_frame = classifier().fit(X, y).predict_proba(X)
     by_array = classifier().fit(X.to_numpy(), y).predict_proba(X.to_numpy())
     np.testing.assert_allclose(by_frame, by_array)
+
+
+def test_a_list_and_its_array_give_the_same():
+    rows = [[i % 5, "ab"[i % 2], date(2020, 1, 1 + i % 9), None] for i in range(N)]
+    y, array = labels(), np.array(rows, dtype=object)
+    by_list = classifier().fit(rows, y)
+    assert by_list.encoder_.times == [False, False, True, False]
+    expected = classifier().fit(array, y).predict_proba(array)
+    np.testing.assert_array_equal(by_list.predict_proba(rows), expected)
 
 
 def test_renaming_the_classes_permutes_the_probabilities():
@@ -279,6 +289,11 @@ WRONG = {
         lambda X, y: classifier().fit(np.where(X > 1, 10**400, X.astype(object)), y),
         "Expected numbers in column 0",
     ),
+    "a number that signals": (
+        lambda X, y: classifier().fit(np.full((N, 2), Decimal("sNaN")), y),
+        "Expected numbers in column 0",
+    ),
+    "lists of lists of lists": (lambda X, y: classifier().fit([[[1]]] * N, y), "dim 3"),
     "complex": (lambda X, y: classifier().fit(pd.DataFrame(X + 1j), y), "Expected numbers"),
     "a missing class": (
         lambda X, y: classifier().fit(X, np.where(y > 1, None, "a")),
@@ -336,11 +351,11 @@ def test_regression_of_a_messy_table():
 
 @pytest.mark.skipif("tabular-classifier" not in available(), reason="not yet trained")
 @parametrize_with_checks([PFNClassifier(n_estimators=2)])
-def test_scikit_learn_checks_of_the_classifier(estimator, check):
+def test_scikit_learn_checks_of_the_classifier(estimator, check, no_shape_checks):
     check(estimator)
 
 
 @pytest.mark.skipif("tabular-regressor" not in available(), reason="not yet trained")
 @parametrize_with_checks([PFNRegressor(model="tabular-regressor", n_estimators=2)])
-def test_scikit_learn_checks_of_the_table_regressor(estimator, check):
+def test_scikit_learn_checks_of_the_table_regressor(estimator, check, no_shape_checks):
     check(estimator)
