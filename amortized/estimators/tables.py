@@ -49,7 +49,7 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
             raise ValueError(f"Expected distinct names of columns; got {twice!r} twice. Rename it.")
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         return [X.iloc[:, j] for j in range(X.shape[1])]
-    array = X if hasattr(X, "dtype") else np.asarray(X) if _is_ragged_or_text(X) else X
+    array = _objects_of_lists(X)
     if getattr(getattr(array, "dtype", None), "kind", "f") in "OUSmM":
         array = check_array(array, dtype=None, ensure_all_finite=False)
         validate_data(estimator, array, skip_check_array=True, reset=reset)
@@ -61,15 +61,11 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
     return list(array.T)
 
 
-def _is_ragged_or_text(X: Any) -> bool:
-    """Whether a list holds text or objects, which must not be read as numbers by force."""
-    return (
-        isinstance(X, list | tuple)
-        and np.asarray(X, dtype=object).ravel().size > 0
-        and any(
-            isinstance(value, str) or value is None for value in np.asarray(X, dtype=object).ravel()
-        )
-    )
+def _objects_of_lists(X: Any) -> Any:
+    """Lists that hold more than numbers as an array of objects, which no number is made of."""
+    if not isinstance(X, list | tuple) or np.asarray(X).dtype.kind in "biufc":
+        return X
+    return np.asarray(X, dtype=object)
 
 
 class TableEncoder:
@@ -193,8 +189,9 @@ def is_present(value: Any) -> bool:
         return False
     try:
         return bool(value == value)  # NaN and NaT differ from themselves
-    except (TypeError, ValueError):
-        # pandas.NA has no truth value; neither has an array, but that is a value.
+    except (TypeError, ValueError, ArithmeticError):
+        # pandas.NA has no truth value; neither has an array, but that is a value, as is a
+        # decimal number that signals.
         return type(value).__name__ != "NAType"
 
 
