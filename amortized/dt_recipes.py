@@ -171,7 +171,7 @@ def measured(name: str, network: DistributionTransformer, tasks: LatentTasks) ->
         f"{gap.std() / len(gap) ** 0.5:.4f} nats by {by}, {len(gap)} fresh priors and datasets of "
         f"{low} to {high} rows"
     }
-    return found | calibration_rows(network, n_datasets=1000)
+    return found | calibration_rows(network)
 
 
 def renewed_card(name: str, folder: Path) -> str:

@@ -65,7 +65,8 @@ def test_score_of_a_card_is_reproduced(name):
     assert again == pytest.approx(mean, abs=3 * (error**2 + noise**2) ** 0.5)
 
 
-@pytest.mark.parametrize("name", available())
+# Classes have no distribution function to be calibrated by.
+@pytest.mark.parametrize("name", [name for name in available() if name != "tabular-classifier"])
 def test_calibration_of_a_card_is_reproduced(name):
     stated, again = card_rows(SHIPPED / name), calibration_rows(load(name))
     assert again.keys() <= stated.keys(), "Run the recipe of this network with --card."

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
 _NO_TAIL = 0.4  # nats of the largest weight above the mean
 
 
