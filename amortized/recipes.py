@@ -10,13 +10,13 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from amortized.diagnostics import calibration_rows
-from amortized.networks import PFN, PFNConfig, TabularPFN, TabularPFNConfig
+from amortized.networks import PFN, PFNConfig, TabularPFN, TabularPFNConfig, new_network
 from amortized.pretrained import card_rows, card_text, load, replace_card, save
 from amortized.priors import Prior, TaskBatch, named_prior
 from amortized.priors.catalogue import PRIORS
@@ -31,10 +31,12 @@ class Recipe(NamedTuple):
     Attributes:
         network: size of the network.
         stages: length, sizes and rates of each training, which starts where the last one ended.
+        begins_with: the released network that a new one takes all weights from that it shares.
     """
 
     network: PFNConfig | TabularPFNConfig
     stages: tuple[TrainingConfig, ...]
+    begins_with: str | None = None
 
 
 _TABLES = TrainingConfig(
@@ -49,12 +51,13 @@ _TABLES = TrainingConfig(
 )
 
 
-def _tables(target: str) -> Recipe:
+def _tables(target: str, begins_with: str | None = None) -> Recipe:
     """For a network over cells: three hours of one core on small tables, six on larger ones."""
     larger = replace(_TABLES, n_rows=2048, n_context=(32, 1000), lr=7e-4, muon_lr=2e-3, seed=1)
     return Recipe(
         TabularPFNConfig(target=target, max_context=1000, n_features=30),
         (_TABLES, replace(larger, n_steps=12_000)),
+        begins_with,
     )
 
 
@@ -85,7 +88,8 @@ RECIPES: Mapping[str, Recipe] = {
         (replace(_GP, n_steps=20_000, n_context=(1, 99), log_uniform_context=False),),
     ),
     "tabular-classifier": _tables("classification"),
-    "tabular-regressor": _tables("regression"),
+    # What relates the cells of a table is the same whatever is predicted.
+    "tabular-regressor": _tables("regression", begins_with="tabular-classifier"),
 }
 
 
@@ -99,6 +103,24 @@ OF_THE_TRAINING = (
     "Gap to the oracle",  # a benchmark of hours
 )
 """Rows of a card that are written when a network is trained, and stay."""
+
+
+def untrained(name: str, released: Path) -> PFN | TabularPFN:
+    """The network that a recipe's first training starts with.
+
+    Args:
+        name: of the recipe.
+        released: the folder of released networks.
+    """
+    recipe = RECIPES[name]
+    config, seed = replace(recipe.network, prior=name), recipe.stages[0].seed
+    network = cast(PFN | TabularPFN, new_network(named_prior(name), config, seed))
+    if recipe.begins_with is not None:
+        own = dict(network.named_parameters())
+        for key, weight in load(released / recipe.begins_with).named_parameters():
+            if key in own and own[key].shape == weight.shape:
+                own[key].data.copy_(weight)
+    return network
 
 
 def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list[TaskBatch]:
@@ -207,7 +229,7 @@ def main() -> None:
         text = renewed_card(name, arguments.to / name)
         print(text, replace_card(arguments.to / name, text))
         return
-    network: Any = replace(recipe.network, prior=name)
+    network = untrained(name, arguments.to)
     seconds = []
     for number, stage in enumerate(recipe.stages, 1):
         directory = arguments.runs / name / str(number)

@@ -34,6 +34,14 @@ def test_recipe_trains_on_a_named_prior(name):
     assert len({stage.seed for stage in recipe.stages}) == len(recipe.stages)
 
 
+def test_regressor_begins_with_the_weights_of_the_classifier_that_fit():
+    begun = dict(recipes.untrained("tabular-regressor", SHIPPED).named_parameters())
+    given = dict(load("tabular-classifier").named_parameters())
+    own = {n for n in begun if n not in given or not torch.equal(begun[n], given[n])}
+    # What reads an answer and what predicts one are of other sizes.
+    assert own == {"embed_y.weight", "decoder.head.weight", "decoder.head.bias"}
+
+
 RELEASED = [name for name in available() if name in recipes.RECIPES]
 
 
