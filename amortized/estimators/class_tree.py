@@ -1,4 +1,6 @@
-"""More classes than a network has slots: a tree of groups, each split a classification."""
+"""Any number of classes by tasks of two: each class against the rest, in a tree where many."""
+
+from math import ceil
 
 import numpy as np
 import torch
@@ -9,21 +11,27 @@ from amortized.networks.tabular_pfn import TabularPFN
 
 
 class ClassTree:
-    r"""Classifies into any number of classes by splits into at most ``max_classes`` groups.
+    r"""Classifies into any number of classes by tasks of two classes.
 
-    A class's probability is the product of its groups' along the path: with classes c in groups g,
+    Two classes are one task; more are one task each, against the rest. With :math:`p_c` the
+    probability of c in its task, c has a probability proportional to :math:`p_c (1 - p_c)^{-1/2}`:
+    the geometric mean of :math:`p_c`, what its own task says, and of its odds, what all tasks say
+    together if they are independent. (A small network answers these tasks much better than one of
+    ten classes.) Beyond ``max_classes`` the classes c are put into groups g, with
     :math:`p(c | x) = p(g | x)\, p(c | g, x)`, and the second factor is learned from the rows of
-    group g alone. Up to ``max_classes`` classes make one split, and all is exact; each further
-    level multiplies that number.
+    group g alone.
 
     Args:
         network: a network for classification.
         x: the table as numbers, ``(rows, columns)``.
         labels: class numbers 0, 1, ..., ``(rows,)``, each of which occurs.
         columns: the columns to be looked at.
-        n_views: views of each split.
+        n_views: views of each split, which its tasks share; each task has one at least.
         random_state: draws the views.
         weight: by which they draw rows, ``(rows,)``; None takes each once.
+
+    References:
+        In defense of one-vs-all classification (Rifkin and Klautau, 2004), JMLR 5.
     """
 
     def __init__(
@@ -41,12 +49,16 @@ class ClassTree:
         n_groups = min(self.n_classes, network.config.max_classes)
         self.groups = np.array_split(np.arange(self.n_classes), n_groups)
         group = np.repeat(np.arange(n_groups), [len(members) for members in self.groups])[labels]
-        self.views: EncodedViews | None = None
-        if n_groups > 1:
-            most = network.config.max_context
-            views = draw_views(n_views, group, columns, most, random_state, weight)
-            answers = [group[view.rows].astype(np.float64) for view in views]
-            self.views = EncodedViews(network, x, views, answers)
+        asked = range(n_groups) if n_groups > 2 else range(1, n_groups)
+        # The same views for all tasks: the answer does not depend on the order of the classes.
+        n_views_each = ceil(n_views / max(1, len(asked)))
+        most = network.config.max_context
+        views = draw_views(n_views_each, group, columns, most, random_state, weight)
+        self.tasks = []
+        for number in asked:
+            is_member = (group == number).astype(np.float64)
+            answers = [is_member[view.rows] for view in views]
+            self.tasks.append(EncodedViews(network, x, views, answers))
         self.children = [
             None
             if len(members) == 1
@@ -68,11 +80,18 @@ class ClassTree:
         Args:
             x: queries as numbers, ``(queries, columns)``.
         """
-        if self.views is None:
+        if not self.tasks:
             return np.ones((len(x), 1))
-        by_group = torch.cat([torch.stack(views).mean(0) for views in self.views.masses(x)]).numpy()
+        answers = [
+            torch.cat([torch.stack(views).mean(0) for views in task.masses(x)])[:, :2].numpy()
+            for task in self.tasks
+        ]
+        by_group = answers[0]
+        if len(answers) > 1:
+            by_group = np.stack([p[:, 1] / np.sqrt(p[:, 0]) for p in answers], 1)
+            by_group /= by_group.sum(1, keepdims=True)
         proba = np.empty((len(x), self.n_classes))
-        for number, (members, child) in enumerate(zip(self.groups, self.children, strict=True)):
+        for number, (classes, child) in enumerate(zip(self.groups, self.children, strict=True)):
             within = 1.0 if child is None else child.predict_proba(x)
-            proba[:, members] = by_group[:, [number]] * within
+            proba[:, classes] = by_group[:, [number]] * within
         return proba

@@ -32,10 +32,13 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     or reordering the classes permutes the probabilities and changes nothing else; the order of the
     rows changes nothing at all.
 
+    More than two classes are asked for one by one, each against the rest, and their probabilities
+    brought together; cost and memory grow with their number.
+
     Tables may be DataFrames or arrays, with numbers, bools, datetimes, categories, strings and
     missing values, the latter in any column; categories not seen in fitting count as missing.
     Beyond what the network was trained for:
-        many classes    a tree of groups of at most ten classes, each group a classification
+        many classes    more than ten are put into groups, in a tree
         many rows       each of the ``n_estimators`` views of the table takes its own random rows,
                         at most ``max_context`` of the network, with every class among them
         many columns    the hundred that depend most on the classes, one at a time
@@ -50,7 +53,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     Parameters:
         model: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
         n_estimators: views of the table, with shuffled columns, whose answers are averaged; cost
-            and memory grow with it.
+            and memory grow with it. Classes share them: of four, each of ten classes has one.
         temperature: the probabilities are raised to the power of its inverse and normalised;
             above 1 they become more careful.
         device: where the network runs, such as "cpu" or "cuda".
