@@ -183,10 +183,11 @@ def test_stream_goes_on_from_the_prior_that_was_set(linear_network):
     model = LinearModelPrior(2)
     stream = BayesianRegressor(model, method="dt", options={"network": linear_network})
     stream.fit(X[:20], Y[:20]).set_prior(COEFFICIENTS).partial_fit(X[20:], Y[20:])
-    whole = infer(model, X, Y, method="dt", latent_prior=COEFFICIENTS, network=linear_network)
-    off = stream.posterior_.mixture.kl(whole.mixture)
-    assert off < 0.3  # and the drift, which is from the posterior under this prior, says so
-    assert abs(stream.posterior_.diagnostics["drift"] - off) < 0.3
+    whole = infer(model, X, Y, method="smc", latent_prior=COEFFICIENTS, n_draws=4000)
+    off = stream.posterior_.mean["coefficients"] - whole.mean["coefficients"]
+    # An untrained network's answer to the first rows is off, and the drift says so.
+    assert (off.abs() < whole.std["coefficients"]).all()
+    assert 0.1 < stream.posterior_.diagnostics["drift"] < 2
     # A prior set as a parameter counts from the next call on, for all rows.
     stream.set_params(latent_prior=None).partial_fit(X[:1], Y[:1])
     own = infer(

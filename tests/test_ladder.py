@@ -132,7 +132,7 @@ def test_auto_meets_the_exact_posterior_whatever_the_network(means, bad):
     rungs, k_hat = posterior.diagnostics["rung"], posterior.diagnostics["k_hat"]
     assert len(rungs) == 5
     for rung, k in zip(rungs, k_hat.tolist(), strict=True):
-        assert rung == "importance" if bad == 0 else rung in ("importance", "smc")
+        assert rung == "importance" if bad == 0 else rung in ("importance", "adapted", "smc")
         assert k < 0.7 or rung != "importance"
     assert bad < 8 or "smc" in rungs
     one_pass = infer(prior, y, method="dt", network=network_of(prior, bad)).mixture
@@ -241,7 +241,7 @@ def test_named_networks_serve_models_with_fewer_coefficients(tmp_path):
     assert torch.allclose(posterior.mean["noise"], torch.tensor(0.5).double(), atol=0.2)
     with_intercept = infer(LinearModelPrior(2), x, y, network=path)
     assert torch.allclose(with_intercept.mean["coefficients"][:, :2], least_squares, atol=0.1)
-    assert set(with_intercept.diagnostics["rung"]) <= {"importance", "smc"}
+    assert set(with_intercept.diagnostics["rung"]) <= {"importance", "adapted", "smc"}
 
 
 def test_places():

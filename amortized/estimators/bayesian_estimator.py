@@ -14,7 +14,7 @@ from torch import Tensor
 from amortized.estimators.reporting import PosteriorReport
 from amortized.infer import LatentPrior, infer
 from amortized.infer.prior_sensitivity import PriorSensitivity, prior_sensitivity
-from amortized.infer.streaming import update
+from amortized.infer.streaming import drift, update
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 
@@ -160,18 +160,16 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
         """Takes the posterior so far for the prior of further rows; units stay the first ones."""
         model, *earlier = self._problem
         new = self._in_units(X, y)
-        self.posterior_, drift = update(
-            model,
-            self.posterior_,
-            new,
-            (earlier[0], earlier[1]),
-            latent_prior=self.latent_prior,
-            n_draws=self.n_draws,
-            seed=self._seed(),
-            **dict(self.options or {}),
+        options = dict(self.options or {})
+        self.posterior_ = update(
+            model, self.posterior_, *new, n_draws=self.n_draws, seed=self._seed(), **options
         )
-        self.posterior_.diagnostics["drift"] = drift.item()
         self._problem = model, *(torch.cat(both) for both in zip(earlier, new, strict=True))
+        _, inputs, targets = self._problem
+        off = drift(
+            model, inputs, targets, self.posterior_, latent_prior=self.latent_prior, **options
+        )
+        self.posterior_.diagnostics["drift"] = off.item()
         self.X_train_ = np.concatenate([self.X_train_, X])
         self.y_train_ = np.concatenate([self.y_train_, y])
         return self

@@ -51,6 +51,16 @@ def by_network(problem: Problem, n_draws: int, network: Network | None = None) -
     Args:
         problem: whose latents are wanted.
         n_draws: draws of the answer's mixture.
+        network: as for `network_answer`.
+    """
+    return in_one_pass(problem, network_answer(problem, network), n_draws)
+
+
+def network_answer(problem: Problem, network: Network | None = None) -> Answer:
+    """The mixture of a Distribution Transformer.
+
+    Args:
+        problem: whose latents are wanted.
         network: a `DistributionTransformer` trained on the program, the name of a pretrained one
             or its folder; None takes the pretrained one for the model's likelihood.
 
@@ -64,7 +74,7 @@ def by_network(problem: Problem, n_draws: int, network: Network | None = None) -
             f"{available()}); got {type(problem.source).__name__}. Train one with train(prior, "
             "DistributionTransformerConfig()) and give it as network=..."
         )
-    return in_one_pass(problem, one_pass(problem, *served), n_draws)
+    return one_pass(problem, *served)
 
 
 def in_one_pass(problem: Problem, answer: Answer, n_draws: int) -> Posterior:

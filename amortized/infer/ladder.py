@@ -6,9 +6,11 @@ For each dataset on its own:
 2. "importance": draws of the network's mixture q, a share of prior draws among them, with the
    weights :math:`w = p(u) p(y \mid u) / q(u)`; kept where Pareto's k-hat is below 0.7 and the
    weights are worth two fifths of the draws or more.
-3. "smc": tempered SMC from the mixture; from its own start where the weights are worth next to
-   nothing.
-4. "nuts": where the particles still remember where they were.
+3. "adapted": the same with the mixture adapted to the posterior, where the weights are worth
+   anything.
+4. "smc": tempered SMC from the adapted mixture; from its own start where the weights are worth
+   next to nothing.
+5. "nuts": where the particles still remember where they were.
 
 A simulator, which has no density, stays with the network's answer, as "dt".
 
@@ -16,7 +18,9 @@ Weights see only where draws fall: a mode that neither the network nor the prior
 stays unknown, as it does to every sampler.
 """
 
+import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,6 +32,7 @@ from amortized.infer.problem import Problem
 from amortized.infer.programs import by_sampler, exactly, posterior_from_draws
 from amortized.posterior import Posterior
 from amortized.priors.density import ProgramDensity
+from amortized.sampling.adaptation import adapt
 from amortized.sampling.draws import Draws
 from amortized.sampling.nuts import nuts
 from amortized.sampling.pareto import smooth_weights
@@ -94,25 +99,41 @@ def climb(
         **options: of `amortized.sampling.smc`.
 
     Returns:
-        draws, weighted where some of the datasets stand on "importance". Diagnostics ``k_hat`` and
-        ``efficiency`` judge the network's answer: the weights' tail, and what they are worth as a
-        share of the draws.
+        draws, weighted where some of the datasets stand on "importance" or "adapted". Diagnostics
+        ``k_hat`` and ``efficiency`` judge the network's answer: the weights' tail, and what they
+        are worth as a share of the draws.
     """
     draws, efficiency = weigh(density, answer, n_draws)
-    k_hat = draws.diagnostics["k_hat"]
     rungs = ["importance"] * density.n_datasets
-    poor = (~((k_hat < 0.7) & (efficiency >= _LEAST_EFFICIENCY))).nonzero()[:, 0]
-    if not len(poor):
-        return draws, rungs
+    poor = (~_trusted(draws, efficiency)).nonzero()[:, 0]
     # An answer that is worth next to nothing is an answer to something else: not a good start.
-    near = efficiency[poor] >= 0.005
-    for index, start in ((poor[near], answer.take(poor[near])), (poor[~near], "auto")):
+    far, near = poor[efficiency[poor] < 0.005], poor[efficiency[poor] >= 0.005]
+    start = answer.take(near)
+    if len(near):
+        start = FromMixture(adapt(start.mixture, log_density(density.take(near))))
+        again, worth = weigh(density.take(near), start, n_draws)
+        good = _trusted(again, worth)
+        draws = _put(draws, near[good], _take(again, good))
+        for i in near[good].tolist():
+            rungs[i] = "adapted"
+        near, start = near[~good], start.take(~good)
+    for index, begin in ((near, start), (far, "auto")):
         if len(index):
-            mended, stuck = _temper(density.take(index), n_draws, start, options)
+            mended, stuck = _temper(density.take(index), n_draws, begin, options)
             draws = _put(draws, index, mended)
             for i, is_stuck in zip(index.tolist(), stuck.tolist(), strict=True):
                 rungs[i] = "nuts" if is_stuck else "smc"
     return draws, rungs
+
+
+def _trusted(draws: Draws, efficiency: Tensor) -> Bool[Tensor, " batch"]:
+    """Where weights are good enough to answer by."""
+    return (draws.diagnostics["k_hat"] < 0.7) & (efficiency >= _LEAST_EFFICIENCY)
+
+
+def log_density(density: ProgramDensity) -> Callable[[Tensor], Tensor]:
+    """The log density as a function of u, which evaluates some datasets at a time."""
+    return lambda u: sum(_evaluated(density, u), torch.zeros(()))
 
 
 def weigh(
@@ -180,7 +201,7 @@ def _temper(
 
 
 def _put(draws: Draws, index: Tensor, part: Draws) -> Draws:
-    """Draws with those of the chosen datasets replaced by equally weighted ones."""
+    """Draws with those of the chosen datasets replaced, their diagnostics aside."""
     assert draws.log_evidence is not None and part.log_evidence is not None
     error, new_error = draws.log_evidence_error, part.log_evidence_error
     if error is not None:
@@ -190,14 +211,22 @@ def _put(draws: Draws, index: Tensor, part: Draws) -> Draws:
         error = error.index_copy(0, index, new_error.to(error.dtype))
     log_weights = draws.log_weights
     if log_weights is not None:
-        equal = -torch.tensor(float(log_weights.shape[1])).log().to(log_weights.dtype)
-        log_weights = log_weights.index_fill(0, index, equal.item())
+        equal = torch.full_like(log_weights[index], -math.log(log_weights.shape[1]))
+        new = equal if part.log_weights is None else part.log_weights
+        log_weights = log_weights.index_copy(0, index, new)
     return draws._replace(
         u=draws.u.index_copy(0, index, part.u.to(draws.u.dtype)),
         log_weights=log_weights,
         log_evidence=draws.log_evidence.index_copy(0, index, part.log_evidence),
         log_evidence_error=error,
     )
+
+
+def _take(draws: Draws, index: Tensor) -> Draws:
+    """The draws of the chosen datasets, without diagnostics."""
+    u, log_weights, log_evidence, n_chains, _, error = draws
+    parts = [part if part is None else part[index] for part in (log_weights, log_evidence, error)]
+    return Draws(u[index], parts[0], parts[1], n_chains, {}, parts[2])
 
 
 def _rungs(problem: Problem, rungs: list[str]) -> list[str] | str:

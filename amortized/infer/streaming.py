@@ -1,11 +1,15 @@
-r"""Streams: yesterday's posterior is today's prior, in one pass for each new observation.
+r"""Streams: yesterday's posterior is today's prior.
+
+Rows that speak of the same latents `update` a posterior, which is checked against the exact density
+each time; `drift` says how far it is from the posterior of all rows at once.
 
 For a state that moves, :math:`x_{t+1} \sim N(A x_t + b, Q)` takes a mixture to a mixture exactly;
-between two such predictions a network updates the mixture by what was seen. The network reads at
-most K components and joins any more by moments, so the mixture does not grow.
+between two such predictions a network updates the mixture by what was seen, in one pass. The
+network reads at most K components and joins any more by moments, so the mixture does not grow.
 """
 
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,57 +18,128 @@ from torch import Tensor
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import (
+    Answer,
     Network,
-    by_network,
     find_network,
+    in_one_pass,
     mixture_answer,
+    network_answer,
+    prior_mixture,
 )
+from amortized.infer.ladder import climb, log_density, weigh
 from amortized.infer.latent_prior import stacked
 from amortized.infer.problem import Problem, make_problem
+from amortized.latent_priors.fitting import fit_draws
+from amortized.latent_priors.reduction import merge, split
 from amortized.posterior import Posterior
+from amortized.priors.density import ProgramDensity
 from amortized.priors.prior import Prior
 from amortized.priors.state_space import LinearGaussianModel
 from amortized.priors.vectorised import Program
+from amortized.sampling.adaptation import adapt
+from amortized.sampling.start import FromMixture
 
-Rows = tuple[Tensor, Tensor]
+_N_COMPONENTS = 12  # of a prior that adapts
+_ENOUGH = 0.9  # what weights are worth, as a share of the draws, where no draws are needed
 
 
 def update(
     model: Program | Prior,
     posterior: Any,
-    new: Rows,
-    earlier: Rows,
+    x: Float[Tensor, "*batch n features"],
+    y: Float[Tensor, "*batch n"],
     *,
     n_draws: int = 1000,
     network: Network | None = None,
-    latent_prior: Any = None,
     seed: int = 0,
-) -> tuple[Posterior, Float[Tensor, "*batch"]]:
-    """The posterior after further rows, from the posterior before them; and how far it drifted.
+) -> Posterior:
+    """The posterior after further rows, from the posterior before them.
+
+    What is right after many updates takes each to be nearly exact, and priors much narrower than
+    any network was trained on. So two mixtures `adapt` to the exact density: the network's answer,
+    and the posterior before the rows, which few rows change little. The one whose weights are worth
+    more is taken; where that is not enough, a mixture fitted to draws of the ladder. For a
+    simulator, which has no density, it is the network's answer as it comes.
 
     Args:
         model: as for `amortized.infer.infer`.
-        posterior: given the earlier rows; read as the prior of the new ones.
-        new: inputs ``(*batch, n, n_features)`` and observations ``(*batch, n)``.
-        earlier: all rows before them, for the drift only.
+        posterior: given the earlier rows, or any `latent_prior`; read as the prior of the new ones.
+        x: inputs of the new rows.
+        y: their observations.
         n_draws: draws of the answer.
         network: as for method "dt".
-        latent_prior: that the stream began with; None for the program's own.
         seed: equal seeds give equal draws.
 
     Returns:
-        the streamed posterior, and its symmetric Kullback-Leibler divergence from the one-pass
-        posterior given all rows at once.
+        a posterior whose ``mixture`` is the next update's prior; ``diagnostics["efficiency"]`` is
+        what importance weights of the update are worth, as a share of the draws.
     """
     began = time.perf_counter()
+    problem = make_problem(model, x, y, posterior)
+    answer = network_answer(problem, network)
+    efficiency = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        streamed = by_network(make_problem(model, *new, posterior), n_draws, network)
-    streamed.diagnostics["seconds"] = time.perf_counter() - began
-    x, y = torch.cat((earlier[0], new[0]), -2), torch.cat((earlier[1], new[1]), -1)
-    at_once = by_network(make_problem(model, x, y, latent_prior), 1, network)
-    assert streamed.mixture is not None and at_once.mixture is not None
-    return streamed, symmetric_kl(streamed.mixture, at_once.mixture)
+        if not answer.density.is_simulator:
+            mixture, efficiency = _adapted(answer)
+            answer = replace(answer, mixture=mixture)
+        updated = in_one_pass(problem, answer, n_draws)
+    updated.diagnostics["seconds"] = time.perf_counter() - began
+    if efficiency is not None:
+        updated.diagnostics["efficiency"] = efficiency.reshape(problem.batch_shape)
+    return updated
+
+
+def _adapted(answer: Answer) -> tuple[GaussianMixture, Float[Tensor, " batch"]]:
+    """The better of the network's answer and the prior, both adapted, and what it is worth."""
+    density = answer.density
+    prior = prior_mixture(density, _N_COMPONENTS).to(torch.float64).expand((density.n_datasets,))
+    prior = split(merge(prior, _N_COMPONENTS), _N_COMPONENTS)
+    candidates = [adapt(mixture, log_density(density)) for mixture in (answer.mixture, prior)]
+    worth = [weigh(density, FromMixture(m), 1000, prior_share=0.0)[1] for m in candidates]
+    efficiency, best = torch.stack(worth).max(0)
+    chosen = [candidates[number][i] for i, number in enumerate(best.tolist())]
+    for i in (efficiency < _ENOUGH).nonzero()[:, 0]:
+        one = density.take(i.reshape(1))
+        fitted = _fitted(one, chosen[i].expand((1,)))
+        value = weigh(one, FromMixture(fitted), 1000, prior_share=0.0)[1]
+        if value > efficiency[i]:
+            chosen[i], efficiency[i] = fitted[0], value
+    return stacked(chosen), efficiency
+
+
+def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:
+    """A mixture fitted to draws of the ladder for one dataset, adapted."""
+    draws, _ = climb(density, FromMixture(start), 4000)
+    weights = None if draws.log_weights is None else draws.log_weights[0].exp()
+    mixture = fit_draws(draws.u[0], _N_COMPONENTS, weights)
+    return adapt(mixture.expand((1,)), log_density(density))
+
+
+def drift(
+    model: Program | Prior,
+    x: Float[Tensor, "*batch n features"],
+    y: Float[Tensor, "*batch n"],
+    posterior: Posterior,
+    *,
+    network: Network | None = None,
+    latent_prior: Any = None,
+) -> Float[Tensor, "*batch"]:
+    """How far updates led from the posterior of all rows at once: `symmetric_kl`, in nats.
+
+    The latter is one update of what the stream began with.
+
+    Args:
+        model: as for `amortized.infer.infer`.
+        x: inputs of all rows.
+        y: their observations.
+        posterior: after the update with the last of them.
+        network: as for method "dt".
+        latent_prior: that the stream began with; None for the program's own.
+    """
+    at_once = update(model, latent_prior, x, y, n_draws=1, network=network)
+    assert posterior.mixture is not None and at_once.mixture is not None
+    return symmetric_kl(posterior.mixture, at_once.mixture)
 
 
 def symmetric_kl(
