@@ -27,6 +27,7 @@ PROBLEMS = {
     "line": (LinearModelPrior(1), 5),
     "series": (OrnsteinUhlenbeckPrior(), 25),
     "line by its summary": (LinearModelPrior(1), 5),
+    "twelve latents": (LinearModelPrior(10), 30),
 }
 
 

@@ -12,7 +12,8 @@ posterior for every prior and dataset at once. Four steps:
    be learned. A program's own `LikelihoodSketch` enters here.
 4. The components before and after are tokens: they attend to each other and to the data, and a
    head that starts at zero corrects the weights, and the means and factors in units of each
-   component's own factor. No row of data, and the answer is the prior itself.
+   component's own factor (beyond ten latents in four directions and along the diagonal). No row
+   of data, and the answer is the prior itself.
 
 References:
     | Distribution Transformers: Fast Approximate Bayesian Inference With On-The-Fly Prior
@@ -31,6 +32,7 @@ from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterio
 from amortized.networks.blocks import Block
 from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.observation_encoder import ObservationEncoder, mlp
+from amortized.networks.triangular import described, n_answered, n_read, triangular
 from amortized.priors.likelihood_sketch import LikelihoodSketch
 from amortized.priors.program import ProgramPrior
 
@@ -61,14 +63,14 @@ class DistributionTransformer(nn.Module):
         super().__init__()
         self.config = config
         d, dim = config.d_model, config.dim
-        n_tril = dim * (dim + 1) // 2
+        n_factor = n_answered(dim)
 
         def layers(n: int) -> nn.ModuleList:
             return nn.ModuleList(Block(d, config.n_heads, config.d_hidden) for _ in range(n))
 
         self.register_buffer("location", torch.tensor(config.location or (0.0,) * dim))
         self.register_buffer("scale", torch.tensor(config.scale or (1.0,) * dim))
-        self.encoder = ObservationEncoder(config, n_extra=2 * dim + 2 * n_tril)
+        self.encoder = ObservationEncoder(config, n_extra=2 * dim + 2 * n_read(dim))
         self.blocks = nn.ModuleDict(
             {
                 "data": layers(config.n_data_layers * config.reads_rows),
@@ -77,10 +79,10 @@ class DistributionTransformer(nn.Module):
             }
         )
         self.sketch_norm, self.norm = nn.RMSNorm(d), nn.RMSNorm(d)
-        self.sketch_head = nn.Linear(d, 2 * config.n_sketch + dim + n_tril)
-        self.embed_component = mlp(2 * (1 + dim + n_tril), d)
+        self.sketch_head = nn.Linear(d, 2 * config.n_sketch + dim + n_factor)
+        self.embed_component = mlp(2 * (1 + dim + n_read(dim)), d)
         self.embed_summary = nn.Linear(d, d)
-        self.head = nn.Linear(d, 1 + dim + n_tril)
+        self.head = nn.Linear(d, 1 + dim + n_factor)
         for last in (self.sketch_head, self.head):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
@@ -195,7 +197,7 @@ class DistributionTransformer(nn.Module):
     def _about_whitening(self, mean: Tensor, factor: Tensor) -> Tensor:
         """Where the prior lies, in reference units: what data in their own units are read by."""
         mean = (mean - self.location) / self.scale
-        return torch.cat((mean.asinh(), _log_tril(factor / self.scale.unsqueeze(-1))), -1)
+        return torch.cat((mean.asinh(), described(factor / self.scale.unsqueeze(-1))), -1)
 
     def _conjugate(
         self,
@@ -207,10 +209,10 @@ class DistributionTransformer(nn.Module):
     ) -> GaussianMixture:
         """The whitened prior after an exact update by the program's and the learned sketch."""
         n, dim = self.config.n_sketch, self.config.dim
-        trust, shift, centre, tril = outputs.split((n, n, dim, dim * (dim + 1) // 2), -1)
+        trust, shift, centre, tril = outputs.split((n, n, dim, n_answered(dim)), -1)
         trust = bounded(trust, 4.0).exp()
         # The learned rows are a statement about (u - location) / scale, whatever the prior is.
-        rows = _tril(tril, dim)
+        rows = triangular(tril, dim)
         rows = (bounded(rows.diagonal(dim1=-1, dim2=-2) + _FAINT, 8.0).exp()).unsqueeze(-1) * (
             rows.tril(-1) + torch.eye(dim, device=rows.device)
         )
@@ -226,8 +228,8 @@ class DistributionTransformer(nn.Module):
     def _corrected(self, start: GaussianMixture, residual: Tensor) -> GaussianMixture:
         r""":math:`\log w + a`, :math:`\mu + L b` and :math:`L T`, with T the identity at zero."""
         dim = self.config.dim
-        weight, shift, tril = residual.split((1, dim, dim * (dim + 1) // 2), -1)
-        tril = _tril(tril, dim)
+        weight, shift, tril = residual.split((1, dim, n_answered(dim)), -1)
+        tril = triangular(tril, dim)
         diagonal = bounded(tril.diagonal(dim1=-1, dim2=-2), 4.0).exp()
         turn = tril.tril(-1) + torch.diag_embed(diagonal)
         return GaussianMixture(
@@ -265,25 +267,10 @@ def bounded(x: Tensor, limit: float) -> Tensor:
     return limit * torch.tanh(x / limit)
 
 
-def _tril(entries: Tensor, dim: int) -> Tensor:
-    """A lower triangular matrix from its entries, row by row."""
-    i, j = torch.tril_indices(dim, dim, device=entries.device)
-    matrix = entries.new_zeros(*entries.shape[:-1], dim, dim)
-    matrix[..., i, j] = entries
-    return matrix
-
-
-def _log_tril(factor: Tensor) -> Tensor:
-    """Log diagonal of a Cholesky factor, and the rows below it in units of their diagonal."""
-    diagonal = factor.diagonal(dim1=-1, dim2=-2)
-    i, j = torch.tril_indices(factor.shape[-2], factor.shape[-1], -1, device=factor.device)
-    return torch.cat((diagonal.log(), (factor / diagonal.unsqueeze(-1))[..., i, j].asinh()), -1)
-
-
 def _features(mixture: GaussianMixture) -> Float[Tensor, "batch k features"]:
     """What a component's token says of it: log weight, mean, log-Cholesky factor."""
     log_weights = mixture.log_weights.clamp_min(-20.0).unsqueeze(-1)
-    return torch.cat((log_weights, mixture.means.asinh(), _log_tril(mixture.scale_tril)), -1)
+    return torch.cat((log_weights, mixture.means.asinh(), described(mixture.scale_tril)), -1)
 
 
 def _about_sketch(sketch: LikelihoodSketch) -> Tensor:
@@ -291,7 +278,7 @@ def _about_sketch(sketch: LikelihoodSketch) -> Tensor:
     n, dim = sketch.matrix.shape[0], sketch.matrix.shape[-1]
     eye = torch.eye(dim, device=sketch.matrix.device).expand(n, dim, dim)
     posterior, _ = GaussianMixture.from_moments(eye[:, 0] * 0, eye).update(*sketch)
-    return torch.cat((posterior.means[:, 0].asinh(), _log_tril(posterior.scale_tril[:, 0])), -1)
+    return torch.cat((posterior.means[:, 0].asinh(), described(posterior.scale_tril[:, 0])), -1)
 
 
 def _where(has_data: Tensor, answer: GaussianMixture, given: GaussianMixture) -> GaussianMixture:
