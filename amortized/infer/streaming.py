@@ -28,7 +28,7 @@ from amortized.infer.amortised import (
 )
 from amortized.infer.ladder import climb, log_density, weigh
 from amortized.infer.latent_prior import stacked
-from amortized.infer.problem import Problem, make_problem
+from amortized.infer.problem import Data, Problem, make_problem
 from amortized.latent_priors.fitting import fit_draws
 from amortized.latent_priors.reduction import merge, split
 from amortized.posterior import Posterior
@@ -46,8 +46,8 @@ _ENOUGH = 0.9  # what weights are worth, as a share of the draws, where no draws
 def update(
     model: Program | Prior,
     posterior: Any,
-    x: Float[Tensor, "*batch n features"],
-    y: Float[Tensor, "*batch n"],
+    x: Data,
+    y: Data,
     *,
     n_draws: int = 1000,
     network: Network | None = None,
@@ -64,8 +64,8 @@ def update(
     Args:
         model: as for `amortized.infer.infer`.
         posterior: given the earlier rows, or any `latent_prior`; read as the prior of the new ones.
-        x: inputs of the new rows.
-        y: their observations.
+        x: inputs of the new rows, ``(*batch, n, n_features)``.
+        y: their observations, ``(*batch, n)``.
         n_draws: draws of the answer.
         network: as for method "dt".
         seed: equal seeds give equal draws.
@@ -118,8 +118,8 @@ def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:
 
 def drift(
     model: Program | Prior,
-    x: Float[Tensor, "*batch n features"],
-    y: Float[Tensor, "*batch n"],
+    x: Data,
+    y: Data,
     posterior: Posterior,
     *,
     network: Network | None = None,
@@ -131,8 +131,8 @@ def drift(
 
     Args:
         model: as for `amortized.infer.infer`.
-        x: inputs of all rows.
-        y: their observations.
+        x: inputs of all rows, ``(*batch, n, n_features)``.
+        y: their observations, ``(*batch, n)``.
         posterior: after the update with the last of them.
         network: as for method "dt".
         latent_prior: that the stream began with; None for the program's own.
