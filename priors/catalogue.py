@@ -56,8 +56,8 @@ def gp() -> GaussianProcessPrior:
 
 
 def tabular_classifier() -> MixturePrior:
-    """Tables of 2 to 30 columns and 2 to 10 classes; see ``table_prior``."""
-    return table_prior("classification", max_features=30)
+    """Tables of 2 to 30 columns and two classes, or one against the rest; see ``table_prior``."""
+    return table_prior("classification", max_features=30, max_classes=2)
 
 
 def tabular_regressor() -> MixturePrior:

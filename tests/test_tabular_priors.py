@@ -218,6 +218,17 @@ def test_missing_cells_can_depend_on_the_value():
     assert 0.02 < (shift.abs() > 0.9).float().mean() < 0.6
 
 
+def test_two_classes_are_often_one_against_the_rest():
+    """Of ten classes each holds a tenth or so: small shares are frequent."""
+    torch.manual_seed(0)
+    labels = draw_classes(torch.randn(400, 3, 200), 2)
+    assert set(labels.unique().tolist()) == {0, 1}
+    share = labels.double().mean(-1)
+    assert ((share > 0) & (share < 1)).all()
+    assert ((share < 0.25) | (share > 0.75)).double().mean() > 0.3
+    assert ((share > 0.4) & (share < 0.6)).double().mean() > 0.1
+
+
 def test_labels_of_a_constant_score_still_differ():
     labels = draw_classes(torch.zeros(50, 2, 40), 4)
     assert (labels != labels[:, :1]).any(-1).all()

@@ -25,6 +25,8 @@ from amortized.priors.tabular.columns import (
     standardise,
 )
 
+_SEVERAL = 10  # most classes that two classes are made of
+
 
 def noise_scale(n_tasks: int, noiseless: float, high: float) -> Float[Tensor, "batch 1"]:
     """Draw a noise level per task: 0 with probability ``noiseless``, else up to ``high``."""
@@ -46,6 +48,9 @@ def draw_classes(
 ) -> Int[Tensor, "batch rows"]:
     """Draw class labels from scores; at least two labels unless all scores are constant.
 
+    Where two classes are asked for, one is often a single class of several against the rest of
+    them: what any number of classes is asked for by.
+
     Args:
         scores: what decides, any scale.
         max_classes: most classes of a task, at least 2; half of the tasks have two.
@@ -56,6 +61,8 @@ def draw_classes(
         >>> y.shape, int(y.min()), bool(y.max() <= 3)
         (torch.Size([5, 100]), 0, True)
     """
+    if max_classes == 2:
+        return _one_against_rest(draw_classes(scores, _SEVERAL, noiseless))
     n_tasks, n_scores, n_rows = scores.shape
     scores = standardise(scores)
     n_classes = log_uniform(3.0, max_classes + 1.0, n_tasks).floor().clamp_max(max_classes)
@@ -70,6 +77,13 @@ def draw_classes(
     labels[tasks] = _argmax(scores[tasks], n_classes[tasks], noiseless)
     labels = _at_least_two(labels, scores[:, 0])
     return _rename(_flip(labels), n_classes)
+
+
+def _one_against_rest(labels: Tensor) -> Tensor:
+    """One of the classes that occur, all alike likely, against all others."""
+    present = torch.nn.functional.one_hot(labels).amax(1)
+    one = torch.rand(present.shape).masked_fill(present == 0, -1.0).argmax(-1, keepdim=True)
+    return (labels == one).long()
 
 
 def _cut(score: Tensor, n_classes: Tensor, noise: Tensor) -> Tensor:
