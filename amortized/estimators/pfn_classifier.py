@@ -13,6 +13,7 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted
 from amortized.estimators.class_tree import ClassTree
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.sample_weights import repeated
+from amortized.estimators.table_views import number_of_views
 from amortized.estimators.tables import (
     MAX_COLUMNS,
     TableEncoder,
@@ -53,7 +54,8 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     Parameters:
         model: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
         n_estimators: views of the table, with shuffled columns, whose answers are averaged; cost
-            and memory grow with it. Classes share them: of four, each of ten classes has one.
+            and memory grow with it. None is as many as have 40,000 cells together, from two to
+            eight: two for 1,000 rows of 20 columns. Of several classes each has its share of them.
         temperature: the probabilities are raised to the power of its inverse and normalised;
             above 1 they become more careful.
         device: where the network runs, such as "cpu" or "cuda".
@@ -77,7 +79,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         self,
         model: str | TabularPFN = "tabular-classifier",
         *,
-        n_estimators: int = 4,
+        n_estimators: int | None = None,
         temperature: float = 1.0,
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
@@ -128,10 +130,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         return self
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.n_estimators, Integral) or self.n_estimators < 1:
-            raise ValueError(
-                f"Expected n_estimators to be an integer >= 1; got {self.n_estimators!r}."
-            )
+        number_of_views(self.n_estimators, 1, 1, 1)
         if not isinstance(self.temperature, Real) or not 0 < self.temperature < np.inf:
             raise ValueError(f"Expected temperature to be positive; got {self.temperature!r}.")
 
@@ -144,12 +143,14 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
             )
         self.network_ = network.to(self.device).eval()
         members = np.eye(len(self.classes_))[self.y_train_]
+        columns = strongest_columns(self.X_train_, members, MAX_COLUMNS)
+        most = self.network_.config.max_context
         self._tree = ClassTree(
             self.network_,
             self.X_train_,
             self.y_train_,
-            columns=strongest_columns(self.X_train_, members, MAX_COLUMNS),
-            n_views=self.n_estimators,
+            columns=columns,
+            n_views=number_of_views(self.n_estimators, len(members), len(columns), most),
             random_state=np.random.RandomState(self._views_seed),
             weight=self._row_weights,
         )

@@ -20,7 +20,7 @@ from amortized.estimators.encoded_rows import EncodedRows
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import NetworkReport
 from amortized.estimators.sample_weights import repeated
-from amortized.estimators.table_views import draw_views
+from amortized.estimators.table_views import draw_views, number_of_views
 from amortized.estimators.tables import (
     LARGEST_SQUARED,
     MAX_COLUMNS,
@@ -61,8 +61,8 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     Parameters:
         model: name of a pretrained network, folder of a saved one, a ``PFN`` or a ``TabularPFN``.
-        n_estimators: views of a table, with shuffled columns, whose answers are averaged; networks
-            over rows make one.
+        n_estimators: views of a table, with shuffled columns, whose answers are averaged; None as
+            in `PFNClassifier`; networks over rows make one.
         target_transforms: maps of a table's target, which the views take in turn: 'none', 'power'
             (Yeo and Johnson's, or the logarithm where that fits better) and 'quantile' (quantiles
             to the normal's); networks over rows take none.
@@ -94,7 +94,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         self,
         model: str | PFN | TabularPFN = "gp",
         *,
-        n_estimators: int = 4,
+        n_estimators: int | None = None,
         target_transforms: Sequence[str] = ("none", "power"),
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
@@ -195,10 +195,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
                 f"Expected a network for regression; model={self.model!r} is one for "
                 "classification. Take 'tabular-regressor', or PFNClassifier."
             )
-        if not isinstance(self.n_estimators, Integral) or self.n_estimators < 1:
-            raise ValueError(
-                f"Expected n_estimators to be an integer >= 1; got {self.n_estimators!r}."
-            )
+        number_of_views(self.n_estimators, 1, 1, 1)
         names = self.target_transforms
         if not isinstance(names, tuple | list) or not names or not set(names) <= set(TRANSFORMS):
             raise ValueError(
@@ -229,14 +226,16 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
                 y_scale=y_scale,
             )
             return
+        columns = strongest_columns(self.X_train_, self.y_train_[:, None], MAX_COLUMNS)
+        n_rows, most = len(self.X_train_), self.network_.config.max_context
         self._context = TargetViews(
             self.network_,
             self.X_train_,
             self.y_train_,
             y_mean=y_mean,
             y_scale=y_scale,
-            columns=strongest_columns(self.X_train_, self.y_train_[:, None], MAX_COLUMNS),
-            n_views=self.n_estimators,
+            columns=columns,
+            n_views=number_of_views(self.n_estimators, n_rows, len(columns), most),
             transforms=self.target_transforms,
             random_state=np.random.RandomState(self._views_seed),
             weight=self._row_weights,
