@@ -1,6 +1,7 @@
 """Posterior becomes prior: a filter by one network pass a step, and fifty single updates.
 
     python benchmarks/streams.py [--series 10] [--steps 100] [--streams 100] [--networks folder]
+    python benchmarks/streams.py --tables updates
 
 Two tables. The first is the moving target of `amortized.priors.sensor_fusion`: the mean negative
 log density of the true state given all observations so far, for the network ``dt-filter`` with
@@ -162,12 +163,14 @@ def streams(network: Any, n_streams: int, n_rows: int = 50) -> None:
 
 
 def main() -> None:
-    """Prints both tables."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=10)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--networks", type=Path, help="folder of networks; default: pretrained")
+    both = ["filters", "updates"]
+    parser.add_argument("--tables", nargs="+", choices=both, default=both)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -176,8 +179,10 @@ def main() -> None:
     def network(name: str) -> Any:
         return load(name if options.networks is None else options.networks / name)
 
-    filters(network("dt-filter"), options.series, options.steps)
-    streams(network("dt-normal"), options.streams)
+    if "filters" in options.tables:
+        filters(network("dt-filter"), options.series, options.steps)
+    if "updates" in options.tables:
+        streams(network("dt-normal"), options.streams)
 
 
 if __name__ == "__main__":

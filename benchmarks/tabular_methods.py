@@ -71,7 +71,9 @@ def _regressor(encoder: Callable[[], Any], model: Callable[[int], Any]) -> Metho
 
 def _text_filled(x: pd.DataFrame) -> pd.DataFrame:
     """CatBoost takes categories as text, gaps among them as a text of their own."""
-    return x.assign(**{name: x[name].astype(str) for name in TEXT(x)})
+    return x.assign(
+        **{name: x[name].astype(object).where(x[name].notna(), "missing") for name in TEXT(x)}
+    ).astype(dict.fromkeys(TEXT(x), str))
 
 
 def _catboost(kind: str, **options: Any) -> Method:
