@@ -9,6 +9,7 @@ network reads at most K components and joins any more by moments, so the mixture
 """
 
 import time
+import warnings
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ from amortized.infer.amortised import (
     network_answer,
     prior_mixture,
 )
-from amortized.infer.ladder import climb, log_density, weigh
+from amortized.infer.ladder import log_density, weigh
 from amortized.infer.latent_prior import stacked
 from amortized.infer.problem import Data, Problem, make_problem
 from amortized.latent_priors.fitting import fit_draws
@@ -37,6 +38,7 @@ from amortized.priors.prior import Prior
 from amortized.priors.state_space import LinearGaussianModel
 from amortized.priors.vectorised import Program
 from amortized.sampling.adaptation import adapt
+from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture
 
 _N_COMPONENTS = 12  # of a prior that adapts
@@ -57,9 +59,10 @@ def update(
 
     What is right after many updates takes each to be nearly exact, and priors much narrower than
     any network was trained on. So two mixtures `adapt` to the exact density: the network's answer,
-    and the posterior before the rows, which few rows change little. The one whose weights are worth
-    more is taken; where that is not enough, a mixture fitted to draws of the ladder. For a
-    simulator, which has no density, it is the network's answer as it comes.
+    and the posterior before the rows, which few rows change little. The latter is taken where its
+    weights are worth enough, otherwise the better one; where neither is good, a mixture fitted to
+    the particles of tempered SMC. For a simulator, which has no density, it is the network's answer
+    as it comes.
 
     Args:
         model: as for `amortized.infer.infer`.
@@ -91,14 +94,16 @@ def update(
 
 
 def _adapted(answer: Answer) -> tuple[GaussianMixture, Float[Tensor, " batch"]]:
-    """The better of the network's answer and the prior, both adapted, and what it is worth."""
+    """The prior or the network's answer, both adapted, and what its weights are worth."""
     density = answer.density
     prior = prior_mixture(density, _N_COMPONENTS).to(torch.float64).expand((density.n_datasets,))
     prior = split(merge(prior, _N_COMPONENTS), _N_COMPONENTS)
     candidates = [adapt(mixture, log_density(density)) for mixture in (answer.mixture, prior)]
     worth = [weigh(density, FromMixture(m), 1000, prior_share=0.0)[1] for m in candidates]
-    efficiency, best = torch.stack(worth).max(0)
-    chosen = [candidates[number][i] for i, number in enumerate(best.tolist())]
+    # The adapted prior keeps what has little mass now and may be the truth later.
+    is_prior = worth[1] >= worth[0].clamp(max=_ENOUGH)
+    chosen = [candidates[number][i] for i, number in enumerate(is_prior.long().tolist())]
+    efficiency = torch.where(is_prior, worth[1], worth[0])
     for i in (efficiency < _ENOUGH).nonzero()[:, 0]:
         one = density.take(i.reshape(1))
         fitted = _fitted(one, chosen[i].expand((1,)))
@@ -109,10 +114,11 @@ def _adapted(answer: Answer) -> tuple[GaussianMixture, Float[Tensor, " batch"]]:
 
 
 def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:
-    """A mixture fitted to draws of the ladder for one dataset, adapted."""
-    draws, _ = climb(density, FromMixture(start), 4000)
-    weights = None if draws.log_weights is None else draws.log_weights[0].exp()
-    mixture = fit_draws(draws.u[0], _N_COMPONENTS, weights)
+    """A mixture fitted to particles of one dataset, adapted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what comes of it is weighed
+        draws = smc(density, 2000, start=FromMixture(start))
+    mixture = fit_draws(draws.u[0], _N_COMPONENTS)
     return adapt(mixture.expand((1,)), log_density(density))
 
 
