@@ -8,7 +8,7 @@ import torch
 from oracles import linear_gaussian
 from torch.distributions import Gamma, HalfNormal, LogNormal, MultivariateNormal, Normal, Uniform
 
-from amortized import BayesianRegressor, infer
+from amortized import BayesianRegressor, infer, load
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.prior_sensitivity import prior_sensitivity
 from amortized.plotting import plot_prior_sensitivity
@@ -117,11 +117,18 @@ def test_without_a_network_the_answers_are_those_of_a_sampler():
 
 def test_the_batch_equals_one_prior_after_the_other():
     model = LinearModelPrior(0)
+    options = {"method": "dt", "n_draws": 50}
+    n_components = load("dt-normal").config.n_components  # what one prior alone is fitted by
     found = prior_sensitivity(
-        model, SAMPLE, latent_priors=GRID, base=GRID["both"], method="dt", n_draws=50
+        model,
+        SAMPLE,
+        latent_priors=GRID,
+        base=GRID["both"],
+        n_components=n_components,
+        **options,
     )
     for i, prior in enumerate((GRID["both"], *GRID.values())):
-        alone = infer(model, SAMPLE, method="dt", latent_prior=prior, n_draws=50).mixture
+        alone = infer(model, SAMPLE, latent_prior=prior, **options).mixture
         together = found.posterior.mixture[i]
         assert torch.allclose(together.mean, alone.mean, atol=1e-4)
         assert torch.allclose(together.covariance_matrix, alone.covariance_matrix, atol=1e-3)
