@@ -7,9 +7,9 @@ A step takes every component to the moments of its share of the density p. With 
     w_k' \propto w_k E_k[r], \qquad \mu_k' = E_k[r u] / E_k[r], \qquad
     S_k' = E_k[r (u - \mu_k') (u - \mu_k')^\top] / E_k[r].
 
-This is a step of EM, which never raises the divergence KL(p | q). The expectations are sums over
-the same quasi-random points of every component, brought to mean zero and unit covariance: no chance
-enters, and a component that is right already stays as it is.
+With exact expectations this is a step of EM, which never raises the divergence KL(p | q). Here they
+are sums over the same quasi-random points of every component, brought to mean zero and unit
+covariance: no chance enters, and a component that is right already stays as it is.
 
 References:
     | Adaptive importance sampling in general mixture classes (Cappe, Douc, Guillin, Marin and
@@ -63,19 +63,19 @@ def _step(mixture: GaussianMixture, log_density: Callable[[Tensor], Tensor]) -> 
     log_ratio = log_ratio.nan_to_num(-torch.inf, -torch.inf, -torch.inf).unflatten(1, u.shape[1:3])
     mass = log_ratio.logsumexp(-1)
     weights = log_ratio.softmax(-1).nan_to_num()
-    mean = (weights.unsqueeze(-1) * u).sum(2)
-    off = u - mean.unsqueeze(2)
+    known = mass.isfinite() & (weights.square().sum(-1) * _LEAST * len(points) < 1)
+    # In the component's own coordinates, where one that is right has mean zero and unit covariance.
+    mean = torch.where(known.unsqueeze(-1), weights @ points, 0.0)
+    off = points - mean.unsqueeze(2)
     covariance = (off * weights.unsqueeze(-1)).mT @ off
-    known = weights.square().sum(-1) * _LEAST * len(points) < 1
-    known &= mass.isfinite()
+    eye = torch.eye(mixture.dim).to(points)
+    factor = cholesky_factor(torch.where(known[..., None, None], covariance, eye))
     log_weights = mixture.log_weights + mass
     lost = ~log_weights.isfinite().any(-1, keepdim=True)
-    eye = torch.eye(mixture.dim).to(mixture.means)
-    factor = cholesky_factor(torch.where(known[..., None, None], covariance, eye))
     return GaussianMixture(
         torch.where(lost, mixture.log_weights, log_weights),
-        torch.where(known.unsqueeze(-1), mean, mixture.means),
-        torch.where(known[..., None, None], factor, mixture.scale_tril),
+        mixture.means + (mixture.scale_tril @ mean.unsqueeze(-1)).squeeze(-1),
+        mixture.scale_tril @ factor,
         validate_args=False,
     )
 
