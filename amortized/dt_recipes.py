@@ -65,14 +65,16 @@ RECIPES: Mapping[str, Recipe] = {
     "dt-variance": Recipe(replace(_SUMMARY, n_components=8), _training(12_000, (1, 1)), 1000),
     # One number from a normal of unknown spread leaves a funnel, which takes many components.
     "dt-normal": Recipe(replace(_SUMMARY, n_components=12), _training(16_000, (1, 50)), 1000),
-    "dt-linear": Recipe(_SUMMARY, _training(8000, (5, 100), n_tasks=256), 500),
-    "dt-logistic": Recipe(_SIZE, _training(12_000, (5, 200), n_rows=6000), 0),
+    "dt-linear": Recipe(
+        replace(_SUMMARY, n_components=12), _training(12_000, (5, 100), n_tasks=256), 500
+    ),
+    "dt-logistic": Recipe(_SIZE, _training(8000, (5, 200), n_rows=6000), 0),
     "dt-oup": Recipe(replace(_SIZE, n_components=8), _training(8000, (25, 25)), 500),
     "dt-sir": Recipe(replace(_SIZE, n_components=8), _training(10_000, (10, 10)), 300),
-    "dt-filter": Recipe(replace(_SIZE, n_components=6), _training(12_000, (2, 2), n_tasks=192), 0),
+    "dt-filter": Recipe(replace(_SIZE, n_components=6), _training(8000, (2, 2), n_tasks=192), 0),
     "dt-quantum": Recipe(_SIZE, _training(8000, (10, 10)), 500),
     "dt-nonlinear": Recipe(replace(_SIZE, n_components=12), _training(12_000, (2, 2)), 500),
-    "dt-gp-hyper": Recipe(_SIZE, _training(10_000, (5, 20)), 300),
+    "dt-gp-hyper": Recipe(_SIZE, _training(8000, (5, 20)), 300),
 }
 
 

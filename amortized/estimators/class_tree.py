@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from amortized.estimators.table_views import EncodedViews, draw_views
 from amortized.networks.tabular_pfn import TabularPFN
 
+_MOST_GROUPS = 10  # tasks, and encodings, of one split
+
 
 class ClassTree:
     r"""Classifies into any number of classes by tasks of two classes.
@@ -17,7 +19,7 @@ class ClassTree:
     probability of c in its task, c has a probability proportional to :math:`p_c (1 - p_c)^{-1/2}`:
     the geometric mean of :math:`p_c`, what its own task says, and of its odds, what all tasks say
     together if they are independent. (A small network answers these tasks much better than one of
-    ten classes.) Beyond ``max_classes`` the classes c are put into groups g, with
+    ten classes.) More than ten classes c are put into ten groups g, with
     :math:`p(c | x) = p(g | x)\, p(c | g, x)`, and the second factor is learned from the rows of
     group g alone.
 
@@ -46,19 +48,22 @@ class ClassTree:
         weight: NDArray[np.float64] | None = None,
     ) -> None:
         self.n_classes = int(labels.max()) + 1
-        n_groups = min(self.n_classes, network.config.max_classes)
+        n_groups = min(self.n_classes, _MOST_GROUPS)
         self.groups = np.array_split(np.arange(self.n_classes), n_groups)
         group = np.repeat(np.arange(n_groups), [len(members) for members in self.groups])[labels]
+        # Of two groups the second's task says all; a single one is no question.
         asked = range(n_groups) if n_groups > 2 else range(1, n_groups)
-        # The same views for all tasks: the answer does not depend on the order of the classes.
-        n_views_each = ceil(n_views / max(1, len(asked)))
-        most = network.config.max_context
-        views = draw_views(n_views_each, group, columns, most, random_state, weight)
         self.tasks = []
-        for number in asked:
-            is_member = (group == number).astype(np.float64)
-            answers = [is_member[view.rows] for view in views]
-            self.tasks.append(EncodedViews(network, x, views, answers))
+        if asked:
+            # The same views for all tasks: the answer does not depend on the order of the classes.
+            most = network.config.max_context
+            views = draw_views(
+                ceil(n_views / len(asked)), group, columns, most, random_state, weight
+            )
+            for number in asked:
+                is_member = (group == number).astype(np.float64)
+                answers = [is_member[view.rows] for view in views]
+                self.tasks.append(EncodedViews(network, x, views, answers))
         self.children = [
             None
             if len(members) == 1
@@ -88,7 +93,8 @@ class ClassTree:
         ]
         by_group = answers[0]
         if len(answers) > 1:
-            by_group = np.stack([p[:, 1] / np.sqrt(p[:, 0]) for p in answers], 1)
+            rest, own = np.clip(answers, np.finfo(float).tiny, None).transpose(2, 1, 0)
+            by_group = own / np.sqrt(rest)
             by_group /= by_group.sum(1, keepdims=True)
         proba = np.empty((len(x), self.n_classes))
         for number, (classes, child) in enumerate(zip(self.groups, self.children, strict=True)):

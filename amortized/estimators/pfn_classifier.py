@@ -27,14 +27,13 @@ from amortized.pretrained import load
 
 
 class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
-    """Bayesian classification of a small table in a single forward pass of a pretrained network.
+    """Bayesian classification of a small table in forward passes of a pretrained network.
 
-    The answer is the posterior predictive of the prior that the network was trained on. Renaming
-    or reordering the classes permutes the probabilities and changes nothing else; the order of the
-    rows changes nothing at all.
-
-    More than two classes are asked for one by one, each against the rest, and their probabilities
-    brought together; cost and memory grow with their number.
+    For two classes the answer is the posterior predictive of the prior that the network was trained
+    on, averaged over views of the table. More are asked for one by one, each against the rest, and
+    their probabilities brought together; cost and memory grow with their number. Renaming or
+    reordering up to ten classes permutes the probabilities and changes nothing else; the order of
+    the rows changes nothing at all.
 
     Tables may be DataFrames or arrays, with numbers, bools, datetimes, categories, strings and
     missing values, the latter in any column; categories not seen in fitting count as missing.
