@@ -21,7 +21,7 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.catalogue import TASKS, named_tasks
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
-from amortized.pretrained import card_rows, card_text, load, replace_card, save
+from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
 from amortized.sampling.latent_reference import reference_log_prob
 from amortized.training import TrainingConfig, train
 from amortized.training.data import step_seed
@@ -207,7 +207,7 @@ def main() -> None:
     ).cpu()
     if options.stop_at is None or options.stop_at >= recipe.training.n_steps:
         stored = torch.load(options.runs / options.name / CHECKPOINT, weights_only=False)
-        text = card(options.name, network, tasks, stored["seconds"])
+        text = card(options.name, as_stored(network), tasks, stored["seconds"])
         print(text, save(network, options.out / options.name, text))
 
 

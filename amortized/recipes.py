@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from amortized.diagnostics import calibration_rows
 from amortized.networks import PFN, PFNConfig, TabularPFN, TabularPFNConfig, new_network
-from amortized.pretrained import card_rows, card_text, load, replace_card, save
+from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
 from amortized.priors import Prior, TaskBatch, named_prior
 from amortized.priors.catalogue import PRIORS
 from amortized.training import TrainingConfig, train
@@ -235,7 +235,7 @@ def main() -> None:
         directory = arguments.runs / name / str(number)
         network = train(named_prior(name), network, stage, directory=directory)
         seconds.append(torch.load(directory / CHECKPOINT, weights_only=False)["seconds"])
-        text = card(name, network, tuple(seconds))
+        text = card(name, as_stored(network), tuple(seconds))
         print(text, save(network, arguments.to / name, text))
 
 

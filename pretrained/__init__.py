@@ -6,6 +6,22 @@ if __name__ == "pretrained":
     )
 
 from amortized.pretrained.card import card_rows, card_text
-from amortized.pretrained.storage import available, kind_of, load, replace_card, save
+from amortized.pretrained.storage import (
+    as_stored,
+    available,
+    kind_of,
+    load,
+    replace_card,
+    save,
+)
 
-__all__ = ["available", "card_rows", "card_text", "kind_of", "load", "replace_card", "save"]
+__all__ = [
+    "as_stored",
+    "available",
+    "card_rows",
+    "card_text",
+    "kind_of",
+    "load",
+    "replace_card",
+    "save",
+]

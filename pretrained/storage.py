@@ -12,6 +12,7 @@ import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
@@ -85,6 +86,16 @@ def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
     (fresh / CARD).write_text(_with_checksum(card, weights), encoding="utf-8")
     _swap(fresh, path)
     return path
+
+
+def as_stored(network: nn.Module) -> Any:
+    """The network as `load` gives it back after `save`: what its card has to be measured on.
+
+    Args:
+        network: one of the networks of this package.
+    """
+    with TemporaryDirectory() as folder:
+        return load(save(network, Path(folder) / "network"))
 
 
 def replace_card(path: str | Path, card: str) -> Path:
