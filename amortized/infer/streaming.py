@@ -8,8 +8,10 @@ between two such predictions a network updates the mixture by what was seen, in 
 network reads at most K components and joins any more by moments, so the mixture does not grow.
 """
 
+import math
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,7 +29,7 @@ from amortized.infer.amortised import (
     network_answer,
     prior_mixture,
 )
-from amortized.infer.ladder import log_density, weigh
+from amortized.infer.ladder import log_density
 from amortized.infer.latent_prior import stacked
 from amortized.infer.problem import Data, Problem, make_problem
 from amortized.latent_priors.fitting import fit_draws
@@ -42,7 +44,8 @@ from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture
 
 _N_COMPONENTS = 12  # of a prior that adapts
-_ENOUGH = 0.9  # what weights are worth, as a share of the draws, where no draws are needed
+_SMALL = 0.01  # divergence, in nats, that needs no mending
+_N_JUDGED = 1000  # draws of each mixture that it is judged by
 
 
 def update(
@@ -59,10 +62,10 @@ def update(
 
     What is right after many updates takes each to be nearly exact, and priors much narrower than
     any network was trained on. So two mixtures `adapt` to the exact density: the network's answer,
-    and the posterior before the rows, which few rows change little. The latter is taken where its
-    weights are worth enough, otherwise the better one; where neither is good, a mixture fitted to
-    the particles of tempered SMC. For a simulator, which has no density, it is the network's answer
-    as it comes.
+    and the posterior before the rows, which few rows change little. The latter is taken where it
+    diverges little from the exact posterior, otherwise the better one; where neither is good, a
+    mixture fitted to the particles of tempered SMC. For a simulator, which has no density, it is
+    the network's answer as it comes.
 
     Args:
         model: as for `amortized.infer.infer`.
@@ -74,49 +77,69 @@ def update(
         seed: equal seeds give equal draws.
 
     Returns:
-        a posterior whose ``mixture`` is the next update's prior; ``diagnostics["efficiency"]`` is
-        what importance weights of the update are worth, as a share of the draws.
+        a posterior whose ``mixture`` is the next update's prior; ``diagnostics["divergence"]`` is
+        that of the mixture from the exact posterior of this update, in nats.
     """
     began = time.perf_counter()
     problem = make_problem(model, x, y, posterior)
     answer = network_answer(problem, network)
-    efficiency = None
+    divergence = None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if not answer.density.is_simulator:
-            mixture, efficiency = _adapted(answer)
+            mixture, divergence = _adapted(answer)
             answer = replace(answer, mixture=mixture)
         updated = in_one_pass(problem, answer, n_draws)
     updated.diagnostics["seconds"] = time.perf_counter() - began
-    if efficiency is not None:
-        updated.diagnostics["efficiency"] = efficiency.reshape(problem.batch_shape)
+    if divergence is not None:
+        updated.diagnostics["divergence"] = divergence.reshape(problem.batch_shape)
     return updated
 
 
 def _adapted(answer: Answer) -> tuple[GaussianMixture, Float[Tensor, " batch"]]:
-    """The prior or the network's answer, both adapted, and what its weights are worth."""
+    """The prior or the network's answer, both adapted, and its divergence from the posterior."""
     density = answer.density
     prior = prior_mixture(density, _N_COMPONENTS).to(torch.float64).expand((density.n_datasets,))
     prior = split(merge(prior, _N_COMPONENTS), _N_COMPONENTS)
     candidates = [adapt(mixture, log_density(density)) for mixture in (answer.mixture, prior)]
-    worth = [weigh(density, FromMixture(m), 1000, prior_share=0.0)[1] for m in candidates]
+    of_network, of_prior = _divergences(density, candidates)
     # The adapted prior keeps what has little mass now and may be the truth later.
-    is_prior = worth[1] >= worth[0].clamp(max=_ENOUGH)
+    is_prior = of_prior <= of_network.clamp(min=_SMALL)
     chosen = [candidates[number][i] for i, number in enumerate(is_prior.long().tolist())]
-    efficiency = torch.where(is_prior, worth[1], worth[0])
-    for i in (efficiency < _ENOUGH).nonzero()[:, 0]:
+    divergence = torch.where(is_prior, of_prior, of_network)
+    for i in (divergence > _SMALL).nonzero()[:, 0]:
         one = density.take(i.reshape(1))
         fitted = _fitted(one, chosen[i].expand((1,)))
-        value = weigh(one, FromMixture(fitted), 1000, prior_share=0.0)[1]
-        if value > efficiency[i]:
-            chosen[i], efficiency[i] = fitted[0], value
-    return stacked(chosen), efficiency
+        before, after = _divergences(one, [chosen[i].expand((1,)), fitted])
+        if after < before:
+            chosen[i], divergence[i] = fitted[0], after
+    return stacked(chosen), divergence
+
+
+def _divergences(
+    density: ProgramDensity, candidates: Sequence[GaussianMixture]
+) -> Float[Tensor, "candidates batch"]:
+    r"""The divergence :math:`KL(p | q)` of each mixture q from the posterior p, in nats.
+
+    Estimated from draws of all of them, so that a mixture is told of the mass that only another one
+    has found.
+    """
+    starts = [FromMixture(mixture) for mixture in candidates]
+    with torch.no_grad():
+        u = torch.cat([start.sample(_N_JUDGED) for start in starts], 1)
+        log_p = log_density(density)(u).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+        log_q = torch.stack([start.log_prob(u) for start in starts])
+    log_ratio = log_p - log_q.logsumexp(0) + math.log(len(starts))
+    log_evidence = log_ratio.logsumexp(-1) - math.log(u.shape[1])
+    weights = log_ratio.softmax(-1)
+    surprise = torch.where(weights > 0, weights * (log_p - log_q), 0.0).sum(-1)
+    return (surprise - log_evidence).nan_to_num(torch.inf)
 
 
 def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:
     """A mixture fitted to particles of one dataset, adapted."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what comes of it is weighed
+        warnings.simplefilter("ignore")  # what comes of it is judged
         draws = smc(density, 2000, start=FromMixture(start))
     mixture = fit_draws(draws.u[0], _N_COMPONENTS)
     return adapt(mixture.expand((1,)), log_density(density))
