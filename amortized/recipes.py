@@ -201,8 +201,7 @@ def measured(name: str, network: PFN | TabularPFN) -> dict[str, str]:
         "Held-out log-likelihood": f"{mean:.4f} +- {error:.4f} nats per query point, "
         f"{sum(len(b.y_query) for b in batches):,} tasks of the last schedule's sizes",
     }
-    # Classes have no distribution function to be calibrated by.
-    return score | (calibration_rows(network) if isinstance(network, PFN) else {})
+    return score | calibration_rows(network)
 
 
 def renewed_card(name: str, folder: Path) -> str:

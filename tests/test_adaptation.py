@@ -90,7 +90,7 @@ def test_fifty_single_updates_stay_with_the_posterior_of_all_rows():
 
 
 def test_a_part_of_the_prior_that_only_the_network_sees_is_kept():
-    """A wide component whose share of one row's posterior is a needle: the points of none hit it."""
+    """A wide component whose share of one row's posterior is a needle, which its points miss."""
     prior = GaussianMixture(
         torch.tensor([0.5, 0.5]),
         torch.tensor([[-1.3, -5.4], [-0.1, -0.8]]),

@@ -73,16 +73,17 @@ def test_score_of_a_card_is_reproduced(name):
     assert again == pytest.approx(mean, abs=3 * (error**2 + noise**2) ** 0.5)
 
 
-# Tables are calibrated by their benchmark: there is no exact answer to hold a network against.
-@pytest.mark.parametrize("name", [name for name in available() if "tabular" not in name])
+@pytest.mark.parametrize("name", available())
 def test_calibration_of_a_card_is_reproduced(name):
-    stated, again = card_rows(SHIPPED / name), calibration_rows(load(name))
+    network, stated = load(name), card_rows(SHIPPED / name)
+    # Of the tables the smallest, which take seconds; the others take minutes.
+    again = calibration_rows(network, n_context=[33] if "tabular" in name else None)
     assert again.keys() <= stated.keys(), "Run the recipe of this network with --card."
     for key, text in again.items():
         if key.startswith("Calibration: "):
             # The datasets are the same: machines differ in the rounding alone.
             assert float(stated[key]) == pytest.approx(float(text), rel=0.05, abs=1e-3), key
-        else:
+        elif key != "Mind" or "tabular" not in name:
             assert worded(stated[key]) == worded(text), key
 
 

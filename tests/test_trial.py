@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.distributions import Categorical
 
 from amortized.diagnostics import (
     PosteriorTrial,
@@ -11,12 +12,14 @@ from amortized.diagnostics import (
     importance_efficiency,
     latent_trial,
     log_score,
+    pit,
     sbc,
 )
 from amortized.latent_priors.catalogue import named_tasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.normal_mean import NormalMeanPrior
+from amortized.priors.prior import Prior, split
 
 ALARM = 0.05
 PRIOR = LinearRegressionPrior(1)
@@ -76,3 +79,25 @@ def test_datasets_that_overflowed_are_left_out(monkeypatch):
     trial = latent_trial(network, tasks, exact_density=True, **size)
     assert trial.draws["mean"].shape == trial.log_density_draws.shape == (7, 4)
     assert len(trial.log_prob_truth) == len(trial.x) == 4
+
+
+class Coins(Prior):
+    """Three classes, whose probabilities are the inputs."""
+
+    def _sample(self, n_tasks, n_context, n_query):
+        x = torch.rand(n_tasks, n_context + n_query, 3)
+        x = x / x.sum(-1, keepdim=True)
+        y = torch.multinomial(x.flatten(0, 1), 1).reshape(x.shape[:2]).float()
+        return split(x, y, n_context)
+
+
+@pytest.mark.parametrize("power", [0.6, 1.0, 1.7], ids=["careful", "exact", "confident"])
+def test_predictives_of_classes_are_calibrated_or_not(power):
+    def coins(batch):
+        return Categorical(logits=power * batch.x_query.log())
+
+    trial = PredictiveTrial.run(
+        Coins(), coins, n_datasets=10_000, n_context=2, n_query=3, progress=False
+    )
+    assert trial.cdf.min() >= 0 and trial.cdf.max() <= 1
+    assert (pit(trial).p_value < ALARM) == (power != 1.0)

@@ -1,9 +1,11 @@
 r"""The probability integral transform: where the held-out answer falls in its predictive.
 
-:math:`u = F(y^* \mid x^*, D)` is uniform over datasets if F is the exact predictive.
+:math:`u = F(y^* \mid x^*, D)` is uniform over datasets if F is the exact predictive; of classes,
+whose F has steps, u is drawn uniformly from the step at the answer.
 
 References:
-    Gneiting, Balabdaoui and Raftery, Probabilistic forecasts, calibration and sharpness (2007).
+    | Gneiting, Balabdaoui and Raftery, Probabilistic forecasts, calibration and sharpness (2007).
+    | Czado, Gneiting and Held, Predictive model assessment for count data (2009).
 """
 
 import numpy as np
@@ -13,7 +15,7 @@ from amortized.diagnostics.uniformity import Uniformity
 
 
 def pit(trial: PredictiveTrial) -> Uniformity:
-    """Tests whether predictives of a continuous answer are calibrated.
+    """Tests whether predictives are calibrated.
 
     Answers of one dataset depend on each other, so each dataset gives one value: of its queries
     in turn. More datasets give more power, more queries do not.
@@ -28,8 +30,8 @@ def pit(trial: PredictiveTrial) -> Uniformity:
     """
     if trial.cdf is None:
         raise ValueError(
-            "Expected predictives with a distribution function; these have none. For classes use "
-            "log_score."
+            "Expected predictives with a distribution function, or of classes; these have none. "
+            "Use log_score."
         )
     n, m = trial.y.shape
     row = np.arange(n)

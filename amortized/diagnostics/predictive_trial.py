@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution
 from tqdm import tqdm
 
 from amortized.diagnostics.trial import batch_seed, method_name
@@ -27,7 +28,8 @@ class PredictiveTrial:
     Attributes:
         y: the answers, ``(n_datasets, n_query)``.
         log_prob: log density or probability of them, ``(n_datasets, n_query)``.
-        cdf: distribution function at them; None where the predictive has none.
+        cdf: distribution function at them, for classes at a random point of its step; None where
+            the predictive has none.
         method: its name.
         seconds: that the method took in all.
 
@@ -93,7 +95,8 @@ class PredictiveTrial:
             size = min(batch_size, n_datasets - start)
             batch = prior.sample(size, n_context, n_query, seed=batch_seed(seed, start))
             began = time.perf_counter()
-            parts.append(_scored(predictive(prior, method, batch, seed + start, options), batch))
+            answer = predictive(prior, method, batch, seed + start, options)
+            parts.append(_scored(answer, batch, seed + start))
             seconds += time.perf_counter() - began
             bar.update(size)
         bar.close()
@@ -145,15 +148,30 @@ def predictive(
     return answer
 
 
-def _scored(answer: Distribution, batch: TaskBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+def _scored(
+    answer: Distribution, batch: TaskBatch, seed: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Answers, their log probabilities and distribution function, as float64."""
     if batch.query_mask is not None:
         raise ValueError("Expected queries without a mask; draw the same number for each dataset.")
     y = batch.y_query
+    cdf: Tensor | None
     with torch.no_grad():
         log_prob = answer.log_prob(y).double().cpu()
-        try:
-            cdf: Tensor | None = answer.cdf(y).double().cpu()
-        except NotImplementedError:
-            cdf = None
+        if isinstance(answer, Categorical):
+            cdf = _level_of_class(answer.probs.double().cpu(), y.long().cpu(), seed)
+        else:
+            try:
+                cdf = answer.cdf(y).double().cpu()
+            except NotImplementedError:
+                cdf = None
     return y.double().cpu(), log_prob, cdf
+
+
+def _level_of_class(
+    probs: Float[Tensor, "datasets query classes"], y: Int[Tensor, "datasets query"], seed: int
+) -> Float[Tensor, "datasets query"]:
+    """A uniform point of the step that the distribution function makes at the answer."""
+    chance = torch.rand(y.shape, generator=torch.Generator().manual_seed(seed), dtype=probs.dtype)
+    step, top = (p.gather(-1, y.unsqueeze(-1)).squeeze(-1) for p in (probs, probs.cumsum(-1)))
+    return top - chance * step

@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from amortized.diagnostics.uniformity import Uniformity
 from amortized.infer import infer
 from amortized.latent_priors.catalogue import TASKS, named_tasks
 from amortized.latent_priors.tasks import LatentTasks
-from amortized.networks import PFN, DistributionTransformer
+from amortized.networks import PFN, DistributionTransformer, TabularPFN
 from amortized.plotting import compare_methods, predictive_band
 from amortized.predictive import OneOfBatch
 from amortized.priors.catalogue import PRIORS, named_prior
@@ -45,7 +46,7 @@ def report(
     """Puts a pretrained network on trial over the prior that it was trained on.
 
     Args:
-        network: a `PFN` or a `DistributionTransformer` whose config names its prior.
+        network: a `PFN`, `TabularPFN` or `DistributionTransformer` whose config names its prior.
         n_context: sizes of datasets, in rows; None takes small, middle and large ones of those
             that it was trained on.
         n_datasets: fresh datasets of each size.
@@ -57,10 +58,10 @@ def report(
         Network gp-1d over its prior
     """
     name = getattr(getattr(network, "config", None), "prior", None)
-    if name is None or not isinstance(network, PFN | DistributionTransformer):
+    if name is None or not isinstance(network, PFN | TabularPFN | DistributionTransformer):
         raise ValueError(
-            "Expected a PFN or DistributionTransformer whose config names its prior; got "
-            f"{type(network).__name__}. For other priors run the diagnostics themselves."
+            "Expected a PFN, TabularPFN or DistributionTransformer whose config names its prior; "
+            f"got {type(network).__name__}. For other priors run the diagnostics themselves."
         )
     began = time.perf_counter()
     about = {
@@ -68,7 +69,7 @@ def report(
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "datasets of each size": n_datasets,
     }
-    if isinstance(network, PFN):
+    if isinstance(network, PFN | TabularPFN):
         result = _judge_pfn(network, name, n_context, n_datasets, seed)
     else:
         result = _judge_dt(network, name, n_context, n_datasets, seed)
@@ -80,11 +81,14 @@ def report(
     return Report(f"Network {name} over its prior", sections, result.warnings, result.figures)
 
 
-def calibration_rows(network: nn.Module, *, n_datasets: int | None = None) -> dict[str, str]:
+def calibration_rows(
+    network: nn.Module, *, n_context: Sequence[int] | None = None, n_datasets: int | None = None
+) -> dict[str, str]:
     """What a network's card says of its calibration: numbers and warnings of its `report`.
 
     Args:
         network: as for `report`.
+        n_context: as for `report`.
         n_datasets: fresh datasets of each size; None takes 1,000 of a Distribution Transformer,
             which answers them in a second, and 300 otherwise.
 
@@ -95,22 +99,36 @@ def calibration_rows(network: nn.Module, *, n_datasets: int | None = None) -> di
     """
     if n_datasets is None:
         n_datasets = 1000 if isinstance(network, DistributionTransformer) else 300
-    page = report(network, n_datasets=n_datasets)
+    page = report(network, n_context=n_context, n_datasets=n_datasets)
     rows = {"Calibration": f"by `amortized.diagnostics.report`, {n_datasets} datasets of each size"}
     rows |= {f"Calibration: {what}": text for what, text in page.texts("Calibration").items()}
     return rows | {"Mind": " ".join(page.warnings) or "no check speaks against it"}
 
 
 def _judge_pfn(
-    network: PFN, name: str, sizes: Sequence[int] | None, n_datasets: int, seed: int
+    network: PFN | TabularPFN,
+    name: str,
+    sizes: Sequence[int] | None,
+    n_datasets: int,
+    seed: int,
 ) -> Report:
     prior, warnings, figures = named_prior(name), list[str](), {}
     calibration, scores = {}, {}
-    most = network.config.max_context
-    for n_context in sizes or sorted({max(2, most // 10), max(2, most // 3), max(2, most - 1)}):
+    most, of_cells = network.config.max_context, isinstance(network, TabularPFN)
+    # Cells cost more than rows: fewer rows, and fewer datasets at once.
+    shares = (30, 8, 2) if of_cells else (10, 3, 1)
+    sizes = sizes or sorted({max(2, min(most // share, most - 1)) for share in shares})
+    for n_context in sizes:
         trial = PredictiveTrial.run(
-            prior, network, n_datasets=n_datasets, n_context=n_context, seed=seed, progress=False
+            prior,
+            network,
+            n_datasets=n_datasets,
+            n_context=n_context,
+            batch_size=16 if of_cells else 256,
+            seed=seed,
+            progress=False,
         )
+        trial = _of_known_classes(trial)
         test = pit(trial)
         calibration[f"PIT with {n_context} rows, p-value"] = test.p_value
         score = log_score(trial)
@@ -119,7 +137,13 @@ def _judge_pfn(
             test.plot().figure
         )
         warnings += _alarms([test], n_context)
-    order = order_sensitivity(prior, network, n_datasets=50, n_context=most // 2, progress=False)
+    order = order_sensitivity(
+        prior,
+        network,
+        n_datasets=16 if of_cells else 50,
+        n_context=sizes[0] if of_cells else most // 2,
+        progress=False,
+    )
     calibration["order of rows, change in nats"] = order.mean
     figures["Log score by number of rows."] = compare_methods(
         scores, "log score (nats per answer)"
@@ -129,6 +153,13 @@ def _judge_pfn(
     return Report(
         "", {"Prior": about, "Calibration": calibration, "Score": text}, warnings, figures
     )
+
+
+def _of_known_classes(trial: PredictiveTrial) -> PredictiveTrial:
+    """The datasets whose context shows the class that is asked for; no network knows of others."""
+    known = trial.log_prob.isfinite().all(-1)
+    cdf = None if trial.cdf is None else trial.cdf[known]
+    return replace(trial, y=trial.y[known], log_prob=trial.log_prob[known], cdf=cdf)
 
 
 def _judge_dt(

@@ -21,8 +21,8 @@ from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 # Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
 # summation, and so one answer for a row, however the query was split.
 QUERY_CHUNK = 128
-# Views by default: as many as have this many cells together, within bounds. Small tables cost little
-# and gain most from an average.
+# Views by default: as many as have this many cells together, within bounds. Small tables cost
+# little and gain most from an average.
 _CELLS, _FEWEST_VIEWS, _MOST_VIEWS = 40_000, 2, 8
 
 
