@@ -100,7 +100,7 @@ def around(density: ProgramDensity, truth: dict[str, Tensor], share: float) -> P
 
 
 def mixtures(priors: Priors, n_tasks: int) -> GaussianMixture:
-    """The priors in unconstrained space, one mixture of five components a task."""
+    """The priors in unconstrained space: a mixture a task, of five components for each latent."""
     each = [as_mixture(take(priors, i)) for i in range(n_tasks)]
     return stacked(each, 0).to(torch.float64)
 

@@ -101,7 +101,7 @@ def as_mixture(
         latent_prior: a `GaussianMixture`; a distribution; a dictionary of distributions by name;
             or draws of u, ``(n, dim)``.
         layout: names of the latents in the order of u, for a dictionary.
-        n_components: most components of the result.
+        n_components: of the fit to each latent, or to the draws. The product over latents has more.
 
     Raises:
         ValueError: if it is none of these, or names other latents.
@@ -112,17 +112,15 @@ def as_mixture(
             raise ValueError(
                 f"Expected latent_prior to name {sorted(names)}; got {sorted(latent_prior)}."
             )
-        fitted = product([fit_mixture(latent_prior[name], n_components) for name in names])
-    elif isinstance(latent_prior, Distribution):
-        fitted = fit_mixture(latent_prior, n_components)
-    elif isinstance(latent_prior, Tensor) and latent_prior.ndim == 2:
-        fitted = fit_draws(latent_prior, n_components)
-    else:
-        raise ValueError(
-            "Expected latent_prior to be a GaussianMixture, a distribution, distributions by name, "
-            f"or draws of u of shape (n, dim); got {type(latent_prior).__name__}."
-        )
-    return merge(fitted, n_components)
+        return product([fit_mixture(latent_prior[name], n_components) for name in names])
+    if isinstance(latent_prior, Distribution):
+        return fit_mixture(latent_prior, n_components)
+    if isinstance(latent_prior, Tensor) and latent_prior.ndim == 2:
+        return fit_draws(latent_prior, n_components)
+    raise ValueError(
+        "Expected latent_prior to be a GaussianMixture, a distribution, distributions by name, "
+        f"or draws of u of shape (n, dim); got {type(latent_prior).__name__}."
+    )
 
 
 def fit_draws(
