@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from amortized.priors.generalised_linear import GeneralisedLinearPrior
 from amortized.priors.likelihood_sketch import LikelihoodSketch, sketch_of_quadratic
-from amortized.priors.program import ProgramPrior
 
 
-class LinearModelPrior(ProgramPrior):
+class LinearModelPrior(GeneralisedLinearPrior):
     """``w_j ~ N(0, 1)``, ``noise ~ LogNormal(log_noise, 1)`` and ``y ~ N(x w, noise^2)``.
 
     The latents are "coefficients", the intercept last, and "noise"; u is the coefficients and the
@@ -46,18 +46,8 @@ class LinearModelPrior(ProgramPrior):
         log_noise: float = 0.0,
         vary_features: bool = False,
     ) -> None:
-        if n_features + intercept < 1:
-            raise ValueError("Expected a feature or an intercept; got neither.")
-        super().__init__(inputs=n_features)
-        self.n_features, self.intercept, self.log_noise = n_features, intercept, log_noise
-        self.vary_features = vary_features
-
-    def _inputs(self, n_tasks: int, n_rows: int) -> Tensor:
-        x = super()._inputs(n_tasks, n_rows)
-        if not (self.vary_features and self.n_features):
-            return x
-        used = torch.randint(1, self.n_features + 1, (n_tasks, 1, 1))
-        return x * (torch.arange(self.n_features) < used)
+        super().__init__(n_features, intercept=intercept, vary_features=vary_features)
+        self.log_noise = log_noise
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one dataset."""
@@ -66,12 +56,6 @@ class LinearModelPrior(ProgramPrior):
         coefficients = pyro.sample("coefficients", dist.Normal(zeros, 1.0).to_event(1))
         noise = pyro.sample("noise", dist.LogNormal(self.log_noise + x.new_zeros(()), 1.0))
         return pyro.sample("y", dist.Normal(design @ coefficients, noise).to_event(1), obs=y)
-
-    def design(self, x: Float[Tensor, "*batch rows features"]) -> Tensor:
-        """The inputs, with a column of ones where there is an intercept."""
-        if not self.intercept:
-            return x
-        return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
 
     def sketch(
         self,

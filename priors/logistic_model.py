@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from amortized.priors.generalised_linear import GeneralisedLinearPrior
 from amortized.priors.likelihood_sketch import LikelihoodSketch, sketch_of_quadratic
-from amortized.priors.program import ProgramPrior
 
 _RIDGE, _N_NEWTON = 0.25, 6  # the precision of N(0, 2^2): estimates stay finite when separable
 
 
-class LogisticModelPrior(ProgramPrior):
+class LogisticModelPrior(GeneralisedLinearPrior):
     """``w_j ~ N(0, 1)`` and ``y ~ Bernoulli(sigmoid(x w))``; the intercept, if any, is last.
 
     Args:
@@ -33,18 +33,7 @@ class LogisticModelPrior(ProgramPrior):
     def __init__(
         self, n_features: int, *, intercept: bool = False, vary_features: bool = False
     ) -> None:
-        if n_features + intercept < 1:
-            raise ValueError("Expected a feature or an intercept; got neither.")
-        super().__init__(inputs=n_features)
-        self.n_features, self.intercept = n_features, intercept
-        self.vary_features = vary_features
-
-    def _inputs(self, n_tasks: int, n_rows: int) -> Tensor:
-        x = super()._inputs(n_tasks, n_rows)
-        if not (self.vary_features and self.n_features):
-            return x
-        used = torch.randint(1, self.n_features + 1, (n_tasks, 1, 1))
-        return x * (torch.arange(self.n_features) < used)
+        super().__init__(n_features, intercept=intercept, vary_features=vary_features)
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one dataset."""
@@ -52,12 +41,6 @@ class LogisticModelPrior(ProgramPrior):
         zeros = x.new_zeros(design.shape[-1])
         coefficients = pyro.sample("coefficients", dist.Normal(zeros, 1.0).to_event(1))
         return pyro.sample("y", dist.Bernoulli(logits=design @ coefficients).to_event(1), obs=y)
-
-    def design(self, x: Float[Tensor, "*batch rows features"]) -> Tensor:
-        """The inputs, with a column of ones where there is an intercept."""
-        if not self.intercept:
-            return x
-        return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
 
     def sketch(
         self,
