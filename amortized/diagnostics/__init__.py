@@ -12,8 +12,9 @@ from amortized.diagnostics.page import Report
 from amortized.diagnostics.pit import pit
 from amortized.diagnostics.posterior_report import report_posterior
 from amortized.diagnostics.predictive_check import predictive_check
+from amortized.diagnostics.predictive_report import report_pfn
 from amortized.diagnostics.predictive_trial import PredictiveTrial
-from amortized.diagnostics.report import calibration_rows, report, report_pfn
+from amortized.diagnostics.report import calibration_rows, report
 from amortized.diagnostics.sbc import sbc
 from amortized.diagnostics.tarp import tarp
 from amortized.diagnostics.trial import PosteriorTrial

@@ -2,13 +2,18 @@
 
 import base64
 import html
+import inspect
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+
+ALARM = 0.01
+"""Level of a test below which a report warns."""
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #14213d; max-width: 60rem; margin: 2rem auto;
@@ -107,3 +112,8 @@ def _figure(caption: str, figure: Figure) -> str:
     image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
     width = ' style="width: 100%"' if figure.get_figwidth() > 7 else ""
     return f"<figure{width}>{image}<figcaption>{text}</figcaption></figure>"
+
+
+def in_words(make: Callable[[], Any]) -> str:
+    """What the catalogue says of a prior, without the marks of formulas."""
+    return (inspect.getdoc(make) or "").split("\n\n")[0].replace("\n", " ")

@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.diagnostics.page import Report
+from amortized.diagnostics.page import ALARM, Report
 from amortized.diagnostics.predictive_check import STATISTICS
-from amortized.diagnostics.report import ALARM
 from amortized.diagnostics.sbc import sbc
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.infer import LatentPrior, infer

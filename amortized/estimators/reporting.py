@@ -7,7 +7,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from amortized.diagnostics.page import Report
 from amortized.diagnostics.posterior_report import report_posterior
-from amortized.diagnostics.report import report_pfn
+from amortized.diagnostics.predictive_report import report_pfn
 from amortized.networks import PFN
 
 
