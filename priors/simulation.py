@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from amortized.priors.sites import Unconstrain, _Site, bijection, lay_out, trace_program
+from amortized.priors.bijection import bijection_to
+from amortized.priors.sites import Unconstrain, _Site, lay_out, trace_program
 from amortized.priors.vectorised import (
     FunctionalSamplers,
     Program,
@@ -36,7 +37,7 @@ class _AtLatents(_Site):
             return
         if self._is_latent(message):
             where, shape = self.layout[message["name"]]
-            value = bijection(message["fn"])(self.u[where].reshape(shape))
+            value = bijection_to(message["fn"].support)(self.u[where].reshape(shape))
             self.values[message["name"]] = value
             message["value"] = value
         elif message["value"] is None:

@@ -13,9 +13,8 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
-from torch.distributions.constraints import MixtureSameFamilyConstraint
 
+from amortized.priors.bijection import bijection_to
 from amortized.priors.vectorised import Program, draw, is_subsample, quiet_program
 
 Layout = dict[str, tuple[slice, torch.Size]]
@@ -47,7 +46,7 @@ class Place(_Site):
         if self._is_latent(message):
             where, shape = self.layout[message["name"]]
             unconstrained = self.u[where].reshape(shape)
-            transform = bijection(message["fn"])
+            transform = bijection_to(message["fn"].support)
             value = message["value"] = transform(unconstrained)
             self.values[message["name"]] = value
             jacobian = transform.log_abs_det_jacobian(unconstrained, value).sum()
@@ -117,7 +116,7 @@ class Unconstrain(_Site):
             return
         name, fn = message["name"], message["fn"]
         value = message["value"] = draw(fn) if self.given is None else self.given[name]
-        self.values[name] = bijection(fn).inv(value).reshape(-1)
+        self.values[name] = bijection_to(fn.support).inv(value).reshape(-1)
 
     def vector(self) -> Tensor:
         """The values end to end, in the order of the layout."""
@@ -168,7 +167,7 @@ def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = Fal
                 "Sum it out in the program (a mixture is dist.MixtureSameFamily)."
             )
         try:
-            shape = bijection(site["fn"]).inv(site["value"]).shape
+            shape = bijection_to(site["fn"].support).inv(site["value"]).shape
         except NotImplementedError as reason:
             raise ValueError(
                 f"Expected latents whose support has a bijection to the real line; got '{name}' "
@@ -182,14 +181,6 @@ def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = Fal
             f"Expected a program with {beside if without else 'at least one latent'}; got none."
         )
     return layout
-
-
-def bijection(fn: Any) -> Any:
-    """The map from the real line, or several of them, to the support of a distribution."""
-    support = fn.support
-    if isinstance(support, MixtureSameFamilyConstraint):  # torch registers none of its own
-        support = support.base_constraint
-    return biject_to(support)
 
 
 def base_support(fn: Any) -> Any:

@@ -12,7 +12,6 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
     Uniform,
-    biject_to,
 )
 
 from amortized.gaussian_mixture import GaussianMixture
@@ -26,6 +25,7 @@ from amortized.latent_priors import (
     product,
     split,
 )
+from amortized.priors.bijection import bijection_to
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.program import ProgramPrior
 
@@ -81,7 +81,7 @@ def test_families_become_close_mixtures_without_chance(family):
     torch.manual_seed(2)
     again = fit_mixture(type(family)(*(getattr(family, n) for n in family.arg_constraints)))
     assert torch.equal(fitted.means, again.means)
-    bijection = biject_to(family.support)
+    bijection = bijection_to(family.support)
     u = bijection.inv(family.sample((20_000,)).double())
     exact = family.log_prob(bijection(u)) + bijection.log_abs_det_jacobian(u, bijection(u))
     kl = (exact - fitted.to(torch.float64).log_prob(u.unsqueeze(-1))).mean()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from amortized.priors.bijection import bijection_to
 from amortized.priors.density import ProgramDensity
 from amortized.priors.program import ProgramPrior
 from amortized.priors.vectorised import draw, run_programs
@@ -149,7 +150,7 @@ def test_density_is_that_of_pyro_with_the_jacobian(program):
             trace = pyro.poutine.trace(conditioned).get_trace(density.x[i], density.y[i])
             expected = trace.log_prob_sum()
             for name, (where, shape) in density.layout.items():
-                transform = torch.distributions.biject_to(trace.nodes[name]["fn"].support)
+                transform = bijection_to(trace.nodes[name]["fn"].support)
                 piece = u[i, j, where].reshape(shape)
                 expected = expected + transform.log_abs_det_jacobian(piece, given[name]).sum()
             torch.testing.assert_close(density.log_density(u)[i, j], expected)

@@ -1,9 +1,9 @@
 r"""Any prior as a Gaussian mixture over the whole real line, found once and by no chance.
 
 A distribution with a bounded support is taken through the bijection of its support: Gamma, inverse
-gamma and log-normal through the logarithm, Beta and Uniform through the logit. In one dimension the
-density of u is laid on a grid and fitted by weighted EM, which starts from quantile blocks and so
-always ends alike; normals in u are returned as they are. Draws, and distributions in several
+gamma and log-normal through the logarithm, Beta and Uniform through the probit. In one dimension
+the density of u is laid on a grid and fitted by weighted EM, which starts from quantile blocks and
+so always ends alike; normals in u are returned as they are. Draws, and distributions in several
 dimensions, are fitted by EM on (seeded) draws.
 """
 
@@ -21,11 +21,12 @@ from torch.distributions import (
     LogNormal,
     MultivariateNormal,
     Normal,
-    biject_to,
+    Uniform,
 )
 
 from amortized.gaussian_mixture import GaussianMixture, cholesky_factor
 from amortized.latent_priors.reduction import merge
+from amortized.priors.bijection import bijection_to
 
 _N_GRID = 2001
 _N_DRAWS = 20_000
@@ -58,7 +59,7 @@ def fit_mixture(distribution: Distribution, n_components: int = 5) -> GaussianMi
         n = distribution.batch_shape.numel()
         return product([fit_mixture(_element(distribution, i), n_components) for i in range(n)])
     try:
-        bijection = biject_to(distribution.support)
+        bijection = bijection_to(distribution.support)
     except NotImplementedError as reason:
         raise ValueError(
             f"Expected a latent prior with a continuous support; got {distribution}."
@@ -191,6 +192,9 @@ def _normal_in_u(distribution: Distribution) -> GaussianMixture | None:
         return GaussianMixture(
             mean.new_zeros(1), mean, torch.as_tensor(distribution.scale).reshape(1, 1, 1)
         )
+    if isinstance(distribution, Uniform):
+        zero = torch.as_tensor(distribution.low).new_zeros(1, 1)
+        return GaussianMixture(zero[0], zero, zero.unsqueeze(0) + 1.0)
     return None
 
 
@@ -244,7 +248,7 @@ def _fit_density(
 def _cached_fit(keyed: _Keyed, n_components: int) -> GaussianMixture:
     """EM on a grid of u with the density as weights."""
     distribution = keyed.distribution
-    bijection = biject_to(distribution.support)
+    bijection = bijection_to(distribution.support)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         u = bijection.inv(distribution.sample((4096,)).double().flatten())

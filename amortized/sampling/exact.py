@@ -33,10 +33,10 @@ from torch.distributions import (
     Independent,
     MixtureSameFamily,
     MultivariateNormal,
-    biject_to,
     constraints,
 )
 
+from amortized.priors.bijection import bijection_to
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.normal_gamma import normal_gamma
 from amortized.sampling.quadratic import quadratic_terms
@@ -282,7 +282,7 @@ _FAMILIES = (
 def _exponential_family(density: ProgramDensity, family: _Family) -> ExactPosterior | None:
     ((name, support),) = density.supports.items()
     shape = density.layout[name][1]
-    transform = biject_to(support)
+    transform = bijection_to(support)
     n_unknown = len(family.statistics) * (density.dim + 1) + 1
     generator = torch.Generator().manual_seed(0)
     points = (

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, biject_to
+from torch.distributions import Distribution
+
+from amortized.priors.bijection import bijection_to
 
 
 class ParameterSpace:
@@ -40,7 +42,7 @@ class ParameterSpace:
                     f"{len(law.batch_shape)})."
                 )
         self.prior = dict(prior)
-        self._bijections = {name: biject_to(law.support) for name, law in self.prior.items()}
+        self._bijections = {name: bijection_to(law.support) for name, law in self.prior.items()}
         with torch.random.fork_rng(devices=[]):  # their values do not matter: places inside
             self._example = {name: law.sample() for name, law in self.prior.items()}
         self._shapes = {
@@ -87,7 +89,7 @@ class ParameterSpace:
 def is_inside(law: Distribution, value: Tensor) -> Tensor:
     """Where a value is finite and in a law's support."""
     support = law.support
-    assert support is not None  # biject_to has refused laws without one
+    assert support is not None  # bijection_to has refused laws without one
     finite = value.isfinite()
     within = support.check(value)
     return within & finite.reshape(*within.shape, -1).all(-1)
