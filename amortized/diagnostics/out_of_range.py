@@ -1,12 +1,12 @@
 r"""Is a dataset like those that a network was trained on? Outside of them nobody promises anything.
 
-Features of the dataset (moments and shape of answers and inputs, how jumpy the answers are, and how
-surprised the network is by rows it has not been shown) are compared with the same features of
-datasets drawn from the training prior with as many rows and columns. With :math:`z_j` the distance
-of feature j from its median, in units of that of its 2% quantile on that side, the score is
-:math:`(\sum_j z_j^4)^{1/4}`, little more than the largest of them, and its p-value is its rank
-among the scores of further prior datasets: a false alarm has exactly the probability of the level,
-up to the number of these datasets.
+Features of the dataset (moments and shape of answers and inputs, how jumpy the answers are, how
+surprised the network is by rows it has not been shown, and how heavy the tails of its errors are)
+are compared with the same features of datasets drawn from the training prior with as many rows and
+columns. With :math:`z_j` the distance of feature j from its median, in units of that of its 5%
+quantile on that side, the score is :math:`(\sum_j |z_j|^3)^{1/3}`, little more than the largest of
+them, and its p-value is its rank among the scores of further prior datasets: a false alarm has
+exactly the probability of the level, up to the number of these datasets.
 
 References:
     Schmitt et al., Detecting model misspecification in amortized Bayesian inference with neural
@@ -28,6 +28,7 @@ from amortized.priors.prior import Prior
 
 _N_FOLDS = 4
 _BATCH = 100
+_QUARTILES = torch.tensor([0.25, 0.5, 0.75]).reshape(3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class RangeVerdict:
     Attributes:
         p_values: probability that a dataset of the prior is as unusual, ``(n_datasets,)``.
         distances: signed distance of each feature, ``{feature: (n_datasets,)}``; beyond 1 are
-            2% of the prior's datasets on each side.
+            5% of the prior's datasets on each side.
     """
 
     p_values: Float[np.ndarray, " n"]
@@ -103,7 +104,7 @@ class TrainingRange:
         measured, ranked = values[: n_datasets // 2], values[n_datasets // 2 :]
         # Far quantiles: in units of the middle of a heavy-tailed feature, its tail would be all
         # that the score sees.
-        low, self._median, high = np.quantile(measured, [0.02, 0.5, 0.98], axis=0)
+        low, self._median, high = np.quantile(measured, [0.05, 0.5, 0.95], axis=0)
         self._below = np.maximum(self._median - low, 1e-9)
         self._above = np.maximum(high - self._median, 1e-9)
         self._scores = np.sort(self._score(ranked))
@@ -131,7 +132,7 @@ class TrainingRange:
         return deviation / np.where(deviation < 0, self._below, self._above)
 
     def _score(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(np.linalg.norm(self._distances(values), ord=4, axis=-1))
+        return np.asarray(np.linalg.norm(self._distances(values), ord=3, axis=-1))
 
     def _features(self, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:
         if self.standardised:
@@ -229,15 +230,23 @@ def _cleft(x: Tensor) -> Tensor:
 
 def _surprise(network: PFN, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """How far held-out answers are from what the network expects of them, fold by fold."""
-    excess, extreme = [], []
+    excess, extreme, residuals = [], [], []
     for fold in range(_N_FOLDS):
         held_out = torch.arange(x.shape[1]) % _N_FOLDS == fold
         with torch.no_grad():
             predictive = network(x[:, ~held_out], y[:, ~held_out], x[:, held_out])
             excess.append(-predictive.log_prob(y[:, held_out]) - predictive.entropy())
             u = predictive.cdf(y[:, held_out])
+            # Not standard deviations: those of a network grow with the outliers it has seen.
+            low, middle, high = predictive.icdf(_QUARTILES.to(y)).to(y)
         extreme.append(torch.minimum(u, 1 - u))
+        residuals.append((y[:, held_out] - middle) / (high - low))
+    residual = torch.cat(residuals, 1)
+    size, centred = residual.abs(), residual - residual.mean(1, keepdim=True)
+    kurtosis = centred.pow(4).mean(1) / (centred.var(1) + 1e-6).square()
     return {
         "surprise at held-out rows": torch.cat(excess, 1).mean(1).asinh(),
         "most surprising held-out row": -(torch.cat(extreme, 1).amin(1) + 1e-7).log(),
+        "largest held-out residual": size.amax(1).log() - (size.median(1).values + 1e-2).log(),
+        "kurtosis of held-out residuals": (kurtosis + 1e-6).log(),
     }
