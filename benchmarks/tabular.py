@@ -10,7 +10,8 @@ coverage of its central 90% interval. Seconds are CPU seconds on one thread, fit
     python benchmarks/tabular.py regression
 
 Scores are kept in ``--scores`` as they come. The networks are asked anew every time, the other
-methods only where a score is missing.
+methods only where a score is missing; with ``--keep`` the networks too, whose weights then have to
+be those that the scores are of.
 """
 
 import argparse
@@ -101,11 +102,11 @@ def measure(task: str, name: str, table: str, seed: int) -> dict[str, Any]:
 
 
 def collect(
-    task: str, path: Path, tables: list[str], n_splits: int, methods: list[str], again: str
+    task: str, path: Path, tables: list[str], n_splits: int, methods: list[str], keep: bool
 ) -> pd.DataFrame:
     """All scores, those that are known from the file; the file grows as they come."""
     known = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    known = [row for row in known if again not in row["method"]]
+    known = [row for row in known if keep or "PFN" not in row["method"]]
     done = {(row["table"], row["method"], row["seed"]) for row in known}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in known))
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--tables", nargs="*", help="some of the tables; all if left out")
     parser.add_argument("--methods", nargs="*", help="beside ours; all if left out")
+    parser.add_argument("--keep", action="store_true", help="the networks' scores, too")
     parser.add_argument("--scores", type=Path, help="a file of JSON lines")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -164,7 +166,7 @@ def main() -> None:
     ours, *others = CLASSIFIERS if task == "classification" else REGRESSORS
     methods = [ours, *(others if arguments.methods is None else arguments.methods)]
     tables = arguments.tables or every
-    scores = collect(task, path, tables, arguments.splits, methods, again="PFN")
+    scores = collect(task, path, tables, arguments.splits, methods, arguments.keep)
     print(f"{task}: {scores['table'].nunique()} tables, {arguments.splits} halves each")
     print(summary(scores, ours))
 
