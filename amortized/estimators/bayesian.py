@@ -63,8 +63,8 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         """Take further rows into account; samplers start from the posterior so far.
 
         With method "dt" the posterior becomes the prior of the further rows, and
-        ``posterior_.diagnostics["drift"]`` is how far that led from the posterior of all rows, which
-        are read once more for it.
+        ``posterior_.diagnostics["drift"]`` is how far that led from the posterior of all rows,
+        which are read once more for it.
         Where a parameter has changed since, the answer is anew from all rows.
         """
         return self._checked(X, y, further=hasattr(self, "posterior_"))
