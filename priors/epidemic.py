@@ -22,10 +22,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import constraints
 
+from amortized.priors.bijection import bijection_to
 from amortized.priors.likelihood_sketch import LikelihoodSketch, gauss_newton_sketch
 from amortized.priors.program import ProgramPrior
 
 _POPULATION, _TESTED, _DAYS = 1e6, 1000.0, 17
+_CONTACT, _RECOVERY = (0.01, 1.5), (0.02, 0.25)
+_TO_CONTACT, _TO_RECOVERY = (bijection_to(constraints.interval(*b)) for b in (_CONTACT, _RECOVERY))
 
 
 class CountShares(dist.TorchDistribution):
@@ -77,8 +80,10 @@ class EpidemicPrior(ProgramPrior):
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one epidemic."""
         zero = x.new_zeros(())
-        contact = pyro.sample("contact", dist.Uniform(zero + 0.01, zero + 1.5))
-        recovery = pyro.sample("recovery", dist.Uniform(zero + 0.02, zero + 0.25))
+        low, high = _CONTACT
+        contact = pyro.sample("contact", dist.Uniform(zero + low, zero + high))
+        low, high = _RECOVERY
+        recovery = pyro.sample("recovery", dist.Uniform(zero + low, zero + high))
         share = infected_share(contact, recovery, len(x))
         return pyro.sample("y", CountShares(share), obs=y)
 
@@ -96,11 +101,11 @@ class EpidemicPrior(ProgramPrior):
             return _stabilised(infected_share(contact, recovery, n))
 
         observed = _stabilised(y)
-        line = torch.linspace(-5.0, 5.0, 61, dtype=y.dtype, device=y.device)
+        line = torch.linspace(-3.0, 3.0, 61, dtype=y.dtype, device=y.device)
         table = torch.cartesian_prod(line, line)
-        misfit = torch.cdist(observed, predict(table)).square() + table.square().sum(-1) / 1.8**2
+        misfit = torch.cdist(observed, predict(table)).square() + table.square().sum(-1)
         start = table[misfit.argmin(-1)]
-        sketch = gauss_newton_sketch(predict, observed, start, prior_sd=1.8)
+        sketch = gauss_newton_sketch(predict, observed, start, prior_sd=1.0)
         there = mask.all(-1)  # a series that is not there says nothing
         value = sketch.value.where(there[:, None], 0.0)
         return LikelihoodSketch(
@@ -110,7 +115,7 @@ class EpidemicPrior(ProgramPrior):
 
 def _rates(u: Tensor) -> tuple[Tensor, Tensor]:
     """Contact and recovery rate from unconstrained space."""
-    return 0.01 + 1.49 * u[..., 0].sigmoid(), 0.02 + 0.23 * u[..., 1].sigmoid()
+    return _TO_CONTACT(u[..., 0]), _TO_RECOVERY(u[..., 1])
 
 
 def _stabilised(share: Tensor) -> Tensor:

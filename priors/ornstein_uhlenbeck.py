@@ -21,10 +21,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import constraints
 
+from amortized.priors.bijection import bijection_to
 from amortized.priors.likelihood_sketch import LikelihoodSketch, gauss_newton_sketch
 from amortized.priors.program import ProgramPrior
 
 _FIRST, _STEP, _SPREAD = 10.0, 0.2, 0.5 * math.sqrt(0.2)
+_SPEED, _LOG_LEVEL = (0.0, 2.0), (-2.0, 2.0)
+_TO_SPEED, _TO_LOG_LEVEL = (bijection_to(constraints.interval(*b)) for b in (_SPEED, _LOG_LEVEL))
 
 
 class OrnsteinUhlenbeckSeries(dist.TorchDistribution):
@@ -88,8 +91,10 @@ class OrnsteinUhlenbeckPrior(ProgramPrior):
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one series."""
         zero = x.new_zeros(())
-        speed = pyro.sample("speed", dist.Uniform(zero, zero + 2.0))
-        log_level = pyro.sample("log_level", dist.Uniform(zero - 2.0, zero + 2.0))
+        low, high = _SPEED
+        speed = pyro.sample("speed", dist.Uniform(zero + low, zero + high))
+        low, high = _LOG_LEVEL
+        log_level = pyro.sample("log_level", dist.Uniform(zero + low, zero + high))
         return pyro.sample("y", OrnsteinUhlenbeckSeries(speed, log_level.exp(), len(x)), obs=y)
 
     def sketch(
@@ -98,16 +103,16 @@ class OrnsteinUhlenbeckPrior(ProgramPrior):
         y: Float[Tensor, "batch n"],
         mask: Bool[Tensor, "batch n"],
     ) -> LikelihoodSketch:
-        """Least squares on the increments, around its own maximum in logit units."""
+        """Least squares on the increments, around its own maximum."""
         y = y.double()
         before, increments = y[:, :-1], y.diff(dim=-1) / _SPREAD
 
         def predict(u: Tensor) -> Tensor:
-            speed, level = 2 * u[:, :1].sigmoid(), (4 * u[:, 1:].sigmoid() - 2).exp()
+            speed, level = _TO_SPEED(u[:, :1]), _TO_LOG_LEVEL(u[:, 1:]).exp()
             return speed * (level - before.repeat(len(u) // len(before), 1)) * _STEP / _SPREAD
 
         start = y.new_zeros(len(y), 2)
-        sketch = gauss_newton_sketch(predict, increments, start, prior_sd=1.8)
+        sketch = gauss_newton_sketch(predict, increments, start, prior_sd=1.0)
         there = mask.all(-1)  # a series that is not there says nothing
         value = sketch.value.where(there[:, None], 0.0)
         return LikelihoodSketch(

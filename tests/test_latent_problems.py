@@ -58,6 +58,19 @@ def test_tasks_are_finite_and_pure(name):
     assert not unseen.sketch.matrix.any()
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_sketch_lies_around_the_true_latents(name):
+    """In their own coordinates: its made-up observations err by about one standard deviation."""
+    tasks = tasks_of(name)
+    batch = tasks.sample(300, ROWS.get(name, 30), seed=5)
+    if batch.sketch is None:
+        return
+    value, matrix = batch.sketch
+    seen = matrix.abs().sum(-1) > 0
+    error = ((matrix @ batch.u.unsqueeze(-1)).squeeze(-1) - value).abs()[seen]
+    assert 0.1 < error.median() < 1.2
+
+
 def test_reference_of_a_normal_mean_is_the_closed_form():
     tasks = LatentTasks(NormalMeanPrior())
     batch = tasks.sample(5, 3, seed=0)

@@ -37,8 +37,9 @@ PROGRAMS: Mapping[str, Callable[[], ProgramPrior]] = {
 }
 """The program of each; its likelihood is what a network has learned."""
 
-# Of a uniform prior, in logit units: standard deviations of 0.1 to 1.8 of its own 1.8.
-_BOX = Metaprior(sd=(0.1, 2.0), flat_sd=(1.5, 2.5), own=0.3)
+# Of a latent in an interval: a uniform prior is the standard normal, and what is wider or farther
+# out lies at the interval's ends.
+_BOX = Metaprior(location_sd=1.0, sd=(0.1, 1.2), flat_sd=(0.9, 1.3), own=0.3)
 
 
 def dt_mean() -> LatentTasks:
@@ -91,10 +92,10 @@ def dt_filter() -> LatentTasks:
 
 
 def dt_quantum() -> LatentTasks:
-    """The parameter of a two-level Hamiltonian from ten outcomes; u is its logit."""
+    """The parameter of a two-level Hamiltonian from ten outcomes; u is its probit."""
     return LatentTasks(
         PROGRAMS["dt-quantum"](),
-        Metaprior(sd=(0.1, 2.0), flat_sd=(1.5, 2.5)),
+        Metaprior(location_sd=1.0, sd=(0.1, 1.5), flat_sd=(1.0, 1.6)),
         location=torch.zeros(1),
         scale=torch.ones(1),
     )
