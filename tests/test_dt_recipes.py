@@ -78,9 +78,10 @@ def test_gap_is_the_divergence(exact):
 def test_gap_of_a_card_is_reproduced(name):
     recipe, tasks = dt_recipes.RECIPES[name], named_tasks(name)
     mean, error = stated_gap(card_rows(SHIPPED / name))
-    batches = dt_recipes.held_out(tasks, recipe.training, 100)
+    batches = dt_recipes.held_out(tasks, recipe.training, 50)
     torch.manual_seed(0)
     mixtures = dt_recipes.answers(load(name), batches)
     gap = dt_recipes.gaps(tasks, batches, mixtures, bool(recipe.n_reference))
-    noise = gap.std().item() / len(gap) ** 0.5
+    # Few tasks have most of the gap, and a small sample without them knows nothing of its noise.
+    noise = max(gap.std().item(), error * (recipe.n_reference or 1000) ** 0.5) / len(gap) ** 0.5
     assert gap.mean().item() == pytest.approx(mean, abs=3 * (error**2 + noise**2) ** 0.5)

@@ -67,7 +67,7 @@ def worded(text):
 @pytest.mark.parametrize("name", RELEASED)
 def test_score_of_a_card_is_reproduced(name):
     mean, error = stated_score(card_rows(SHIPPED / name))
-    last = replace(recipes.RECIPES[name].stages[-1], n_tasks=8)  # of the 32 of each batch's size
+    last = replace(recipes.RECIPES[name].stages[-1], n_tasks=4)  # of the 32 of each batch's size
     batches = recipes.held_out(named_prior(name), last)
     again, noise = recipes.log_likelihood(load(name), batches)
     assert 0 < error < 0.1
