@@ -1,21 +1,23 @@
 """Two simulators under flat, weak and strong priors: one pass and the ladder against a grid.
 
-    python benchmarks/told_priors.py [--tasks 1000] [--problems dt-oup dt-sir] [--networks folder]
+    python benchmarks/told_priors.py [--tasks 1000] [--problems dt-oup dt-sir] [--priors flat weak]
+        [--networks folder]
 
 The protocol of Amortized Probabilistic Conditioning (Chang et al., 2025, arXiv:2410.15320): latents
 are uniform in a box; a weak prior is a normal with a quarter of the box's width as standard
 deviation, a strong one with a tenth, cut off at the box, centred on a draw of the same width around
-the truth. A wrong one is as sharp as a strong one and has its centre three of its standard
-deviations from the truth. "exact" is the mean log density of the true latents, jointly and in their
-own units, under the posterior by quadrature; the other columns are by how much an answer falls
-short of it, with the standard error over tasks, milliseconds a task, and the rungs that "auto"
-stands on. The last column is what their best published method falls short of the exact posterior
-of its own 100 observations.
+the truth. A wrong one is a normal in unconstrained space, about as sharp as a strong one, with the
+truth three of its standard deviations from its centre. "exact" is the mean log density of the true
+latents, jointly and in their own units, under the posterior by quadrature; the other columns are by
+how much an answer falls short of it, with the standard error over tasks, milliseconds a task, and
+the rungs that "auto" stands on. The last column is what their best published method falls short of
+the exact posterior of its own 100 observations.
 """
 
 import argparse
 import time
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,9 +35,12 @@ from amortized.latent_priors.catalogue import PROGRAMS
 from amortized.networks import DistributionTransformer
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.grid import grid_posterior
+from amortized.sampling.start import FromMixture
 
 ROWS = {"dt-oup": 25, "dt-sir": 10}
-SHARES = {"flat": None, "weak": 0.25, "strong": 0.1, "wrong": 0.1}
+SHARES = {"weak": 0.25, "strong": 0.1}
+KINDS = ("flat", *SHARES, "wrong")
+WRONG_SD = 0.25  # a tenth of a box's width, in its middle
 PUBLISHED = {
     "dt-oup": {"flat": "0.18", "weak": "0.35", "strong": "0.25"},
     "dt-sir": {"flat": "0.51", "weak": "0.85", "strong": "0.88"},
@@ -82,38 +87,48 @@ class CutNormal(Distribution):
         return CutNormal(self.loc[index], self.scale[index], self.low, self.high)
 
 
-Priors = dict[str, CutNormal]
+Priors = dict[str, CutNormal] | GaussianMixture
 
 
 def take(priors: Priors | None, index: Any) -> Priors | None:
     """The priors of some tasks."""
+    if isinstance(priors, GaussianMixture):
+        return priors[index]
     return priors and {name: prior.take(index) for name, prior in priors.items()}
 
 
-def around(density: ProgramDensity, truth: dict[str, Tensor], share: float, wrong: bool) -> Priors:
-    """A prior for each task, centred on a draw around the truth, or three deviations off."""
+def beside(u: Tensor) -> GaussianMixture:
+    """A prior for each task, three deviations from the truth on the side of the box's middle."""
+    centre = u - 3 * WRONG_SD * torch.where(u < 0, -1.0, 1.0)
+    eye = torch.eye(u.shape[-1], dtype=u.dtype).expand(len(u), -1, -1)
+    return GaussianMixture.from_moments(centre, WRONG_SD**2 * eye)
+
+
+def around(density: ProgramDensity, truth: dict[str, Tensor], share: float) -> dict[str, CutNormal]:
+    """A prior for each task, centred on a draw around the truth."""
     priors = {}
     for name, value in truth.items():
         support = density.supports[name]
         low, high = float(support.lower_bound), float(support.upper_bound)
         sd = torch.full_like(value, share * (high - low))
-        off = torch.randn_like(value)
-        if wrong:
-            off = torch.where(value < (low + high) / 2, 3.0, -3.0)
-        priors[name] = CutNormal(value + sd * off, sd, low, high)
+        priors[name] = CutNormal(value + sd * torch.randn_like(value), sd, low, high)
     return priors
 
 
-def mixtures(priors: Priors, n_tasks: int) -> GaussianMixture:
+def mixtures(priors: Priors | None, n_tasks: int) -> GaussianMixture | None:
     """The priors in unconstrained space: a mixture a task, of five components for each latent."""
+    if priors is None or isinstance(priors, GaussianMixture):
+        return priors
     each = [as_mixture(take(priors, i)) for i in range(n_tasks)]
     return stacked(each, 0).to(torch.float64)
 
 
 def log_joint(density: ProgramDensity, priors: Priors | None, u: Tensor) -> Tensor:
-    """Of points u of each task, under the cut normals or the program's own flat prior."""
+    """Of points u of each task, under the priors or the program's own flat one."""
     log_prior, log_likelihood = density.log_prior_and_likelihood(u)
-    if priors is not None:
+    if isinstance(priors, GaussianMixture):
+        log_prior = FromMixture(priors).log_prob(u)
+    elif priors is not None:
         latents = density.constrain(u)
         log_prior = density.log_jacobian(u)
         for name, prior in priors.items():
@@ -133,7 +148,9 @@ def exact_log_prob(density: ProgramDensity, priors: Priors | None, u: Tensor) ->
     return at_truth[:, 0] - torch.cat(evidence)
 
 
-def compare(name: str, network: DistributionTransformer, n_tasks: int) -> None:
+def compare(
+    name: str, network: DistributionTransformer, n_tasks: int, kinds: Sequence[str]
+) -> None:
     """The rows of one simulator."""
     prior = PROGRAMS[name]()
     batch = prior.sample(n_tasks, ROWS[name], 0, seed=31_000)
@@ -142,9 +159,12 @@ def compare(name: str, network: DistributionTransformer, n_tasks: int) -> None:
     density = make_problem(prior, batch.x_context, batch.y_context, None).density()
     u = density.unconstrain({k: v.unsqueeze(1) for k, v in truth.items()})[:, 0]
     torch.manual_seed(0)
-    for kind, share in SHARES.items():
-        priors = None if share is None else around(density, truth, share, kind == "wrong")
-        told = None if priors is None else mixtures(priors, n_tasks)
+    for kind in kinds:
+        priors: Priors | None = None
+        if kind != "flat":
+            wrong = kind == "wrong"
+            priors = beside(u) if wrong else around(density, truth, SHARES[kind])
+        told = mixtures(priors, n_tasks)
         exact = exact_log_prob(density, priors, u)
         cells = []
         for method in ("dt", "auto"):
@@ -172,6 +192,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", nargs="+", choices=sorted(ROWS), default=sorted(ROWS))
+    parser.add_argument("--priors", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--networks", type=Path, help="folder of networks; default: pretrained")
     options = parser.parse_args()
@@ -181,7 +202,7 @@ def main() -> None:
     print("| --- " * 9 + "|")
     for name in options.problems:
         network = load(name if options.networks is None else options.networks / name)
-        compare(name, network, options.tasks)
+        compare(name, network, options.tasks, options.priors)
 
 
 if __name__ == "__main__":
