@@ -10,43 +10,59 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import AffineTransform, ComposeTransform, biject_to, constraints
+from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform
 
 _INTERVALS = type(constraints.interval(0, 1)), type(constraints.half_open_interval(0, 1))
 
 
 class ProbitTransform(Transform):
-    r""":math:`y = \Phi(u)`, kept off 0 and 1 by rounding.
+    r""":math:`y = a + (b - a) \Phi(u)`, kept inside of the interval by more than rounding.
+
+    Args:
+        low: a, the lower end.
+        high: b, the upper end.
 
     Example:
         >>> import torch
-        >>> ProbitTransform()(torch.tensor([-1.96, 0.0, 1.96])).round(decimals=3)
-        tensor([0.0250, 0.5000, 0.9750])
+        >>> ProbitTransform(0.0, 2.0)(torch.tensor([-1.96, 0.0, 1.96])).round(decimals=3)
+        tensor([0.0500, 1.0000, 1.9500])
     """
 
     domain = constraints.real
-    codomain = constraints.unit_interval
     bijective = True
     sign = +1
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ProbitTransform)
+    def __init__(self, low: Tensor | float, high: Tensor | float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.codomain = constraints.interval(low, high)
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = (
+            torch.as_tensor(end, dtype=like.dtype, device=like.device)
+            for end in (self.low, self.high)
+        )
+        return low, high
 
     def _call(self, x: Tensor) -> Tensor:
-        return _inside(torch.special.ndtr(x))
+        low, high = self._ends(x)
+        finite = torch.finfo(x.dtype)
+        least, most = (
+            end + side * (finite.eps * end.abs() + finite.tiny)
+            for end, side in ((low, 1), (high, -1))
+        )
+        return (low + (high - low) * torch.special.ndtr(x)).clamp(least, most)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return torch.special.ndtri(_inside(y))
+        low, high = self._ends(y)
+        finite = torch.finfo(y.dtype)
+        level = ((y - low) / (high - low)).clamp(finite.tiny, 1 - finite.eps)
+        return torch.special.ndtri(level)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        return -0.5 * (x.square() + math.log(2 * math.pi))
-
-
-def _inside(level: Tensor) -> Tensor:
-    """A level of the distribution function, neither 0 nor 1."""
-    finite = torch.finfo(level.dtype)
-    return level.clamp(finite.tiny, 1 - finite.eps)
+        low, high = self._ends(x)
+        return (high - low).log() - 0.5 * (x.square() + math.log(2 * math.pi))
 
 
 def bijection_to(support: Any) -> Transform:
@@ -69,6 +85,5 @@ def bijection_to(support: Any) -> Transform:
             bijection_to(support.base_constraint), support.reinterpreted_batch_ndims
         )
     if isinstance(support, _INTERVALS):
-        low, width = support.lower_bound, support.upper_bound - support.lower_bound
-        return ComposeTransform([ProbitTransform(), AffineTransform(low, width)])
+        return ProbitTransform(support.lower_bound, support.upper_bound)
     return biject_to(support)

@@ -43,12 +43,14 @@ def test_jacobian_is_that_of_the_map(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_far_out_it_is_still_inside_an_interval(dtype):
-    bijection = bijection_to(constraints.unit_interval)
-    value = bijection(torch.tensor([-1e3, -40.0, 40.0, 1e3], dtype=dtype))
-    assert ((value > 0) & (value < 1)).all()
-    ends = bijection.inv(torch.tensor([0.0, 1.0], dtype=dtype))
-    assert ends.isfinite().all()
+@pytest.mark.parametrize(
+    "ends", [(0.0, 1.0), (-1.0, 1.0), (-2.0, 5.0), (-3.0, 0.0), (100.0, 101.0)]
+)
+def test_far_out_it_is_still_inside_an_interval(ends, dtype):
+    bijection = bijection_to(constraints.interval(*ends))
+    value = bijection(torch.tensor([-1e3, -40.0, -6.0, 6.0, 40.0, 1e3], dtype=dtype))
+    assert ((value > ends[0]) & (value < ends[1])).all()
+    assert bijection.inv(torch.tensor(ends, dtype=dtype)).isfinite().all()
 
 
 def test_a_uniform_prior_is_the_standard_normal():
