@@ -101,17 +101,16 @@ def compare(
     batch = tasks.sample(n_tasks, SIZES[name], seed=20_000)
     results = []
     for method in methods:
-        one_by_one = method == "nuts"
-        rows = slice(0, n_nuts if one_by_one else n_tasks)
-        if not one_by_one:
+        is_batched = method != "nuts"
+        rows = slice(0, n_tasks if is_batched else n_nuts)
+        if is_batched:
             ask(tasks, batch, slice(0, 2), method, network)  # what is cached is not timed
-            _, one = ask(tasks, batch, slice(0, 1), method, network)
         posterior, seconds = ask(tasks, batch, rows, method, network)
         log_prob, levels = judge(tasks, batch, rows, method, posterior)
         rungs = posterior.diagnostics.get("rung", [])
         note = ", ".join(f"{rungs.count(r)} {r}" for r in sorted(set(rungs)))
         n = len(log_prob)
-        one = seconds / n if one_by_one else one
+        one = ask(tasks, batch, slice(0, 1), method, network)[1] if is_batched else seconds / n
         results.append(Row(name, method, n, log_prob, levels, one, seconds / n, note))
     return results, reference_log_prob(tasks, batch) if name in HAS_REFERENCE else None
 

@@ -19,6 +19,9 @@ _INTERVALS = type(constraints.interval(0, 1)), type(constraints.half_open_interv
 class ProbitTransform(Transform):
     r""":math:`y = a + (b - a) \Phi(u)`, kept inside of the interval by more than rounding.
 
+    torch's `CumulativeDistributionTransform` of a normal rounds onto the ends, in float32 from
+    u = -6 on, and programs that check their arguments refuse a latent there.
+
     Args:
         low: a, the lower end.
         high: b, the upper end.

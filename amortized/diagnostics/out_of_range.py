@@ -237,7 +237,7 @@ def _surprise(network: PFN, x: Tensor, y: Tensor) -> dict[str, Tensor]:
             predictive = network(x[:, ~held_out], y[:, ~held_out], x[:, held_out])
             excess.append(-predictive.log_prob(y[:, held_out]) - predictive.entropy())
             u = predictive.cdf(y[:, held_out])
-            # Not standard deviations: those of a network grow with the outliers it has seen.
+            # Not standard deviations, which a little mass in far bars makes too large.
             low, middle, high = predictive.icdf(_QUARTILES.to(y)).to(y)
         extreme.append(torch.minimum(u, 1 - u))
         residuals.append((y[:, held_out] - middle) / (high - low))
