@@ -125,10 +125,20 @@ class GaussianMixture(Distribution):
 
     def component_log_prob(self, value: Float[Tensor, "*values dim"]) -> Float[Tensor, "*shape k"]:
         """Log density of each component, without its weight."""
-        centred = value.unsqueeze(-2) - self.means
-        z = solve_lower(self.scale_tril, centred)
         log_det = self.scale_tril.diagonal(dim1=-1, dim2=-2).log().sum(-1)
-        return -0.5 * (z.square().sum(-1) + self.dim * math.log(2 * math.pi)) - log_det
+        n_outer = value.ndim - 1 - len(self.batch_shape)
+        n_values = value.shape[:n_outer].numel() if n_outer > 0 else 1
+        if self.dim > 1 and n_values >= self.dim:
+            # Many values of one mixture: one matrix product each instead of as many small solves.
+            eye = torch.eye(self.dim, dtype=self.means.dtype, device=self.means.device)
+            inverse = torch.linalg.solve_triangular(self.scale_tril, eye, upper=False)
+            values = value.flatten(0, n_outer - 1).movedim(0, -2).unsqueeze(-3)
+            z = (values - self.means.unsqueeze(-2)) @ inverse.mT  # (*batch, k, values, dim)
+            squares = z.square().sum(-1).movedim(-1, 0).unflatten(0, value.shape[:n_outer])
+        else:
+            centred = value.unsqueeze(-2) - self.means
+            squares = solve_lower(self.scale_tril, centred).square().sum(-1)
+        return -0.5 * (squares + self.dim * math.log(2 * math.pi)) - log_det
 
     def log_prob(self, value: Float[Tensor, "*values dim"]) -> Float[Tensor, "*shape"]:
         return (self.log_weights + self.component_log_prob(value)).logsumexp(-1)
@@ -246,10 +256,10 @@ class GaussianMixture(Distribution):
 
     def update(
         self,
-        value: Float[Tensor, "*batch seen"],
-        matrix: Float[Tensor, "*batch seen dim"],
-        noise_tril: Float[Tensor, "*batch seen seen"] | None = None,
-    ) -> tuple["GaussianMixture", Float[Tensor, "*batch"]]:
+        value: Float[Tensor, "*#batch seen"],
+        matrix: Float[Tensor, "*#batch seen dim"],
+        noise_tril: Float[Tensor, "*#batch seen seen"] | None = None,
+    ) -> tuple["GaussianMixture", Float[Tensor, "*shape"]]:
         r"""The posterior given :math:`z = H u + N(0, R)`, and :math:`\log p(z)`, both exact.
 
         With :math:`R = I` after whitening and :math:`I + L^\top H^\top H L = U U^\top`, U upper

@@ -80,7 +80,6 @@ def network_answer(problem: Problem, network: Network | None = None) -> Answer:
 def in_one_pass(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
     """A network's answer as a posterior, which nothing has weighed."""
     u = FromMixture(answer.mixture).sample(n_draws)
-    u = u[:, torch.randperm(n_draws)]  # they come component by component
     diagnostics = {"inside_training_range": answer.inside}
     draws = Draws(u, None, None, 1, diagnostics)
     return posterior_from_draws(problem, answer.density, draws, "dt", answer.mixture)

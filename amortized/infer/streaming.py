@@ -107,12 +107,14 @@ def _adapted(answer: Answer) -> tuple[GaussianMixture, Float[Tensor, " batch"]]:
     is_prior = of_prior <= of_network.clamp(min=_SMALL)
     chosen = [candidates[number][i] for i, number in enumerate(is_prior.long().tolist())]
     divergence = torch.where(is_prior, of_prior, of_network)
-    for i in (divergence > _SMALL).nonzero()[:, 0]:
-        one = density.take(i.reshape(1))
-        fitted = _fitted(one, chosen[i].expand((1,)))
-        before, after = _divergences(one, [chosen[i].expand((1,)), fitted])
-        if after < before:
-            chosen[i], divergence[i] = fitted[0], after
+    wrong = (divergence > _SMALL).nonzero()[:, 0]
+    if len(wrong):
+        some, rough = density.take(wrong), stacked([chosen[i] for i in wrong])
+        fitted = _fitted(some, rough)
+        before, after = _divergences(some, [rough, fitted])
+        for number, i in enumerate(wrong):
+            if after[number] < before[number]:
+                chosen[i], divergence[i] = fitted[number], after[number]
     return stacked(chosen), divergence
 
 
@@ -137,12 +139,12 @@ def _divergences(
 
 
 def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:
-    """A mixture fitted to particles of one dataset, adapted."""
+    """Mixtures fitted to particles of each dataset, adapted."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what comes of it is judged
         draws = smc(density, 2000, start=FromMixture(start))
-    mixture = fit_draws(draws.u[0], _N_COMPONENTS)
-    return adapt(mixture.expand((1,)), log_density(density))
+    mixtures = stacked([fit_draws(u, _N_COMPONENTS) for u in draws.u])
+    return adapt(mixtures, log_density(density))
 
 
 def drift(

@@ -1,8 +1,6 @@
 """Where a sampler may start: a normalised density over u for each dataset of a batch."""
 
-import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -36,7 +34,7 @@ def as_start(start: Start | Distribution) -> Start:
 
 @dataclass(frozen=True)
 class FromMixture:
-    """A Gaussian mixture for each dataset, evaluated at many particles by one matrix product.
+    """A Gaussian mixture for each dataset.
 
     Attributes:
         mixture: of batch shape ``(batch,)``.
@@ -45,32 +43,23 @@ class FromMixture:
     mixture: GaussianMixture
 
     def sample(self, n: int) -> Float[Tensor, "batch n dim"]:
-        """Draws with each component's share as near to its weight as n allows."""
-        mixture = self.mixture
+        """Draws in random order, each component's share as near to its weight as n allows."""
+        mixture, dim = self.mixture, self.mixture.dim
         cumulated = mixture.log_weights.exp().cumsum(-1)
-        position = (torch.arange(n, dtype=cumulated.dtype) + torch.rand(1).item()) / n
+        position = (torch.randperm(n) + torch.rand(1).item()).to(cumulated) / n
         chosen = torch.searchsorted(cumulated, position.expand(len(cumulated), n).contiguous())
         chosen = chosen.clamp(max=mixture.n_components - 1)
-        rows = torch.arange(len(cumulated)).unsqueeze(-1)
-        noise = torch.randn(len(cumulated), n, mixture.dim, 1, dtype=mixture.means.dtype)
-        return mixture.means[rows, chosen] + (mixture.scale_tril[rows, chosen] @ noise).squeeze(-1)
+        noise = torch.randn(dim, *chosen.shape, dtype=cumulated.dtype)
+        u = [mixture.means[..., i].gather(1, chosen) for i in range(dim)]
+        # Number by number: a factor gathered for every draw would be many times as much to read.
+        for i in range(dim):
+            for j in range(i + 1):
+                u[i] = u[i] + mixture.scale_tril[..., i, j].gather(1, chosen) * noise[j]
+        return torch.stack(u, -1)
 
     def log_prob(self, u: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch n"]:
         """Log density."""
-        inverse, constant = self._evaluation
-        centred = u.unsqueeze(1) - self.mixture.means.unsqueeze(2)  # (batch, k, n, dim)
-        squared = (centred @ inverse.mT).square().sum(-1)
-        return (constant.unsqueeze(-1) - 0.5 * squared).logsumexp(1)
-
-    @cached_property
-    def _evaluation(self) -> tuple[Tensor, Tensor]:
-        """Inverses of the Cholesky factors, and the log density at each mean."""
-        factor = self.mixture.scale_tril
-        eye = torch.eye(self.mixture.dim, dtype=factor.dtype)
-        inverse = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-        log_det = factor.diagonal(dim1=-1, dim2=-2).log().sum(-1)
-        constant = self.mixture.log_weights - log_det
-        return inverse, constant - 0.5 * self.mixture.dim * math.log(2 * math.pi)
+        return self.mixture.log_prob(u.transpose(0, 1)).T
 
     def take(self, index: Tensor) -> "FromMixture":
         """Those of the chosen datasets."""
