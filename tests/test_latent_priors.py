@@ -26,6 +26,7 @@ from amortized.latent_priors import (
     split,
 )
 from amortized.priors.bijection import bijection_to
+from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.program import ProgramPrior
 
@@ -133,6 +134,17 @@ def test_wrong_prior_widens_the_latents():
     told = LatentTasks(NormalMeanPrior(), wrong_prior=0.5).sample(4000, 1, seed=0)
     level = told.latent_prior.cdf(told.u)
     assert ((level < 0.001) | (level > 0.999)).float().mean() > 0.1
+
+
+def test_answers_below_their_rounding_are_given_as_not_observed():
+    """A noise of e^-20 beside answers of 1 is lost in float32; one of e^-4 is not."""
+    tasks = LatentTasks(LinearModelPrior(0))
+    u = torch.tensor([[1.0, -20.0], [1.0, -4.0], [0.0, -20.0]])
+    x = torch.zeros(3, 5, 0)
+    y = u[:, :1] + u[:, 1:].exp() * torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
+    assert tasks._resolved(u, x, y).tolist() == [[False] * 5, [True] * 5, [True] * 5]
+    seen = tasks.sample(4000, 2, seed=0).masks["data"].all(-1)
+    assert 0.9 < seen.float().mean() <= 1
 
 
 def discrete(x, y=None):

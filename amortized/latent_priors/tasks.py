@@ -7,6 +7,7 @@ density. Only the program's likelihood enters the tasks. Its own prior gives the
 unit of length, and is one of the priors drawn.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +25,7 @@ from amortized.priors.program import ProgramPrior
 from amortized.priors.simulation import ProgramSimulator
 
 _N_DRAWS = 4096
+_ROUNDING = 0.1  # nats that the last digit of the answers may be worth
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ class LatentTasks:
             u = self._draw_latents(latent_prior)
             x = self.prior._inputs(n_tasks, n_context)
             _, y = self.simulator(u, x)
-            batch = self.task(latent_prior, u, x, y)
+            batch = self.task(latent_prior, u, x, y, self._resolved(u, x, y))
             if self._density is None:
                 return batch
             rows = batch.observations["data"]
@@ -272,6 +274,20 @@ class LatentTasks:
         _, y = self.simulator(self.location.unsqueeze(0), x)
         density = ProgramDensity(self.prior.model, x, y, allow_simulator=True)
         return None if density.is_simulator else density
+
+    def _resolved(self, u: Tensor, x: Tensor, y: Tensor) -> Bool[Tensor, "batch n"]:
+        """Whether answers rounded to float32 still are data of these latents.
+
+        Of a noise below the rounding of its answers they are not: the next number above each
+        answer is then far more or less likely.
+        """
+        if self._density is None or bool((y == y.round()).all()):
+            return torch.ones_like(y, dtype=torch.bool)
+        log_likelihood, moved = (
+            self._density.of_data(x.double(), answers.double()).log_likelihood(u.double()[:, None])
+            for answers in (y, torch.nextafter(y, torch.full_like(y, math.inf)))
+        )
+        return ((log_likelihood - moved).abs() <= _ROUNDING).expand_as(y)
 
     def _draw_latents(self, latent_prior: GaussianMixture) -> Tensor:
         u = latent_prior.sample()

@@ -21,6 +21,8 @@ from amortized.priors.density import ProgramDensity
 from amortized.priors.linear_model import LinearModelPrior
 from amortized.sampling.grid import grid_posterior
 
+_CHUNK = 20_000  # points or normals at once: few enough for the cache
+
 
 def reference_log_prob(
     tasks: LatentTasks, batch: LatentTaskBatch, *, n_points: int | None = None
@@ -60,27 +62,29 @@ def reference_log_prob(
         raise ValueError("Expected datasets without masked rows.")
     density = ProgramDensity(tasks.prior.model, x, y)
     n_points = n_points or (1000 if tasks.dim == 1 else 120)  # modes may be narrow and far apart
+    at_once = max(1, _CHUNK // (prior.n_components * n_points**tasks.dim))
     evidences = [
-        _evidence(density.take(torch.tensor([i])), prior[i], n_points) for i in range(len(u))
+        _evidence(density.take(some), prior[some], n_points)
+        for some in torch.arange(len(u)).split(at_once)
     ]
     log_likelihood = density.log_likelihood(u.unsqueeze(1)).squeeze(1)
-    return prior.log_prob(u) + log_likelihood - torch.stack(evidences)
+    return prior.log_prob(u) + log_likelihood - torch.cat(evidences)
 
 
 def _evidence(density: ProgramDensity, prior: GaussianMixture, n_points: int) -> Tensor:
-    """Log evidence of one dataset, component by component."""
-    there = prior.log_weights > -math.inf
-    means, factors = prior.means[there], prior.scale_tril[there]
-    each = GaussianMixture(means.new_zeros(len(means), 1), means[:, None], factors[:, None])
+    """Log evidence of some datasets, component by component."""
+    n, k = prior.log_weights.shape
+    means, factors = prior.means.flatten(0, 1), prior.scale_tril.flatten(0, 1)
+    each = GaussianMixture(means.new_zeros(n * k, 1), means[:, None], factors[:, None])
 
     def log_joint(u: Tensor) -> Tensor:
         log_prior = each.log_prob(u.transpose(0, 1)).T
-        flat = u.reshape(1, -1, u.shape[-1])
-        return log_prior + density.log_likelihood(flat).reshape(u.shape[:2])
+        log_likelihood = density.log_likelihood(u.reshape(n, -1, u.shape[-1]))
+        return log_prior + log_likelihood.reshape(u.shape[:2])
 
     spread = factors.square().sum(-1).sqrt()
     answer = grid_posterior(log_joint, means, spread, n_points=n_points)
-    return (prior.log_weights[there] + answer.log_evidence).logsumexp(0)
+    return (prior.log_weights + answer.log_evidence.reshape(n, k)).logsumexp(-1)
 
 
 def _linear_evidence(
@@ -117,17 +121,18 @@ def _linear_evidence(
     eye = torch.eye(n_coefficients, dtype=torch.float64)
     log_noise_prior = each.marginal([n_coefficients])
 
+    def of_points(point: Tensor) -> Tensor:  # values of log noise for each component, (p, b k, 1)
+        noise = point.exp()
+        given = each.condition([n_coefficients], point)
+        _, evidence = given.update(z, rows, noise.unsqueeze(-1) * eye)
+        rest = -0.5 * rss / noise[..., 0] ** 2 - n_free * (
+            point[..., 0] + 0.5 * math.log(2 * math.pi)
+        )
+        return evidence + rest + log_noise_prior.log_prob(point)
+
     def log_joint(s: Tensor) -> Tensor:
-        parts = []
-        for point in s.unbind(1):  # one value of log noise for each component, (b k, 1)
-            noise = point.exp()
-            given = each.condition([n_coefficients], point)
-            _, evidence = given.update(z, rows, noise.unsqueeze(-1) * eye)
-            rest = -0.5 * rss / noise[:, 0] ** 2 - n_free * (
-                point[:, 0] + 0.5 * math.log(2 * math.pi)
-            )
-            parts.append(evidence + rest + log_noise_prior.log_prob(point))
-        return torch.stack(parts, 1)
+        chunks = s.transpose(0, 1).split(max(1, _CHUNK // len(s)))
+        return torch.cat([of_points(chunk) for chunk in chunks]).T
 
     spread = log_noise_prior.stddev
     answer = grid_posterior(log_joint, log_noise_prior.mean, spread, n_points=n_points)
