@@ -73,6 +73,10 @@ _GP = TrainingConfig(
 )
 _GP_1D = replace(_GP, n_steps=22_000, n_context=(1, 50), log_uniform_context=False)
 
+# Neighbouring steps lie 0.002 of the unit apart at the end of a curve, 0.15 at its begin.
+_CURVES = PFNConfig(n_features=1, max_context=100, d_hidden=192, frequencies=(0.5, 100.0))
+_CURVE_STEPS = replace(_GP, n_context=(1, 99), log_uniform_context=False)
+
 RECIPES: Mapping[str, Recipe] = {
     "gp-1d": Recipe(
         PFNConfig(n_features=1, max_context=50, d_hidden=192, frequencies=(0.1, 20.0)),
@@ -83,9 +87,13 @@ RECIPES: Mapping[str, Recipe] = {
         (_GP, replace(_GP, n_steps=32_000, lr=7e-4, muon_lr=2e-3, seed=1)),
     ),
     "learning-curve": Recipe(
-        # Neighbouring steps lie 0.002 of the unit apart at the end of a curve, 0.15 at its begin.
-        PFNConfig(n_features=1, max_context=100, d_hidden=192, frequencies=(0.5, 100.0)),
-        (replace(_GP, n_steps=20_000, n_context=(1, 99), log_uniform_context=False),),
+        _CURVES,
+        (replace(_CURVE_STEPS, n_steps=20_000),),
+    ),
+    "learning-curve-discrepancy": Recipe(
+        _CURVES,
+        (replace(_CURVE_STEPS, n_steps=14_000, lr=7e-4, muon_lr=2e-3),),
+        begins_with="learning-curve",
     ),
     "tabular-classifier": _tables("classification"),
     # What relates the cells of a table is the same whatever is predicted.

@@ -6,12 +6,22 @@ r"""Learning curves: a weighted sum of basis curves that stays in [0, 1] and end
 
 with :math:`\epsilon_t \sim N(0, 1)`, on steps t from 1 to T. A curve is accepted if
 :math:`0 \le f(t) \le 1` on all whole steps and :math:`f(T) > f(1)`; answers may leave [0, 1] by
-their noise. The sampler draws many candidates at once, looks at both ends first, where most of the
-wrong ones show, and at all steps of those that are left.
+their noise. Real curves are no sum of three formulas: they dip, and go on from there. With
+``discrepancy`` a curve is
+
+.. math::
+    y_t = f(t) + d(t) + \sigma \epsilon_t, \quad
+    \mathrm{Cov}(d(s), d(t)) = \delta^2 \exp(-|x_s - x_t| / \ell), \quad x_t = \log t / \log T,
+
+with log-normal priors of :math:`\delta` and :math:`\ell`.
+
+The sampler draws many candidates at once, looks at both ends first, where most of the wrong ones
+show, and at all steps of those that are left.
 
 References:
     | Efficient Bayesian Learning Curve Extrapolation using Prior-Data Fitted Networks
     | (Adriaensen et al., 2023), arXiv:2310.20447
+    | Bayesian Calibration of Computer Models (Kennedy and O'Hagan, 2001), for the discrepancy
 """
 
 import math
@@ -47,8 +57,9 @@ class LearningCurvePrior(ProgramPrior):
     logarithm, up to a random last one. Queries are later steps, and one in eight any step.
 
     The latents are ``noise``, and for each family k its weight ``k_weight`` and its parameters,
-    such as ``pow3_alpha``. Given as a program, the rule of acceptance is a factor of 0 or 1, so
-    the evidence of data is that of `infer` divided by `acceptance`.
+    such as ``pow3_alpha``; and ``discrepancy`` and ``length`` where there is one. Given as a
+    program, the rule of acceptance is a factor of 0 or 1, so the evidence of data is that of
+    `infer` divided by `acceptance`.
 
     Args:
         families: names of the basis curves in the sum, each with its largest weight; of names
@@ -56,6 +67,8 @@ class LearningCurvePrior(ProgramPrior):
         parameter_priors: "peaked", or "uniform" for pow3, ilog2 and janoschek.
         n_steps: T, the last step.
         noise: mean and standard deviation of :math:`\log\sigma`.
+        discrepancy: mean and standard deviation of :math:`\log\delta`; None for none.
+        length: mean and standard deviation of :math:`\log\ell`.
         regular: share of the tasks whose context is every whole step up to the last known one.
 
     Raises:
@@ -79,6 +92,8 @@ class LearningCurvePrior(ProgramPrior):
         parameter_priors: str = "peaked",
         n_steps: int = 100,
         noise: tuple[float, float] = (-4.0, 1.0),
+        discrepancy: tuple[float, float] | None = None,
+        length: tuple[float, float] = (-0.5, 0.75),
         regular: float = 0.7,
     ) -> None:
         super().__init__(inputs=1)
@@ -101,13 +116,21 @@ class LearningCurvePrior(ProgramPrior):
                 raise ValueError(f"Expected a largest weight > 0 for {name}; got {weight!r}.")
         if int(n_steps) != n_steps or n_steps < 2:
             raise ValueError(f"Expected n_steps to be an integer >= 2; got {n_steps!r}.")
-        if not noise[1] > 0:
-            raise ValueError(f"Expected noise as (mean, sd > 0) of its logarithm; got {noise!r}.")
+        for name, given in (("noise", noise), ("discrepancy", discrepancy), ("length", length)):
+            if given is not None and not given[1] > 0:
+                raise ValueError(
+                    f"Expected {name} as (mean, sd > 0) of its logarithm; got {given!r}."
+                )
         self.families: dict[str, CurveFamily] = {name: known[name] for name in weights}
         if not 0 <= regular <= 1:
             raise ValueError(f"Expected regular between 0 and 1; got {regular!r}.")
         self.weights, self.n_steps = weights, int(n_steps)
-        self.noise, self.regular = noise, regular
+        self.noise, self.discrepancy, self.length, self.regular = (
+            noise,
+            discrepancy,
+            length,
+            regular,
+        )
 
     def features(self, steps: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows 1"]:
         """The rows' inputs, for steps in [1, T]."""
@@ -147,8 +170,13 @@ class LearningCurvePrior(ProgramPrior):
         fixed = {name: value.detach() for name, value in latents.items()}
         accepted = self.accepts(self.curve(self._grid(x), fixed))
         pyro.factor("accepted", torch.where(accepted, 0.0, -torch.inf).to(x.dtype))
-        mean = self.curve(self.steps(x), latents)
-        return pyro.sample("y", dist.Normal(mean, latents["noise"]).to_event(1), obs=y)
+        mean, noise = self.curve(self.steps(x), latents), latents["noise"]
+        if self.discrepancy is None:
+            return pyro.sample("y", dist.Normal(mean, noise).to_event(1), obs=y)
+        apart = (x - x.mT).abs() / latents["length"]
+        covariance = latents["discrepancy"] ** 2 * (-apart).exp()
+        covariance = covariance + noise**2 * torch.eye(len(x), dtype=x.dtype, device=x.device)
+        return pyro.sample("y", dist.MultivariateNormal(mean, covariance), obs=y)
 
     def whole_curves(
         self, n_curves: int, *, seed: int, device: torch.device | str = "cpu"
@@ -175,6 +203,9 @@ class LearningCurvePrior(ProgramPrior):
     def _sites(self) -> dict[str, ParameterPrior]:
         """Every latent's distribution."""
         sites: dict[str, ParameterPrior] = {"noise": (dist.LogNormal, *self.noise)}
+        if self.discrepancy is not None:
+            sites["discrepancy"] = (dist.LogNormal, *self.discrepancy)
+            sites["length"] = (dist.LogNormal, *self.length)
         for name, family in self.families.items():
             sites[f"{name}_weight"] = (dist.Uniform, 0.0, self.weights[name])
             sites |= {f"{name}_{key}": prior for key, prior in family.priors.items()}
@@ -234,6 +265,23 @@ class LearningCurvePrior(ProgramPrior):
             )
         latents = self._accepted(n_tasks)
         steps = self._layout(n_tasks, n_context, n_query)
-        noise = latents["noise"].unsqueeze(-1) * torch.randn(steps.shape)
-        y = self.curve(steps, latents) + noise
-        return split(self.features(steps), y, n_context, latents)
+        x = self.features(steps)
+        y = self.curve(steps, latents) + latents["noise"].unsqueeze(-1) * torch.randn(steps.shape)
+        if self.discrepancy is not None:
+            off = stationary_path(x[..., 0], latents["length"].unsqueeze(-1))
+            y = y + latents["discrepancy"].unsqueeze(-1) * off
+        return split(x, y, n_context, latents)
+
+
+def stationary_path(
+    x: Float[Tensor, "*batch n"], length: Float[Tensor, "*batch 1"]
+) -> Float[Tensor, "*batch n"]:
+    r"""Paths of an Ornstein-Uhlenbeck process of variance 1 at x, in any order.
+
+    Such a process is Brownian motion in another time, :math:`e^{-x/\ell} W(e^{2x/\ell})`.
+    """
+    ordered, order = (x / length).double().clamp_max(300.0).sort(-1)
+    time = (2 * ordered).exp()
+    steps = time.diff(dim=-1, prepend=torch.zeros_like(time[..., :1]))
+    path = (-ordered).exp() * (steps.sqrt() * torch.randn_like(time)).cumsum(-1)
+    return path.gather(-1, order.argsort(-1)).to(x)

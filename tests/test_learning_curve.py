@@ -33,6 +33,7 @@ PRIORS = {
     "flat": LearningCurvePrior(parameter_priors="uniform"),
     "all eleven": LearningCurvePrior({name: 0.3 for name in PEAKED}),
     "one family, short": LearningCurvePrior(["mmf"], n_steps=7, regular=0.0),
+    "with discrepancy": LearningCurvePrior(discrepancy=(-3.0, 0.5)),
 }
 each_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 
@@ -101,13 +102,27 @@ def test_latents_that_are_never_refused_follow_their_priors():
         assert stats.kstest(latents[name].numpy(), law.cdf).pvalue > 1e-3, name
 
 
-def test_answers_scatter_about_the_curve_as_the_noise_says():
-    prior = PRIORS["published"]
+def covariances(x, latents):
+    """Of the answers around their curves, ``(tasks, rows, rows)``."""
+    cov = latents["noise"][:, None, None] ** 2 * torch.eye(x.shape[1], dtype=x.dtype)
+    if "discrepancy" in latents:
+        delta, length = latents["discrepancy"][:, None, None], latents["length"][:, None, None]
+        cov = cov + delta**2 * torch.exp(-(x - x.mT).abs() / length)
+    return cov
+
+
+@pytest.mark.parametrize("name", ["published", "with discrepancy"])
+def test_answers_scatter_about_the_curve_as_noise_and_discrepancy_say(name):
+    prior = PRIORS[name]
     batch = prior.sample(3000, 4, 4, seed=2)
-    clean = prior.curve(prior.steps(batch.x_query), batch.latents)
-    z = (batch.y_query - clean) / batch.latents["noise"].unsqueeze(-1)
     # Beside a noise of 1e-7 the rounding of float32 would show.
-    z = z[batch.latents["noise"] > 1e-4]
+    kept = batch.latents["noise"] > 1e-4
+    latents = {name: value[kept].double() for name, value in batch.latents.items()}
+    x = torch.cat((batch.x_context, batch.x_query), 1)[kept].double()
+    y = torch.cat((batch.y_context, batch.y_query), 1)[kept].double()
+    off = (y - prior.curve(prior.steps(x), latents)).unsqueeze(-1)
+    root = torch.linalg.cholesky(covariances(x, latents))
+    z = torch.linalg.solve_triangular(root, off, upper=False)
     assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3
 
 
@@ -126,8 +141,11 @@ def test_density_is_that_of_the_sampler(prior):
         wanted += support.log_abs_det_jacobian(back, latents[name])
     np.testing.assert_allclose(log_prior[:, 0], wanted, rtol=1e-5)
     mean = prior.curve(prior.steps(batch.x_context.double()), latents).numpy()
-    noise = latents["noise"].unsqueeze(-1).numpy()
-    by_scipy = stats.norm.logpdf(batch.y_context.double().numpy(), mean, noise).sum(-1)
+    cov = covariances(batch.x_context.double(), latents).numpy()
+    answers = batch.y_context.double().numpy()
+    by_scipy = [
+        stats.multivariate_normal.logpdf(*one) for one in zip(answers, mean, cov, strict=True)
+    ]
     np.testing.assert_allclose(log_likelihood[:, 0], by_scipy, rtol=1e-6)
 
 
