@@ -67,7 +67,7 @@ def worded(text):
 @pytest.mark.parametrize("name", RELEASED)
 def test_score_of_a_card_is_reproduced(name):
     mean, error = stated_score(card_rows(SHIPPED / name))
-    last = replace(recipes.RECIPES[name].stages[-1], n_tasks=4)  # of the 32 of each batch's size
+    last = replace(recipes.RECIPES[name].stages[-1], n_tasks=8)  # of the 32 of each batch's size
     batches = recipes.held_out(named_prior(name), last)
     again, noise = recipes.log_likelihood(load(name), batches)
     assert 0 < error < 0.1
@@ -78,14 +78,15 @@ def test_score_of_a_card_is_reproduced(name):
 def test_calibration_of_a_card_is_reproduced(name):
     stated = card_rows(SHIPPED / name)
     sizes = sorted({int(n) for key in stated for n in re.findall(r"with (\d+) rows", key)})
-    # The smallest datasets take a second, all of them minutes.
-    again = calibration_rows(load(name), n_context=sizes[:1])
+    if name.startswith("tabular"):  # large tables take minutes
+        sizes = sizes[:1]
+    again = calibration_rows(load(name), n_context=sizes)
     assert again.keys() <= stated.keys(), "Run the recipe of this network with --card."
     for key, text in again.items():
         if key.startswith("Calibration: "):
             # The datasets are the same: machines differ in the rounding alone.
             assert float(stated[key]) == pytest.approx(float(text), rel=0.05, abs=1e-3), key
-        elif key != "Mind" or len(sizes) == 1:  # warnings are of all sizes
+        elif key != "Mind" or not name.startswith("tabular"):  # warnings are of all sizes
             assert worded(stated[key]) == worded(text), key
 
 
