@@ -52,7 +52,7 @@ class Row(NamedTuple):
 
 
 def ask(
-    tasks: LatentTasks, batch: LatentTaskBatch, rows: slice, method: str, network: Any
+    tasks: LatentTasks, batch: LatentTaskBatch, rows: Tensor, method: str, network: Any
 ) -> tuple[Posterior, float]:
     """A method's posterior of some tasks, and its seconds."""
     data = batch.observations["data"][rows]
@@ -73,7 +73,7 @@ def ask(
 
 
 def judge(
-    tasks: LatentTasks, batch: LatentTaskBatch, rows: slice, method: str, posterior: Posterior
+    tasks: LatentTasks, batch: LatentTaskBatch, rows: Tensor, method: str, posterior: Posterior
 ) -> tuple[Tensor, Tensor]:
     """Log density of the true u, ``(tasks,)``, and their levels among the draws."""
     data, u = batch.observations["data"][rows].double(), batch.u[rows].double()
@@ -99,20 +99,21 @@ def compare(
     """Every method on one problem, and the exact log densities where they are known."""
     tasks = named_tasks(name)
     batch = tasks.sample(n_tasks, SIZES[name], seed=20_000)
+    seen = batch.masks["data"].all(-1).nonzero()[:, 0]  # not where no data were given
     results = []
     for method in methods:
         is_batched = method != "nuts"
-        rows = slice(0, n_tasks if is_batched else n_nuts)
+        rows = seen if is_batched else seen[:n_nuts]
         if is_batched:
-            ask(tasks, batch, slice(0, 2), method, network)  # what is cached is not timed
+            ask(tasks, batch, seen[:2], method, network)  # what is cached is not timed
         posterior, seconds = ask(tasks, batch, rows, method, network)
         log_prob, levels = judge(tasks, batch, rows, method, posterior)
         rungs = posterior.diagnostics.get("rung", [])
         note = ", ".join(f"{rungs.count(r)} {r}" for r in sorted(set(rungs)))
         n = len(log_prob)
-        one = ask(tasks, batch, slice(0, 1), method, network)[1] if is_batched else seconds / n
+        one = ask(tasks, batch, seen[:1], method, network)[1] if is_batched else seconds / n
         results.append(Row(name, method, n, log_prob, levels, one, seconds / n, note))
-    return results, reference_log_prob(tasks, batch) if name in HAS_REFERENCE else None
+    return results, reference_log_prob(tasks, batch)[seen] if name in HAS_REFERENCE else None
 
 
 def line(row: Row, exact: Tensor | None) -> str:
@@ -146,7 +147,7 @@ def main() -> None:
         network = load(name if options.networks is None else options.networks / name)
         rows, exact = compare(name, options.methods, options.tasks, options.nuts, network)
         if exact is not None:
-            print(f"| {name} | exact | {options.tasks} | {-exact.mean():.4f} | 0 | | | | |")
+            print(f"| {name} | exact | {len(exact)} | {-exact.mean():.4f} | 0 | | | | |")
         for row in rows:
             print(line(row, exact), flush=True)
 

@@ -259,6 +259,10 @@ class ProgramDensity:
         with torch.no_grad():
             return self._over_all(collect, self.x.new_empty(self.n_datasets, n_particles))
 
+    def prior_lots(self, n_lots: int, n_each: int) -> Float[Tensor, "batch lots each dim"]:
+        """Lots of draws from the prior, each of which may lead to a mode of its own."""
+        return self.sample_prior(n_lots * n_each).unflatten(1, (n_lots, n_each))
+
     def _try_out(self) -> None:
         """Evaluates once; leaves vectorisation where the program cannot bear it."""
         one, origin = self.take(torch.tensor([0])), self.y.new_zeros(1, 1, self.dim)

@@ -11,9 +11,11 @@ import pytest
 import torch
 from scipy import stats
 
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.latent_priors import LatentTasks, Metaprior
 from amortized.latent_priors.catalogue import PROGRAMS, TASKS, named_tasks, place_among_tasks
+from amortized.latent_priors.density import LatentPriorDensity
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.priors.density import ProgramDensity
 from amortized.priors.epidemic import EpidemicPrior, infected_share
@@ -330,3 +332,20 @@ WRONG = {
 def test_wrong_inputs(make, message, no_shape_checks):
     with pytest.raises(ValueError, match=f"Expected.*{message}"):
         make()
+
+
+def test_smc_finds_the_component_that_explains_the_data():
+    """Under way from the prior a wide component wins first, and the right one may be lost."""
+    means = torch.tensor([[0.5, -2.0], [1.0, -4.3], [1.3, 5.6], [-0.1, -3.8]])
+    sds = torch.tensor([[1.6, 0.4], [0.2, 0.5], [1.3, 0.2], [0.3, 0.4]])
+    weights = torch.tensor([[0.4, 0.3, 0.1, 0.2]])
+    told = GaussianMixture(weights.log(), means[None], torch.diag_embed(sds)[None])
+    tasks, u = LatentTasks(LinearModelPrior(0)), torch.tensor([[5.87, -3.3]])
+    noise = torch.randn(1, 10, generator=torch.Generator().manual_seed(0))
+    batch = tasks.task(told, u, torch.zeros(1, 10, 0), u[:, :1] + u[:, 1:].exp() * noise)
+    x, y = torch.zeros(1, 10, 0, dtype=torch.float64), batch.observations["data"][..., 0].double()
+    density = LatentPriorDensity(ProgramDensity(tasks.prior.model, x, y), told)
+    log_joint = density.log_density(u.double()[:, None])[:, 0]
+    evidence = log_joint - reference_log_prob(tasks, batch)
+    found = infer(tasks.prior, x, y, method="smc", latent_prior=told)
+    assert found.log_evidence.item() == pytest.approx(evidence.item(), abs=0.2)

@@ -6,6 +6,7 @@ The likelihood is the program's, the prior any Gaussian mixture for each dataset
 takes it like the program's own density.
 """
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -73,3 +74,9 @@ class LatentPriorDensity(ProgramDensity):
     def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
         """Draws u from the latent prior with torch's global generator."""
         return self.latent_prior.sample((n_particles,)).transpose(0, 1)
+
+    def prior_lots(self, n_lots: int, n_each: int) -> Float[Tensor, "batch lots each dim"]:
+        """Draws of every component, which may each lead to a mode of its own: a lot is one's."""
+        prior = self.latent_prior
+        noise = torch.randn(*prior.means.shape[:2], n_each, prior.dim, dtype=prior.means.dtype)
+        return prior.means.unsqueeze(2) + noise @ prior.scale_tril.mT

@@ -86,7 +86,8 @@ def fit_modes(
 
     Args:
         density: of the posterior.
-        n_modes: lots of prior draws; the best of each is climbed from.
+        n_modes: lots of prior draws, of which the best is climbed from; a mixture prior has a lot
+            a component.
         n_prior: prior draws in all.
         n_steps: most Newton steps.
         tolerance: a step that gains less, in nats, is the last.
@@ -94,33 +95,32 @@ def fit_modes(
         start: a density whose draws are climbed from in place of the prior's.
     """
     path = Path(density)
-    draws = tame(density.sample_prior(n_prior))
+    lots = tame(density.prior_lots(n_modes, n_prior // n_modes))
+    draws = lots.flatten(1, 2)
     ends = draws.quantile(draws.new_tensor([0.16, 0.84]), dim=1)
     scale = ((ends[1] - ends[0]) / 2).clamp(1e-4, 1e4).unsqueeze(1)  # (batch, 1, dim)
     one = torch.ones(density.n_datasets, dtype=draws.dtype)
     if start is not None:
-        draws = tame(as_start(start).sample(n_prior))
-    scores = path.at(draws, one).log_density(one)
-    lost = scores.max(-1).values == -torch.inf
+        lots = tame(as_start(start).sample(n_prior)).unflatten(1, (n_modes, -1))
+    scores = path.at(lots.flatten(1, 2), one).log_density(one).unflatten(1, lots.shape[1:3])
+    lost = scores.amax((1, 2)) == -torch.inf
     if lost.any():
         raise ValueError(
             f"Expected a density that is finite somewhere; got none at {n_prior} draws, in "
             f"dataset {int(lost.nonzero()[0])} first. The observations may be impossible under "
             "the program."
         )
-    lots = scores.unflatten(1, (n_modes, -1)).argmax(-1) + torch.arange(n_modes) * (
-        n_prior // n_modes
-    )
-    u = draws.gather(1, lots.unsqueeze(-1).expand(-1, -1, draws.shape[-1]))
-    u, score = _climb(path, u, scores.gather(1, lots), scale, n_steps, tolerance)
+    score, best = scores.max(-1)
+    u = lots.gather(2, best[..., None, None].expand(-1, -1, 1, lots.shape[-1])).squeeze(2)
+    u, score = _climb(path, u, score, scale, n_steps, tolerance)
     values, vectors = _curvature(path, u, scale)[1:]
     # scale V diag(1/l) V^T scale has the square root scale V diag(l)^-1/2; QR makes it triangular.
     root = scale.unsqueeze(-1) * vectors * values.rsqrt().unsqueeze(-2)
     factor = torch.linalg.qr(root.mT).R.mT
     factor = factor * factor.diagonal(dim1=-1, dim2=-2).sign().unsqueeze(-2)
     log_det = factor.diagonal(dim1=-1, dim2=-2).log().sum(-1)
-    weights = torch.softmax(score + log_det, -1).nan_to_num(1 / n_modes)
-    log_weights = (0.9 * weights + 0.1 / n_modes).log()
+    weights = torch.softmax(score + log_det, -1).nan_to_num(1 / u.shape[1])
+    log_weights = (0.9 * weights + 0.1 / u.shape[1]).log()
     return _distinct(log_weights, u, inflation * factor, scale)
 
 
