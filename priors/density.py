@@ -36,6 +36,7 @@ from amortized.priors.sites import (
     check_observation,
     has_density,
     lay_out,
+    run_for_latents,
     trace_program,
 )
 from amortized.priors.vectorised import FunctionalSamplers, Program, quiet_program
@@ -220,9 +221,14 @@ class ProgramDensity:
 
     def _place(self, u: Tensor, x: Tensor, y: Tensor) -> Place:
         """A run of the program with the latents at u, and any discrete ones drawn."""
-        run = Place(self.layout, u) if self.discrete is None else PlaceAndDraw(self.layout, u)
-        with run, FunctionalSamplers():
-            self.model(x, y)
+        with FunctionalSamplers():
+            if self.discrete is None:
+                run = Place(self.layout, u)
+                run_for_latents(run, self.model, x, y)
+                return run
+            run = PlaceAndDraw(self.layout, u)
+            with run:
+                self.model(x, y)
         return run
 
     def constrain(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
@@ -240,8 +246,7 @@ class ProgramDensity:
 
         def collect(given: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             run = Unconstrain(self.layout, given)
-            with run:
-                self.model(x, y)
+            run_for_latents(run, self.model, x, y)
             return run.vector()
 
         return self._over_all(collect, {name: latents[name] for name in self.layout})
@@ -251,8 +256,8 @@ class ProgramDensity:
 
         def collect(_: Tensor, x: Tensor, y: Tensor) -> Tensor:
             run = Unconstrain(self.layout)
-            with run, FunctionalSamplers():
-                self.model(x, y)
+            with FunctionalSamplers():
+                run_for_latents(run, self.model, x, y)
             # A prior whose own parameters are float32 draws float32, whatever the data are.
             return run.vector().to(y.dtype)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from amortized.priors.bijection import bijection_to
-from amortized.priors.sites import Unconstrain, _Site, lay_out, trace_program
+from amortized.priors.sites import Unconstrain, _Site, lay_out, run_for_latents, trace_program
 from amortized.priors.vectorised import (
     FunctionalSamplers,
     Program,
@@ -110,8 +110,7 @@ class ProgramSimulator:
 
         def run(_: Tensor, x: Tensor) -> Tensor:
             messenger = Unconstrain(self.layout)
-            with messenger:
-                self.model(x)
+            run_for_latents(messenger, self.model, x)
             return messenger.vector()
 
         return self._for_all(run, x.new_empty(len(x), 0), x)

@@ -6,6 +6,7 @@ well, `Unconstrain` collects u from values or from prior draws.
 """
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -20,8 +21,14 @@ from amortized.priors.vectorised import Program, draw, is_subsample, quiet_progr
 Layout = dict[str, tuple[slice, torch.Size]]
 
 
+class _AllPlaced(Exception):
+    """Ends a run of the program whose latents are all that is wanted of it."""
+
+
 class _Site(Messenger):
     """What the messengers below share: which sites are latent, and where each lies in u."""
+
+    to_the_end = True
 
     def __init__(self, layout: Layout) -> None:
         super().__init__()
@@ -30,6 +37,10 @@ class _Site(Messenger):
 
     def _is_latent(self, message: Any) -> bool:
         return message["name"] in self.layout and not message["is_observed"]
+
+    def _pyro_post_sample(self, message: Any) -> None:
+        if not self.to_the_end and len(self.values) == len(self.layout):
+            raise _AllPlaced
 
 
 class Place(_Site):
@@ -121,6 +132,16 @@ class Unconstrain(_Site):
     def vector(self) -> Tensor:
         """The values end to end, in the order of the layout."""
         return torch.cat([self.values[name] for name in self.layout])
+
+
+def run_for_latents(site: _Site, model: Program, *data: Tensor) -> None:
+    """A run that ends with the last latent.
+
+    What comes then, the likelihood of all rows above all, is most of a run.
+    """
+    site.to_the_end = False
+    with suppress(_AllPlaced), site:
+        model(*data)
 
 
 def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
