@@ -27,12 +27,17 @@ def lcdb() -> dict[str, Any]:
     return stored
 
 
+def dataset_halves(seed: int = 0) -> list[NDArray[np.int64]]:
+    """The datasets that may be tuned on, and those that methods are judged on."""
+    datasets = np.random.default_rng(seed).permutation(np.unique(lcdb()["dataset"]))
+    return np.array_split(datasets, 2)
+
+
 def curves_by_dataset(seed: int = 0) -> tuple[list[Numbers], list[Numbers]]:
     """Curves of at least ten sizes, those of one half of the datasets and those of the other."""
     data = lcdb()
-    datasets = np.random.default_rng(seed).permutation(np.unique(data["dataset"]))
     halves = []
-    for half in np.array_split(datasets, 2):
+    for half in dataset_halves(seed):
         rows = data["accuracy"][np.isin(data["dataset"], half)]
         # A curve ends with its first gap.
         lengths = [int(np.isnan(np.append(row, np.nan)).argmax()) for row in rows]
@@ -130,9 +135,9 @@ def real_table(model: str, n_curves: int, n_emcee: int) -> None:
 
 
 def trainings(n_datasets: int, seed: int = 0) -> Iterator[list[Numbers]]:
-    """For each dataset its learners' curves, of equal length, in random order."""
+    """For each dataset that is judged on its learners' curves, equally long, in random order."""
     data, random = lcdb(), np.random.default_rng(seed)
-    for dataset in random.permutation(np.unique(data["dataset"]))[:n_datasets]:
+    for dataset in dataset_halves()[1][:n_datasets]:
         rows = data["accuracy"][data["dataset"] == dataset]
         lengths = np.array([int(np.isnan(np.append(row, np.nan)).argmax()) for row in rows])
         n = int(np.median(lengths))
