@@ -1,6 +1,7 @@
 """One-pass answers and the ladder: with a good, a bad and no network, against exact posteriors."""
 
 import dataclasses
+import importlib
 import math
 
 import pytest
@@ -283,6 +284,31 @@ def test_posteriors_and_draws_are_priors_too():
 NETWORK = network_of(NormalMeanPrior())
 LINEAR = network_of(LinearModelPrior(2))
 Y = normal_samples(2, 3)
+
+
+@pytest.mark.parametrize("patience", ["enough", "too little"])
+def test_particles_that_mix_slowly_get_more_moves_before_nuts(patience, monkeypatch):
+    ladder, asked = importlib.import_module("amortized.infer.ladder"), []
+    sampled = ladder.smc
+
+    def slow(density, n_draws, *, start, max_sweeps=15, **options):
+        draws = sampled(density, n_draws, start=start, max_sweeps=max_sweeps, **options)
+        asked.append((density.n_datasets, max_sweeps))
+        remembered = torch.zeros(density.n_datasets)
+        remembered[0] = 0.9 if max_sweeps == 15 or patience == "too little" else 0.1
+        return draws._replace(diagnostics=draws.diagnostics | {"correlation": remembered})
+
+    monkeypatch.setattr(ladder, "smc", slow)
+    model, y = NormalMeanPrior(), normal_samples(3)
+    density = make_problem(model, torch.zeros(3, 12, 0), y, None).density()
+    draws, by_nuts = ladder._temper(density, 400, "auto", {})
+    assert asked == [(3, 15), (1, 150)]
+    assert by_nuts.tolist() == [patience == "too little", False, False]
+    exact = infer(model, y, method="exact")
+    off = (draws.u[..., 0].mean(1) - exact.mean["mean"]) / exact.std["mean"]
+    assert off.abs().max() < 0.25
+
+
 WRONG = {
     "none": (lambda: infer(NormalMeanPrior(3.0), Y, method="dt"), "pretrained network"),
     "no name": (lambda: infer(NormalMeanPrior(), Y, method="dt", network="moon"), "saved network"),

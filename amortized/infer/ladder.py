@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from amortized.infer.amortised import Network, find_network, in_one_pass, one_pass
@@ -43,6 +43,7 @@ from amortized.sampling.start import FromMixture
 _LEAST_EFFICIENCY = 0.4  # at 0.25 with k-hat 0.4, means were off by a sixth of a deviation
 _FEWEST = 1000  # draws that k-hat is estimated from
 _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
+_PATIENT = 150  # sweeps of tempered particles that 15 did not move
 
 
 def automatically(
@@ -119,10 +120,10 @@ def climb(
         near, start = near[~good], start.take(~good)
     for index, begin in ((near, start), (far, "auto")):
         if len(index):
-            mended, stuck = _temper(density.take(index), n_draws, begin, options)
+            mended, by_nuts = _temper(density.take(index), n_draws, begin, options)
             draws = _put(draws, index, mended)
-            for i, is_stuck in zip(index.tolist(), stuck.tolist(), strict=True):
-                rungs[i] = "nuts" if is_stuck else "smc"
+            for i, is_nuts in zip(index.tolist(), by_nuts.tolist(), strict=True):
+                rungs[i] = "nuts" if is_nuts else "smc"
     return draws, rungs
 
 
@@ -191,13 +192,23 @@ def _temper(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those that it would warn of go on to NUTS
         draws = smc(density, n_draws, start=start, **options)
-    stuck = ~(draws.diagnostics["correlation"] <= 0.5)
-    index = stuck.nonzero()[:, 0]
+        index = _stuck(draws)
+        if len(index):  # more moves still take a hundredth of the time of NUTS
+            begin = start if isinstance(start, str) else start.take(index)
+            patient = options | {"max_sweeps": _PATIENT}
+            again = smc(density.take(index), n_draws, start=begin, **patient)
+            draws, index = _put(draws, index, again), index[_stuck(again)]
     if len(index):
         chains = nuts(density.take(index), max(n_draws, 4))
         evidence = torch.full((len(index),), torch.nan, dtype=draws.u.dtype)
         draws = _put(draws, index, chains._replace(u=chains.u[:, :n_draws], log_evidence=evidence))
-    return draws, stuck
+    by_nuts = torch.zeros(density.n_datasets, dtype=torch.bool).index_fill(0, index, True)
+    return draws, by_nuts
+
+
+def _stuck(draws: Draws) -> Int[Tensor, " stuck"]:
+    """Datasets whose particles still remember where they were."""
+    return (~(draws.diagnostics["correlation"] <= 0.5)).nonzero()[:, 0]
 
 
 def _put(draws: Draws, index: Tensor, part: Draws) -> Draws:
