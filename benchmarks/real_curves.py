@@ -16,6 +16,7 @@ from amortized.priors import LearningCurvePrior, named_prior
 
 SHARES = (0.2, 0.4, 0.8)
 FEWEST_SIZES = 10
+RULES = [(0.0, 0.01), (0.0, 0.05), (0.02, 0.025), (0.02, 0.05)]  # min_delta and threshold
 Numbers = NDArray[np.float64]
 
 
@@ -52,19 +53,23 @@ def known_of(curve: Numbers, share: float) -> int:
     return max(2, round(share * len(curve)))
 
 
-def numbers_of(curve: Numbers) -> Numbers:
-    """Steps: the sizes' numbers, for a size is the root of two times the one before."""
-    return np.arange(1.0, len(curve) + 1)
+def sizes_of(curve: Numbers) -> Numbers:
+    """Sizes of the training set: each is the root of two times the one before."""
+    return 16.0 * 2.0 ** (np.arange(len(curve)) / 2)
+
+
+def regressor(model: str, sizes: Numbers) -> LearningCurveRegressor:
+    """For curves over these sizes."""
+    return LearningCurveRegressor(model, first_step=sizes[0], horizon=sizes[-1], step_scale="log")
 
 
 def network_scores(model: str, curve: Numbers, known: int) -> tuple[float, float, bool]:
     """Log-likelihood of the later values, and error and coverage at the last."""
-    steps = numbers_of(curve)
-    fitted = LearningCurveRegressor(model, horizon=float(len(curve)))
-    fitted.fit(steps[:known], curve[:known])
-    predictive = fitted.predict_distribution(steps[known:])
+    sizes = sizes_of(curve)
+    fitted = regressor(model, sizes).fit(sizes[:known], curve[:known])
+    predictive = fitted.predict_distribution(sizes[known:])
     ll = predictive.log_prob(torch.as_tensor(curve[known:])).mean().item()
-    low, median, high = fitted.predict_quantiles(steps[-1:], [0.05, 0.5, 0.95])[0]
+    low, median, high = fitted.predict_quantiles(sizes[-1:], [0.05, 0.5, 0.95])[0]
     return ll, abs(median - curve[-1]), bool(low <= curve[-1] <= high)
 
 
@@ -72,7 +77,8 @@ def emcee_scores(curve: Numbers, known: int) -> tuple[float, float, bool]:
     """The same by emcee, on the same steps."""
     prior = named_prior("learning-curve")
     assert isinstance(prior, LearningCurvePrior)
-    steps = StepScale(1.0, float(len(curve)), "linear").to_prior(numbers_of(curve), prior.n_steps)
+    sizes = sizes_of(curve)
+    steps = StepScale(sizes[0], sizes[-1], "log").to_prior(sizes, prior.n_steps)
     draws = EmceeCurve(prior, steps[:known], curve[:known]).draws(0, vectorised=True)
     ll = log_likelihood(prior, draws, steps[known:], curve[known:]).mean()
     levels = np.array([0.05, 0.5, 0.95])
@@ -94,8 +100,8 @@ def calibrated_scores(
     """Scores of a point forecast with the spread that it has on other curves."""
 
     def errors(curve: Numbers) -> Numbers:
-        known, steps = known_of(curve, share), 2.0 ** (numbers_of(curve) / 2)
-        return curve[known:] - forecast(steps[:known], curve[:known], steps[known:])
+        known, sizes = known_of(curve, share), sizes_of(curve)
+        return curve[known:] - forecast(sizes[:known], curve[:known], sizes[known:])
 
     spread = float(np.concatenate([errors(curve) for curve in tuning]).std())
     ends = float(np.std([errors(curve)[-1] for curve in tuning]))
@@ -146,32 +152,36 @@ def trainings(n_datasets: int, seed: int = 0) -> Iterator[list[Numbers]]:
             yield [rows[i] for i in random.permutation(len(rows))]
 
 
-def chances(model: str, curve: Numbers, best: float, fewest: int) -> Numbers:
-    """The chance to end above the best, after each of the known parts, in one pass."""
-    n = len(curve)
-    parts = [curve[:known] for known in range(fewest, n)]
-    fitted = LearningCurveRegressor(model, horizon=float(n)).fit(None, parts)
-    return np.asarray(fitted.probability_of_exceeding(best, at=float(n)))
+def chances(model: str, curve: Numbers, mark: float, fewest: int) -> Numbers:
+    """The chance to end above a mark, after each of the known parts, in one pass."""
+    sizes, n = sizes_of(curve), len(curve)
+    parts = np.stack([np.where(np.arange(n - 1) < k, curve[:-1], np.nan) for k in range(fewest, n)])
+    fitted = regressor(model, sizes).fit(sizes[:-1], parts)
+    return np.asarray(fitted.probability_of_exceeding(mark, at=sizes[-1]))
 
 
 def early_stopping_table(model: str, n_datasets: int, fewest: int = 3) -> None:
     """Trainings one after the other, stopped when they are unlikely to beat the best so far."""
-    print(f"\n{'threshold':>9} {'datasets':>9} {'speed-up':>9} {'mean regret':>12} {'<= 1%':>6}")
+    print(
+        f"\n{'min_delta':>9} {'threshold':>9} {'datasets':>9} {'speed-up':>9} {'mean regret':>12} "
+        f"{'<= 1%':>6}"
+    )
     kept = list(trainings(n_datasets))
-    for threshold in (0.01, 0.05, 0.1, 0.2):
+    for min_delta, threshold in RULES:
         spent, whole, regrets = 0, 0, []
         for runs in kept:
             best = -np.inf
             for run in runs:
                 used = len(run)
                 if best > -np.inf:
-                    low = np.flatnonzero(chances(model, run, best, fewest) < threshold)
+                    chance = chances(model, run, best + min_delta, fewest)
+                    low = np.flatnonzero(chance < threshold)
                     used = fewest + int(low[0]) if len(low) else used
                 best = max(best, run[-1]) if used == len(run) else best
                 spent, whole = spent + used, whole + len(run)
             top = max(run[-1] for run in runs)
             regrets.append((top - best) / top)
         print(
-            f"{threshold:9.2f} {len(kept):9d} {whole / spent:9.2f} {np.mean(regrets):12.4f} "
-            f"{np.mean(np.array(regrets) <= 0.01):6.2f}"
+            f"{min_delta:9.3f} {threshold:9.3f} {len(kept):9d} {whole / spent:9.2f} "
+            f"{np.mean(regrets):12.4f} {np.mean(np.array(regrets) <= 0.01):6.2f}"
         )

@@ -143,7 +143,17 @@ def test_step_scale_keeps_short_and_compresses_long_trainings():
     np.testing.assert_array_equal(StepScale(1.0, 50.0, "linear").to_prior(steps, 100), steps)
     assert StepScale(1.0, 199.0, "linear").to_prior(np.array([100.0]), 100)[0] == 50.5
     doubling = StepScale(16.0, 4096.0, "log").to_prior(16 * 2.0 ** np.arange(9), 100)
-    np.testing.assert_allclose(np.diff(doubling), 99 / 8)
+    np.testing.assert_allclose(np.diff(np.log(doubling)), np.log(100) / 8)
+    few = StepScale(16.0, 1024.0, "log").to_prior(np.array([16.0, 160.0, 1024.0]), 100)
+    np.testing.assert_allclose(few, [1, 10, 64])
+
+
+def test_a_power_law_of_training_sizes_stays_one():
+    """Whatever the range of the sizes: c - a s^-b becomes c - a' t^-b'."""
+    sizes = 16 * 2.0 ** np.arange(12)
+    t = StepScale(16.0, sizes[-1], "log").to_prior(sizes, 100)
+    slopes = np.diff(np.log(0.3 * sizes**-0.4)) / np.diff(np.log(t))
+    np.testing.assert_allclose(slopes, slopes[0])
 
 
 def test_long_curves_are_thinned_with_both_ends_kept():
@@ -229,11 +239,13 @@ def test_plot_draws_every_curve():
     assert len(figure.axes[0].lines) == 2 * len(CURVES)
 
 
-def test_stopping_follows_the_chance_to_beat_the_best():
-    curve = [0.2, 0.3, 0.4]
+@pytest.mark.parametrize("min_delta", [0.0, 0.05])
+def test_stopping_follows_the_chance_to_beat_the_best(min_delta):
+    curve, best = [0.2, 0.3, 0.4], 0.8 - min_delta
     chance = estimator().fit(None, curve).probability_of_exceeding(0.8, at=100)
     for threshold, stops in ((chance - 1e-3, False), (chance + 1e-3, True)):
-        stopping = EarlyStopping(estimator(), best=0.8, threshold=float(threshold))
+        rule = {"threshold": float(threshold), "min_delta": min_delta}
+        stopping = EarlyStopping(estimator(), best=best, **rule)
         assert [stopping.update(value) for value in curve] == [False, False, stops]
         assert stopping.chance == pytest.approx(chance, abs=1e-6)
 
@@ -241,7 +253,7 @@ def test_stopping_follows_the_chance_to_beat_the_best():
 def test_stopping_knows_that_a_loss_should_fall():
     curve = [2.0, 1.5, 1.2]
     loss = estimator(low=0.0, high=4.0, minimize=True)
-    stopping = EarlyStopping(loss, best=0.5)
+    stopping = EarlyStopping(loss, best=0.6, min_delta=0.1)
     for value in curve:
         stopping.update(value)
     below = 1 - loss.fit(None, curve).probability_of_exceeding(0.5, at=100)
@@ -253,6 +265,7 @@ def test_stopping_knows_that_a_loss_should_fall():
     "options, message",
     [
         ({"threshold": 0.0}, "threshold between 0 and 1"),
+        ({"min_delta": -0.1}, "min_delta >= 0"),
         ({"fewest": 0}, "fewest to be an integer >= 1"),
         ({"best": float("nan")}, "finite number or None"),
         ({"own": False}, "nothing that is to be beaten"),

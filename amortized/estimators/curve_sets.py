@@ -35,7 +35,7 @@ class StepScale(NamedTuple):
         >>> StepScale(1.0, 50.0, "linear").to_prior(np.array([1.0, 2.0]), 100)
         array([1., 2.])
         >>> StepScale(16.0, 1024.0, "log").to_prior(np.array([16.0, 128.0, 1024.0]), 101)
-        array([  1.,  51., 101.])
+        array([ 1.,  8., 64.])
     """
 
     first: float
@@ -61,11 +61,15 @@ class StepScale(NamedTuple):
             )
 
     def to_prior(self, steps: Numbers, n_steps: int) -> Numbers:
-        """Steps from 1 to ``n_steps``; linear ones keep their unit if the training is no longer."""
-        span = self.last - self.first
+        """Steps from 1 to ``n_steps``, which keep their unit if the training is no longer.
+
+        Otherwise they are divided; on a log scale their logarithms are, so that a power law stays
+        one.
+        """
         if self.kind == "linear":
-            return 1 + (steps - self.first) * min(1.0, (n_steps - 1) / span)
-        return 1 + (n_steps - 1) * np.log(steps / self.first) / math.log(self.last / self.first)
+            return 1 + (steps - self.first) * min(1.0, (n_steps - 1) / (self.last - self.first))
+        power = min(1.0, math.log(n_steps) / math.log(self.last / self.first))
+        return np.minimum((steps / self.first) ** power, n_steps)
 
 
 def rows_of(values: Any, name: str) -> tuple[list[Numbers], bool]:

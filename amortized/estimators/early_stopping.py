@@ -17,14 +17,16 @@ class EarlyStopping:
     """Watches one training, value by value, and says when it is not worth going on.
 
     After each value the curve is extrapolated to the horizon. The training should stop when the
-    chance that its metric ends above the best so far falls below a threshold; the best so far is
-    that of other trainings, if it is given, or of this one itself, whichever is better.
+    chance that its metric ends above the best so far, by ``min_delta`` or more, falls below a
+    threshold; the best so far is that of other trainings, if it is given, or of this one itself,
+    whichever is better.
 
     Args:
         estimator: not fitted; knows the metric's bounds and direction and the horizon. None is a
             metric from 0 to 1, the higher the better, over 100 steps.
         best: best result of other trainings; None for none.
         threshold: chance to beat the best below which the training stops.
+        min_delta: how much better than the best it must become; less is not worth its time.
         fewest: number of values before which no training is stopped.
         own: whether the training must also beat the best value that it had itself: then it stops,
             too, when it has become as good as it will be.
@@ -51,11 +53,14 @@ class EarlyStopping:
         *,
         best: float | None = None,
         threshold: float = 0.05,
+        min_delta: float = 0.0,
         fewest: int = 3,
         own: bool = True,
     ) -> None:
         if not 0 < threshold < 1:
             raise ValueError(f"Expected threshold between 0 and 1; got {threshold!r}.")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(f"Expected min_delta >= 0; got {min_delta!r}.")
         if int(fewest) != fewest or fewest < 1:
             raise ValueError(f"Expected fewest to be an integer >= 1; got {fewest!r}.")
         if best is not None and not math.isfinite(best):
@@ -64,7 +69,8 @@ class EarlyStopping:
             raise ValueError("Expected best, or own=True; got nothing that is to be beaten.")
         # A copy: what the user gave stays unfitted.
         self.estimator = clone(LearningCurveRegressor() if estimator is None else estimator)
-        self.best, self.threshold, self.fewest, self.own = best, threshold, int(fewest), own
+        self.best, self.threshold, self.min_delta = best, threshold, min_delta
+        self.fewest, self.own = int(fewest), own
         self.steps: list[float] = []
         self.values: list[float] = []
         self.chance, self.stopped = math.nan, False
@@ -91,12 +97,11 @@ class EarlyStopping:
 
     def _chance(self) -> float:
         estimator = self.estimator.fit(self.steps, self.values)
-        better = min if estimator.minimize else max
         rivals = ([] if self.best is None else [self.best]) + (self.values if self.own else [])
-        above = float(
-            estimator.probability_of_exceeding(better(rivals), at=float(estimator.horizon))
-        )
-        return 1 - above if estimator.minimize else above
+        minimize = estimator.minimize
+        mark = min(rivals) - self.min_delta if minimize else max(rivals) + self.min_delta
+        above = float(estimator.probability_of_exceeding(mark, at=float(estimator.horizon)))
+        return 1 - above if minimize else above
 
 
 class EarlyStoppingCallback(Callback):
