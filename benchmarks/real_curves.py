@@ -1,6 +1,6 @@
 """Real curves of ``learning_curves``: LCDB's accuracies, and trainings that are stopped early."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,29 +113,28 @@ def calibrated_scores(
     return scores
 
 
-def real_table(model: str, n_curves: int, n_emcee: int) -> None:
+def real_table(models: Sequence[str], n_curves: int, n_emcee: int) -> None:
     """Log-likelihood, error and coverage on LCDB."""
     tuning, curves = curves_by_dataset()
     tuning, curves = tuning[:n_curves], curves[:n_curves]
     print(
-        f"\nLCDB, {len(curves)} curves (emcee: the first {n_emcee}, and the network on them)\n"
-        f"{'known':>6} {'method':>20} {'log-lik.':>9} {'error':>7} {'coverage of 90%':>16}"
+        f"\nLCDB, {len(curves)} curves; emcee, and the first network beside it: {n_emcee}\n"
+        f"{'known':>6} {'method':>26} {'log-lik.':>9} {'error':>7} {'coverage of 90%':>16}"
     )
     for share in SHARES:
         pairs = [(curve, known_of(curve, share)) for curve in curves]
-        network = [network_scores(model, *pair) for pair in pairs]
-        rows = {
-            "network": network,
+        rows = {model: [network_scores(model, *pair) for pair in pairs] for model in models}
+        rows |= {
             "last value": calibrated_scores(last_value, tuning, curves, share),
             "power law": calibrated_scores(power_law, tuning, curves, share),
-            "network, emcee's": network[:n_emcee],
+            "network, emcee's": rows[models[0]][:n_emcee],
             "emcee": [emcee_scores(*pair) for pair in pairs[:n_emcee]],
         }
         for name, scores in rows.items():
             if scores:
                 ll, error, inside = np.array(scores, dtype=np.float64).T
                 print(
-                    f"{share:5.0%} {name:>20} {ll.mean():9.3f} {error.mean():7.4f} "
+                    f"{share:5.0%} {name:>26} {ll.mean():9.3f} {error.mean():7.4f} "
                     f"{inside.mean():16.2f}"
                 )
 
