@@ -286,24 +286,32 @@ LINEAR = network_of(LinearModelPrior(2))
 Y = normal_samples(2, 3)
 
 
-@pytest.mark.parametrize("patience", ["enough", "too little"])
-def test_particles_that_mix_slowly_get_more_moves_before_nuts(patience, monkeypatch):
+@pytest.mark.parametrize(
+    ("offsets", "remembered", "n_runs"),
+    [((0, 0), 0.9, 2), ((1, 0), 0.1, 2), ((1, 0, 0), 0.9, 3), ((2, 1, 0), 0.9, 3)],
+    ids=["agree", "moved at last", "agree at last", "never agree"],
+)
+def test_particles_that_stand_still_are_asked_again(offsets, remembered, n_runs, monkeypatch):
+    """The first of three datasets, whose draws are moved by the offsets of each run."""
     ladder, asked = importlib.import_module("amortized.infer.ladder"), []
-    sampled = ladder.smc
+    sampled, one = ladder.smc, torch.tensor([1.0, 0.0, 0.0])
 
-    def slow(density, n_draws, *, start, max_sweeps=15, **options):
-        draws = sampled(density, n_draws, start=start, max_sweeps=max_sweeps, **options)
-        asked.append((density.n_datasets, max_sweeps))
-        remembered = torch.zeros(density.n_datasets)
-        remembered[0] = 0.9 if max_sweeps == 15 or patience == "too little" else 0.1
-        return draws._replace(diagnostics=draws.diagnostics | {"correlation": remembered})
+    def slow(density, n_draws, *, start, **options):
+        draws = sampled(density, n_draws, start=start, **options)
+        first, n = one[: density.n_datasets], len(asked)
+        asked.append((density.n_datasets, options))
+        correlation = first * (remembered if n else 0.9)
+        return draws._replace(
+            u=draws.u + offsets[n] * first[:, None, None],
+            diagnostics=draws.diagnostics | {"correlation": correlation},
+        )
 
     monkeypatch.setattr(ladder, "smc", slow)
     model, y = NormalMeanPrior(), normal_samples(3)
     density = make_problem(model, torch.zeros(3, 12, 0), y, None).density()
     draws, by_nuts = ladder._temper(density, 400, "auto", {})
-    assert asked == [(3, 15), (1, 150)]
-    assert by_nuts.tolist() == [patience == "too little", False, False]
+    assert asked == [(3, {}), (1, {}), (1, ladder._PATIENT)][:n_runs]
+    assert by_nuts.tolist() == [offsets == (2, 1, 0), False, False]
     exact = infer(model, y, method="exact")
     off = (draws.u[..., 0].mean(1) - exact.mean["mean"]) / exact.std["mean"]
     assert off.abs().max() < 0.25

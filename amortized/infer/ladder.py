@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amortized.infer.amortised import Network, find_network, in_one_pass, one_pass
@@ -43,7 +43,7 @@ from amortized.sampling.start import FromMixture
 _LEAST_EFFICIENCY = 0.4  # at 0.25 with k-hat 0.4, means were off by a sixth of a deviation
 _FEWEST = 1000  # draws that k-hat is estimated from
 _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
-_PATIENT = 150  # sweeps of tempered particles that 15 did not move
+_PATIENT = {"n_particles": 4096, "max_sweeps": 60}  # options of SMC where two runs disagree
 
 
 def automatically(
@@ -192,12 +192,14 @@ def _temper(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those that it would warn of go on to NUTS
         draws = smc(density, n_draws, start=start, **options)
-        index = _stuck(draws)
-        if len(index):  # more moves still take a hundredth of the time of NUTS
+        index = _stuck(draws).nonzero()[:, 0]
+        for more in ({}, _PATIENT):  # still a hundredth of the time of NUTS
+            if not len(index):
+                break
             begin = start if isinstance(start, str) else start.take(index)
-            patient = options | {"max_sweeps": _PATIENT}
-            again = smc(density.take(index), n_draws, start=begin, **patient)
-            draws, index = _put(draws, index, again), index[_stuck(again)]
+            again = smc(density.take(index), n_draws, start=begin, **options | more)
+            wrong = _stuck(again) & ~_agree(_take(draws, index), again)
+            draws, index = _put(draws, index, again), index[wrong]
     if len(index):
         chains = nuts(density.take(index), max(n_draws, 4))
         evidence = torch.full((len(index),), torch.nan, dtype=draws.u.dtype)
@@ -206,9 +208,21 @@ def _temper(
     return draws, by_nuts
 
 
-def _stuck(draws: Draws) -> Int[Tensor, " stuck"]:
-    """Datasets whose particles still remember where they were."""
-    return (~(draws.diagnostics["correlation"] <= 0.5)).nonzero()[:, 0]
+def _stuck(draws: Draws) -> Bool[Tensor, " batch"]:
+    """Where particles still remember where they were."""
+    return ~(draws.diagnostics["correlation"] <= 0.5)
+
+
+def _agree(one: Draws, other: Draws) -> Bool[Tensor, " batch"]:
+    """Where independent runs found the same.
+
+    Particles of separate modes never forget theirs, whose shares come from weights and not from
+    moves; NUTS would never leave the first one that it finds.
+    """
+    assert one.log_evidence is not None and other.log_evidence is not None
+    apart = (one.u.mean(1) - other.u.mean(1)).abs() / other.u.std(1)
+    same_evidence = (one.log_evidence - other.log_evidence).abs() < 0.2
+    return (apart.amax(-1) < 0.25) & same_evidence
 
 
 def _put(draws: Draws, index: Tensor, part: Draws) -> Draws:
