@@ -40,7 +40,8 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     Parameters:
         model: name of a pretrained network, folder of a saved one, or a ``PFN``, trained on a
-            ``LearningCurvePrior``.
+            ``LearningCurvePrior``: "learning-curve-discrepancy", for curves that follow a formula
+            only roughly, or "learning-curve", whose prior is that of the literature.
         low: lower bound of the metric; -inf for none.
         high: upper bound of the metric; inf for none. A loss has 0 and inf.
         minimize: whether small values are good.
@@ -49,7 +50,8 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
         horizon: the last step that can be asked for. Up to 100 steps keep their unit; longer
             trainings are compressed.
         first_step: step at which curves begin; no step lies before.
-        step_scale: "linear", or "log" where steps grow by factors, as sizes of training sets do.
+        step_scale: "linear", or "log" where steps grow by factors, as sizes of training sets do:
+            then a longer training keeps its powers instead of its differences.
         device: where the network runs.
 
     Attributes:
@@ -74,7 +76,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | PFN = "learning-curve",
+        model: str | PFN = "learning-curve-discrepancy",
         *,
         low: float = 0.0,
         high: float = 1.0,
@@ -137,7 +139,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
         if not isinstance(network, PFN) or network.config.n_features != 1:
             raise ValueError(
                 f"Expected a network trained on learning curves; model={self.model!r} is none. "
-                "Take 'learning-curve'."
+                "Take 'learning-curve-discrepancy'."
             )
         # To walk through all modules for nothing takes a tenth of an answer.
         if network.training:
