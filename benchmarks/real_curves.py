@@ -118,7 +118,7 @@ def real_table(models: Sequence[str], n_curves: int, n_emcee: int) -> None:
     tuning, curves = curves_by_dataset()
     tuning, curves = tuning[:n_curves], curves[:n_curves]
     print(
-        f"\nLCDB, {len(curves)} curves; emcee, and the first network beside it: {n_emcee}\n"
+        f"\nLCDB, {len(curves)} curves\n"
         f"{'known':>6} {'method':>26} {'log-lik.':>9} {'error':>7} {'coverage of 90%':>16}"
     )
     for share in SHARES:
@@ -127,8 +127,8 @@ def real_table(models: Sequence[str], n_curves: int, n_emcee: int) -> None:
         rows |= {
             "last value": calibrated_scores(last_value, tuning, curves, share),
             "power law": calibrated_scores(power_law, tuning, curves, share),
-            "network, emcee's": rows[models[0]][:n_emcee],
-            "emcee": [emcee_scores(*pair) for pair in pairs[:n_emcee]],
+            f"network, first {n_emcee}": rows[models[0]][:n_emcee],
+            f"emcee, first {n_emcee}": [emcee_scores(*pair) for pair in pairs[:n_emcee]],
         }
         for name, scores in rows.items():
             if scores:
