@@ -28,7 +28,7 @@ from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc
 
-N_EFFECTIVE, MAX_R_HAT = 10_000, 1.01
+N_EFFECTIVE, MAX_R_HAT, N_CHAINS = 10_000, 1.01, 4
 
 Program = Callable[..., Tensor]
 
@@ -211,21 +211,28 @@ def in_own_units(density: ProgramDensity, u: Tensor) -> Tensor:
 
 
 def long_run(density: ProgramDensity, name: str, folder: Path | None) -> Tensor:
-    """Chains of NUTS that meet the reference's conditions, ``(chains, draws, k)``."""
+    """Chains of NUTS that meet the reference's conditions, ``(chains, draws, k)``.
+
+    Every run is kept as it comes; a later call goes on with the next.
+    """
     stored = None if folder is None else folder / f"{name}.npy"
-    if stored is not None and stored.exists():
-        return torch.from_numpy(np.load(stored))
     chains: list[Tensor] = []
-    for seed in range(1, 13):
-        torch.manual_seed(seed)
-        run = nuts(density, N_EFFECTIVE, n_warmup=1000)
-        chains.append(in_own_units(density, run.u).unflatten(0, (run.n_chains, -1)))
-        reference = torch.cat(chains)
-        if r_hat(reference).max() < MAX_R_HAT and effective(reference) >= N_EFFECTIVE:
+    if stored is not None and stored.exists():
+        chains = list(torch.from_numpy(np.load(stored)).split(N_CHAINS))
+    for seed in range(1 + len(chains), 13):
+        if chains and is_long_enough(torch.cat(chains)):
             break
-    if stored is not None:
-        np.save(stored, reference.numpy())
-    return reference
+        torch.manual_seed(seed)
+        run = nuts(density, N_EFFECTIVE, n_chains=N_CHAINS, n_warmup=1000)
+        chains.append(in_own_units(density, run.u).unflatten(0, (N_CHAINS, -1)))
+        if stored is not None:
+            np.save(stored, torch.cat(chains).numpy())
+    return torch.cat(chains)
+
+
+def is_long_enough(chains: Tensor) -> bool:
+    """Whether chains meet the reference's conditions."""
+    return bool(r_hat(chains).max() < MAX_R_HAT) and effective(chains) >= N_EFFECTIVE
 
 
 def effective(chains: Tensor) -> float:
