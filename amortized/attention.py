@@ -5,6 +5,7 @@
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -63,9 +64,24 @@ def attend_reference(
     return scores.softmax(-1).nan_to_num(0.0) @ values
 
 
+class Rotation(NamedTuple):
+    """Cosines and sines of angles, ``(batch, heads, rows, half)``: the same at every depth."""
+
+    cos: Tensor
+    sin: Tensor
+
+    @classmethod
+    def by(cls, angles: Float[Tensor, "batch heads rows half"]) -> "Rotation":
+        """The rotation by angles in radians."""
+        return cls(angles.cos(), angles.sin())
+
+    def of_rows(self, rows: slice) -> "Rotation":
+        """That of some rows."""
+        return Rotation(self.cos[:, :, rows], self.sin[:, :, rows])
+
+
 def rotate(
-    vectors: Float[Tensor, "batch heads rows width"],
-    angles: Float[Tensor, "batch heads rows half"],
+    vectors: Float[Tensor, "batch heads rows width"], rotation: Rotation
 ) -> Float[Tensor, "batch heads rows width"]:
     r"""Rotate pairs of channels by angles that are linear in the inputs.
 
@@ -74,12 +90,12 @@ def rotate(
 
     Args:
         vectors: queries or keys; ``width = 2 * half``.
-        angles: in radians.
+        rotation: of each pair.
 
     References:
         | RoFormer: Enhanced Transformer with Rotary Position Embedding (Su et al., 2021),
         | arXiv:2104.09864: angles from positions; here from real-valued inputs.
     """
-    cos, sin = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
+    cos, sin = rotation.cos.to(vectors.dtype), rotation.sin.to(vectors.dtype)
     first, second = vectors.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amortized.attention import attend, attend_reference, rotate
+from amortized.attention import Rotation, attend, attend_reference, rotate
 
 
 def qkv(n_rows=5, n_context=7, dtype=torch.float32):
@@ -92,8 +92,10 @@ def rotated_products(shift=0.0):
     q, k, _ = qkv(dtype=torch.float64)
     x, z = torch.randn(2, 5, 3).double(), torch.randn(2, 7, 3).double()
     frequencies = torch.randn(3, 3, 4).double()
-    angles = [torch.einsum("bnf,fhw->bhnw", inputs + shift, frequencies) for inputs in (x, z)]
-    return rotate(q, angles[0]) @ rotate(k, angles[1]).mT
+    turns = [
+        Rotation.by(torch.einsum("bnf,fhw->bhnw", inputs + shift, frequencies)) for inputs in (x, z)
+    ]
+    return rotate(q, turns[0]) @ rotate(k, turns[1]).mT
 
 
 def test_rotated_products_depend_on_differences_only():
@@ -103,10 +105,10 @@ def test_rotated_products_depend_on_differences_only():
 def test_rotation_by_nothing_and_by_a_quarter():
     vectors = torch.randn(2, 3, 5, 8)
     angles = torch.zeros(2, 3, 5, 4)
-    assert torch.equal(rotate(vectors, angles), vectors)
-    quarter = rotate(vectors, angles + torch.pi / 2)
+    assert torch.equal(rotate(vectors, Rotation.by(angles)), vectors)
+    quarter = rotate(vectors, Rotation.by(angles + torch.pi / 2))
     torch.testing.assert_close(quarter, torch.cat((-vectors[..., 4:], vectors[..., :4]), -1))
     torch.testing.assert_close(
-        rotate(vectors, torch.randn(2, 3, 5, 4)).norm(dim=-1), vectors.norm(dim=-1)
+        rotate(vectors, Rotation.by(torch.randn(2, 3, 5, 4))).norm(dim=-1), vectors.norm(dim=-1)
     )
-    assert rotate(vectors.bfloat16(), angles).dtype == torch.bfloat16
+    assert rotate(vectors.bfloat16(), Rotation.by(angles)).dtype == torch.bfloat16

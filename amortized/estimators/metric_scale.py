@@ -86,12 +86,14 @@ class MetricScale:
             borders: of the bars, in the unit interval or beyond its bounded ends.
         """
         ours = torch.as_tensor(self.from_unit(borders.double().cpu().numpy()))
-        log_masses = logits.cpu().log_softmax(-1)
+        logits = logits.cpu()
         if self.minimize:
-            ours, log_masses = ours.flip(0), log_masses.flip(-1)
+            ours, logits = ours.flip(0), logits.flip(-1)
         kept = (ours.diff() > 0).nonzero()[:, 0]
         first, last = int(kept[0]), int(kept[-1])
-        inside = log_masses[..., first : last + 1].clone()
-        inside[..., 0] = log_masses[..., : first + 1].logsumexp(-1)
-        inside[..., -1] = log_masses[..., last:].logsumexp(-1)
+        if last - first + 1 == logits.shape[-1]:
+            return BarDistribution(logits, ours, validate_args=False)
+        inside = logits[..., first : last + 1].clone()
+        inside[..., 0] = logits[..., : first + 1].logsumexp(-1)
+        inside[..., -1] = logits[..., last:].logsumexp(-1)
         return BarDistribution(inside, ours[first : last + 2], validate_args=False)

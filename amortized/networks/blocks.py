@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amortized.attention import attend, rotate
+from amortized.attention import Rotation, attend, rotate
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -43,23 +43,23 @@ class Attention(nn.Module):
     def keys_values(
         self,
         context: Float[Tensor, "batch context d_model"],
-        angles: Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> KeysValues:
         """Keys and values of the context rows, each ``(batch, heads, context, width)``."""
         keys, values = map(self._heads, self.keys_and_values(context).chunk(2, dim=-1))
-        return (keys if angles is None else rotate(keys, angles)), values
+        return (keys if rotation is None else rotate(keys, rotation)), values
 
     def forward(
         self,
         rows: Float[Tensor, "batch rows d_model"],
         keys_values: KeysValues,
         mask: Bool[Tensor, "batch context"] | None = None,
-        angles: Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Tensor, "batch rows d_model"]:
         """Attend the rows to the keys and values."""
         queries = self._heads(self.queries(rows))
-        if angles is not None:
-            queries = rotate(queries, angles)
+        if rotation is not None:
+            queries = rotate(queries, rotation)
         attended = attend(queries, *keys_values, mask)
         return self.out(attended.transpose(-2, -3).flatten(-2))
 
@@ -99,17 +99,17 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(d_model)
         self.mlp = GatedMLP(d_model, d_hidden)
 
-    def keys_values(self, context: Tensor, angles: Tensor | None = None) -> KeysValues:
+    def keys_values(self, context: Tensor, rotation: Rotation | None = None) -> KeysValues:
         """What later rows need to know of the context at this depth."""
-        return self.attention.keys_values(self.attention_norm(context), angles)
+        return self.attention.keys_values(self.attention_norm(context), rotation)
 
     def forward(
         self,
         rows: Float[Tensor, "batch rows d_model"],
         keys_values: KeysValues,
         mask: Bool[Tensor, "batch context"] | None = None,
-        angles: Tensor | None = None,
+        rotation: Rotation | None = None,
     ) -> Float[Tensor, "batch rows d_model"]:
         """Pass the rows through the block."""
-        rows = rows + self.attention(self.attention_norm(rows), keys_values, mask, angles)
+        rows = rows + self.attention(self.attention_norm(rows), keys_values, mask, rotation)
         return rows + self.mlp(self.mlp_norm(rows))

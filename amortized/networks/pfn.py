@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from amortized.attention import Rotation
 from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import Block, KeysValues
 from amortized.priors.prior import Prior
@@ -183,10 +184,11 @@ class PFN(nn.Module):
         n_context = x_context.shape[1]
         known, unknown = self._embed(x_context, y_context), self._embed(x_query, None)
         tokens = torch.cat((known[0], unknown[0]), dim=1)
-        angles = torch.cat((known[1], unknown[1]), dim=2)
+        rotation = Rotation.by(torch.cat((known[1], unknown[1]), dim=2))
+        of_known = rotation.of_rows(slice(n_context))
         for block in self.blocks:
-            keys_values = block.keys_values(tokens[:, :n_context], angles[:, :, :n_context])
-            tokens = block(tokens, keys_values, context_mask, angles)
+            keys_values = block.keys_values(tokens[:, :n_context], of_known)
+            tokens = block(tokens, keys_values, context_mask, rotation)
         return self._predictive(tokens[:, n_context:])
 
     def loss(self, batch: TaskBatch) -> Tensor:
@@ -204,10 +206,10 @@ class PFN(nn.Module):
         """Encode a context once, for any number of later queries."""
         self._check(x_context, y_context, context_mask)
         tokens, angles = self._embed(x_context, y_context)
-        kept = []
+        rotation, kept = Rotation.by(angles), []
         for block in self.blocks:
-            kept.append(block.keys_values(tokens, angles))
-            tokens = block(tokens, kept[-1], context_mask, angles)
+            kept.append(block.keys_values(tokens, rotation))
+            tokens = block(tokens, kept[-1], context_mask, rotation)
         return EncodedContext(tuple(kept), context_mask, x_context.shape[2])
 
     def extend(
@@ -224,15 +226,15 @@ class PFN(nn.Module):
         self._check(x, y, None)
         self._check_query(x, len(context.keys_values[0][0]), context.n_features)
         tokens, angles = self._embed(x, y)
-        mask = context.mask
+        rotation, mask = Rotation.by(angles), context.mask
         if mask is not None:
             mask = torch.cat((mask, mask.new_ones(y.shape)), dim=1)
         kept = []
         for block, before in zip(self.blocks, context.keys_values, strict=True):
-            new = block.keys_values(tokens, angles)
+            new = block.keys_values(tokens, rotation)
             keys, values = (torch.cat(pair, dim=-2) for pair in zip(before, new, strict=True))
             kept.append((keys, values))
-            tokens = block(tokens, kept[-1], mask, angles)
+            tokens = block(tokens, kept[-1], mask, rotation)
         return EncodedContext(tuple(kept), mask, context.n_features)
 
     def decode(
@@ -242,8 +244,9 @@ class PFN(nn.Module):
         n_tasks = len(context.keys_values[0][0])
         self._check_query(x_query, n_tasks, context.n_features)
         tokens, angles = self._embed(x_query, None)
+        rotation = Rotation.by(angles)
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
-            tokens = block(tokens, keys_values, context.mask, angles)
+            tokens = block(tokens, keys_values, context.mask, rotation)
         return self._predictive(tokens)
 
     def _predictive(self, tokens: Tensor) -> BarDistribution:
