@@ -8,7 +8,8 @@ Prints four tables, or those of ``--tables``.
    that of this project's SMC, four independent runs a curve: R-hat is that of the curve's end
    over the runs, and the log evidence has the runs' standard deviation. SMC and NUTS also answer
    the first curves. emcee runs with the published settings (see ``curve_baselines``).
-2. The network alone against that importance sampling, on three times as many curves: minutes.
+2. The network against that importance sampling on three times as many curves, and on the first of
+   them the gaps of both the network and emcee: minutes.
 3. Seconds a curve, CPU time on the threads given: one curve alone, and 1,000 at once. emcee is
    timed as published, one walker after the other, and with all its walkers at once.
 4. On LCDB's curves of accuracy against training size (``lcdb_extract``), which no network has seen;
@@ -224,20 +225,28 @@ def prior_table(model: str, kept: dict[str, Any], n_curves: int, n_more: int) ->
         )
 
 
-def sampled_table(model: str, n_curves: int) -> None:
+def sampled_table(model: str, n_curves: int, n_emcee: int) -> None:
     """The second table, with a fifth of the sampled curves and half of the effective ones."""
     network, prior = load(model), named_prior("learning-curve")
     assert isinstance(prior, LearningCurvePrior)
     curves = prior.whole_curves(n_curves, seed=77).double()
-    print(f"{'known':>6} {'curves':>7} {'exact':>7} {'network':>8} {'gap':>7} {'+-':>6}")
+    print(
+        f"{'known':>6} {'curves':>7} {'exact':>7} {'network':>8} {'gap':>7} {'+-':>6} | "
+        f"{'curves':>6} {'network':>8} {'emcee':>7}"
+    )
     for cutoff in CUTOFFS:
         exact, _, ess = exact_log_likelihoods(prior, curves, cutoff, N_SAMPLED // 5)
         there = (ess > ENOUGH / 2).numpy()
         ours = network_log_likelihoods(network, curves, cutoff)[there]
         gap = exact.numpy()[there] - ours
+        asked = curves[there][:n_emcee]
+        mcmc = [emcee_answer(prior, y, cutoff)["ll"] for y in asked]
+        off = exact.numpy()[there][:n_emcee] - mcmc
         print(
             f"{cutoff:5d}% {len(gap):7d} {gap.mean() + ours.mean():7.3f} {ours.mean():8.3f} "
-            f"{gap.mean():7.3f} {gap.std(ddof=1) / len(gap) ** 0.5:6.3f}"
+            f"{gap.mean():7.3f} {gap.std(ddof=1) / len(gap) ** 0.5:6.3f} | "
+            f"{len(asked):6d} {gap[:n_emcee].mean():8.3f} {off.mean():7.3f}",
+            flush=True,
         )
 
 
@@ -308,7 +317,7 @@ def main() -> None:
             return
         prior_table(arguments.model, kept, arguments.curves, arguments.more)
     if "sampled" in arguments.tables:
-        sampled_table(arguments.model, 3 * arguments.curves)
+        sampled_table(arguments.model, 3 * arguments.curves, arguments.curves)
     if "speed" in arguments.tables:
         speed_table(arguments.model)
     if "real" in arguments.tables:
