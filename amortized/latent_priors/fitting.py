@@ -24,7 +24,8 @@ from torch.distributions import (
     Uniform,
 )
 
-from amortized.gaussian_mixture import GaussianMixture, cholesky_factor
+from amortized.cholesky import cholesky_factor
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge
 from amortized.priors.bijection import bijection_to
 

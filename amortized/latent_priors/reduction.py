@@ -22,7 +22,8 @@ import math
 import torch
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture, cholesky_factor
+from amortized.cholesky import cholesky_factor
+from amortized.gaussian_mixture import GaussianMixture
 
 _LIGHT = 1e-12  # a component of less weight is as good as absent
 

@@ -24,7 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from amortized.gaussian_mixture import GaussianMixture, cholesky_factor
+from amortized.cholesky import cholesky_factor
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.sampling.start import FromMixture
 
 _PER_LATENT = 64  # points; with 11 a latent, steps led away from posteriors of six latents
