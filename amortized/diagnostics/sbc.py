@@ -5,8 +5,8 @@ exact posterior. So its rank among L draws, made continuous by :math:`U \sim U(0
 
 .. math:: u = \frac{\#\{l : \theta_l < \theta\} + U}{L + 1},
 
-is uniform over datasets. A posterior too narrow puts ranks at both ends, one too wide in the
-middle, a shifted one at one end.
+with U stretched over all draws that equal the truth, is uniform over datasets. A posterior too
+narrow puts ranks at both ends, one too wide in the middle, a shifted one at one end.
 
 References:
     Talts et al., Validating Bayesian inference algorithms with simulation-based calibration
@@ -39,8 +39,7 @@ def ranks(
     """
     rng = np.random.default_rng(seed)
     below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
-    rank = below + rng.integers(0, equal + 1)
-    return np.asarray((rank + rng.random(truth.shape)) / (len(draws) + 1))
+    return np.asarray((below + (equal + 1) * rng.random(truth.shape)) / (len(draws) + 1))
 
 
 def sbc(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:

@@ -25,7 +25,7 @@ from amortized.priors.program import ProgramPrior
 from amortized.priors.simulation import ProgramSimulator
 
 _N_DRAWS = 4096
-_ROUNDING = 0.1  # nats that the last digit of the answers may be worth
+_ROUNDING = 0.01  # nats of curvature over the last digit of the answers
 
 
 @dataclass(frozen=True)
@@ -278,16 +278,19 @@ class LatentTasks:
     def _resolved(self, u: Tensor, x: Tensor, y: Tensor) -> Bool[Tensor, "batch n"]:
         """Whether answers rounded to float32 still are data of these latents.
 
-        Of a noise below the rounding of its answers they are not: the next number above each
-        answer is then far more or less likely.
+        Of a noise below the rounding of its answers they are not. The curvature of the log
+        likelihood over the last digit says so whatever the residuals are (for n answers with
+        normal noise it is n times the squared ratio of digit and noise). Counts are not rounded.
         """
         if self._density is None or bool((y == y.round()).all()):
             return torch.ones_like(y, dtype=torch.bool)
-        log_likelihood, moved = (
-            self._density.of_data(x.double(), answers.double()).log_likelihood(u.double()[:, None])
-            for answers in (y, torch.nextafter(y, torch.full_like(y, math.inf)))
+        x, y, u = x.double(), y.double(), u.double().unsqueeze(1)
+        digit = torch.nextafter(y.abs().float(), torch.tensor(math.inf)) - y.abs()
+        below, at, above = (
+            self._density.of_data(x, answers).log_likelihood(u)
+            for answers in (y - digit, y, y + digit)
         )
-        return ((log_likelihood - moved).abs() <= _ROUNDING).expand_as(y)
+        return ((below + above - 2 * at).abs() <= _ROUNDING).expand_as(y)
 
     def _draw_latents(self, latent_prior: GaussianMixture) -> Tensor:
         u = latent_prior.sample()
