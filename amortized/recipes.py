@@ -104,6 +104,7 @@ RECIPES: Mapping[str, Recipe] = {
 OF_THE_TRAINING = (
     "Parameters",
     "Context",
+    "Begins with",
     "Training",
     "Compute",
     "Seed",
@@ -168,30 +169,29 @@ def _stage(config: TrainingConfig, seconds: float) -> str:
     )
 
 
-def card(
-    name: str, network: PFN | TabularPFN, seconds: tuple[float, ...], gap: str | None = None
-) -> str:
-    """What CARD.md says of a trained network; every number is measured here or given.
+def card(name: str, network: PFN | TabularPFN, seconds: tuple[float, ...]) -> str:
+    """What CARD.md says of a trained network; every number is measured here.
 
     Args:
         name: of the recipe.
         network: in eval mode.
         seconds: wall time of each stage that is done.
-        gap: to an oracle, as its benchmark printed it; None names the benchmark.
     """
     stages, prior = RECIPES[name].stages[: len(seconds)], named_prior(name)
     flops = sum(training_flops(network, held_out(prior, s, 20), s.n_steps) for s in stages)
     n_parameters = sum(p.numel() for p in network.parameters())
+    begins_with = RECIPES[name].begins_with
     rows = {
         "Parameters": f"{n_parameters:,}, stored in float16",
         "Context": f"up to {network.config.max_context} rows, {network.config.n_features} features",
+        "Begins with": f"the weights of `{begins_with}`" if begins_with else "random weights",
         **{
             f"Training {i}": _stage(stage, spent)
             for i, (stage, spent) in enumerate(zip(stages, seconds, strict=True), 1)
         },
         "Compute": f"{flops:.2g} FLOPs, torch {torch.__version__}",
         "Command": f"`python -m amortized.recipes {name}`",
-        "Gap to the oracle": gap or "see `benchmarks/`",
+        "Gap to the oracle": "not measured",  # a benchmark's output takes its place
     }
     return card_text(name, PRIORS[name].__doc__ or "", rows | measured(name, network))
 
