@@ -17,7 +17,7 @@ Prints four tables, or those of ``--tables``.
    log-likelihood of all later values, absolute error and 90% coverage at the last one. The last
    value and the power law answer with a normal distribution of the spread that their errors have
    on the other half of the datasets, at the same cut-off. Then trainings of all learners, one after
-   the other, on each dataset, stopped by ``EarlyStopping``'s rule.
+   the other, on each dataset, stopped by ``EarlyStopping``'s rule, for both halves.
 
     python benchmarks/learning_curves.py --curves 16 --real 300
 
@@ -302,7 +302,9 @@ def main() -> None:
     )
     parser.add_argument("--real", type=int, default=300, help="curves of LCDB")
     parser.add_argument("--real-emcee", type=int, default=30, help="of them answered by emcee")
-    parser.add_argument("--datasets", type=int, default=60, help="datasets of the stopping table")
+    parser.add_argument(
+        "--datasets", type=int, default=60, help="of each half, in the stopping table"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--references", type=Path, default=Path("runs/learning_curve_references.pt")
