@@ -75,10 +75,6 @@ class Rotation(NamedTuple):
         """The rotation by angles in radians."""
         return cls(angles.cos(), angles.sin())
 
-    def of_rows(self, rows: slice) -> "Rotation":
-        """That of some rows."""
-        return Rotation(self.cos[:, :, rows], self.sin[:, :, rows])
-
 
 def rotate(
     vectors: Float[Tensor, "batch heads rows width"], rotation: Rotation

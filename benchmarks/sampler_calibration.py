@@ -8,7 +8,7 @@ hundred.
 
     python benchmarks/sampler_calibration.py --samplers smc hmc nuts
 
-Datasets come in lots of 100, and ranks are kept in ``--kept`` as they come: NUTS takes an hour.
+Datasets come in lots of 100, and ranks are kept in ``--kept`` as they come: NUTS takes longest.
 """
 
 import argparse

@@ -268,12 +268,12 @@ class LearningCurvePrior(ProgramPrior):
         x = self.features(steps)
         y = self.curve(steps, latents) + latents["noise"].unsqueeze(-1) * torch.randn(steps.shape)
         if self.discrepancy is not None:
-            off = stationary_path(x[..., 0], latents["length"].unsqueeze(-1))
+            off = ornstein_uhlenbeck_path(x[..., 0], latents["length"].unsqueeze(-1))
             y = y + latents["discrepancy"].unsqueeze(-1) * off
         return split(x, y, n_context, latents)
 
 
-def stationary_path(
+def ornstein_uhlenbeck_path(
     x: Float[Tensor, "*batch n"], length: Float[Tensor, "*batch 1"]
 ) -> Float[Tensor, "*batch n"]:
     r"""Paths of an Ornstein-Uhlenbeck process of variance 1 at x, in any order.

@@ -69,6 +69,7 @@ class StepScale(NamedTuple):
         if self.kind == "linear":
             return 1 + (steps - self.first) * min(1.0, (n_steps - 1) / (self.last - self.first))
         power = min(1.0, math.log(n_steps) / math.log(self.last / self.first))
+        # The last step is n_steps but for rounding, beyond which no network goes.
         return np.minimum((steps / self.first) ** power, n_steps)
 
 

@@ -51,7 +51,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
             trainings are compressed.
         first_step: step at which curves begin; no step lies before.
         step_scale: "linear", or "log" where steps grow by factors, as sizes of training sets do:
-            then a longer training keeps its powers instead of its differences.
+            then a longer training is compressed by a power, which keeps power laws.
         device: where the network runs.
 
     Attributes:

@@ -10,7 +10,7 @@ For each dataset on its own:
    anything.
 4. "smc": tempered SMC from the adapted mixture; from its own start where the weights are worth
    next to nothing.
-5. "nuts": where the particles still remember where they were.
+5. "nuts": where the particles still remember where they were and two runs do not agree.
 
 A simulator, which has no density, stays with the network's answer, as "dt".
 
@@ -188,12 +188,12 @@ def _evaluated(density: ProgramDensity, u: Tensor) -> tuple[Tensor, Tensor]:
 def _temper(
     density: ProgramDensity, n_draws: int, start: FromMixture | str, options: dict[str, Any]
 ) -> tuple[Draws, Bool[Tensor, " batch"]]:
-    """Draws by tempered SMC, or by NUTS for those datasets whose particles stand still."""
+    """Draws by tempered SMC, or by NUTS where particles stand still and runs do not agree."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those that it would warn of go on to NUTS
         draws = smc(density, n_draws, start=start, **options)
         index = _stuck(draws).nonzero()[:, 0]
-        for more in ({}, _PATIENT):  # still a hundredth of the time of NUTS
+        for more in ({}, _PATIENT):  # both take far less than NUTS
             if not len(index):
                 break
             begin = start if isinstance(start, str) else start.take(index)
@@ -217,7 +217,8 @@ def _agree(one: Draws, other: Draws) -> Bool[Tensor, " batch"]:
     """Where independent runs found the same.
 
     Particles of separate modes never forget theirs, whose shares come from weights and not from
-    moves; NUTS would never leave the first one that it finds.
+    moves; NUTS would never leave the first one that it finds. Runs of 1,000 particles that agree
+    differ by about 0.1 standard deviations and 0.1 nats.
     """
     assert one.log_evidence is not None and other.log_evidence is not None
     apart = (one.u.mean(1) - other.u.mean(1)).abs() / other.u.std(1)

@@ -184,8 +184,8 @@ class PFN(nn.Module):
         n_context = x_context.shape[1]
         known, unknown = self._embed(x_context, y_context), self._embed(x_query, None)
         tokens = torch.cat((known[0], unknown[0]), dim=1)
+        of_known = Rotation.by(known[1])
         rotation = Rotation.by(torch.cat((known[1], unknown[1]), dim=2))
-        of_known = rotation.of_rows(slice(n_context))
         for block in self.blocks:
             keys_values = block.keys_values(tokens[:, :n_context], of_known)
             tokens = block(tokens, keys_values, context_mask, rotation)
