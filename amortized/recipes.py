@@ -88,7 +88,10 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "learning-curve": Recipe(
         _CURVES,
-        (replace(_CURVE_STEPS, n_steps=20_000),),
+        (
+            replace(_CURVE_STEPS, n_steps=20_000),
+            replace(_CURVE_STEPS, n_steps=12_000, lr=7e-4, muon_lr=2e-3, seed=1),
+        ),
     ),
     "learning-curve-discrepancy": Recipe(
         _CURVES,

