@@ -99,7 +99,9 @@ def _catboost(kind: str, **options: Any) -> Method:
     return run
 
 
-def _lightgbm(kind: str, tuned: bool = False) -> Callable[[int], Any]:
+def lightgbm_model(kind: str, tuned: bool = False) -> Callable[[int], Any]:
+    """A maker of LightGBM by seed, with its defaults or tuned by 20 configurations."""
+
     def make(seed: int) -> Any:
         import lightgbm
 
@@ -161,10 +163,10 @@ CLASSIFIERS: Mapping[str, Method] = {
     "HistGradientBoosting": _classifier(
         _ordinal, lambda seed: HistGradientBoostingClassifier(random_state=seed)
     ),
-    "LightGBM": _classifier(_ordinal, _lightgbm("LGBMClassifier")),
+    "LightGBM": _classifier(_ordinal, lightgbm_model("LGBMClassifier")),
     "XGBoost": _classifier(_ordinal, _xgboost("XGBClassifier")),
     "CatBoost": _catboost("CatBoostClassifier"),
-    "LightGBM, tuned": _classifier(_ordinal, _lightgbm("LGBMClassifier", tuned=True)),
+    "LightGBM, tuned": _classifier(_ordinal, lightgbm_model("LGBMClassifier", tuned=True)),
 }
 
 REGRESSORS: Mapping[str, Method] = {
@@ -176,10 +178,10 @@ REGRESSORS: Mapping[str, Method] = {
     "HistGradientBoosting": _regressor(
         _ordinal, lambda seed: HistGradientBoostingRegressor(random_state=seed)
     ),
-    "LightGBM": _regressor(_ordinal, _lightgbm("LGBMRegressor")),
+    "LightGBM": _regressor(_ordinal, lightgbm_model("LGBMRegressor")),
     "XGBoost": _regressor(_ordinal, _xgboost("XGBRegressor")),
     "CatBoost": _catboost("CatBoostRegressor"),
     "CatBoost, uncertainty": _catboost("CatBoostRegressor", loss_function="RMSEWithUncertainty"),
     "GP, type-II ML": _gaussian_process,
-    "LightGBM, tuned": _regressor(_ordinal, _lightgbm("LGBMRegressor", tuned=True)),
+    "LightGBM, tuned": _regressor(_ordinal, lightgbm_model("LGBMRegressor", tuned=True)),
 }
