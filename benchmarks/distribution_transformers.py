@@ -1,15 +1,15 @@
 """Distribution Transformers beside exact answers, SMC and NUTS, under priors of the metaprior.
 
     python benchmarks/distribution_transformers.py [--problems dt-normal ...] [--tasks 1000]
-        [--methods dt auto smc nuts] [--nuts 5] [--networks folder]
+        [--methods dt auto smc vi nuts] [--few 5] [--networks folder]
 
 Every task has its own latent prior, told to each method, and latents drawn from it. "gap" is the
 mean of exact minus answered log density of the true latents, which is the mean KL from the exact
 posterior; the error beside it is its standard error over tasks. "nll" is of the same latents in
 unconstrained space. "sbc" is the smallest Kolmogorov-Smirnov p-value of the latents' levels, times
 their number. "one" and "batch" are seconds for a single task and for all tasks in one call, per
-task. NUTS takes the first few tasks one after another; its density is a mixture of 5 normals fitted
-to 4,000 draws. Not for a busy machine: times are wall times.
+task. VI (a normal guide) and NUTS take the first few tasks one after another; their density is a
+mixture of 5 normals fitted to 4,000 draws. Not for a busy machine: times are wall times.
 """
 
 import argparse
@@ -36,6 +36,7 @@ SIZES |= {"dt-oup": 25, "dt-sir": 10, "dt-filter": 2}
 SIZES |= {"dt-quantum": 10, "dt-nonlinear": 2, "dt-gp-hyper": 10}
 HAS_REFERENCE = {"dt-mean", "dt-variance", "dt-normal", "dt-linear", "dt-oup", "dt-sir"}
 HAS_REFERENCE |= {"dt-quantum", "dt-nonlinear", "dt-gp-hyper"}
+ONE_BY_ONE = {"nuts", "vi"}
 
 
 class Row(NamedTuple):
@@ -66,7 +67,7 @@ def ask(
             data[..., -1],
             method=method,
             latent_prior=batch.latent_prior[rows],
-            n_draws=4000 if method == "nuts" else 1000,
+            n_draws=4000 if method in ONE_BY_ONE else 1000,
             **options,
         )
     return posterior, time.perf_counter() - began
@@ -83,7 +84,7 @@ def judge(
     ours = density.unconstrain({name: value.movedim(0, 1) for name, value in draws.items()})
     weights = log_weights.exp().T.unsqueeze(-1)
     levels = (weights * (ours < u.unsqueeze(1))).sum(1)
-    if method == "nuts":
+    if method in ONE_BY_ONE:
         fits = [fit_draws(each) for each in ours]
         return torch.stack([f.log_prob(v) for f, v in zip(fits, u, strict=True)]), levels
     if method == "dt":
@@ -94,7 +95,7 @@ def judge(
 
 
 def compare(
-    name: str, methods: Sequence[str], n_tasks: int, n_nuts: int, network: Any
+    name: str, methods: Sequence[str], n_tasks: int, n_few: int, network: Any
 ) -> tuple[list[Row], Tensor | None]:
     """Every method on one problem, and the exact log densities where they are known."""
     tasks = named_tasks(name)
@@ -102,8 +103,8 @@ def compare(
     seen = batch.masks["data"].all(-1).nonzero()[:, 0]  # not where no data were given
     results = []
     for method in methods:
-        is_batched = method != "nuts"
-        rows = seen if is_batched else seen[:n_nuts]
+        is_batched = method not in ONE_BY_ONE
+        rows = seen if is_batched else seen[:n_few]
         if is_batched:
             ask(tasks, batch, seen[:2], method, network)  # what is cached is not timed
         posterior, seconds = ask(tasks, batch, rows, method, network)
@@ -136,16 +137,16 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--problems", nargs="+", choices=sorted(TASKS), default=sorted(TASKS))
-    parser.add_argument("--methods", nargs="+", default=["dt", "auto", "smc", "nuts"])
+    parser.add_argument("--methods", nargs="+", default=["dt", "auto", "smc", "vi", "nuts"])
     parser.add_argument("--tasks", type=int, default=1000)
-    parser.add_argument("--nuts", type=int, default=5, help="tasks for NUTS")
+    parser.add_argument("--few", type=int, default=5, help="tasks for VI and NUTS")
     parser.add_argument("--networks", type=Path, help="folder of networks; default: pretrained")
     options = parser.parse_args()
     print("| problem | method | tasks | nll | gap | sbc | one | batch | rungs |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.problems:
         network = load(name if options.networks is None else options.networks / name)
-        rows, exact = compare(name, options.methods, options.tasks, options.nuts, network)
+        rows, exact = compare(name, options.methods, options.tasks, options.few, network)
         if exact is not None:
             print(f"| {name} | exact | {len(exact)} | {-exact.mean():.4f} | 0 | | | | |")
         for row in rows:
