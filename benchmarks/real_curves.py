@@ -16,13 +16,8 @@ from amortized.priors import LearningCurvePrior, named_prior
 
 SHARES = (0.2, 0.4, 0.8)
 FEWEST_SIZES = 10
-RULES = [
-    (0.0, 0.01),
-    (0.0, 0.05),
-    (0.02, 0.025),
-    (0.02, 0.03),
-    (0.02, 0.05),
-]  # min_delta and threshold
+# min_delta and threshold
+RULES = [(0.0, 0.01), (0.0, 0.05), (0.01, 0.05), (0.015, 0.05), (0.02, 0.05)]
 Numbers = NDArray[np.float64]
 
 
