@@ -1,6 +1,7 @@
 """Tasks with names: those that the pretrained Distribution Transformers were trained on."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -69,7 +70,12 @@ def dt_logistic() -> LatentTasks:
 
 def dt_oup() -> LatentTasks:
     """The two latents of an Ornstein-Uhlenbeck series of 25 points."""
-    return LatentTasks(PROGRAMS["dt-oup"](), _BOX)
+    return LatentTasks(
+        PROGRAMS["dt-oup"](),
+        replace(_BOX, flat=0.25),
+        location=torch.zeros(2),
+        scale=torch.ones(2),
+    )
 
 
 def dt_sir() -> LatentTasks:
