@@ -112,12 +112,12 @@ MIXTURE = GaussianMixture.from_moments(torch.tensor([-3.0]), torch.tensor([[0.09
 )
 def test_prior_set_later_gives_the_posterior_under_it(method, latent_prior):
     """As from the start, as with its oracle; and after more rows, which keep it."""
-    estimator = BayesianRegressor(slope_only, method=method, n_draws=2000, random_state=0)
+    estimator = BayesianRegressor(slope_only, method=method, n_draws=4000, random_state=0)
     estimator.fit(X[:6], Y[:6])
     without = estimator.posterior_.mean["slope"]
     assert estimator.set_prior(latent_prior) is estimator
     afresh = BayesianRegressor(
-        slope_only, method=method, latent_prior=latent_prior, n_draws=2000, random_state=0
+        slope_only, method=method, latent_prior=latent_prior, n_draws=4000, random_state=0
     ).fit(X[:6], Y[:6])
     assert torch.equal(estimator.posterior_.mean["slope"], afresh.posterior_.mean["slope"])
     for n in (6, 20):
