@@ -217,8 +217,8 @@ def _agree(one: Draws, other: Draws) -> Bool[Tensor, " batch"]:
     """Where independent runs found the same.
 
     Particles of separate modes never forget theirs, whose shares come from weights and not from
-    moves; NUTS would never leave the first one that it finds. Runs of 1,000 particles that agree
-    differ by about 0.1 standard deviations and 0.1 nats.
+    moves; NUTS would never leave the first one that it finds. The bounds are a few times
+    the scatter of such runs of 1,000 particles.
     """
     assert one.log_evidence is not None and other.log_evidence is not None
     apart = (one.u.mean(1) - other.u.mean(1)).abs() / other.u.std(1)

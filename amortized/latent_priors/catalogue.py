@@ -80,6 +80,7 @@ def dt_oup() -> LatentTasks:
 
 def dt_sir() -> LatentTasks:
     """Contact and recovery rates of an epidemic counted ten times."""
+    # In units of half the deviation that _BOX is meant for: the network was trained so.
     return LatentTasks(PROGRAMS["dt-sir"](), _BOX)
 
 
