@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +38,7 @@ SIZES |= {"dt-quantum": 10, "dt-nonlinear": 2, "dt-gp-hyper": 10}
 HAS_REFERENCE = {"dt-mean", "dt-variance", "dt-normal", "dt-linear", "dt-oup", "dt-sir"}
 HAS_REFERENCE |= {"dt-quantum", "dt-nonlinear", "dt-gp-hyper"}
 ONE_BY_ONE = {"nuts", "vi"}
+REPEATED = 5.0  # seconds; in shorter ones page faults and other processes show
 
 
 class Row(NamedTuple):
@@ -108,6 +110,9 @@ def compare(
         if is_batched:
             ask(tasks, batch, seen[:2], method, network)  # what is cached is not timed
         posterior, seconds = ask(tasks, batch, rows, method, network)
+        if seconds < REPEATED:
+            again = [ask(tasks, batch, rows, method, network)[1] for _ in range(4)]
+            seconds = median([seconds, *again])
         log_prob, levels = judge(tasks, batch, rows, method, posterior)
         rungs = posterior.diagnostics.get("rung", [])
         note = ", ".join(f"{rungs.count(r)} {r}" for r in sorted(set(rungs)))

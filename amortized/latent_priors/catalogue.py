@@ -1,7 +1,6 @@
 """Tasks with names: those that the pretrained Distribution Transformers were trained on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +39,7 @@ PROGRAMS: Mapping[str, Callable[[], ProgramPrior]] = {
 
 # Of a latent in an interval: a uniform prior is the standard normal, and what is wider or farther
 # out lies at the interval's ends.
-_BOX = Metaprior(location_sd=1.0, sd=(0.1, 1.2), flat_sd=(0.9, 1.3), own=0.3)
+_BOX = Metaprior(location_sd=1.0, sd=(0.1, 1.2), flat=0.25, flat_sd=(0.9, 1.3), own=0.3)
 
 
 def dt_mean() -> LatentTasks:
@@ -72,7 +71,7 @@ def dt_oup() -> LatentTasks:
     """The two latents of an Ornstein-Uhlenbeck series of 25 points."""
     return LatentTasks(
         PROGRAMS["dt-oup"](),
-        replace(_BOX, flat=0.25),
+        _BOX,
         location=torch.zeros(2),
         scale=torch.ones(2),
     )
@@ -80,8 +79,12 @@ def dt_oup() -> LatentTasks:
 
 def dt_sir() -> LatentTasks:
     """Contact and recovery rates of an epidemic counted ten times."""
-    # In units of half the deviation that _BOX is meant for: the network was trained so.
-    return LatentTasks(PROGRAMS["dt-sir"](), _BOX)
+    return LatentTasks(
+        PROGRAMS["dt-sir"](),
+        _BOX,
+        location=torch.zeros(2),
+        scale=torch.ones(2),
+    )
 
 
 def dt_filter() -> LatentTasks:
