@@ -2,12 +2,12 @@
 
     python benchmarks/told_pfn.py [--problems dt-mean ...] [--tasks 1000] [--runs runs/told_pfn]
 
-For problems of one latent. The PFN sees the same tasks, as many of them, with the latent prior
-beside every row of the data and the query as numbers: weight, mean and logarithm of the standard
-deviation of each component, the heaviest first. It answers with 1,000 bars, which hold equal mass
-over all priors. "gap" is the mean of the exact minus the answered log density of the true latent,
-which is the mean Kullback-Leibler divergence from the exact posterior, with its standard error
-over fresh tasks. A training that was cut off goes on where it stopped.
+For problems of one latent and a set of rows. The PFN sees the same tasks, as many of them, with the
+latent prior beside every row of the data and the query as numbers: weight, mean and logarithm of
+the standard deviation of each component, the heaviest first. It answers with 1,000 bars, which hold
+equal mass over all priors. "gap" is the mean of the exact minus the answered log density of the
+true latent, which is the mean Kullback-Leibler divergence from the exact posterior, with its
+standard error over fresh tasks. A training that was cut off goes on where it stopped.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from amortized.networks import PFN, PFNConfig
 from amortized.priors import Prior, TaskBatch
 from amortized.sampling.latent_reference import reference_log_prob
 
-PROBLEMS = ("dt-mean", "dt-variance", "dt-quantum", "dt-gp-hyper")
+PROBLEMS = ("dt-mean", "dt-variance", "dt-gp-hyper")
 
 
 class ToldTasks(Prior):
