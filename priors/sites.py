@@ -5,7 +5,7 @@ run: `Place` gives the latents their values from a vector u, `Evaluate` adds up 
 well, `Unconstrain` collects u from values or from prior draws.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -49,7 +49,12 @@ class Place(_Site):
     def __init__(self, layout: Layout, u: Tensor) -> None:
         super().__init__(layout)
         self.u = u
-        self.log_jacobian = u.new_zeros(())
+        self._jacobians: list[Callable[[], Tensor]] = []
+
+    @property
+    def log_jacobian(self) -> Tensor:
+        """Sum over the latents; not computed unless it is asked for."""
+        return sum((jacobian() for jacobian in self._jacobians), self.u.new_zeros(()))
 
     def _pyro_sample(self, message: Any) -> None:
         if is_subsample(message):
@@ -60,8 +65,9 @@ class Place(_Site):
             transform = bijection_to(message["fn"].support)
             value = message["value"] = transform(unconstrained)
             self.values[message["name"]] = value
-            jacobian = transform.log_abs_det_jacobian(unconstrained, value).sum()
-            self.log_jacobian = self.log_jacobian + jacobian
+            self._jacobians.append(
+                lambda: transform.log_abs_det_jacobian(unconstrained, value).sum()
+            )
         elif message["value"] is None:
             self._not_in_u(message)
 
@@ -89,14 +95,13 @@ class Evaluate(Place):
         self.log_likelihood = u.new_zeros(())
 
     def _pyro_sample(self, message: Any) -> None:
-        before = self.log_jacobian
         super()._pyro_sample(message)
         if is_subsample(message):
             return
         log_prob = message["fn"].log_prob(message["value"])
         log_prob = scale_and_mask(log_prob, message["scale"], message["mask"]).sum()
         if self._is_latent(message):
-            self.log_prior = self.log_prior + log_prob + (self.log_jacobian - before)
+            self.log_prior = self.log_prior + log_prob + self._jacobians[-1]()
         else:
             self.log_likelihood = self.log_likelihood + log_prob
 

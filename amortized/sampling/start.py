@@ -52,12 +52,13 @@ class FromMixture:
         chosen = begins.cumsum(-1).index_select(1, torch.randperm(n))
         # Single precision reaches 5.7 standard deviations, and takes a quarter of the time.
         noise = torch.randn(dim, *chosen.shape).to(ends)
-        u = [mixture.means[..., i].gather(1, chosen) for i in range(dim)]
+        u = noise.new_empty(noise.shape)
         # Number by number: a factor gathered for every draw would be many times as much to read.
         for i in range(dim):
+            torch.gather(mixture.means[..., i], 1, chosen, out=u[i])
             for j in range(i + 1):
-                u[i] = u[i] + mixture.scale_tril[..., i, j].gather(1, chosen) * noise[j]
-        return torch.stack(u, -1)
+                u[i].addcmul_(mixture.scale_tril[..., i, j].gather(1, chosen), noise[j])
+        return u.movedim(0, -1)
 
     def log_prob(self, u: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch n"]:
         """Log density."""
