@@ -44,7 +44,7 @@ class _Site(Messenger):
 
 
 class Place(_Site):
-    """Gives the latents their values from u, and adds up the log Jacobians."""
+    """Gives the latents their values from u, and keeps what their log Jacobian takes."""
 
     def __init__(self, layout: Layout, u: Tensor) -> None:
         super().__init__(layout)
