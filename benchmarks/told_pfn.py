@@ -6,9 +6,10 @@ For problems of one latent and a set of rows. The PFN sees the same tasks, as ma
 latent prior beside every row of the data and the query as numbers: weight, mean and logarithm of
 the standard deviation of each component, the heaviest first. It learns from each task's own latent,
 without the density (and for dt-gp-hyper the sketch of it) that the transformer learns from, and
-answers with 1,000 bars, which hold equal mass over all priors. "gap" is the mean of the exact minus the answered log density
-of the true latent, which is the mean Kullback-Leibler divergence from the exact posterior, with its
-standard error over fresh tasks. A training that was cut off goes on where it stopped.
+answers with 1,000 bars, which hold equal mass over all priors. "gap" is the mean of the exact minus
+the answered log density of the true latent, which is the mean Kullback-Leibler divergence from the
+exact posterior, with its standard error over fresh tasks. A training that was cut off goes on where
+it stopped.
 """
 
 import argparse
