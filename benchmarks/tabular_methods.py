@@ -90,7 +90,8 @@ def _catboost(kind: str, **options: Any) -> Method:
         )
         model.fit(_text_filled(x), y)
         if kind == "CatBoostClassifier":
-            return model.predict_proba(_text_filled(z))
+            # Its classes "1", "2", "10" come in the order of the numbers, those of others as text.
+            return model.predict_proba(_text_filled(z))[:, np.argsort(model.classes_)]
         if "loss_function" not in options:
             return model.predict(_text_filled(z))
         answer = model.predict(_text_filled(z), prediction_type=options["loss_function"])
