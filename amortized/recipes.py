@@ -80,7 +80,7 @@ _CURVE_STEPS = replace(_GP, n_context=(1, 99), log_uniform_context=False)
 RECIPES: Mapping[str, Recipe] = {
     "gp-1d": Recipe(
         PFNConfig(n_features=1, max_context=50, d_hidden=192, frequencies=(0.1, 20.0)),
-        (_GP_1D,),
+        (_GP_1D, replace(_GP_1D, n_steps=8_000, lr=7e-4, muon_lr=2e-3, seed=1)),
     ),
     "gp": Recipe(
         PFNConfig(n_features=10, max_context=200, d_hidden=192, frequencies=(0.05, 5.0)),
@@ -91,11 +91,15 @@ RECIPES: Mapping[str, Recipe] = {
         (
             replace(_CURVE_STEPS, n_steps=20_000),
             replace(_CURVE_STEPS, n_steps=12_000, lr=7e-4, muon_lr=2e-3, seed=1),
+            replace(_CURVE_STEPS, n_steps=12_000, lr=7e-4, muon_lr=2e-3, seed=2),
         ),
     ),
     "learning-curve-discrepancy": Recipe(
         _CURVES,
-        (replace(_CURVE_STEPS, n_steps=14_000, lr=7e-4, muon_lr=2e-3),),
+        (
+            replace(_CURVE_STEPS, n_steps=14_000, lr=7e-4, muon_lr=2e-3),
+            replace(_CURVE_STEPS, n_steps=12_000, lr=7e-4, muon_lr=2e-3, seed=1),
+        ),
         begins_with="learning-curve",
     ),
     "tabular-classifier": _tables("classification"),

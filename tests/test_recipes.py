@@ -40,7 +40,10 @@ def test_regressor_begins_with_the_weights_of_the_classifier_that_fit():
     given = dict(load("tabular-classifier").named_parameters())
     own = {n for n in begun if n not in given or not torch.equal(begun[n], given[n])}
     # What reads an answer and what predicts one are of other sizes.
-    assert own == {"embed_y.weight", "decoder.head.weight", "decoder.head.bias"}
+    decoder = {
+        f"decoder.{layer}.{kind}" for layer in ("head", "focus") for kind in ("weight", "bias")
+    }
+    assert own == {"embed_y.weight"} | decoder
 
 
 RELEASED = [name for name in available() if name in recipes.RECIPES]
@@ -137,14 +140,14 @@ def test_stage_starts_where_the_last_one_ended(tmp_path, monkeypatch):
         recipes,
         "train",
         lambda prior, network, config, **options: (
-            started.append(network.head.weight.clone())
+            started.append(network.decoder.head.weight.clone())
             or train(prior, network, config, progress=False, **options)
         ),
     )
     recipes.main()
     first = torch.load(tmp_path / "runs" / "gp-1d" / "1" / "last.ckpt", weights_only=False)
-    assert torch.equal(started[0], recipes.untrained("gp-1d", SHIPPED).head.weight)
-    assert torch.equal(started[1], first["state_dict"]["network.head.weight"])
+    assert torch.equal(started[0], recipes.untrained("gp-1d", SHIPPED).decoder.head.weight)
+    assert torch.equal(started[1], first["state_dict"]["network.decoder.head.weight"])
     assert not torch.equal(*started)
 
 

@@ -135,9 +135,12 @@ def test_a_logarithm_in_the_estimator_is_one_before_it():
     inside = PFNRegressor(network, target_transforms=("power",), **options).fit(x, raw)
     before = PFNRegressor(network, target_transforms=("none",), **options).fit(x, np.log(raw))
     levels = [0.2, 0.4, 0.6]
-    found, expected = (e.predict_quantiles(x[:9], levels) for e in (inside, before))
-    # Inside of a bar one is linear and the other is not.
-    np.testing.assert_allclose(np.log(found), expected, atol=0.02 * np.ptp(1.5 * y))
+    found, expected = (e.predict_quantiles(x, levels) for e in (inside, before))
+    # Inside of a bar one is linear and the other is not; so are their tails, which are long.
+    masses = before.predict_distribution(x).masses.numpy()
+    inner = (masses[:, 0] < levels[0]) & (masses[:, -1] < 1 - levels[-1])
+    assert inner.mean() > 0.7
+    np.testing.assert_allclose(np.log(found)[inner], expected[inner], atol=0.02 * np.ptp(1.5 * y))
 
 
 def test_views_are_standardised_by_their_own_rows():

@@ -1,6 +1,6 @@
-r"""Heads of a network over tables: from the states of rows to a distribution of the answer.
+r"""Heads of networks over rows: from the states of rows to a distribution of the answer.
 
-Both answer a query from its own state; the one for classes also asks the context. With the query's
+All answer a query from its own state; the one for classes also asks the context. With the query's
 attention :math:`a_{hi}` to context row i in head h, the class c has the mass
 :math:`p_h(c) = \sum_i a_{hi} 1[y_i = c]`, and its logit is :math:`\sum_h s_h \log p_h(c)` plus what
 the state says about the class's slot. A new network attends to all rows alike: its answer is the
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from amortized.attention import attend
 from amortized.distributions import BarDistribution
 
+_FAINT = -10.0  # log strength of a new network's normal factor
 _RETRIEVAL_FLOOR = 0.02  # share of the class frequencies in what retrieval says
 
 
@@ -122,7 +123,17 @@ class ClassDecoder(nn.Module):
 
 
 class BarDecoder(nn.Module):
-    """From the state of a query to a ``BarDistribution``.
+    r"""From the state of a query to a ``BarDistribution``.
+
+    The log masses :math:`l_k = w_k^T h` of a normalised state h are of bounded size, and noise far
+    below the spread of the prior's answers asks for narrower peaks than they can draw. So
+
+    .. math::
+        \log q_k = e^t l_k - \tfrac12 e^a \left(\frac{u_k - m}{s} - d\right)^2 + \text{const},
+
+    where :math:`u_k = k / K` is the place of bar k of K, m and s are the mean and the standard
+    deviation of u under the masses :math:`e^t l_k` (s at least one bar), and t, a and d are linear
+    in h. A new network answers with bars of nearly equal mass.
 
     Args:
         d_model: width of a state.
@@ -135,9 +146,25 @@ class BarDecoder(nn.Module):
         super().__init__()
         self.register_buffer("borders", borders.float())
         self.head = nn.Linear(d_model, len(borders) - 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.focus = nn.Linear(d_model, 3)
+        for layer in (self.head, self.focus):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.focus.bias[1:2], _FAINT)
 
     def forward(self, query: Float[Tensor, "batch query d_model"]) -> BarDistribution:
         """Distribution of each query's answer."""
-        return BarDistribution(self.head(query).float(), self.borders, False)
+        # Log masses of a thousand bars differ by less than bfloat16 sees.
+        with torch.autocast(query.device.type, enabled=False):
+            query = query.float()
+            # At e^10 a peak is a single bar; more would only overflow.
+            sharpness, strength, shift = self.focus(query).clamp(max=10.0).split(1, dim=-1)
+            logits = self.head(query) * sharpness.exp()
+            n_bars = logits.shape[-1]
+            place = torch.arange(n_bars, device=logits.device) / n_bars
+            masses = logits.softmax(-1)
+            apart = place - (masses * place).sum(-1, keepdim=True)
+            variance = (masses * apart.square()).sum(-1, keepdim=True)
+            z = apart * variance.clamp_min(n_bars**-2.0).rsqrt() - shift
+            logits = logits - 0.5 * strength.exp() * z.square()
+        return BarDistribution(logits, self.borders, False)

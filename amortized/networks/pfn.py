@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from amortized.attention import Rotation
 from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import Block, KeysValues
+from amortized.networks.decoders import BarDecoder
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 
@@ -93,8 +94,6 @@ class PFN(nn.Module):
             raise ValueError(
                 f"Expected {config.n_bars + 1} borders; got shape {tuple(borders.shape)}."
             )
-        self.borders: Tensor
-        self.register_buffer("borders", borders.float())
         self.embed_x = nn.Sequential(
             nn.Linear(2 * config.n_features, d), nn.GELU(), nn.Linear(d, d)
         )
@@ -105,9 +104,7 @@ class PFN(nn.Module):
             Block(d, config.n_heads, config.d_hidden) for _ in range(config.n_layers)
         )
         self.norm = nn.RMSNorm(d)
-        self.head = nn.Linear(d, config.n_bars)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.decoder = BarDecoder(d, borders)
 
     @classmethod
     def new(cls, prior: Prior, config: PFNConfig, seed: int = 0) -> "PFN":
@@ -126,6 +123,11 @@ class PFN(nn.Module):
                 torch.cat([b.y_query.flatten() for b in batches]), config.n_bars
             )
             return cls(replace(config, n_bars=len(borders) - 1), borders)
+
+    @property
+    def borders(self) -> Float[Tensor, " borders"]:
+        """Borders of the bars."""
+        return self.decoder.borders
 
     def _initial_frequencies(self) -> Tensor:
         """Random directions with log-spaced lengths, (features, heads, width / 2)."""
@@ -189,7 +191,7 @@ class PFN(nn.Module):
         for block in self.blocks:
             keys_values = block.keys_values(tokens[:, :n_context], of_known)
             tokens = block(tokens, keys_values, context_mask, rotation)
-        return self._predictive(tokens[:, n_context:])
+        return self.decoder(self.norm(tokens[:, n_context:]))
 
     def loss(self, batch: TaskBatch) -> Tensor:
         """Mean negative log-likelihood of the query's answers."""
@@ -247,8 +249,4 @@ class PFN(nn.Module):
         rotation = Rotation.by(angles)
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             tokens = block(tokens, keys_values, context.mask, rotation)
-        return self._predictive(tokens)
-
-    def _predictive(self, tokens: Tensor) -> BarDistribution:
-        # The loss needs float32: log masses of a thousand bars differ by less than bfloat16 sees.
-        return BarDistribution(self.head(self.norm(tokens)).float(), self.borders, False)
+        return self.decoder(self.norm(tokens))
