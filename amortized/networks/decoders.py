@@ -163,8 +163,8 @@ class BarDecoder(nn.Module):
             n_bars = logits.shape[-1]
             place = torch.arange(n_bars, device=logits.device) / n_bars
             masses = logits.softmax(-1)
-            apart = place - (masses * place).sum(-1, keepdim=True)
-            variance = (masses * apart.square()).sum(-1, keepdim=True)
+            apart = place - (masses @ place).unsqueeze(-1)
+            variance = torch.linalg.vecdot(masses, apart.square()).unsqueeze(-1)
             z = apart * variance.clamp_min(n_bars**-2.0).rsqrt() - shift
             logits = logits - 0.5 * strength.exp() * z.square()
         return BarDistribution(logits, self.borders, False)

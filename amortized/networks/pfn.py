@@ -186,12 +186,16 @@ class PFN(nn.Module):
         n_context = x_context.shape[1]
         known, unknown = self._embed(x_context, y_context), self._embed(x_query, None)
         tokens = torch.cat((known[0], unknown[0]), dim=1)
-        of_known = Rotation.by(known[1])
+        of_known, of_unknown = Rotation.by(known[1]), Rotation.by(unknown[1])
         rotation = Rotation.by(torch.cat((known[1], unknown[1]), dim=2))
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             keys_values = block.keys_values(tokens[:, :n_context], of_known)
             tokens = block(tokens, keys_values, context_mask, rotation)
-        return self.decoder(self.norm(tokens[:, n_context:]))
+        # Nothing reads what the last block would make of the context.
+        context, tokens = tokens[:, :n_context], tokens[:, n_context:]
+        keys_values = self.blocks[-1].keys_values(context, of_known)
+        tokens = self.blocks[-1](tokens, keys_values, context_mask, of_unknown)
+        return self.decoder(self.norm(tokens))
 
     def loss(self, batch: TaskBatch) -> Tensor:
         """Mean negative log-likelihood of the query's answers."""
@@ -209,9 +213,10 @@ class PFN(nn.Module):
         self._check(x_context, y_context, context_mask)
         tokens, angles = self._embed(x_context, y_context)
         rotation, kept = Rotation.by(angles), []
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             kept.append(block.keys_values(tokens, rotation))
             tokens = block(tokens, kept[-1], context_mask, rotation)
+        kept.append(self.blocks[-1].keys_values(tokens, rotation))
         return EncodedContext(tuple(kept), context_mask, x_context.shape[2])
 
     def extend(
