@@ -101,6 +101,7 @@ def test_card_is_renewed_and_the_training_remembered(tmp_path, monkeypatch):
     for key in ("Held-out log-likelihood", "Calibration: PIT with 5 rows, p-value"):
         text = text.replace(before[key], "9.9999 +- 0.0001 nats")
     (folder / "CARD.md").write_text(text.replace("| Compute |", "| Old row | 1 |\n| Compute |"))
+    assert "Old row" in card_rows(folder)
     monkeypatch.setitem(recipes.RECIPES, "gp-1d", TINY)  # sizes of a held-out set that is small
     monkeypatch.setattr(sys, "argv", ["recipes", "gp-1d", "--card", "--to", str(tmp_path)])
     recipes.main()
