@@ -57,7 +57,7 @@ def test_extreme_states_have_finite_masses_and_gradients():
     for factor in (0.0, 1.0, 10.0):
         made.zero_grad()
         predictive = made(factor * STATES)
-        loss = -predictive.log_prob(torch.zeros(5, 3)).clamp(-100, 100).mean()
+        loss = -predictive.log_prob(torch.zeros(5, 3)).mean()
         loss.backward()
         assert predictive.log_masses.isfinite().all()
         assert all(p.grad.isfinite().all() for p in made.parameters())

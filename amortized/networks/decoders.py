@@ -133,7 +133,7 @@ class BarDecoder(nn.Module):
 
     where :math:`u_k = k / K` is the place of bar k of K, m and s are the mean and the standard
     deviation of u under the masses :math:`e^t l_k` (s at least one bar), and t, a and d are linear
-    in h. A new network answers with bars of nearly equal mass.
+    in h, but at most 10. A new network answers with bars of nearly equal mass.
 
     Args:
         d_model: width of a state.
