@@ -65,20 +65,29 @@ def attend_reference(
 
 
 class Rotation(NamedTuple):
-    """Cosines and sines of angles, ``(batch, heads, rows, half)``: the same at every depth."""
+    """Cosines and signed sines of angles, ``(batch, rows, heads, width)``: the same at all depths.
+
+    Channel i of a head turns with channel i + half. Both their cosines are kept, and their sines
+    as ``-sin, sin``, so that all of a row is turned by two products.
+    """
 
     cos: Tensor
     sin: Tensor
 
     @classmethod
-    def by(cls, angles: Float[Tensor, "batch heads rows half"]) -> "Rotation":
+    def by(cls, angles: Float[Tensor, "batch rows heads half"]) -> "Rotation":
         """The rotation by angles in radians."""
-        return cls(angles.cos(), angles.sin())
+        cos, sin = angles.cos(), angles.sin()
+        return cls(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+
+    def rows(self, some: slice) -> "Rotation":
+        """That of some rows."""
+        return Rotation(self.cos[:, some], self.sin[:, some])
 
 
 def rotate(
-    vectors: Float[Tensor, "batch heads rows width"], rotation: Rotation
-) -> Float[Tensor, "batch heads rows width"]:
+    vectors: Float[Tensor, "batch rows heads width"], rotation: Rotation
+) -> Float[Tensor, "batch rows heads width"]:
     r"""Rotate pairs of channels by angles that are linear in the inputs.
 
     With angles :math:`Wx` the inner product of two rotated vectors depends on their inputs only
@@ -93,5 +102,4 @@ def rotate(
         | arXiv:2104.09864: angles from positions; here from real-valued inputs.
     """
     cos, sin = rotation.cos.to(vectors.dtype), rotation.sin.to(vectors.dtype)
-    first, second = vectors.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1)
+    return vectors * cos + vectors.roll(vectors.shape[-1] // 2, -1) * sin

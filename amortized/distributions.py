@@ -7,6 +7,7 @@ so that it has full support. Every quantity below is a closed form in the bars' 
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -61,14 +62,13 @@ class BarDistribution(Distribution):
             )
         if validate_args is not False and not bool((borders.diff() > 0).all()):
             raise ValueError("Expected strictly increasing borders; merge the equal ones.")
-        self.borders = borders
-        self.log_masses = logits.log_softmax(-1)
+        self.logits, self.borders = logits, borders
         super().__init__(logits.shape[:-1], validate_args=False)
 
-    @property
-    def logits(self) -> Float[Tensor, "*batch bars"]:
+    @cached_property  # bars are often only passed on, and a thousand take as long as a block
+    def log_masses(self) -> Float[Tensor, "*batch bars"]:
         """Log masses of the bars: the logits, normalised."""
-        return self.log_masses
+        return self.logits.log_softmax(-1)
 
     @property
     def masses(self) -> Float[Tensor, "*batch bars"]:
@@ -91,7 +91,7 @@ class BarDistribution(Distribution):
     def expand(
         self, batch_shape: Sequence[int], _instance: "BarDistribution | None" = None
     ) -> "BarDistribution":
-        logits = self.log_masses.expand(*batch_shape, -1)
+        logits = self.logits.expand(*batch_shape, -1)
         return BarDistribution(logits, self.borders, validate_args=False)
 
     def _align(self, value: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
@@ -155,11 +155,11 @@ class BarDistribution(Distribution):
         right_tail = right - s_right * torch.special.ndtri((1 - share) / 2)
         y = torch.where(bar == masses.shape[-1] - 1, right_tail, y)
         y = y.masked_fill(level >= 1, math.inf)  # also where rounding leaves the tail no mass
-        return y.movedim(-1, 0).reshape(shape).to(self.log_masses.dtype)
+        return y.movedim(-1, 0).reshape(shape).to(self.logits.dtype)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        levels = torch.rand(shape, dtype=torch.float64, device=self.log_masses.device)
+        levels = torch.rand(shape, dtype=torch.float64, device=self.logits.device)
         with torch.no_grad():
             return self.icdf(levels)
 

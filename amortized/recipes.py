@@ -51,14 +51,11 @@ _TABLES = TrainingConfig(
 )
 
 
-def _tables(target: str, begins_with: str | None = None) -> Recipe:
-    """For a network over cells: trained on small tables first, then on larger ones."""
-    larger = replace(_TABLES, n_rows=2048, n_context=(32, 1000), lr=7e-4, muon_lr=2e-3, seed=1)
-    return Recipe(
-        TabularPFNConfig(target=target, max_context=1000, n_features=30),
-        (_TABLES, replace(larger, n_steps=4000)),
-        begins_with,
-    )
+# Small tables first, then larger ones.
+_LARGER_TABLES = replace(
+    _TABLES, n_steps=4000, n_rows=2048, n_context=(32, 1000), lr=7e-4, muon_lr=2e-3, seed=1
+)
+_CLASSES = TabularPFNConfig(max_context=1000, n_features=30)
 
 
 _GP = TrainingConfig(
@@ -99,9 +96,13 @@ RECIPES: Mapping[str, Recipe] = {
         (replace(_CURVE_STEPS, n_steps=14_000, lr=7e-4, muon_lr=2e-3),),
         begins_with="learning-curve",
     ),
-    "tabular-classifier": _tables("classification"),
+    "tabular-classifier": Recipe(_CLASSES, (_TABLES, _LARGER_TABLES)),
     # What relates the cells of a table is the same whatever is predicted.
-    "tabular-regressor": _tables("regression", begins_with="tabular-classifier"),
+    "tabular-regressor": Recipe(
+        replace(_CLASSES, target="regression"),
+        (_TABLES, _LARGER_TABLES, replace(_LARGER_TABLES, n_steps=3000, seed=2)),
+        begins_with="tabular-classifier",
+    ),
 }
 
 

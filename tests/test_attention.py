@@ -93,9 +93,10 @@ def rotated_products(shift=0.0):
     x, z = torch.randn(2, 5, 3).double(), torch.randn(2, 7, 3).double()
     frequencies = torch.randn(3, 3, 4).double()
     turns = [
-        Rotation.by(torch.einsum("bnf,fhw->bhnw", inputs + shift, frequencies)) for inputs in (x, z)
+        Rotation.by(torch.einsum("bnf,fhw->bnhw", inputs + shift, frequencies)) for inputs in (x, z)
     ]
-    return rotate(q, turns[0]) @ rotate(k, turns[1]).mT
+    q, k = (rotate(v.transpose(1, 2), turn) for v, turn in zip((q, k), turns, strict=True))
+    return torch.einsum("bnhw,bmhw->bhnm", q, k)
 
 
 def test_rotated_products_depend_on_differences_only():

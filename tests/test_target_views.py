@@ -94,7 +94,9 @@ def test_one_untransformed_view_is_the_network_itself():
     found = views_of(network, x, y, y_mean=5.0, y_scale=2.0).predictive(x[:9])
     expected = network(*(torch.as_tensor(a).float()[None] for a in (x, y, x[:9])))
     torch.testing.assert_close(found.borders, 5.0 + 2.0 * BORDERS.double())
-    torch.testing.assert_close(found.logits, expected.logits[0].double(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found.log_masses, expected.log_masses[0].double(), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("transforms", [("power",), ("quantile",), TRANSFORMS])

@@ -36,9 +36,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(d_model, d_model, bias=False)
         nn.init.zeros_(self.out.weight)
 
-    def _heads(self, x: Tensor) -> Tensor:
+    def _heads(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
         """(batch, rows, d_model) -> (batch, heads, rows, width)."""
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(-2, -3)
+        heads = x.unflatten(-1, (self.n_heads, -1))
+        return (heads if rotation is None else rotate(heads, rotation)).transpose(-2, -3)
 
     def keys_values(
         self,
@@ -46,8 +47,8 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
     ) -> KeysValues:
         """Keys and values of the context rows, each ``(batch, heads, context, width)``."""
-        keys, values = map(self._heads, self.keys_and_values(context).chunk(2, dim=-1))
-        return (keys if rotation is None else rotate(keys, rotation)), values
+        keys, values = self.keys_and_values(context).chunk(2, dim=-1)
+        return self._heads(keys, rotation), self._heads(values)
 
     def forward(
         self,
@@ -57,10 +58,7 @@ class Attention(nn.Module):
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "batch rows d_model"]:
         """Attend the rows to the keys and values."""
-        queries = self._heads(self.queries(rows))
-        if rotation is not None:
-            queries = rotate(queries, rotation)
-        attended = attend(queries, *keys_values, mask)
+        attended = attend(self._heads(self.queries(rows), rotation), *keys_values, mask)
         return self.out(attended.transpose(-2, -3).flatten(-2))
 
 

@@ -141,7 +141,7 @@ class PFN(nn.Module):
     def _embed(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens of rows, (batch, rows, d_model), and angles of attention in x.
 
-        Angles are (batch, heads, rows, width / 2). A y that is None is unknown.
+        Angles are (batch, rows, heads, width / 2). A y that is None is unknown.
         """
         missing = self.config.n_features - x.shape[-1]
         # bfloat16 leaves of x and y three digits, and answers may be less noisy than that.
@@ -149,7 +149,7 @@ class PFN(nn.Module):
             exists = nn.functional.pad(torch.ones_like(x), (0, missing))
             tokens = self.embed_x(torch.cat((nn.functional.pad(x, (0, missing)), exists), dim=-1))
             tokens = tokens + (self.unknown_y if y is None else self.embed_y(y[..., None]))
-            angles = torch.einsum("bnf,fhw->bhnw", x, self.frequencies[: x.shape[-1]])
+            angles = torch.einsum("bnf,fhw->bnhw", x, self.frequencies[: x.shape[-1]])
         return tokens, angles
 
     def _check(self, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
@@ -186,14 +186,15 @@ class PFN(nn.Module):
         n_context = x_context.shape[1]
         known, unknown = self._embed(x_context, y_context), self._embed(x_query, None)
         tokens = torch.cat((known[0], unknown[0]), dim=1)
-        of_known, of_unknown = Rotation.by(known[1]), Rotation.by(unknown[1])
-        rotation = Rotation.by(torch.cat((known[1], unknown[1]), dim=2))
+        rotation = Rotation.by(torch.cat((known[1], unknown[1]), dim=1))
+        of_known = rotation.rows(slice(n_context))
         for block in self.blocks[:-1]:
             keys_values = block.keys_values(tokens[:, :n_context], of_known)
             tokens = block(tokens, keys_values, context_mask, rotation)
         # Nothing reads what the last block would make of the context.
         context, tokens = tokens[:, :n_context], tokens[:, n_context:]
         keys_values = self.blocks[-1].keys_values(context, of_known)
+        of_unknown = rotation.rows(slice(n_context, None))
         tokens = self.blocks[-1](tokens, keys_values, context_mask, of_unknown)
         return self.decoder(self.norm(tokens))
 
