@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from amortized.attention import Rotation, attend, rotate
 
 KeysValues = tuple[Tensor, Tensor]
+_ALL = slice(None)
 
 
 class Attention(nn.Module):
@@ -109,5 +110,44 @@ class Block(nn.Module):
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "batch rows d_model"]:
         """Pass the rows through the block."""
-        rows = rows + self.attention(self.attention_norm(rows), keys_values, mask, rotation)
+        return self._updated(rows, self.attention_norm(rows), keys_values, mask, rotation)
+
+    def among(
+        self,
+        rows: Float[Tensor, "batch rows d_model"],
+        mask: Bool[Tensor, "batch context"] | None = None,
+        rotation: Rotation | None = None,
+        *,
+        context: slice = _ALL,
+        updated: slice = _ALL,
+    ) -> tuple[Float[Tensor, "batch updated d_model"], KeysValues]:
+        """Pass rows through the block that attend to rows among themselves.
+
+        The same as ``forward`` with the ``keys_values`` of the context, and normalised only once.
+
+        Args:
+            rows: all of them.
+            mask: False marks context rows that do not exist.
+            rotation: of all rows.
+            context: those that are attended to.
+            updated: those that are passed through.
+
+        Returns:
+            The updated rows, and what later rows need to know of the context.
+        """
+        normed = self.attention_norm(rows)
+        turn = [None if rotation is None else rotation.rows(part) for part in (context, updated)]
+        keys_values = self.attention.keys_values(normed[:, context], turn[0])
+        rows, normed = rows[:, updated], normed[:, updated]
+        return self._updated(rows, normed, keys_values, mask, turn[1]), keys_values
+
+    def _updated(
+        self,
+        rows: Tensor,
+        normed: Tensor,
+        keys_values: KeysValues,
+        mask: Tensor | None,
+        rotation: Rotation | None,
+    ) -> Tensor:
+        rows = rows + self.attention(normed, keys_values, mask, rotation)
         return rows + self.mlp(self.mlp_norm(rows))

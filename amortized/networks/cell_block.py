@@ -83,6 +83,5 @@ class CellBlock(nn.Module):
         """Let the cells of every row attend to each other."""
         n_tasks, n_groups, n_rows, _ = cells.shape
         by_row = cells.transpose(1, 2).reshape(n_tasks * n_rows, n_groups, -1)
-        updated = by_row[:, :1] if self.is_last else by_row
-        updated = self.features(updated, self.features.keys_values(by_row))
+        updated, _ = self.features.among(by_row, updated=slice(1 if self.is_last else None))
         return updated.unflatten(0, (n_tasks, n_rows)).transpose(1, 2).contiguous()

@@ -7,6 +7,7 @@ the state says about the class's slot. A new network attends to all rows alike: 
 frequency of the classes, and training starts from there.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -165,6 +166,7 @@ class BarDecoder(nn.Module):
             masses = logits.softmax(-1)
             apart = place - (masses @ place).unsqueeze(-1)
             variance = torch.linalg.vecdot(masses, apart.square()).unsqueeze(-1)
-            z = apart * variance.clamp_min(n_bars**-2.0).rsqrt() - shift
-            logits = logits - 0.5 * strength.exp() * z.square()
+            root = (0.5 * strength).exp() / math.sqrt(2)
+            z = apart * (variance.clamp_min(n_bars**-2.0).rsqrt() * root) - shift * root
+            logits = torch.addcmul(logits, z, z, value=-1)
         return BarDistribution(logits, self.borders, False)

@@ -139,7 +139,7 @@ class DistributionTransformer(nn.Module):
             )
         tokens, mask, has_data = self.encoder(observations, masks, about_prior)
         for block in self._layers("data"):
-            tokens = block(tokens, block.keys_values(tokens), mask)
+            tokens, _ = block.among(tokens, mask)
         summary = self.sketch_norm(tokens[:, 0])
         outputs = self.sketch_head(summary).float()
         with torch.autocast(given.means.device.type, enabled=False):
@@ -147,8 +147,8 @@ class DistributionTransformer(nn.Module):
             features = torch.cat((_features(white), _features(start)), -1)
         rows = self.embed_component(features) + self.embed_summary(summary).unsqueeze(1)
         to_data = self._layers("observations")
-        for i, among in enumerate(self._layers("components")):
-            rows = among(rows, among.keys_values(rows))
+        for i, block in enumerate(self._layers("components")):
+            rows, _ = block.among(rows)
             if to_data:
                 rows = to_data[i](rows, to_data[i].keys_values(tokens), mask)
         residual = self.head(self.norm(rows)).float()

@@ -187,15 +187,13 @@ class PFN(nn.Module):
         known, unknown = self._embed(x_context, y_context), self._embed(x_query, None)
         tokens = torch.cat((known[0], unknown[0]), dim=1)
         rotation = Rotation.by(torch.cat((known[1], unknown[1]), dim=1))
-        of_known = rotation.rows(slice(n_context))
+        context, queries = slice(n_context), slice(n_context, None)
         for block in self.blocks[:-1]:
-            keys_values = block.keys_values(tokens[:, :n_context], of_known)
-            tokens = block(tokens, keys_values, context_mask, rotation)
+            tokens, _ = block.among(tokens, context_mask, rotation, context=context)
         # Nothing reads what the last block would make of the context.
-        context, tokens = tokens[:, :n_context], tokens[:, n_context:]
-        keys_values = self.blocks[-1].keys_values(context, of_known)
-        of_unknown = rotation.rows(slice(n_context, None))
-        tokens = self.blocks[-1](tokens, keys_values, context_mask, of_unknown)
+        tokens, _ = self.blocks[-1].among(
+            tokens, context_mask, rotation, context=context, updated=queries
+        )
         return self.decoder(self.norm(tokens))
 
     def loss(self, batch: TaskBatch) -> Tensor:
@@ -215,8 +213,8 @@ class PFN(nn.Module):
         tokens, angles = self._embed(x_context, y_context)
         rotation, kept = Rotation.by(angles), []
         for block in self.blocks[:-1]:
-            kept.append(block.keys_values(tokens, rotation))
-            tokens = block(tokens, kept[-1], context_mask, rotation)
+            tokens, keys_values = block.among(tokens, context_mask, rotation)
+            kept.append(keys_values)
         kept.append(self.blocks[-1].keys_values(tokens, rotation))
         return EncodedContext(tuple(kept), context_mask, x_context.shape[2])
 
