@@ -96,7 +96,9 @@ RECIPES: Mapping[str, Recipe] = {
         (replace(_CURVE_STEPS, n_steps=14_000, lr=7e-4, muon_lr=2e-3),),
         begins_with="learning-curve",
     ),
-    "tabular-classifier": Recipe(_CLASSES, (_TABLES, _LARGER_TABLES)),
+    "tabular-classifier": Recipe(
+        _CLASSES, (_TABLES, _LARGER_TABLES, replace(_LARGER_TABLES, n_steps=2400, seed=2))
+    ),
     # What relates the cells of a table is the same whatever is predicted.
     "tabular-regressor": Recipe(
         replace(_CLASSES, target="regression"),

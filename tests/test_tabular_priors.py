@@ -6,6 +6,7 @@ import torch
 
 from amortized.priors.mixture import MixturePrior
 from amortized.priors.predictability import PredictablePrior, predictability
+from amortized.priors.tabular import rules
 from amortized.priors.tabular.clusters import ClusterPrior
 from amortized.priors.tabular.columns import bend, dense_codes, dress, level_codes, shuffle_codes
 from amortized.priors.tabular.heavy_tailed import StudentProcessPrior
@@ -126,10 +127,32 @@ def test_number_of_columns_is_log_uniform():
     assert 0.35 < sum(n <= 11 for n in drawn) / len(drawn) < 0.65
 
 
+def test_a_rule_answers_equal_rows_alike(monkeypatch):
+    monkeypatch.setattr(rules, "draw_inputs", lambda *shape: torch.randint(2, shape).float())
+    columns, scores = RulePrior()._columns(200, 3, 100)
+    kind_of_row = (columns * torch.tensor([1.0, 2.0, 4.0])[:, None]).sum(1)
+    for kind in range(8):
+        here = (kind_of_row == kind)[:, None]
+        low = scores.where(here, torch.inf).amin(-1)
+        high = scores.where(here, -torch.inf).amax(-1)
+        assert (low >= high).all()  # of a kind that a task lacks: inf and -inf
+    assert (scores[:, 0].std(-1) > 0).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("truth", [True, False])
+def test_a_disjunction_of_what_is_always_true_or_never(truth, monkeypatch):
+    monkeypatch.setattr(rules, "_draw_literals", lambda columns, n: torch.full((300, n, 7), truth))
+    score = rules._draw_disjunctions(torch.zeros(300, 2, 7))
+    assert score.shape == (300, 1, 7) and (score == score[..., :1]).all()
+    if truth:  # whether any conjunction is true, or how many are, of two to ten
+        assert set(score.unique().tolist()) == set(range(1, 11))
+    else:
+        assert (score == 0).all()
+
+
 def test_most_tasks_are_predictable_and_few_are_trivial():
-    statistics = [
-        summarise(table_prior(max_features=20).sample(16, 200, 200, seed=seed)) for seed in range(8)
-    ]
+    prior = table_prior(max_features=20)  # the tasks of a batch are all of one kind
+    statistics = [summarise(prior.sample(16, 200, 200, seed=seed)) for seed in range(32)]
     r2, majority, levels = (
         torch.cat([one[name] for one in statistics])
         for name in ("predictability", "majority", "few_levels")

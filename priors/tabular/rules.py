@@ -1,12 +1,15 @@
 """Rules as priors over tables: parity, counts, conjunctions, nested rules, decision tables.
 
-A task draws k <= 5 literals "column > threshold". Their truth values are the bits of a code
-0..2^k - 1, and a table of the codes answers; the kind of the table is the kind of the rule:
+A literal is a statement about one column, "column > threshold", or "column = level" where it has
+few. A task draws k <= 5 of them. Their truth values are the bits of a code 0..2^k - 1, and a table
+of the codes answers; the kind of the table is the kind of the rule:
     parity        the number of true literals is odd (XOR when k = 2)
     count         how many are true ("at least m of n")
     conjunction   all are true: a box in the space of inputs
     nested        the first true literal decides, as in a list of if and else-if
     table         any function of the bits: a full decision tree
+Half of the tasks are answered by a disjunction instead: whether any of 2 to 10 conjunctions of 2
+to 4 literals is true, or how many, as a board is won by any of its lines.
 Parity is what greedy trees and smooth models miss; rule tables are otherwise rare in other priors.
 """
 
@@ -20,6 +23,10 @@ from amortized.priors.tabular.tabular_prior import TabularPrior
 
 _N_LITERALS = 5
 _N_SCORES = 3
+# Of disjunctions: literals to choose from, and most conjunctions.
+_N_POOL, _N_TERMS = 24, 10
+# A level is worth a literal if so many of the rows have it.
+_COMMON = 0.05
 
 
 class RulePrior(TabularPrior):
@@ -40,24 +47,44 @@ class RulePrior(TabularPrior):
         columns = draw_inputs(n_tasks, n_features, n_rows)
         used = draw_integer(1, _N_LITERALS) + torch.randint(-1, 2, (n_tasks, 1))
         used = torch.arange(_N_LITERALS) < used.clamp(1, min(_N_LITERALS, 2 * n_features))
-        literals = _draw_literals(columns) & used[..., None]
+        literals = _draw_literals(columns, _N_LITERALS) & used[..., None]
         bits = 2 ** torch.arange(_N_LITERALS)
         code = (literals * bits[:, None]).sum(1)
         table = _draw_tables(used)
-        return columns, table.gather(-1, code[:, None].expand(-1, _N_SCORES, -1))
+        scores = table.gather(-1, code[:, None].expand(-1, _N_SCORES, -1))
+        other = (torch.rand(n_tasks) < 0.5).nonzero()[:, 0]
+        if len(other):
+            scores[other] = _and_others(_draw_disjunctions(columns[other]))
+        return columns, scores
 
 
-def _draw_literals(columns: Tensor) -> Tensor:
-    """Truth of random threshold statements, ``(batch, literal, rows)``."""
+def _draw_literals(columns: Tensor, n: int) -> Tensor:
+    """Truth of n random statements, each about one column, ``(batch, n, rows)``."""
     n_tasks, n_columns, n_rows = columns.shape
     tasks = torch.arange(n_tasks)[:, None]
-    which = torch.rand(n_tasks, max(n_columns, _N_LITERALS)).argsort(-1)[:, :_N_LITERALS]
+    which = torch.rand(n_tasks, max(n_columns, n)).argsort(-1)[:, :n]
     value = columns[tasks, which % n_columns]
     # The middle one of three random rows: thresholds near the median, so both sides have rows.
-    rows = torch.randint(n_rows, (n_tasks, _N_LITERALS, 3))
+    rows = torch.randint(n_rows, (n_tasks, n, 3))
     at = value.gather(-1, rows).median(-1, keepdim=True).values
-    flip = torch.rand(n_tasks, _N_LITERALS, 1) < 0.5
-    return (value > at) ^ flip
+    flip = torch.rand(n_tasks, n, 1) < 0.5
+    has_level = value == value.gather(-1, rows[..., :1])
+    by_level = has_level.float().mean(-1, keepdim=True) > _COMMON
+    by_level = by_level & (torch.rand(n_tasks, n, 1) < 0.5)
+    return torch.where(by_level, has_level, (value > at) ^ flip)
+
+
+def _draw_disjunctions(columns: Tensor) -> Tensor:
+    """Whether any of a few conjunctions is true, or how many are, ``(batch, 1, rows)``."""
+    n_tasks = len(columns)
+    literals = _draw_literals(columns, _N_POOL)
+    size = draw_integer(2, 4)
+    members = torch.rand(n_tasks, _N_TERMS, _N_POOL).argsort(-1)[..., :size]
+    terms = literals[torch.arange(n_tasks)[:, None, None], members].all(2)
+    n_terms = torch.randint(2, _N_TERMS + 1, (n_tasks, 1, 1))
+    count = (terms & (torch.arange(_N_TERMS)[:, None] < n_terms)).sum(1, keepdim=True)
+    whether = torch.rand(n_tasks, 1, 1) < 0.7
+    return torch.where(whether, count.clamp_max(1), count).to(torch.get_default_dtype())
 
 
 def _draw_tables(used: Tensor) -> Tensor:
@@ -79,7 +106,12 @@ def _draw_tables(used: Tensor) -> Tensor:
     ).to(torch.get_default_dtype())
     kind = torch.randint(tables.shape[1], (n_tasks,))
     main = tables[torch.arange(n_tasks), kind][:, None]
-    # The other scores are functions of the main one, so that argmax targets keep the rule.
+    return _and_others(main)
+
+
+def _and_others(main: Float[Tensor, "batch 1 n"]) -> Float[Tensor, "batch scores n"]:
+    """A score and functions of it alone, so that argmax targets keep the rule."""
+    n_tasks, _, n = main.shape
     weights = torch.randn(n_tasks, _N_SCORES - 1, 1)
-    centre = main.gather(-1, torch.randint(main.shape[-1], (n_tasks, 1, _N_SCORES - 1)))
+    centre = main.gather(-1, torch.randint(n, (n_tasks, 1, _N_SCORES - 1)))
     return torch.cat([main, weights * (main - centre.transpose(1, 2)).abs()], 1)

@@ -50,5 +50,5 @@ def table_prior(
             PredictablePrior(of(ClusterPrior)),
             of(RulePrior),
         ],
-        weights=[0.55, 0.15, 0.12, 0.12, 0.06],
+        weights=[0.5, 0.13, 0.11, 0.11, 0.15],
     )
