@@ -82,7 +82,7 @@ class Rotation(NamedTuple):
 
     def rows(self, some: slice) -> "Rotation":
         """That of some rows."""
-        return Rotation(self.cos[:, some], self.sin[:, some])
+        return self if some == slice(None) else Rotation(self.cos[:, some], self.sin[:, some])
 
 
 def rotate(
@@ -102,4 +102,4 @@ def rotate(
         | arXiv:2104.09864: angles from positions; here from real-valued inputs.
     """
     cos, sin = rotation.cos.to(vectors.dtype), rotation.sin.to(vectors.dtype)
-    return vectors * cos + vectors.roll(vectors.shape[-1] // 2, -1) * sin
+    return torch.addcmul(vectors * cos, vectors.roll(vectors.shape[-1] // 2, -1), sin)

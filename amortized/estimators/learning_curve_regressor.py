@@ -200,11 +200,11 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
         width = int(exists.sum(1).max())
         steps, values, exists = steps[:, :width], values[:, :width], exists[:, :width]
         unit = np.where(exists, self._scale.to_unit(values), 0.0)
-        x_context = self._features(np.where(exists, steps, self.first_step))
+        x = self._features(np.hstack((np.where(exists, steps, self.first_step), asked)))
         y_context = torch.as_tensor(unit, dtype=torch.float32, device=self.device)
         mask = None if exists.all() else torch.as_tensor(exists, device=self.device)
         with torch.inference_mode():
-            answer = self.network_(x_context, y_context, self._features(asked), mask)
+            answer = self.network_(x[:, :width], y_context, x[:, width:], mask)
         return answer.logits.cpu()
 
     def predict_distribution(self, X: ArrayLike) -> BarDistribution:
@@ -217,10 +217,8 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
             A distribution of batch shape ``(m,)`` for one curve, ``(curves, m)`` for many.
         """
         parts = list(self._answers(X))
-        logits = torch.cat([part.logits for part in parts])
-        return BarDistribution(
-            logits if self._many else logits[0], parts[0].borders, validate_args=False
-        )
+        logits = torch.cat([part.logits for part in parts]) if self._many else parts[0].logits[0]
+        return BarDistribution(logits, parts[0].borders, validate_args=False)
 
     def _of_each(self, X: ArrayLike, of: Any) -> Numbers:
         """What a function says of the predictives, chunk by chunk, for they are large."""

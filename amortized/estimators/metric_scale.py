@@ -85,12 +85,12 @@ class MetricScale:
             logits: of the bars.
             borders: of the bars, in the unit interval or beyond its bounded ends.
         """
-        ours = torch.as_tensor(self.from_unit(borders.double().cpu().numpy()))
+        from_unit = self.from_unit(borders.cpu().numpy())
         logits = logits.cpu()
         if self.minimize:
-            ours, logits = ours.flip(0), logits.flip(-1)
-        kept = (ours.diff() > 0).nonzero()[:, 0]
-        first, last = int(kept[0]), int(kept[-1])
+            from_unit, logits = from_unit[::-1].copy(), logits.flip(-1)
+        first, last = np.flatnonzero(np.diff(from_unit) > 0)[[0, -1]].tolist()
+        ours = torch.from_numpy(from_unit)
         if last - first + 1 == logits.shape[-1]:
             return BarDistribution(logits, ours, validate_args=False)
         inside = logits[..., first : last + 1].clone()

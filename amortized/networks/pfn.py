@@ -138,17 +138,19 @@ class PFN(nn.Module):
         direction = torch.randn(config.n_features, config.n_heads, half)
         return direction * length / math.sqrt(config.n_features)
 
-    def _embed(self, x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _embed(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens of rows, (batch, rows, d_model), and angles of attention in x.
 
-        Angles are (batch, rows, heads, width / 2). A y that is None is unknown.
+        Angles are (batch, rows, heads, width / 2). Rows past the end of y have an unknown one.
         """
         missing = self.config.n_features - x.shape[-1]
+        y = x[:, :0, 0] if y is None else y
+        unknown = self.unknown_y.expand(len(x), x.shape[1] - y.shape[1], -1)
         # bfloat16 leaves of x and y three digits, and answers may be less noisy than that.
         with torch.autocast(x.device.type, enabled=False):
             exists = nn.functional.pad(torch.ones_like(x), (0, missing))
             tokens = self.embed_x(torch.cat((nn.functional.pad(x, (0, missing)), exists), dim=-1))
-            tokens = tokens + (self.unknown_y if y is None else self.embed_y(y[..., None]))
+            tokens = tokens + torch.cat((self.embed_y(y[..., None]), unknown), dim=1)
             angles = torch.einsum("bnf,fhw->bnhw", x, self.frequencies[: x.shape[-1]])
         return tokens, angles
 
@@ -184,9 +186,8 @@ class PFN(nn.Module):
         self._check(x_context, y_context, context_mask)
         self._check_query(x_query, len(x_context), x_context.shape[2])
         n_context = x_context.shape[1]
-        known, unknown = self._embed(x_context, y_context), self._embed(x_query, None)
-        tokens = torch.cat((known[0], unknown[0]), dim=1)
-        rotation = Rotation.by(torch.cat((known[1], unknown[1]), dim=1))
+        tokens, angles = self._embed(torch.cat((x_context, x_query), dim=1), y_context)
+        rotation = Rotation.by(angles)
         context, queries = slice(n_context), slice(n_context, None)
         for block in self.blocks[:-1]:
             tokens, _ = block.among(tokens, context_mask, rotation, context=context)
@@ -249,7 +250,7 @@ class PFN(nn.Module):
         """Posterior predictive of each query, given an encoded context."""
         n_tasks = len(context.keys_values[0][0])
         self._check_query(x_query, n_tasks, context.n_features)
-        tokens, angles = self._embed(x_query, None)
+        tokens, angles = self._embed(x_query)
         rotation = Rotation.by(angles)
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             tokens = block(tokens, keys_values, context.mask, rotation)
