@@ -93,11 +93,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "learning-curve-discrepancy": Recipe(
         _CURVES,
-        (
-            replace(_CURVE_STEPS, n_steps=14_000, lr=7e-4, muon_lr=2e-3),
-            replace(_CURVE_STEPS, n_steps=12_000, lr=7e-4, muon_lr=2e-3, seed=1),
-            replace(_CURVE_STEPS, n_steps=8_000, lr=7e-4, muon_lr=2e-3, seed=2),
-        ),
+        (replace(_CURVE_STEPS, n_steps=14_000, lr=7e-4, muon_lr=2e-3),),
         begins_with="learning-curve",
     ),
     "tabular-classifier": Recipe(

@@ -7,6 +7,7 @@ the state says about the class's slot. A new network attends to all rows alike: 
 frequency of the classes, and training starts from there.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -129,14 +130,11 @@ class BarDecoder(nn.Module):
     below the spread of the prior's answers asks for narrower peaks than they can draw. So
 
     .. math::
-        \log q_k = e^t l_k - e^c \log\left(1 + \frac{e^{a - c}}{2}
-        \left(\frac{u_k - m}{s} - d\right)^2\right) + \text{const},
+        \log q_k = e^t l_k - \tfrac12 e^a \left(\frac{u_k - m}{s} - d\right)^2 + \text{const},
 
     where :math:`u_k = k / K` is the place of bar k of K, m and s are the mean and the standard
-    deviation of u under the masses :math:`e^t l_k` (s at least one bar), and t, a, d and c are
-    linear in h, but kept between -20 and 10. The second factor is a Student density of
-    :math:`2 e^c - 1` degrees of freedom; with a large c it is a normal one. A new network answers
-    with bars of nearly equal mass.
+    deviation of u under the masses :math:`e^t l_k` (s at least one bar), and t, a and d are linear
+    in h, but at most 10. A new network answers with bars of nearly equal mass.
 
     Args:
         d_model: width of a state.
@@ -149,7 +147,7 @@ class BarDecoder(nn.Module):
         super().__init__()
         self.register_buffer("borders", borders.float())
         self.head = nn.Linear(d_model, len(borders) - 1)
-        self.focus = nn.Linear(d_model, 4)
+        self.focus = nn.Linear(d_model, 3)
         for layer in (self.head, self.focus):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -161,20 +159,14 @@ class BarDecoder(nn.Module):
         with torch.autocast(query.device.type, enabled=False):
             query = query.float()
             # At e^10 a peak is a single bar; more would only overflow.
-            sharpness, strength, shift, tail = self.focus(query).clamp(-20.0, 10.0).split(1, -1)
+            sharpness, strength, shift = self.focus(query).clamp(max=10.0).split(1, dim=-1)
             logits = self.head(query) * sharpness.exp()
-            place = torch.arange(logits.shape[-1], device=logits.device) / logits.shape[-1]
-            mean, variance = _moments(logits, place)
-            variance = variance.clamp_min(logits.shape[-1] ** -2.0)
-            centre = mean + shift * variance.sqrt()
-            precision = (strength - tail).exp() / (2 * variance)
-            squares = (place - centre).square() * precision
-            logits = torch.addcmul(logits, squares.log1p(), tail.exp(), value=-1)
+            n_bars = logits.shape[-1]
+            place = torch.arange(n_bars, device=logits.device) / n_bars
+            masses = logits.softmax(-1)
+            apart = place - (masses @ place).unsqueeze(-1)
+            variance = torch.linalg.vecdot(masses, apart.square()).unsqueeze(-1)
+            root = (0.5 * strength).exp() / math.sqrt(2)
+            z = apart * (variance.clamp_min(n_bars**-2.0).rsqrt() * root) - shift * root
+            logits = torch.addcmul(logits, z, z, value=-1)
         return BarDistribution(logits, self.borders, False)
-
-
-def _moments(logits: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the bars' places, ``(..., 1)``."""
-    masses = logits.softmax(-1)
-    mean = (masses @ place).unsqueeze(-1)
-    return mean, torch.linalg.vecdot(masses, (place - mean).square()).unsqueeze(-1)
