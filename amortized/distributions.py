@@ -155,7 +155,7 @@ class BarDistribution(Distribution):
         right_tail = right - s_right * torch.special.ndtri((1 - share) / 2)
         y = torch.where(bar == masses.shape[-1] - 1, right_tail, y)
         y = y.masked_fill(level >= 1, math.inf)  # also where rounding leaves the tail no mass
-        return y.movedim(-1, 0).reshape(shape).to(self.logits.dtype)
+        return y.movedim(-1, 0).reshape(shape).to(self.borders.dtype)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
@@ -174,12 +174,14 @@ class BarDistribution(Distribution):
 
     @property
     def mean(self) -> Float[Tensor, "*batch"]:
-        return (self.masses * self._moments()[0]).sum(-1)
+        # From the middle: the rounding of the masses does not grow with the distance from zero.
+        middle = self.borders[len(self.borders) // 2]
+        return middle + (self.masses * (self._moments()[0] - middle)).sum(-1)
 
     @property
     def variance(self) -> Float[Tensor, "*batch"]:
         means, variances = self._moments()
-        mean = (self.masses * means).sum(-1, keepdim=True)
+        mean = self.mean.unsqueeze(-1)
         # Central moments bar by bar: no cancellation when the mean is far from zero.
         return (self.masses * (variances + (means - mean).square())).sum(-1)
 

@@ -174,7 +174,7 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> Any:
             f"Expected {folder / WEIGHTS} to hold the weights that {CONFIG} describes; got "
             f"{reason}. Save or download the network again."
         ) from reason
-    return network.to(device).eval()
+    return network.to(device, torch.float32).eval()
 
 
 def _from_config(path: Path) -> nn.Module:
@@ -185,7 +185,9 @@ def _from_config(path: Path) -> nn.Module:
             key: tuple(value) if isinstance(value, list) else value
             for key, value in stored["config"].items()
         }
-        return cls(config_cls(**values))
+        # The first weights are overwritten: drawing them must not change the user's own draws.
+        with torch.random.fork_rng(devices=[]):
+            return cls(config_cls(**values))
     except (ValueError, KeyError, TypeError, RuntimeError) as reason:
         raise ValueError(
             f"Expected {path} to describe one of {sorted(NETWORKS)}; got "

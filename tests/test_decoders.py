@@ -68,3 +68,14 @@ def test_masses_are_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = made(STATES).log_masses
     torch.testing.assert_close(found, made(STATES).log_masses)
+
+
+def test_default_precision_of_torch_changes_nothing():
+    made = decoder()
+    expected = made(STATES).log_masses
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = made(STATES).log_masses
+    finally:
+        torch.set_default_dtype(torch.float32)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -1,6 +1,5 @@
 """LearningCurveRegressor: laws of one pass over many curves, units, and stopping by it."""
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -8,10 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.integrate import quad
-from torch.utils.data import DataLoader
 
-from amortized import EarlyStopping, LearningCurveRegressor
-from amortized.estimators import EarlyStoppingCallback, survivors
+from amortized import LearningCurveRegressor
 from amortized.estimators.curve_sets import StepScale, curves_of
 from amortized.estimators.metric_scale import MetricScale
 from amortized.networks import PFN, PFNConfig
@@ -107,12 +104,45 @@ def test_an_error_is_an_accuracy_upside_down():
     )
 
 
+@pytest.mark.parametrize("minimize", [False, True])
+@pytest.mark.parametrize("bounded", [(True, True), (True, False), (False, True), (False, False)])
+def test_nothing_lies_past_a_bound(bounded, minimize):
+    low, high = np.where(bounded, (2.0, 5.0), (-np.inf, np.inf))
+    options = {"low": low, "high": high, "usual": 3.0, "minimize": minimize}
+    fitted = estimator(**options).fit(None, [[2.5, 3.0, 4.0], [5.0, 4.5, 2.0]])
+    draws = fitted.sample_y(LATER, 4000)
+    assert (draws >= low).all() and (draws <= high).all()
+    predictive = fitted.predict_distribution(LATER)
+    ends = torch.tensor([2.0, 5.0]).double()[:, None, None]
+    assert predictive.log_prob(ends).isfinite().all()
+    past = predictive.log_prob(ends + torch.tensor([-1e-9, 1e-9]).double()[:, None, None])
+    assert (past.isinf().all((1, 2)).numpy() == bounded).all()
+    chances = np.stack([fitted.probability_of_exceeding(end, LATER) for end in (2.0, 5.0)])
+    assert (np.isclose(chances[0], 1, atol=1e-6).all(), (chances[1] < 1e-6).all()) == bounded
+    np.testing.assert_allclose(predictive.masses.sum(-1), 1, atol=1e-5)
+
+
+def test_a_network_whose_bars_end_inside_has_all_values_to_the_bound():
+    scale = MetricScale(0.0, 1.0, bounded=(True, True))
+    predictive = scale.predictive(torch.zeros(4), torch.tensor([0.2, 0.4, 0.5, 0.6, 0.8]))
+    masses = predictive.cdf(torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8, 1.0]).double())
+    torch.testing.assert_close(masses, torch.tensor([0, 0.125, 0.25, 0.75, 0.875, 1.0]).double())
+
+
+def test_a_metric_far_from_zero_is_as_precise():
+    near = estimator().fit(None, CURVES)
+    far = estimator(low=1e6, high=1e6 + 1).fit(None, [1e6 + np.array(c) for c in CURVES])
+    np.testing.assert_allclose(far.predict(LATER) - 1e6, near.predict(LATER), atol=1e-6)
+    quantiles = near.predict_quantiles(LATER)
+    np.testing.assert_allclose(far.predict_quantiles(LATER) - 1e6, quantiles, atol=1e-6)
+
+
 def test_density_of_a_loss_integrates_to_one():
     options = {"low": 0.0, "high": np.inf, "minimize": True}
     fitted = estimator(**options).fit(None, [2.3, 1.7, 1.5])
     predictive = fitted.predict_distribution([50.0])
-    borders = [*predictive.borders[1:-1].tolist()]
-    edges = [borders[0] - 40, *borders, borders[-1] + 400]
+    borders = predictive.borders[1:-1].tolist()  # the first is the bound
+    edges = [*borders, borders[-1] + 400]
     total = sum(
         quad(lambda y: predictive.log_prob(torch.tensor([y])).exp().item(), low, high)[0]
         for low, high in zip(edges, edges[1:], strict=False)
@@ -230,6 +260,8 @@ def test_fitted_estimator_can_be_stored(tmp_path):
 def test_curves_may_come_as_a_table_with_shared_steps():
     curves = curves_of([[1.0], [2.0], [4.0]], [0.1, 0.2, 0.3])
     assert curves.steps.tolist() == [[1.0, 2.0, 4.0]] and not curves.many
+    square = curves_of([[1.0], [2.0], [4.0]], np.full((3, 3), 0.5))
+    assert square.steps.tolist() == 3 * [[1.0, 2.0, 4.0]]
     shared = curves_of([1.0, 2.0], [[0.1, 0.2], [0.3, np.nan]])
     assert shared.many and shared.steps[0].tolist() == [1.0, 2.0] and shared.steps[1, 0] == 1.0
 
@@ -237,96 +269,6 @@ def test_curves_may_come_as_a_table_with_shared_steps():
 def test_plot_draws_every_curve():
     figure = estimator().fit(None, CURVES).plot()
     assert len(figure.axes[0].lines) == 2 * len(CURVES)
-
-
-@pytest.mark.parametrize("min_delta", [0.0, 0.05])
-def test_stopping_follows_the_chance_to_beat_the_best(min_delta):
-    curve, best = [0.2, 0.3, 0.4], 0.8 - min_delta
-    chance = estimator().fit(None, curve).probability_of_exceeding(0.8, at=100)
-    for threshold, stops in ((chance - 1e-3, False), (chance + 1e-3, True)):
-        rule = {"threshold": float(threshold), "min_delta": min_delta}
-        stopping = EarlyStopping(estimator(), best=best, **rule)
-        assert [stopping.update(value) for value in curve] == [False, False, stops]
-        assert stopping.chance == pytest.approx(chance, abs=1e-6)
-
-
-def test_stopping_knows_that_a_loss_should_fall():
-    curve = [2.0, 1.5, 1.2]
-    loss = estimator(low=0.0, high=4.0, minimize=True)
-    stopping = EarlyStopping(loss, best=0.6, min_delta=0.1)
-    for value in curve:
-        stopping.update(value)
-    below = 1 - loss.fit(None, curve).probability_of_exceeding(0.5, at=100)
-    assert stopping.chance == pytest.approx(below, abs=1e-6)
-    assert stopping.update(float("nan"))  # a training that has diverged
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"threshold": 0.0}, "threshold between 0 and 1"),
-        ({"min_delta": -0.1}, "min_delta >= 0"),
-        ({"fewest": 0}, "fewest to be an integer >= 1"),
-        ({"best": float("nan")}, "finite number or None"),
-        ({"own": False}, "nothing that is to be beaten"),
-    ],
-)
-def test_stopping_refuses_wrong_options(options, message):
-    with pytest.raises(ValueError, match=message):
-        EarlyStopping(estimator(), **options)
-
-
-class _Climber(lightning.LightningModule):
-    """A training whose accuracy after each epoch is known."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-
-    def training_step(self, batch, _):
-        return self.layer(batch).sum()
-
-    def validation_step(self, batch, _):
-        self.log("accuracy", 0.1 + 0.05 * self.current_epoch)
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), 0.0)
-
-
-def fit_climber(callback, epochs=6):
-    rows = DataLoader(torch.zeros(2, 1))
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(_Climber(), rows, rows)
-    return trainer.current_epoch
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_callback_ends_a_training():
-    hopeless = EarlyStoppingCallback("accuracy", estimator=estimator(), best=5.0, fewest=2)
-    assert fit_climber(hopeless) == 2
-    hopeful = EarlyStoppingCallback("accuracy", estimator=estimator(), best=-5.0, own=False)
-    assert fit_climber(hopeful) == 6
-    assert hopeful.stopping.values == pytest.approx([0.1 + 0.05 * epoch for epoch in range(6)])
-    with pytest.raises(ValueError, match="logged metric 'loss'"):
-        fit_climber(EarlyStoppingCallback("loss", estimator=estimator()))
-
-
-def test_halving_keeps_those_that_end_best():
-    curves = [[0.1, 0.2], [0.5, 0.6], [0.3, 0.2], [0.7, 0.9]]
-    ends = estimator().fit(None, curves).predict([100.0])[:, 0]
-    assert survivors(estimator(), curves).tolist() == np.argsort(-ends)[:2].tolist()
-    least = survivors(estimator(minimize=True), curves, share=0.25)
-    ends = estimator(minimize=True).fit(None, curves).predict([100.0])[:, 0]
-    assert least.tolist() == [ends.argmin()]
-    with pytest.raises(ValueError, match="share in"):
-        survivors(estimator(), curves, share=0.0)
 
 
 @pytest.mark.skipif("learning-curve" not in available(), reason="not released yet")

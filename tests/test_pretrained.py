@@ -257,3 +257,18 @@ def test_shipped_networks_load_and_say_what_they_are(name):
 
 def test_the_names_that_the_estimators_take_are_shipped():
     assert {"gp", "gp-1d"} <= set(available())
+
+
+def test_loading_leaves_random_state_and_precision_alone():
+    name = available()[0]
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    load(name)
+    assert torch.equal(torch.rand(3), expected)
+    torch.set_default_dtype(torch.float64)
+    try:
+        parameters = list(load(name).parameters())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(parameter.dtype == torch.float32 for parameter in parameters)

@@ -53,7 +53,8 @@ class StepScale(NamedTuple):
 
     def check_steps(self, steps: Numbers, name: str) -> None:
         """Raise a ValueError where a step lies outside."""
-        wrong = steps[(steps < self.first) | (steps > self.last)]
+        slack = 1e-9 * (self.last - self.first)  # 3 * 0.1 is above 0.3
+        wrong = steps[(steps < self.first - slack) | (steps > self.last + slack)]
         if len(wrong):
             raise ValueError(
                 f"Expected steps from first_step={self.first:g} to horizon={self.last:g} in "
@@ -154,6 +155,8 @@ def curves_of(X: ArrayLike | None, y: ArrayLike) -> CurveSet:
         steps = [np.arange(1.0, len(row) + 1) for row in values]
     else:
         steps = steps_of(X, len(values), many)
+        if all(len(at) == 1 for at in steps) and any(len(row) > 1 for row in values):
+            steps = [np.concatenate(steps)] * len(values)  # a column as long as there are curves
     pairs = []
     for number, (at, row) in enumerate(zip(steps, values, strict=True)):
         if len(at) != len(row):

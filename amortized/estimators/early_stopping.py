@@ -28,8 +28,8 @@ class EarlyStopping:
         threshold: chance to beat the best below which the training stops.
         min_delta: how much better than the best it must become; less is not worth its time.
         fewest: number of values before which no training is stopped.
-        own: whether the training must also beat the best value that it had itself: then it stops,
-            too, when it has become as good as it will be.
+        own: whether the training must also beat the best value that it had itself: with a
+            ``min_delta`` above 0 it then stops, too, when it has become as good as it will be.
 
     Attributes:
         chance: chance to beat the best at the last update; NaN before there were enough values.
@@ -86,18 +86,27 @@ class EarlyStopping:
             step = self.steps[-1] + 1 if self.steps else float(self.estimator.first_step)
         if self.steps and step <= self.steps[-1]:
             raise ValueError(f"Expected a step after {self.steps[-1]:g}; got {step:g}.")
+        value = float(value) if math.isfinite(value) else math.nan
+        chance = math.nan
+        if step < self.estimator.horizon:
+            chance = self._chance([*self.steps, float(step)], [*self.values, value])
+        # Kept once they are known to be a curve: what is refused leaves the one before.
         self.steps.append(float(step))
-        self.values.append(float(value))
-        if not math.isfinite(value):
+        self.values.append(value)
+        if math.isnan(value):
             self.stopped = True
-        elif len(self.values) >= self.fewest and step < self.estimator.horizon:
-            self.chance = self._chance()
-            self.stopped = self.stopped or self.chance < self.threshold
+        elif len(self.values) >= self.fewest and not math.isnan(chance):
+            self.chance = chance
+            self.stopped = self.stopped or chance < self.threshold
         return self.stopped
 
-    def _chance(self) -> float:
-        estimator = self.estimator.fit(self.steps, self.values)
-        rivals = ([] if self.best is None else [self.best]) + (self.values if self.own else [])
+    def _chance(self, steps: list[float], values: list[float]) -> float:
+        """The chance that this curve ends better than the best so far."""
+        known = [value for value in values if not math.isnan(value)]
+        if not known:
+            return math.nan
+        estimator = self.estimator.fit(steps, values)
+        rivals = ([] if self.best is None else [self.best]) + (known if self.own else [])
         minimize = estimator.minimize
         mark = min(rivals) - self.min_delta if minimize else max(rivals) + self.min_delta
         above = float(estimator.probability_of_exceeding(mark, at=float(estimator.horizon)))
@@ -109,8 +118,8 @@ class EarlyStoppingCallback(Callback):
 
     Args:
         monitor: name of the metric, as the module logs it in validation.
-        **options: as for ``EarlyStopping``. The horizon of its estimator is the number of epochs
-            that the training would take.
+        **options: as for ``EarlyStopping``. The horizon of its estimator is the number of
+            validations that the training would take: of epochs, where one follows each.
 
     Attributes:
         stopping: the ``EarlyStopping`` that is asked after every validation.
@@ -124,6 +133,11 @@ class EarlyStoppingCallback(Callback):
     def __init__(self, monitor: str, **options: Any) -> None:
         self.monitor = monitor
         self.stopping = EarlyStopping(**options)
+
+    @property
+    def state_key(self) -> str:
+        """Tells the callbacks of several metrics apart in a checkpoint."""
+        return self._generate_state_key(monitor=self.monitor)
 
     def on_validation_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":

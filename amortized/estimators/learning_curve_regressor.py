@@ -18,7 +18,7 @@ from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.metric_scale import MetricScale
 from amortized.networks import PFN
 from amortized.pretrained import load
-from amortized.priors import LearningCurvePrior, named_prior
+from amortized.priors import LearningCurvePrior, Prior, named_prior
 
 Numbers = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     Parameters:
         model: name of a pretrained network, folder of a saved one, or a ``PFN``, trained on a
-            ``LearningCurvePrior``: "learning-curve-discrepancy", for curves that follow a formula
+            ``LearningCurvePrior`` (of 100 steps, if it has no name): "learning-curve-discrepancy", for curves that follow a formula
             only roughly, or "learning-curve", whose prior is that of the literature.
         low: lower bound of the metric; -inf for none.
         high: upper bound of the metric; inf for none. A loss has 0 and inf.
@@ -136,7 +136,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     def _network(self) -> PFN:
         network = self.model if isinstance(self.model, PFN) else load(self.model)
-        if not isinstance(network, PFN) or network.config.n_features != 1:
+        if not (isinstance(network, PFN) and isinstance(_prior_of(network), LearningCurvePrior)):
             raise ValueError(
                 f"Expected a network trained on learning curves; model={self.model!r} is none. "
                 "Take 'learning-curve-discrepancy'."
@@ -174,10 +174,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     def _features(self, steps: Numbers) -> torch.Tensor:
         """Inputs of the network."""
-        name = self.network_.config.prior
-        prior = LearningCurvePrior() if name is None else named_prior(name)
-        if not isinstance(prior, LearningCurvePrior):
-            raise ValueError(f"Expected a network trained on learning curves; got one of {name!r}.")
+        prior: Any = _prior_of(self.network_)
         t = self._step_scale.to_prior(steps, prior.n_steps)
         return prior.features(torch.as_tensor(t, dtype=torch.float32, device=self.device))
 
@@ -343,3 +340,9 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
         super().__setstate__(state)
         if hasattr(self, "steps_") and not hasattr(self, "network_"):
             self.network_ = self._network().to(self.device).eval()
+
+
+def _prior_of(network: PFN) -> Prior:
+    """What the network was trained on."""
+    name = network.config.prior
+    return LearningCurvePrior() if name is None else named_prior(name)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from amortized.distributions import BarDistribution
 
@@ -60,7 +60,7 @@ class MetricScale:
         return 1 - unit if self.minimize else unit
 
     def from_unit(self, unit: ArrayLike) -> NDArray[np.float64]:
-        """The inverse; at or past an unbounded end a value 11 intervals out, not infinity."""
+        """The inverse; at or past an unbounded end a value about 11 intervals out, not infinity."""
         below, above = self._margins
         slope = 1 - below - above
         unit = np.asarray(unit, dtype=np.float64)
@@ -79,21 +79,32 @@ class MetricScale:
     ) -> BarDistribution:
         """A predictive over the unit interval in the metric's own units, bar by bar.
 
-        Bars past an unbounded end become part of the outermost bar before it.
+        What lies past an end becomes part of the outermost bar before it. Past a bound nothing is
+        left, and past an end without one the tail of that bar.
 
         Args:
             logits: of the bars.
-            borders: of the bars, in the unit interval or beyond its bounded ends.
+            borders: of the bars, in the unit interval or beyond its ends.
         """
-        from_unit = self.from_unit(borders.cpu().numpy())
-        logits = logits.cpu()
+        ours, logits = self.from_unit(borders.cpu().numpy()), logits.cpu()
         if self.minimize:
-            from_unit, logits = from_unit[::-1].copy(), logits.flip(-1)
-        first, last = np.flatnonzero(np.diff(from_unit) > 0)[[0, -1]].tolist()
-        ours = torch.from_numpy(from_unit)
-        if last - first + 1 == logits.shape[-1]:
-            return BarDistribution(logits, ours, validate_args=False)
-        inside = logits[..., first : last + 1].clone()
-        inside[..., 0] = logits[..., : first + 1].logsumexp(-1)
-        inside[..., -1] = logits[..., last:].logsumexp(-1)
-        return BarDistribution(inside, ours[first : last + 2], validate_args=False)
+            ours, logits = ours[::-1].copy(), logits.flip(-1)
+        # A value that is the bound itself is possible.
+        bounds = np.nextafter((self.low, self.high), (-np.inf, np.inf))
+        low, high = np.where(self.bounded, bounds, (-np.inf, np.inf))
+        ours[[0, -1]] = np.where(self.bounded, bounds, ours[[0, -1]])
+        ours = ours.clip(low, high)
+        first, last = np.flatnonzero(np.diff(ours) > 0)[[0, -1]].tolist()
+        below, above = (int(is_bounded) for is_bounded in self.bounded)
+        kept = logits[..., first : last + 1]
+        inside = nn.functional.pad(kept, (below, above), value=-torch.inf)
+        if first > 0:
+            inside[..., below] = logits[..., : first + 1].logsumexp(-1)
+        if last < logits.shape[-1] - 1:
+            inside[..., -1 - above] = logits[..., last:].logsumexp(-1)
+        # The bars of no mass beyond the bounds have any width.
+        beyond = self.high - self.low
+        ours = np.concatenate(
+            ([low - beyond] * below, ours[first : last + 2], [high + beyond] * above)
+        )
+        return BarDistribution(inside, torch.from_numpy(ours), validate_args=False)

@@ -162,7 +162,7 @@ class BarDecoder(nn.Module):
             sharpness, strength, shift = self.focus(query).clamp(max=10.0).split(1, dim=-1)
             logits = self.head(query) * sharpness.exp()
             n_bars = logits.shape[-1]
-            place = torch.arange(n_bars, device=logits.device) / n_bars
+            place = torch.arange(n_bars, device=logits.device, dtype=logits.dtype) / n_bars
             masses = logits.softmax(-1)
             apart = place - (masses @ place).unsqueeze(-1)
             variance = torch.linalg.vecdot(masses, apart.square()).unsqueeze(-1)

@@ -1,0 +1,126 @@
+"""Early stopping: the rule, the callback of Lightning, and successive halving."""
+
+import lightning
+import numpy as np
+import pytest
+import torch
+from test_learning_curve_regressor import estimator
+from torch.utils.data import DataLoader
+
+from amortized import EarlyStopping
+from amortized.estimators import EarlyStoppingCallback, survivors
+
+
+@pytest.mark.parametrize("min_delta", [0.0, 0.05])
+def test_stopping_follows_the_chance_to_beat_the_best(min_delta):
+    curve, best = [0.2, 0.3, 0.4], 0.8 - min_delta
+    chance = estimator().fit(None, curve).probability_of_exceeding(0.8, at=100)
+    for threshold, stops in ((chance - 1e-3, False), (chance + 1e-3, True)):
+        rule = {"threshold": float(threshold), "min_delta": min_delta}
+        stopping = EarlyStopping(estimator(), best=best, **rule)
+        assert [stopping.update(value) for value in curve] == [False, False, stops]
+        assert stopping.chance == pytest.approx(chance, abs=1e-6)
+
+
+def test_stopping_knows_that_a_loss_should_fall():
+    curve = [2.0, 1.5, 1.2]
+    loss = estimator(low=0.0, high=4.0, minimize=True)
+    stopping = EarlyStopping(loss, best=0.6, min_delta=0.1)
+    for value in curve:
+        stopping.update(value)
+    below = 1 - loss.fit(None, curve).probability_of_exceeding(0.5, at=100)
+    assert stopping.chance == pytest.approx(below, abs=1e-6)
+    assert stopping.update(float("nan"))  # a training that has diverged
+
+
+def test_a_training_that_has_diverged_can_go_on():
+    stopping = EarlyStopping(estimator())
+    assert [stopping.update(value) for value in (0.3, 0.2, np.inf, 0.1)] == [False] * 2 + [True] * 2
+    first = EarlyStopping(estimator(), fewest=1)
+    assert first.update(np.nan) and first.update(0.2) and np.isfinite(first.chance)
+
+
+def test_a_value_that_is_refused_is_forgotten():
+    stopping = EarlyStopping(estimator())
+    for wrong in ({"value": 1.5}, {"value": 0.3, "step": -1.0}):
+        with pytest.raises(ValueError, match=r"Expected (values|steps)"):
+            stopping.update(**wrong)
+    assert not stopping.update(0.3) and stopping.values == [0.3] and stopping.steps == [1.0]
+
+
+@pytest.mark.parametrize("minimize", [False, True])
+def test_a_training_at_the_bound_stops(minimize):
+    perfect = EarlyStopping(estimator(minimize=minimize), threshold=1e-3)
+    assert [perfect.update(0.0 if minimize else 1.0) for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"threshold": 0.0}, "threshold between 0 and 1"),
+        ({"min_delta": -0.1}, "min_delta >= 0"),
+        ({"fewest": 0}, "fewest to be an integer >= 1"),
+        ({"best": float("nan")}, "finite number or None"),
+        ({"own": False}, "nothing that is to be beaten"),
+    ],
+)
+def test_stopping_refuses_wrong_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        EarlyStopping(estimator(), **options)
+
+
+class _Climber(lightning.LightningModule):
+    """A training whose accuracy after each epoch is known."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch, _):
+        return self.layer(batch).sum()
+
+    def validation_step(self, batch, _):
+        self.log("accuracy", 0.1 + 0.05 * self.current_epoch)
+        self.log("twice", 0.2 + 0.1 * self.current_epoch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.0)
+
+
+def fit_climber(*callbacks, epochs=6):
+    rows = DataLoader(torch.zeros(2, 1))
+    trainer = lightning.Trainer(
+        max_epochs=epochs,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(_Climber(), rows, rows)
+    return trainer.current_epoch
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_callback_ends_a_training():
+    hopeless = EarlyStoppingCallback("accuracy", estimator=estimator(), best=5.0, fewest=2)
+    assert fit_climber(hopeless) == 2
+    other = EarlyStoppingCallback("twice", estimator=estimator(high=2.0), fewest=10)
+    hopeless = EarlyStoppingCallback("accuracy", estimator=estimator(), best=5.0, fewest=2)
+    assert fit_climber(hopeless, other) == 2 and len(other.stopping.values) == 2
+    hopeful = EarlyStoppingCallback("accuracy", estimator=estimator(), best=-5.0, own=False)
+    assert fit_climber(hopeful) == 6
+    assert hopeful.stopping.values == pytest.approx([0.1 + 0.05 * epoch for epoch in range(6)])
+    with pytest.raises(ValueError, match="logged metric 'loss'"):
+        fit_climber(EarlyStoppingCallback("loss", estimator=estimator()))
+
+
+def test_halving_keeps_those_that_end_best():
+    curves = [[0.1, 0.2], [0.5, 0.6], [0.3, 0.2], [0.7, 0.9]]
+    ends = estimator().fit(None, curves).predict([100.0])[:, 0]
+    assert survivors(estimator(), curves).tolist() == np.argsort(-ends)[:2].tolist()
+    least = survivors(estimator(minimize=True), curves, share=0.25)
+    ends = estimator(minimize=True).fit(None, curves).predict([100.0])[:, 0]
+    assert least.tolist() == [ends.argmin()]
+    with pytest.raises(ValueError, match="share in"):
+        survivors(estimator(), curves, share=0.0)
