@@ -148,6 +148,16 @@ def test_martingale_posterior_by_a_network(network):
     assert draws.shape == (20,) and draws.std() > 0
 
 
+def test_whole_answers_and_doubles_are_numbers_like_others(network, no_shape_checks):
+    x, y, z = torch.tensor([[[0.1], [0.7]]]), torch.tensor([[1.0, 2.0]]), torch.tensor([[[0.3]]])
+    for one, other in ((y.long(), normal_mean), (y.double(), network)):
+        converted = x.to(torch.promote_types(one.dtype, x.dtype)), one
+        expected = joint_sample(other, x, y, z, 4)
+        torch.testing.assert_close(joint_sample(other, *converted, z, 4).float(), expected)
+        split = split_by_twins(other, *converted, z).epistemic
+        torch.testing.assert_close(split.float(), split_by_twins(other, x, y, z).epistemic)
+
+
 def test_twins_split_the_variance_of_a_gaussian_process(task):
     split = split_by_twins(gp_predict, task.x_context, task.y_context, task.x_query)
     noise = torch.full_like(split.aleatoric, 0.09)
@@ -190,6 +200,15 @@ def test_conformal_intervals_cover_as_often_as_they_say(kind):
     assert 0.72 < np.mean(hits) < 0.93  # 18 rows calibrate each: 0.84 is expected
 
 
+def test_a_column_of_answers_is_a_vector():
+    X, y = np.arange(40.0)[:, None], np.arange(40.0) ** 2
+    vector, column = (
+        ConformalRegressor(LinearRegression(), random_state=0).fit(X, answers)
+        for answers in (y, y[:, None])
+    )
+    assert vector.correction_ == column.correction_
+
+
 def test_too_few_rows_give_an_interval_without_end():
     X, y = np.arange(10.0)[:, None], np.arange(10.0)
     fitted = ConformalRegressor(LinearRegression(), level=0.99, random_state=0).fit(X, y)
@@ -217,6 +236,10 @@ WRONG = {
     "level": (
         lambda n: ConformalRegressor(LinearRegression(), level=90).fit(X0[0], Y0[0]),
         "between 0 and 1",
+    ),
+    "answers missing": (
+        lambda n: ConformalRegressor(LinearRegression()).fit(X0[0], [0.0, np.nan, 1.0]),
+        "y contains NaN",
     ),
 }
 

@@ -40,8 +40,9 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     Parameters:
         model: name of a pretrained network, folder of a saved one, or a ``PFN``, trained on a
-            ``LearningCurvePrior`` (of 100 steps, if it has no name): "learning-curve-discrepancy", for curves that follow a formula
-            only roughly, or "learning-curve", whose prior is that of the literature.
+            ``LearningCurvePrior`` (of 100 steps, if it has no name): for curves that follow a
+            formula only roughly, "learning-curve-discrepancy"; "learning-curve" has the prior of
+            the literature.
         low: lower bound of the metric; -inf for none.
         high: upper bound of the metric; inf for none. A loss has 0 and inf.
         minimize: whether small values are good.

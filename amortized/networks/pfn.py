@@ -144,7 +144,8 @@ class PFN(nn.Module):
         Angles are (batch, rows, heads, width / 2). Rows past the end of y have an unknown one.
         """
         missing = self.config.n_features - x.shape[-1]
-        y = x[:, :0, 0] if y is None else y
+        x = x.to(self.frequencies.dtype)
+        y = x[:, :0, 0] if y is None else y.to(x.dtype)
         unknown = self.unknown_y.expand(len(x), x.shape[1] - y.shape[1], -1)
         # bfloat16 leaves of x and y three digits, and answers may be less noisy than that.
         with torch.autocast(x.device.type, enabled=False):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
 from sklearn.model_selection import train_test_split
-from sklearn.utils import indexable
+from sklearn.utils import check_array, column_or_1d, indexable
 from sklearn.utils.validation import check_is_fitted
 
 
@@ -62,14 +62,14 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         """Fits the estimator to one part of the rows and corrects its intervals on the other."""
         if not 0 < self.level < 1:
             raise ValueError(f"Expected a level strictly between 0 and 1; got {self.level!r}.")
+        y = check_array(column_or_1d(y), ensure_2d=False, dtype=np.float64, input_name="y")
         X, y = indexable(X, y)
         fitted, kept, y_fitted, y_kept = train_test_split(
             X, y, test_size=self.calibration_share, random_state=self.random_state
         )
         self.estimator_ = clone(self.estimator).fit(fitted, y_fitted)
         low, high = self._ends(kept).T
-        answers = np.asarray(y_kept, dtype=np.float64)
-        misses = np.sort(np.maximum(low - answers, answers - high))
+        misses = np.sort(np.maximum(low - y_kept, y_kept - high))
         rank = math.ceil((1 + len(misses)) * self.level)
         self.correction_ = float(misses[rank - 1]) if rank <= len(misses) else np.inf
         return self

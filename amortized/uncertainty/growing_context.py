@@ -49,6 +49,8 @@ class GrowingContext:
                 f"trained for; got {x.shape[1]} and {n_more} to come. Ask for fewer."
             )
         self.predict, self.refresh, self.n = predict, refresh, x.shape[1]
+        # Draws would be cut to whole numbers among whole ones.
+        y = y if y.is_floating_point() else y.to(torch.get_default_dtype())
         self._x = torch.cat([x, x.new_zeros(len(x), n_more, x.shape[2])], 1)
         self._y = torch.cat([y, y.new_zeros(len(y), n_more)], 1)
         self._encoded: Any = None
