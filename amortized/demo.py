@@ -169,7 +169,7 @@ def main() -> None:
                 flush=True,
             )
             draw(axis, data, predictive)
-            axis.set_title(f"{name}: {seconds:.1f} s, NLPD {nlpd:.2f}")
+            axis.set_title(f"{name}: {seconds:.2g} s, NLPD {nlpd:.2f}")
         row[0].set_ylabel(data.unit)
         row[0].legend(fontsize=8)
     figure.savefig(FIGURE, dpi=120)
