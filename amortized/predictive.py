@@ -130,9 +130,7 @@ class ProgramPredictive(Distribution):
 
     def log_prob(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
         """Log of the mixture's density or probability."""
-        value = torch.as_tensor(value, dtype=self.x.dtype).expand(
-            torch.broadcast_shapes(value.shape, self.batch_shape)
-        )
+        value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
         moved = value.movedim(-2, 0)
         each = self._over_draws(lambda fn, y: fn.log_prob(y), moved)
         weights = self.log_weights.reshape(self.log_weights.shape + (1,) * (each.ndim - 2))
@@ -173,9 +171,7 @@ class ProgramPredictive(Distribution):
 
     def cdf(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
         """Distribution function; from draws where torch knows none for the program's y."""
-        value = torch.as_tensor(value, dtype=self.x.dtype).expand(
-            torch.broadcast_shapes(value.shape, self.batch_shape)
-        )
+        value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
         try:
             each = self._over_draws(lambda fn, y: fn.cdf(y), value.movedim(-2, 0))
         except NotImplementedError:
@@ -189,8 +185,7 @@ class ProgramPredictive(Distribution):
 
     def icdf(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
         """Quantiles: bisection on the cdf, or order statistics of draws where there is none."""
-        value = torch.as_tensor(value, dtype=self.x.dtype)
-        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
         try:
             # A mixture's quantile lies between the least and the greatest of its parts'.
             each = self._over_draws(lambda fn, level: fn.icdf(level), value.movedim(-2, 0))
@@ -231,6 +226,11 @@ class ProgramPredictive(Distribution):
                 draws = self.sample([_N_DRAWS_FOR_CDF])
             self._sorted_draws = draws.sort(0).values
         return self._sorted_draws
+
+
+def _for_each(predictive: Distribution, value: Tensor) -> Tensor:
+    """A value for each row of a predictive, where fewer are meant for several."""
+    return value.expand(torch.broadcast_shapes(value.shape, predictive.batch_shape))
 
 
 def _row_distribution(
@@ -296,13 +296,13 @@ class OneOfBatch(Distribution):
         return self.batched.sample(torch.Size(sample_shape)).squeeze(-2)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.batched.log_prob(value.unsqueeze(-2)).squeeze(-2)
+        return self.batched.log_prob(_for_each(self, value).unsqueeze(-2)).squeeze(-2)
 
     def cdf(self, value: Tensor) -> Tensor:
-        return self.batched.cdf(value.unsqueeze(-2)).squeeze(-2)
+        return self.batched.cdf(_for_each(self, value).unsqueeze(-2)).squeeze(-2)
 
     def icdf(self, value: Tensor) -> Tensor:
-        return self.batched.icdf(value.unsqueeze(-2)).squeeze(-2)
+        return self.batched.icdf(_for_each(self, value).unsqueeze(-2)).squeeze(-2)
 
     def entropy(self) -> Float[Tensor, " m"]:
         return self.batched.entropy()[0]

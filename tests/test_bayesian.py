@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -70,6 +71,38 @@ def test_quantiles_and_samples_belong_to_the_distribution(method):
     assert draws.shape == (3, 4000)
     np.testing.assert_allclose(draws.mean(1), estimator.predict(X[:3]), atol=0.06)
     np.testing.assert_allclose(np.quantile(draws, levels, axis=1).T, quantiles, atol=0.12)
+
+
+@pytest.mark.parametrize("method", ["exact", "smc"])
+def test_one_value_is_for_every_row(method):
+    predictive = BayesianRegressor(method=method, n_draws=50, random_state=0).fit(X, Y)
+    predictive = predictive.predict_distribution(X[:3])
+    for question in (predictive.icdf, predictive.cdf, predictive.log_prob):
+        expected = question(torch.full((3,), 0.5, dtype=torch.float64))
+        one = torch.tensor(0.5, dtype=torch.float64)
+        assert torch.allclose(question(one), expected)
+        assert torch.allclose(question(one.expand(2, 1)), expected.expand(2, 3))
+
+
+def test_a_constant_column_says_nothing():
+    """Of 0.1 rounding leaves a standard deviation of 1e-17."""
+    constant, other = np.full((40, 1), 0.1), np.full((40, 1), 0.2)
+    mean, std = BayesianRegressor().fit(constant, Y).predict(other, return_std=True)
+    assert (np.abs(mean - Y.mean()) < 3 * Y.std()).all() and (std < 3 * Y.std()).all()
+    mean, std = BayesianRegressor().fit(X, constant[:, 0]).predict(X, return_std=True)
+    assert np.isfinite(mean).all() and (std > 1e-6).all()
+    estimator = BayesianClassifier(method="laplace", random_state=0)
+    estimator.fit(np.hstack((X, constant)), Y > 3)
+    assert (estimator.predict(np.hstack((X, other))) == (Y > 3)).mean() > 0.8
+
+
+def test_classes_as_objects():
+    for labels in (
+        pd.Series(Y > 3, dtype=object),
+        pd.Series(np.where(Y > 3, "a", "b"), dtype="string"),
+    ):
+        estimator = BayesianClassifier(method="laplace", random_state=0).fit(X, labels)
+        assert (estimator.predict(X) == labels.to_numpy(object)).mean() > 0.8
 
 
 def slope_only(x, y=None):
@@ -273,6 +306,24 @@ WRONG = {
     "new class": (
         lambda: BayesianClassifier(method="laplace").fit(X, Y > 3).partial_fit(X, Y // 3),
         "classes among",
+    ),
+    "missing class": (
+        lambda: BayesianClassifier().fit(X, np.where(Y > 3, None, "a")),
+        "Expected a class for every row; got None for row",
+    ),
+    "classes of two kinds": (
+        lambda: BayesianClassifier().fit(X, np.where(Y > 3, "a", np.full(40, 1, dtype=object))),
+        "all text or all whole numbers; got int, str",
+    ),
+    "classes to come of two kinds": (
+        lambda: BayesianClassifier().partial_fit(X, Y > 3, classes=np.array([1, "a"], object)),
+        "all text or all whole numbers; got int, str",
+    ),
+    "huge X": (lambda: BayesianRegressor().fit(X * 1e200, Y), "at most 1e\\+150 in X"),
+    "huge y": (lambda: BayesianRegressor().fit(X, Y * 1e200), "at most 1e\\+150 in y"),
+    "huge X of classes": (
+        lambda: BayesianClassifier().fit(X * 1e200, Y > 3),
+        "at most 1e\\+150 in X",
     ),
     "not fitted": (lambda: BayesianRegressor().set_prior(None), "not fitted"),
     "quantile": (lambda: BayesianRegressor().fit(X, Y).predict_quantiles(X, 1.5), "levels"),

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn import config_context
 from sklearn.base import clone
+from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from amortized.estimators import PFNClassifier, PFNRegressor
@@ -204,6 +206,67 @@ def test_what_a_file_cannot_hold(tmp_path):
         classifier().fit(messy_table(), labels()).save(tmp_path / "fitted")
 
 
+def test_a_file_names_a_folder_given_as_a_path(tmp_path):
+    folder = save(network_of("regression", n_bars=20), tmp_path / "network")
+    with config_context(enable_metadata_routing=True):
+        estimator = PFNRegressor(model=folder).set_fit_request(sample_weight=True)
+    assert estimator.__sklearn_tags__().input_tags.allow_nan
+    X = messy_table()
+    estimator.fit(X, np.arange(N))
+    again = PFNRegressor.load(estimator.save(tmp_path / "fitted"))
+    assert again.model == str(folder)
+    np.testing.assert_array_equal(again.predict(X), estimator.predict(X))
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_whole_numbers_are_the_same_categories_beside_missing_values(ordered):
+    whole = pd.Series([3, 10, 20] * 7)
+    floats = pd.Series([3, 10, None, 20])  # pandas makes floats of these
+    kind = pd.CategoricalDtype([3, 10, 20], ordered)
+    encoder = TableEncoder()
+    numbers = encoder.fit_transform([whole.astype(kind)])[:, 0]
+    assert len(set(numbers)) == 3
+    expected = [*numbers[:2], np.nan, numbers[2]]
+    for query in (floats, floats.astype("category"), floats.astype(object)):
+        np.testing.assert_array_equal(encoder.transform([query])[:, 0], expected)
+    encoder.fit_transform([floats.astype("category")])
+    assert np.isfinite(encoder.transform([whole.astype("category")])).all()
+
+
+def test_a_category_of_text_that_is_a_whole_number():
+    encoder = TableEncoder()
+    known = encoder.fit_transform([np.array(["3.0", "4.0", "x"], dtype=object)])
+    np.testing.assert_array_equal(encoder.transform([np.array([3.0, 4.0])]), known[:2])
+
+
+@pytest.mark.parametrize("kind", ["object", "str", "string", "category", "datetime64[s]"])
+def test_a_column_of_which_nothing_was_known_is_not_read(kind):
+    X, y = messy_table()[["number", "nothing"]], labels()
+    estimator = classifier().fit(X, y)
+    values = pd.Series(["2020-01-01"] * N, dtype=kind)
+    np.testing.assert_array_equal(
+        estimator.predict_proba(X.assign(nothing=values)), estimator.predict_proba(X)
+    )
+    only = classifier().fit(X[["nothing"]], y)
+    assert np.isfinite(only.predict_proba(pd.DataFrame({"nothing": values}))).all()
+
+
+def test_a_fold_without_a_value_of_a_column_is_scored():
+    X = messy_table().assign(rare=pd.Series([None] * (N - 1) + ["red"], dtype=object))
+    scores = cross_val_score(classifier(n_estimators=1), X, labels(), cv=3, error_score="raise")
+    assert np.isfinite(scores).all()
+
+
+def test_text_of_variable_width():
+    words = np.array(["red", "green", "blue"] * 20)
+    rows = np.stack((words, words[::-1]), 1)
+    text = np.dtypes.StringDType()
+    ours = classifier().fit(rows.astype(text), words.astype(text))
+    theirs = classifier().fit(rows, words)
+    assert ours.classes_.tolist() == theirs.classes_.tolist()
+    np.testing.assert_array_equal(ours.predict_proba(rows.astype(text)), theirs.predict_proba(rows))
+
+
 def test_encoder():
     frame = messy_table()
     columns = [frame[name] for name in frame]
@@ -280,6 +343,10 @@ WRONG = {
     "numbers where times were": (
         lambda X, y: classifier().fit(X.astype("M8[s]"), y).predict(X),
         "Expected times in column 0, as in the fitted table; got numbers",
+    ),
+    "text where times were": (
+        lambda X, y: classifier().fit(X.astype("M8[s]"), y).predict(X.astype(str).astype(object)),
+        "Expected times in column 0, as in the fitted table; got text.* pandas.to_datetime",
     ),
     "equal names": (
         lambda X, y: classifier().fit(pd.DataFrame(X, columns=["a", "b", "a"]), y),

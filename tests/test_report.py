@@ -100,6 +100,21 @@ def test_report_of_a_network_estimator(tmp_path):
     assert "Reference" not in estimator.report(reference=None).sections
 
 
+def test_report_leaves_the_network_where_it_is(monkeypatch):
+    X = np.linspace(-1, 1, 8)[:, None]
+    estimator = PFNRegressor("gp-1d").fit(X, X[:, 0])
+    before = estimator.predict(X)
+
+    def change(network, x, y, **asked):
+        network.double()  # in place, as a move to another device is
+        return Report("changed", {})
+
+    monkeypatch.setattr("amortized.estimators.reporting.report_pfn", change)
+    estimator.report()
+    assert estimator.network_.borders.dtype == torch.float32
+    np.testing.assert_array_equal(estimator.predict(X), before)
+
+
 def test_report_of_a_network_warns_of_data_out_of_range():
     X = np.linspace(-1, 1, 16)[:, None]
     y = np.zeros(16)

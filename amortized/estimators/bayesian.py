@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.estimators.bayesian_estimator import BayesianEstimator, Model
+from amortized.estimators.class_labels import class_labels
+from amortized.estimators.tables import location_and_scale
 from amortized.predictive import Affine
 from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.linear_regression import LinearRegressionPrior
@@ -86,7 +88,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
     def _set_units(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> None:
         super()._set_units(X, y)
         if self.model is None:
-            self._y_mean, self._y_scale = float(y.mean()), float(y.std()) or 1.0
+            self._y_mean, self._y_scale = map(float, location_and_scale(y))
 
     def predict_distribution(self, X: ArrayLike) -> Distribution:
         """The posterior predictive of each row's target, of batch shape ``(m,)``."""
@@ -203,10 +205,11 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
     def _checked(
         self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None, *, further: bool
     ) -> "BayesianClassifier":
-        inputs, labels = validate_data(self, X, y, dtype=np.float64, reset=not further)
+        known = y if y is None else class_labels(y)
+        inputs, labels = validate_data(self, X, known, dtype=np.float64, reset=not further)
         check_classification_targets(labels)
         if not further:
-            self.classes_ = np.unique(labels if classes is None else np.asarray(classes))
+            self.classes_ = np.unique(labels if classes is None else class_labels(classes))
         unknown = np.setdiff1d(labels, self.classes_)
         if len(unknown):
             raise ValueError(

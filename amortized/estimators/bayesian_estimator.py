@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, valida
 from torch import Tensor
 
 from amortized.estimators.reporting import PosteriorReport
+from amortized.estimators.tables import location_and_scale, refuse_extremes
 from amortized.infer import LatentPrior, infer
 from amortized.infer.prior_sensitivity import PriorSensitivity, prior_sensitivity
 from amortized.infer.streaming import drift, update
@@ -110,8 +111,7 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
         self._x_mean, self._x_scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
         self._y_mean, self._y_scale = 0.0, 1.0
         if self.model is None:
-            scale = X.std(0)
-            self._x_mean, self._x_scale = X.mean(0), np.where(scale > 0, scale, 1.0)
+            self._x_mean, self._x_scale = location_and_scale(X)
 
     def _in_units(
         self, X: NDArray[np.float64], y: NDArray[np.float64] | None = None
@@ -122,6 +122,9 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
     def _take(self: Same, X: NDArray[np.float64], y: NDArray[np.float64], *, further: bool) -> Same:
         """Infers from rows that are checked, and from the earlier ones where these are further."""
         start = None
+        if self.model is None:
+            refuse_extremes(X, "X")
+            refuse_extremes(y, "y")
         if further:
             # A parameter set since then leaves nothing of the posterior to go on from.
             goes_on = all(map(is_, self._asked(), self._answered))

@@ -33,6 +33,8 @@ class FittedFile:
         arrays, header = {}, {}
         state: dict[str, Any] = self.__getstate__()  # type: ignore[assignment]
         for name, value in state.items():
+            if name == "_metadata_request":
+                continue  # what a pipeline passes on is no part of the answer
             if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
                 arrays[name] = value.copy(order="C")
             else:
@@ -75,6 +77,8 @@ class FittedFile:
 def _as_json(name: str, value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, Path):
+        return str(value)
     if isinstance(value, np.generic) and value.dtype.kind in "biuf":
         return value.item()
     if isinstance(value, tuple | list) and all(isinstance(member, str) for member in value):

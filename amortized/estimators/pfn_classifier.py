@@ -1,15 +1,17 @@
 """Classification of tables with a pretrained PFN: fitting encodes, predicting reads that."""
 
-from numbers import Integral, Real
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import assert_all_finite, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
+from amortized.estimators.class_labels import class_labels
 from amortized.estimators.class_tree import ClassTree
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.sample_weights import repeated
@@ -18,7 +20,6 @@ from amortized.estimators.tables import (
     MAX_COLUMNS,
     TableEncoder,
     in_canonical_order,
-    is_present,
     strongest_columns,
     validated_columns,
 )
@@ -76,7 +77,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | TabularPFN = "tabular-classifier",
+        model: str | Path | TabularPFN = "tabular-classifier",
         *,
         n_estimators: int | None = None,
         temperature: float = 1.0,
@@ -114,7 +115,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
         columns = validated_columns(self, X, reset=True)
-        target = _labels(y)
+        target = class_labels(y)
         check_consistent_length(columns[0], target)
         columns, target, weight = repeated(columns, target, sample_weight)
         with np.errstate(invalid="ignore"):  # where huge numbers are no integers
@@ -189,30 +190,3 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
         if hasattr(self, "X_train_"):
             self._encode()
-
-
-def _labels(y: ArrayLike) -> NDArray[Any]:
-    """Classes as an array of one kind, none of them missing."""
-    target: NDArray[Any] = column_or_1d(y, warn=True)
-    if target.dtype.kind == "f":
-        assert_all_finite(target, input_name="y")
-    if target.dtype != object:
-        return target
-    values = target.tolist()
-    missing = [row for row, value in enumerate(values) if not is_present(value)]
-    if missing:
-        raise ValueError(
-            f"Expected a class for every row; got {values[missing[0]]!r} for row {missing[0]}, as "
-            "if y contains NaN. Leave such rows out of X and y."
-        )
-    if all(isinstance(value, bool | np.bool_) for value in values):
-        return target.astype(np.bool_)
-    if all(isinstance(value, Integral) and abs(int(value)) < 2**63 for value in values):
-        return target.astype(np.int64)
-    if all(isinstance(value, str) for value in values):
-        return target
-    names = sorted({type(value).__name__ for value in values})
-    raise ValueError(
-        f"Unknown label type: expected classes that are all text or all whole numbers; got "
-        f"{', '.join(names)}. Convert them, as by y.astype(str)."
-    )

@@ -6,6 +6,7 @@ Two kinds of network serve: those over rows read standardised numbers, those ove
 import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,11 @@ from amortized.estimators.reporting import NetworkReport
 from amortized.estimators.sample_weights import repeated
 from amortized.estimators.table_views import draw_views, number_of_views
 from amortized.estimators.tables import (
-    LARGEST_SQUARED,
     MAX_COLUMNS,
     TableEncoder,
     in_canonical_order,
     location_and_scale,
+    refuse_extremes,
     strongest_columns,
     validated_columns,
 )
@@ -92,7 +93,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | PFN | TabularPFN = "gp",
+        model: str | Path | PFN | TabularPFN = "gp",
         *,
         n_estimators: int | None = None,
         target_transforms: Sequence[str] = ("none", "power"),
@@ -107,7 +108,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        named = isinstance(self.model, str) and kind_of(self.model) == "tabular-pfn"
+        named = isinstance(self.model, str | Path) and kind_of(self.model) == "tabular-pfn"
         reads_tables = named or isinstance(self.model, TabularPFN)
         tags.input_tags.allow_nan = reads_tables
         tags.input_tags.categorical = reads_tables
@@ -144,7 +145,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     def _fit_rows(self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any) -> None:
         x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        _refuse_extremes(x, "X")
+        refuse_extremes(x, "X")
         columns, target, weight = repeated(list(x.T), target.astype(np.float64), sample_weight)
         x, target, weight = in_canonical_order(np.stack(columns, axis=1), target, weight)
         most, n_rows = self.network_.config.n_features, self.network_.config.max_context
@@ -203,7 +204,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             )
 
     def _standardise(self, y: NDArray[np.float64]) -> None:
-        _refuse_extremes(y, "y")
+        refuse_extremes(y, "y")
         self._y_mean, self._y_scale = location_and_scale(y)
         self._y_scale = max(self._y_scale, RESOLUTION * abs(self._y_mean))
         if np.ptp(y) == 0:
@@ -335,12 +336,3 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             if not hasattr(self, "network_"):
                 self.network_ = self._network().to(self.device).eval()
             self._encode()
-
-
-def _refuse_extremes(values: NDArray[np.float64], name: str) -> None:
-    largest = np.abs(values).max()
-    if largest > LARGEST_SQUARED:
-        raise ValueError(
-            f"Expected numbers of at most {LARGEST_SQUARED} in {name}; got {largest}. Change its "
-            "units."
-        )

@@ -1,5 +1,6 @@
 """Gives a fitted estimator its ``report``: the verdict on its answer to the data it knows."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -32,7 +33,8 @@ class NetworkReport:
                 f"{type(self.network_).__name__}. Take model='gp'."
             )
         x, y = torch.as_tensor(self.X_train_), torch.as_tensor(self.y_train_)
-        return report_pfn(self.network_.cpu(), x, y, reference=reference, seed=seed)
+        network = deepcopy(self.network_).cpu()  # modules move in place
+        return report_pfn(network, x, y, reference=reference, seed=seed)
 
 
 class PosteriorReport:

@@ -62,7 +62,9 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
 
 
 def _objects_of_lists(X: Any) -> Any:
-    """Lists that hold more than numbers as an array of objects, which no number is made of."""
+    """What holds more than numbers as an array of objects, which no number is made of."""
+    if getattr(getattr(X, "dtype", None), "kind", "O") == "T":  # text of variable width
+        return X.astype(object)
     if not isinstance(X, list | tuple) or np.asarray(X).dtype.kind in "biufc":
         return X
     return np.asarray(X, dtype=object)
@@ -105,32 +107,32 @@ class TableEncoder:
             None if times else _categories(column)
             for column, times in zip(columns, self.times, strict=True)
         ]
-        numbers = self._numbers(columns)
+        numbers = self._numbers(columns, range(len(columns)))
         self.kept = np.flatnonzero([_varies(column) for column in numbers.T])
         found = [_centre_and_unit(column) for column in numbers.T[self.kept]]
         self.centre, self.unit = np.array(found, dtype=np.float64).reshape(-1, 2).T
-        return self._scaled(numbers)
+        return self._scaled(numbers[:, self.kept])
 
     def transform(self, columns: Sequence[Any]) -> Numbers:
-        """A table like the fitted one as numbers."""
-        return self._scaled(self._numbers(columns))
+        """A table like the fitted one as numbers; columns that are not kept are not read."""
+        return self._scaled(self._numbers(columns, self.kept.tolist()))
 
     def _scaled(self, numbers: Numbers) -> Numbers:
         if not len(self.kept):
             return np.zeros((len(numbers), 1))
         with np.errstate(over="ignore"):
-            z = (numbers[:, self.kept] / 4 - self.centre) / self.unit
+            z = (numbers / 4 - self.centre) / self.unit
         size = np.clip(np.abs(z), FAR, np.finfo(np.float64).max)
         return np.where(size > FAR, np.sign(z) * FAR * (1 + np.log(size / FAR)), z)
 
-    def _numbers(self, columns: Sequence[Any]) -> Numbers:
+    def _numbers(self, columns: Sequence[Any], positions: Sequence[int]) -> Numbers:
         encoded = [
-            _codes(column, known) if known is not None else _as_numbers(column, j, times)
-            for j, (column, known, times) in enumerate(
-                zip(columns, self.categories, self.times, strict=True)
-            )
+            _as_numbers(columns[j], j, self.times[j])
+            if (known := self.categories[j]) is None
+            else _codes(columns[j], known)
+            for j in positions
         ]
-        return np.stack(encoded, axis=1)
+        return np.stack(encoded, axis=1) if encoded else np.empty((len(columns[0]), 0))
 
     def state(self) -> dict[str, Any]:
         """All that was learned, as lists and numbers."""
@@ -199,34 +201,41 @@ def _categories(column: Any) -> list[str] | None:
     """The categories of a column in their order, or None for numbers and times."""
     ordered = getattr(column.dtype, "ordered", None)
     if ordered:
-        return [str(category) for category in column.dtype.categories]
+        return [_text(category) for category in column.dtype.categories]
     if ordered is None and getattr(column.dtype, "kind", "O") in "biufMm":
         return None
     values = [value for value in _objects(column) if value is not None]
     if ordered is None and all(isinstance(value, Number | np.bool_) for value in values):
         return None
-    return sorted({str(value) for value in values})
+    return sorted({_text(value) for value in values})
+
+
+def _text(category: Any) -> str:
+    """A category as text; 3.0 is 3, as a missing value makes floats of a column of integers."""
+    whole = isinstance(category, float | np.floating) and category.is_integer()
+    return str(int(category) if whole else category)
 
 
 def _codes(column: Any, categories: list[str]) -> Numbers:
     code = {category: float(k) for k, category in enumerate(categories)}
-    return np.array(
-        [np.nan if value is None else code.get(str(value), np.nan) for value in _objects(column)]
-    )
+
+    def number(value: Any) -> float:
+        # The fitted table may have had "3.0" as text.
+        return np.nan if value is None else code.get(_text(value), code.get(str(value), np.nan))
+
+    return np.array([number(value) for value in _objects(column)])
 
 
 def _as_numbers(column: Any, position: int, times: bool) -> Numbers:
     """Numbers, or times as days; the position is for the error."""
-    if _holds_times(column):
-        values, found = _days(column), "times"
-    else:
-        values, found = _floats(column, position), "numbers"
-    if found != ("times" if times else "numbers") and not np.isnan(values).all():
+    held = _holds_times(column)
+    if held != times and any(value is not None for value in _objects(column)):
+        found = "times" if held else "numbers" if _categories(column) is None else "text"
         raise ValueError(
             f"Expected {'times' if times else 'numbers'} in column {position}, as in the fitted "
-            f"table; got {found}. Convert them."
+            f"table; got {found}. Convert them{', as by pandas.to_datetime' if times else ''}."
         )
-    return values
+    return _days(column) if held else _floats(column, position)
 
 
 def _days(column: Any) -> Numbers:
@@ -323,3 +332,13 @@ def location_and_scale(values: NDArray[Any]) -> tuple[Any, Any]:
     rounding = 10 * np.finfo(np.float64).eps * np.abs(mean)
     varies = scale > np.maximum(rounding, 1 / LARGEST_SQUARED)
     return mean, np.where(varies, scale, np.maximum(rounding, 1.0))
+
+
+def refuse_extremes(values: Numbers, name: str) -> None:
+    """Raises a ValueError where squares would overflow; the name is for the error."""
+    largest = np.abs(values).max()
+    if largest > LARGEST_SQUARED:
+        raise ValueError(
+            f"Expected numbers of at most {LARGEST_SQUARED} in {name}; got {largest}. Change its "
+            "units."
+        )
