@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -58,7 +58,7 @@ class Posterior:
         log_evidence_error: Tensor | None = None,
         log_prob: Callable[[Latents], Tensor] | None = None,
         mixture: GaussianMixture | None = None,
-        predictive: Callable[[Tensor], Distribution] | None = None,
+        predictive: Callable[[Any], Distribution] | None = None,
         diagnostics: Mapping[str, Any] | None = None,
         batch_shape: Sequence[int] = (),
     ) -> None:
@@ -165,13 +165,17 @@ class Posterior:
             )
         return self._log_prob(latents)
 
-    def predictive(self, x: Float[Tensor, "*batch m features"]) -> Distribution:
-        """Posterior predictive of the answers at new inputs, ``(*batch, m)``."""
+    def predictive(self, x: Tensor | ArrayLike) -> Distribution:
+        """Posterior predictive of the answers at new inputs, ``(*batch, m)``.
+
+        Args:
+            x: inputs, ``(*batch, m, features)``, of any kind that `amortized.infer.infer` takes.
+        """
         if self._predictive is None:
             raise ValueError(
                 "Expected a posterior made from a program; this one has no predictive."
             )
-        return self._predictive(torch.as_tensor(x))
+        return self._predictive(x)
 
     def mode_shares(self, seed: int = 0) -> list[Any]:
         """How the draws divide into separate modes; see `amortized.sampling.modes.find_modes`.

@@ -39,7 +39,12 @@ from amortized.priors.sites import (
     run_for_latents,
     trace_program,
 )
-from amortized.priors.vectorised import FunctionalSamplers, Program, quiet_program
+from amortized.priors.vectorised import (
+    ONE_AT_A_TIME,
+    FunctionalSamplers,
+    Program,
+    quiet_program,
+)
 
 
 class _ForBatches(TorchFunctionMode):
@@ -100,8 +105,8 @@ class ProgramDensity:
 
     Raises:
         ValueError: if the program raises, does not observe ``y``, has discrete latents that Pyro
-            cannot enumerate, or if
-            ``y`` is not finite or outside the support of its distribution.
+            cannot enumerate or a plate of some of its rows only, or if ``y`` is not finite or
+            outside the support of its distribution.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -129,7 +134,7 @@ class ProgramDensity:
                 f"{tuple(x.shape)} and {tuple(y.shape)}."
             )
         self.model, self.x, self.y = model, x, y
-        with _precision(y.dtype):
+        with ONE_AT_A_TIME, _precision(y.dtype):
             trace = trace_program(model, x[0], y[0])
         self.is_simulator = not has_density(trace.nodes["y"]["fn"], y[0])
         if self.is_simulator and not allow_simulator:

@@ -167,7 +167,20 @@ def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
             f"sites {sorted(name for name, s in trace.nodes.items() if s['type'] == 'sample')}, "
             f"{'none of them y' if site is None else 'with y drawn, not observed'}."
         )
+    _check_plates(trace)
     return trace
+
+
+def _check_plates(trace: Any) -> None:
+    """Refuses plates of a choice of rows: the density would be another one in every run."""
+    samples = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    for name, site in samples.items():
+        if is_subsample(site) and len(site["value"]) != site["fn"].size:
+            raise ValueError(
+                f"Expected plates of all their rows; got '{name}', which takes "
+                f"{len(site['value'])} of {site['fn'].size}. Leave out subsample_size: the "
+                "density is that of all the data."
+            )
 
 
 def latent_sites(trace: Any) -> dict[str, Any]:

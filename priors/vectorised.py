@@ -8,6 +8,7 @@ drawn task by task, and a warning says so.
 
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,13 +23,16 @@ from torch.overrides import TorchFunctionMode
 
 Program = Callable[..., Any]
 
+ONE_AT_A_TIME = threading.RLock()
+"""Held while programs run: all threads share Pyro's handlers, torch's generator and its dtype."""
+
 _TINY = 1e-38  # the smallest normal float32: log of it is finite
 
 
 @contextmanager
 def quiet_program() -> Iterator[None]:
     """Runs a program without argument checks, which read values and so break `vmap`."""
-    with pyro.validation_enabled(False), warnings.catch_warnings():
+    with ONE_AT_A_TIME, pyro.validation_enabled(False), warnings.catch_warnings():
         # Some operations have no batching rule yet and loop inside torch: slower, still right.
         warnings.filterwarnings("ignore", "There is a performance drop")
         yield

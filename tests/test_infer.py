@@ -1,5 +1,7 @@
 """`infer`: every method meets the closed form, and wrong data are refused."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
@@ -208,6 +210,76 @@ def test_every_sampler_takes_a_start_and_says_so(method):
     assert abs(warm.mean["mean"] - exact) < 0.1
 
 
+def line_in_plates(dim=None, size=None):
+    def line(x, y=None):
+        slope, shift = (pyro.sample(name, dist.Normal(0.0, 1.0)) for name in ("slope", "shift"))
+        with pyro.plate("data", len(x), subsample_size=size, dim=dim) as rows:
+            mean = (slope * x[:, 0] + shift)[rows]
+            return pyro.sample("y", dist.Normal(mean, 0.5), obs=None if y is None else y[rows])
+
+    return line
+
+
+@pytest.mark.parametrize("dim", [None, -1])
+def test_vi_leaves_plates_where_the_program_has_them(dim):
+    line = line_in_plates(dim)
+    exact = infer(line, X[0], Y[0], method="exact", n_draws=20_000)
+    posterior = infer(line, X[0], Y[0], method="vi", **OPTIONS["vi"])
+    for name, sd in exact.std.items():
+        assert abs(posterior.std[name] / sd - 1) < 0.15
+        assert abs(posterior.mean[name] - exact.mean[name]) < 0.25 * sd
+
+
+@pytest.mark.parametrize("guide", ["multivariate", "flow"])
+@pytest.mark.filterwarnings("ignore:k-hat", "ignore:The `init_loc_fn`")
+def test_vi_neither_empties_nor_fills_the_users_parameters(guide):
+    noise = pyro.param("noise", torch.tensor(2.0))
+
+    def program(x, y=None):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        law = dist.Normal(mean, pyro.param("noise", torch.tensor(1.0)))
+        return pyro.sample("y", law.expand([len(x)]).to_event(1), obs=y)
+
+    posterior = infer(program, Y[0], method="vi", guide=guide, n_steps=300, learning_rate=0.05)
+    precision = 1 + len(Y[0]) / 4
+    assert abs(posterior.std["mean"] * precision**0.5 - 1) < 0.2
+    assert list(pyro.get_param_store()) == ["noise"]
+    assert pyro.param("noise") is noise and noise.item() == 2.0 and noise.grad is None
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_a_plate_of_some_rows_is_refused(method):
+    with pytest.raises(ValueError, match="all their rows; got 'data', which takes 5 of 12"):
+        infer(line_in_plates(size=5), X[0], Y[0], method=method)
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_a_posterior_keeps_the_data_that_it_was_given(kind):
+    x, y = kind(np.linspace(-2, 2, 8)[:, None]), kind(np.sin(np.linspace(-2, 2, 8)))
+    posterior = infer(gp, x, y, method="laplace", n_draws=20)
+    asked = kind(np.array([[0.3], [1.0]]))
+    predictive = posterior.predictive(asked)
+    mean, asked_again = predictive.mean, posterior.predictive(asked + 0)
+    x *= 5
+    y[:] = 100
+    asked[:] = 7
+    assert torch.equal(posterior.predictive([[0.3], [1.0]]).mean, mean)
+    assert torch.equal(asked_again.mean, mean) and torch.equal(predictive.mean, mean)
+
+
+def test_programs_of_many_threads_take_turns():
+    def means(seed):
+        posterior = infer(plain, X, Y, method="laplace", n_draws=20, seed=seed)
+        return posterior.predictive(X).mean, posterior.log_prob(posterior.sample(3, seed=0))
+
+    expected = [means(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(means, range(8)))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert torch.get_default_dtype() == torch.float32
+
+
 NUMBERS = st.one_of(st.floats(allow_nan=True, width=32), st.integers(-3, 3))
 SHAPES = array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 ANYTHING = st.one_of(
@@ -246,6 +318,14 @@ WRONG = {
     "latent prior": (
         lambda: infer(mean_of, Y, latent_prior={"slope": dist.Normal(0.0, 1.0)}),
         "latent_prior to name",
+    ),
+    "latent prior of a batch": (
+        lambda: infer(mean_of, Y[0], latent_prior=infer(mean_of, Y), method="smc"),
+        "posterior of one dataset",
+    ),
+    "predictive of words": (
+        lambda: infer(mean_of, Y[0], n_draws=5).predictive([["a"]]),
+        "x to be an array of numbers",
     ),
     "predictive of other rows": (
         lambda: infer(groups, Y[0], n_draws=5).predictive(torch.zeros(3, 1)),

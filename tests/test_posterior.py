@@ -1,10 +1,15 @@
 """The posterior object: weights are never forgotten, and its answers are those of its draws."""
 
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from amortized.infer import infer
 from amortized.posterior import Posterior
+from amortized.priors.linear_regression import LinearRegressionPrior
 
 N = 4000
 
@@ -101,6 +106,19 @@ def test_replicate_ess_counts_what_copies_of_a_draw_are_worth():
     draws = torch.randn(100, 300, 2, dtype=torch.float64).repeat(4, 1, 1)
     ess = Posterior({"a": draws}, batch_shape=(300,)).replicate_ess()["a"]
     assert ess.shape == (2,) and ((ess / 100).log().abs() < 0.35).all()  # its sd is 0.08
+
+
+@pytest.mark.parametrize("method", ["exact", "laplace"])
+def test_data_frames_are_taken_for_their_numbers(method):
+    prior = LinearRegressionPrior(2)
+    batch = prior.sample(1, 12, 3, seed=2)
+    x, y = batch.x_context[0].double(), batch.y_context[0].double()
+    frame, series = pd.DataFrame(x.numpy(), columns=["a", "b"]), pd.Series(y.numpy())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch warns of arrays that are not writable
+        predictive = infer(prior, frame, series, method=method, n_draws=50).predictive(frame)
+    expected = infer(prior, x, y, method=method, n_draws=50).predictive(x)
+    torch.testing.assert_close(predictive.mean, expected.mean)
 
 
 WRONG = {

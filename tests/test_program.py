@@ -251,6 +251,12 @@ def unobserved(x, y=None):
     return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1))
 
 
+def some_rows(x, y=None):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x), subsample_size=2) as rows:
+        return pyro.sample("y", dist.Normal(mean, 1.0), obs=y[rows])
+
+
 def raising(x, y=None):
     raise RuntimeError("no such thing")
 
@@ -268,6 +274,7 @@ WRONG = {
         lambda: ProgramDensity(lambda x, y: pyro.sample("y", dist.Normal(0 * y, 1.0), obs=y), X, Y),
         "at least one latent",
     ),
+    "some rows": (lambda: ProgramDensity(some_rows, X, Y), "all their rows; got 'data'.*2 of 3"),
     "raises": (lambda: ProgramDensity(raising, X, Y), "model\\(x, y\\).*no such thing"),
     "negative count": (lambda: ProgramDensity(counts, X, -Y), "in the support.*got -1"),
     "half a count": (lambda: ProgramDensity(counts, X, Y / 2), "in the support.*got 0.5"),

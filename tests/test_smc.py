@@ -332,6 +332,10 @@ def test_a_torch_distribution_is_a_start():
     start = torch.distributions.MultivariateNormal(torch.zeros(1).double(), torch.eye(1).double())
     posterior = infer(conjugate, torch.ones(3), method="smc", start=start, n_draws=2000)
     assert abs(posterior.mean["mean"] - 3 / 3.25) < 0.1
+    single = GaussianMixture.from_moments(torch.zeros(1, 1), torch.eye(1)[None])
+    for method in ("smc", "hmc", "importance"):
+        posterior = infer(conjugate, torch.ones(3), method=method, start=single, n_draws=2000)
+        assert abs(posterior.mean["mean"] - 3 / 3.25) < 0.1
 
 
 def test_next_temperature_moves_though_most_particles_are_dead():

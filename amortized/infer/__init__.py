@@ -16,7 +16,7 @@ from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
-from amortized.priors.vectorised import Program
+from amortized.priors.vectorised import ONE_AT_A_TIME, Program
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
@@ -53,6 +53,8 @@ def infer(
 ) -> Posterior:
     """The posterior of a model's latents given one dataset, or given each of many.
 
+    Programs run one at a time: a call from another thread waits. The data are copied.
+
     Args:
         model: a prior with a program (`ProgramPrior`), or a Pyro program ``model(x, y=None)``
             for one dataset that observes ``y`` at site "y". Or a state-space model, whose states
@@ -85,23 +87,25 @@ def infer(
     """
     if int(n_draws) != n_draws or n_draws < 1:
         raise ValueError(f"Expected n_draws to be an integer >= 1; got {n_draws!r}.")
-    began = time.perf_counter()
     if isinstance(model, StateModel):
         if y is not None or latent_prior is not None:
             raise ValueError(
                 "Expected only observations with a state-space model: infer(model, y)."
             )
+        began = time.perf_counter()
         posterior = infer_states(model, x, method, int(n_draws), seed, options)
         posterior.diagnostics["seconds"] = time.perf_counter() - began
         return posterior
     if method != "auto" and method not in METHODS:
         raise ValueError(f"Expected a method among {['auto', *METHODS]}; got {method!r}.")
-    problem = make_problem(model, x, y, latent_prior)
-    cuda = [problem.x.device] if problem.x.is_cuda else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
-        posterior = (automatically if method == "auto" else METHODS[method])(
-            problem, int(n_draws), **options
-        )
+    with ONE_AT_A_TIME:
+        began = time.perf_counter()  # the wait for other threads is not the method's
+        problem = make_problem(model, x, y, latent_prior)
+        cuda = [problem.x.device] if problem.x.is_cuda else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed)
+            posterior = (automatically if method == "auto" else METHODS[method])(
+                problem, int(n_draws), **options
+            )
     posterior.diagnostics["seconds"] = time.perf_counter() - began
     return posterior

@@ -48,6 +48,12 @@ def mixture_over_u(latent_prior: Any, density: ProgramDensity) -> GaussianMixtur
 
 def _of_posterior(posterior: Posterior, density: ProgramDensity) -> GaussianMixture:
     """A mixture fitted to the draws of each dataset."""
+    if posterior.batch_shape not in ((), (density.n_datasets,)):
+        raise ValueError(
+            "Expected a posterior of one dataset, or of as many as there are data for, "
+            f"{density.n_datasets}; got one of batch shape {tuple(posterior.batch_shape)}. Call "
+            "once for each, or give as many datasets."
+        )
     draws, log_weights = posterior.weighted_draws()
     u = _unconstrained(draws, density, posterior.batch_shape)
     weights = log_weights.exp().reshape(len(log_weights), -1).T

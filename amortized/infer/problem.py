@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from amortized.gaussian_mixture import GaussianMixture
@@ -15,7 +16,7 @@ from amortized.priors.latent_prior import with_latent_prior
 from amortized.priors.prior import Prior
 from amortized.priors.vectorised import Program
 
-Data = Tensor | np.ndarray | list[Any]
+Data = Tensor | ArrayLike
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,13 @@ def make_problem(
 
 
 def as_tensor(data: Data, name: str, *, allow_nan: bool = False) -> Tensor:
-    """Data as float64: the accuracy of gradients and evidence is worth more than the time."""
+    """Data as float64: the accuracy of gradients and evidence is worth more than the time.
+
+    A copy, for a posterior reads its data later, when the caller may have changed them.
+    """
     try:
-        tensor = data if isinstance(data, Tensor) else torch.as_tensor(np.asarray(data))
-        tensor = tensor.to(torch.float64)
+        tensor = data if isinstance(data, Tensor) else torch.as_tensor(np.array(data))
+        tensor = tensor.to(torch.float64, copy=isinstance(data, Tensor))
     except (TypeError, ValueError, RuntimeError) as reason:
         raise ValueError(f"Expected {name} to be an array of numbers; got {reason}.") from reason
     finite = torch.isfinite(tensor) | (tensor.isnan() if allow_nan else False)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.infer.problem import Problem, as_tensor
+from amortized.infer.problem import Data, Problem, as_tensor
 from amortized.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.priors.density import ProgramDensity
@@ -67,11 +67,11 @@ def posterior_from_draws(
     )
 
 
-def _no_predictive(density: ProgramDensity) -> Callable[[Tensor], Distribution]:
+def _no_predictive(density: ProgramDensity) -> Callable[[Data], Distribution]:
     """Refuses: the posterior of discrete latents that were summed out is not kept."""
     names = sorted(density.discrete.names) if density.discrete else []
 
-    def refuse(x: Tensor) -> Distribution:
+    def refuse(x: Data) -> Distribution:
         raise ValueError(
             f"Expected a program without discrete latents; {names} were summed out, and the "
             "posterior has no predictive. Write the mixture as dist.MixtureSameFamily."
@@ -130,7 +130,7 @@ class _Predictive:
     latents: Mapping[str, Tensor]
     log_weights: Tensor | None
 
-    def __call__(self, x: Tensor) -> Distribution:
+    def __call__(self, x: Data) -> Distribution:
         problem, x = self.problem, as_tensor(x, "x")
         many = bool(problem.batch_shape)
         wanted = (*problem.batch_shape, "m", problem.x.shape[-1])
@@ -163,7 +163,7 @@ class _Exact:
             return self.answer.log_prob(latents)
         return self.answer.log_prob({k: v.unsqueeze(1) for k, v in latents.items()})[:, 0]
 
-    def predictive(self, x: Tensor) -> Distribution:
+    def predictive(self, x: Data) -> Distribution:
         x = as_tensor(x, "x")
         if self.many:
             return self.answer.predictive(x)
@@ -257,4 +257,4 @@ def _start(start: Any, density: ProgramDensity, problem: Problem) -> Any:
             f"Expected a start over u with batch shape ({density.n_datasets},) and event shape "
             f"({density.dim},); got {tuple(start.batch_shape)} and {tuple(start.event_shape)}."
         )
-    return start
+    return start.to(density.y.dtype) if isinstance(start, GaussianMixture) else start

@@ -38,7 +38,7 @@ from amortized.posterior import Posterior
 from amortized.priors.density import ProgramDensity
 from amortized.priors.prior import Prior
 from amortized.priors.state_space import LinearGaussianModel
-from amortized.priors.vectorised import Program
+from amortized.priors.vectorised import ONE_AT_A_TIME, Program
 from amortized.sampling.adaptation import adapt
 from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture
@@ -80,11 +80,11 @@ def update(
         a posterior whose ``mixture`` is the next update's prior; ``diagnostics["divergence"]`` is
         that of the mixture from the exact posterior of this update, in nats.
     """
-    began = time.perf_counter()
-    problem = make_problem(model, x, y, posterior)
-    answer = network_answer(problem, network)
     divergence = None
-    with torch.random.fork_rng(devices=[]):
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+        began = time.perf_counter()
+        problem = make_problem(model, x, y, posterior)
+        answer = network_answer(problem, network)
         torch.manual_seed(seed)
         if not answer.density.is_simulator:
             mixture, divergence = _adapted(answer)

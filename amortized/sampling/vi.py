@@ -1,8 +1,8 @@
 """Variational inference with Pyro's guides, dataset by dataset, and a verdict on the fit.
 
-The program is handed to Pyro as one site u on the real line with our log density as its factor, so
-every guide works on every program, and its draws are compared with the density by importance
-weights.
+A guide sees one site u on the real line, so every guide works on every program, and its draws are
+compared with the density by importance weights. Its parameters stay out of Pyro's store, which is
+the user's, and the program runs in no plate of ours: beside one, its own plates would move.
 
 References:
     Kucukelbir et al., Automatic differentiation variational inference (2017), arXiv 1603.00788.
@@ -17,7 +17,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from jaxtyping import Float
-from pyro.infer import SVI, Trace_ELBO, autoguide
+from pyro.infer import autoguide
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -103,36 +103,31 @@ def _fit(
     """Draws of the fitted guide ``(n, dim)``, and their log density under it."""
     dim, zero = density.dim, density.y.new_zeros(())
 
-    def program() -> None:
-        # Masked, the normal only says that u is real: all of the density is in the factor.
-        u = pyro.sample("u", dist.Normal(zero.expand(dim), 1.0).to_event(1).mask(False))
-        with pyro.poutine.block():  # the guide need not see the sites of the program within
-            log_density = density.log_density(u.reshape(1, -1, dim)).reshape(u.shape[:-1])
-        pyro.factor("density", log_density)
+    def real_line() -> None:
+        pyro.sample("u", dist.Normal(zero.expand(dim), 1.0).to_event(1))
 
-    pyro.clear_param_store()
     before = torch.get_default_dtype()
     torch.set_default_dtype(density.y.dtype)
     try:
-        at_centre = autoguide.initialization.init_to_value(values={"u": centre})
-        approximation = GUIDES[guide](program, init_loc_fn=at_centre)
-        optimiser = pyro.optim.ExponentialLR(  # type: ignore[attr-defined]
-            {
-                "optimizer": torch.optim.Adam,
-                "optim_args": {"lr": rate},
-                "gamma": 0.01 ** (1 / n_steps),
-            }
-        )
-        elbo = Trace_ELBO(n_elbo, max_plate_nesting=0, vectorize_particles=True)
-        inference = SVI(program, approximation, optimiser, elbo)
+        with quiet_program(), pyro.settings.context(module_local_params=True):
+            at_centre = autoguide.initialization.init_to_value(values={"u": centre})
+            approximation = GUIDES[guide](real_line, init_loc_fn=at_centre)
+            approximation()  # makes its parameters
+        parameters = list(approximation.parameters())
+        optimiser = torch.optim.Adam(parameters, rate)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.01 ** (1 / n_steps))
         with quiet_program():
             for _ in range(n_steps):
-                inference.step()
+                law = approximation.get_posterior()
+                u = law.rsample((n_elbo,))
+                loss = (law.log_prob(u) - density.log_density(u.unsqueeze(0))[0]).mean()
+                optimiser.zero_grad()
+                loss.backward(inputs=parameters)  # no others: the program may have its own
                 optimiser.step()
+                schedule.step()
             with torch.no_grad():
                 law = approximation.get_posterior()
                 u = law.sample((n_draws,))
                 return u, law.log_prob(u)
     finally:
         torch.set_default_dtype(before)
-        pyro.clear_param_store()
