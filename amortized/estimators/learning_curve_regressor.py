@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from numbers import Integral
 from typing import Any
 
@@ -137,7 +138,8 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     def _network(self) -> PFN:
         network = self.model if isinstance(self.model, PFN) else load(self.model)
-        if not (isinstance(network, PFN) and isinstance(_prior_of(network), LearningCurvePrior)):
+        prior = _prior_of(network.config.prior) if isinstance(network, PFN) else None
+        if not isinstance(prior, LearningCurvePrior):
             raise ValueError(
                 f"Expected a network trained on learning curves; model={self.model!r} is none. "
                 "Take 'learning-curve-discrepancy'."
@@ -175,7 +177,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     def _features(self, steps: Numbers) -> torch.Tensor:
         """Inputs of the network."""
-        prior: Any = _prior_of(self.network_)
+        prior: Any = _prior_of(self.network_.config.prior)
         t = self._step_scale.to_prior(steps, prior.n_steps)
         return prior.features(torch.as_tensor(t, dtype=torch.float32, device=self.device))
 
@@ -343,7 +345,6 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
             self.network_ = self._network().to(self.device).eval()
 
 
-def _prior_of(network: PFN) -> Prior:
-    """What the network was trained on."""
-    name = network.config.prior
+@cache  # asked for twice an answer, and only read
+def _prior_of(name: str | None) -> Prior:
     return LearningCurvePrior() if name is None else named_prior(name)

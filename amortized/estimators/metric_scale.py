@@ -89,13 +89,14 @@ class MetricScale:
         ours, logits = self.from_unit(borders.cpu().numpy()), logits.cpu()
         if self.minimize:
             ours, logits = ours[::-1].copy(), logits.flip(-1)
+        below, above = map(int, self.bounded)
         # A value that is the bound itself is possible.
-        bounds = np.nextafter((self.low, self.high), (-np.inf, np.inf))
-        low, high = np.where(self.bounded, bounds, (-np.inf, np.inf))
-        ours[[0, -1]] = np.where(self.bounded, bounds, ours[[0, -1]])
+        low = math.nextafter(self.low, -math.inf) if below else ours[0]
+        high = math.nextafter(self.high, math.inf) if above else ours[-1]
+        ours[0], ours[-1] = low, high
         ours = ours.clip(low, high)
-        first, last = np.flatnonzero(np.diff(ours) > 0)[[0, -1]].tolist()
-        below, above = (int(is_bounded) for is_bounded in self.bounded)
+        wide = np.flatnonzero(ours[1:] > ours[:-1])
+        first, last = int(wide[0]), int(wide[-1])
         kept = logits[..., first : last + 1]
         inside = nn.functional.pad(kept, (below, above), value=-torch.inf)
         if first > 0:
