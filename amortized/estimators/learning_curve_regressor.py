@@ -35,7 +35,6 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     A curve is a metric over steps, such as the accuracy after each epoch. Any number of curves are
     fitted and answered together; each may have its own length, irregular steps and missing values.
-
     The metric is mapped to [0, 1], 1 the best, as ``MetricScale`` says, and the steps to those of
     the prior, 1 to 100.
 
@@ -178,8 +177,8 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
     def _features(self, steps: Numbers) -> torch.Tensor:
         """Inputs of the network."""
         prior: Any = _prior_of(self.network_.config.prior)
-        t = self._step_scale.to_prior(steps, prior.n_steps)
-        return prior.features(torch.as_tensor(t, dtype=torch.float32, device=self.device))
+        t = torch.as_tensor(self._step_scale.to_prior(steps, prior.n_steps), device=self.device)
+        return prior.features(t.float())
 
     def _answers(self, X: ArrayLike) -> Iterator[BarDistribution]:
         """The predictive of some curves after the other, ``(some, m)``, in the metric's units."""
