@@ -209,6 +209,13 @@ def test_a_column_of_answers_is_a_vector():
     assert vector.correction_ == column.correction_
 
 
+def test_intervals_are_of_the_level_that_was_fitted():
+    X, y = np.arange(40.0)[:, None], np.sin(np.arange(40.0))
+    fitted = ConformalRegressor(PFNRegressor(), level=0.5, random_state=0).fit(X, y)
+    before = fitted.predict_interval(X)
+    np.testing.assert_array_equal(fitted.set_params(level=0.9).predict_interval(X), before)
+
+
 def test_too_few_rows_give_an_interval_without_end():
     X, y = np.arange(10.0)[:, None], np.arange(10.0)
     fitted = ConformalRegressor(LinearRegression(), level=0.99, random_state=0).fit(X, y)

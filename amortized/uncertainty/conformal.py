@@ -32,6 +32,7 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
 
     Attributes:
         estimator_: fitted to the other rows.
+        level_: of the intervals that were corrected.
         correction_: what is added at both ends, in units of y; infinite where too few rows were
             kept for the level.
 
@@ -67,7 +68,7 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         fitted, kept, y_fitted, y_kept = train_test_split(
             X, y, test_size=self.calibration_share, random_state=self.random_state
         )
-        self.estimator_ = clone(self.estimator).fit(fitted, y_fitted)
+        self.estimator_, self.level_ = clone(self.estimator).fit(fitted, y_fitted), self.level
         low, high = self._ends(kept).T
         misses = np.sort(np.maximum(low - y_kept, y_kept - high))
         rank = math.ceil((1 + len(misses)) * self.level)
@@ -76,7 +77,7 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
 
     def _ends(self, X: ArrayLike) -> NDArray[np.float64]:
         if hasattr(self.estimator_, "predict_quantiles"):
-            levels = [(1 - self.level) / 2, (1 + self.level) / 2]
+            levels = [(1 - self.level_) / 2, (1 + self.level_) / 2]
             return np.asarray(self.estimator_.predict_quantiles(X, levels))
         mean = self.estimator_.predict(X)
         return np.stack([mean, mean], -1)
