@@ -82,7 +82,7 @@ class Rotation(NamedTuple):
 
     def rows(self, some: slice) -> "Rotation":
         """That of some rows."""
-        return self if some == slice(None) else Rotation(self.cos[:, some], self.sin[:, some])
+        return Rotation(self.cos[:, some], self.sin[:, some])
 
 
 def rotate(

@@ -54,6 +54,14 @@ def test_a_training_at_the_bound_stops(minimize):
     assert [perfect.update(0.0 if minimize else 1.0) for _ in range(3)] == [False, False, True]
 
 
+def test_a_training_that_has_become_as_good_as_it_will_be_stops():
+    steps = np.arange(1, 80)
+    noise = np.random.default_rng(0).normal(0, 0.002, len(steps))
+    stopping = EarlyStopping(min_delta=0.01)
+    stops = [stopping.update(value) for value in 0.8 - 0.4 * np.exp(-steps / 5) + noise]
+    assert 10 < stops.index(True) < 70
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
