@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -16,6 +16,8 @@ class Draws(NamedTuple):
         n_chains: how many chains the n draws are made of, chain after chain.
         diagnostics: numbers for the user, those of single datasets as ``(batch,)`` tensors.
         log_evidence_error: standard error of log_evidence, ``(batch,)``, or None.
+        cluster: draws with equal labels depend on each other, ``(batch, n)``; None where chains
+            say how they depend, or they are independent.
     """
 
     u: Float[Tensor, "batch n dim"]
@@ -24,3 +26,4 @@ class Draws(NamedTuple):
     n_chains: int
     diagnostics: dict[str, Any]
     log_evidence_error: Float[Tensor, " batch"] | None = None
+    cluster: Int[Tensor, "batch n"] | None = None

@@ -18,9 +18,8 @@ from amortized.priors.density import ProgramDensity
 from amortized.sampling.convergence import ess_bulk, nested_r_hat
 from amortized.sampling.draws import Draws
 from amortized.sampling.hamiltonian import (
-    Tuning,
     hamiltonian_move,
-    initial_step,
+    initial_tuning,
     spread_factor,
 )
 from amortized.sampling.laplace import fit_modes
@@ -59,12 +58,11 @@ def hmc(
     start = as_start(fit_modes(density) if start is None else start)
     point = path.at(start.sample(n_chains), one)
     equal = torch.full(point.u.shape[:2], 1 / n_chains, dtype=one.dtype)
-    step = initial_step(density.n_datasets, density.dim)
-    tuning = Tuning(step, spread_factor(point.u, equal), one)
+    tuning = initial_tuning(spread_factor(point.u, equal).unsqueeze(1))
     for i in range(n_warmup):
         point, tuning = hamiltonian_move(path, point, one, tuning)
         if i % 5 == 4 and i < 0.8 * n_warmup:
-            tuning = tuning._replace(factor=spread_factor(point.u, equal))
+            tuning = tuning._replace(factor=spread_factor(point.u, equal).unsqueeze(1))
     kept = []
     for _ in range(max(4, math.ceil(n_draws / n_chains))):
         point, last = hamiltonian_move(path, point, one, tuning)

@@ -1,50 +1,52 @@
-r"""Sequential Monte Carlo along a tempered path, for all datasets of a batch at once.
+r"""Sequential Monte Carlo by replicates from different starts, which must agree.
 
-For each dataset on its own clock: the next temperature is the one that leaves the effective sample
-size at half of the living particles, found by bisection; the particles are weighted,
+Each attempt runs particles from the better of two starts, normals at the posterior's modes or the
+prior, in islands (see `amortized.sampling.tempered_run`). An answer is doubted where
 
-.. math:: \log Z \mathrel{+}= \log \frac{1}{N} \sum_i \exp[(\beta' - \beta) \, g(u_i)],
+* the standard errors of means or spreads, from the islands and from families of common ancestors,
+  are large beside the posterior's standard deviation;
+* a short run from the prior finds a significantly larger evidence: the answer lacks a mode;
+* two estimates of the evidence, from the path and from a bridge to the final draws, disagree;
+* particles in a tail are hardly ever accepted: the target is much narrower there, as in the neck
+  of a funnel, and the moves do not reach what lies behind.
 
-resampled, and moved by Hamiltonian steps at the *new* temperature until they have forgotten where
-they were. So the draws returned are moved and equally weighted. A dataset that has reached 1 is
-retired, for a batch drawn from a prior has stragglers.
-
-Each mass is learnt from the very particles that it moves, which makes the evidence of a long path
-a little low: by 0.2 for 13 stages of 256 particles in ten dimensions, less with more particles or
-with a start nearer than the prior.
+A dataset in doubt gets more particles and moves, from a start fitted to all that was found. What
+doubt remains is in the diagnostics.
 
 References:
     Del Moral, Doucet and Jasra, Sequential Monte Carlo samplers (2006).
-    Buchholz, Chopin and Jacob (2021), arXiv 1808.07730.
+    Lee and Whiteley, Variance estimation in the particle filter (2018), arXiv 1509.00394.
 """
 
 import math
-import warnings
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.latent_priors.fitting import fit_draws
 from amortized.priors.density import ProgramDensity
-from amortized.sampling.convergence import nested_r_hat
+from amortized.sampling.bridge import bridge_evidence
+from amortized.sampling.convergence import clustered_variance
 from amortized.sampling.draws import Draws
-from amortized.sampling.hamiltonian import (
-    Tuning,
-    hamiltonian_move,
-    initial_step,
-    spread_factor,
-)
+from amortized.sampling.hamiltonian import hamiltonian_move
 from amortized.sampling.laplace import fit_modes
-from amortized.sampling.resampling import systematic_resample
 from amortized.sampling.start import Start
-from amortized.sampling.tempering import Path, Point
+from amortized.sampling.tempered_run import Limits, State, put, run, start_ess, take
+from amortized.sampling.tempering import Path
 
-MAX_STAGES = 200
-
-_T = TypeVar("_T")
+N_ISLANDS = 8
+_MORE = 4  # times as many particles for a dataset in doubt, and twice the moves
+_SHARE_OF_SCOUT = 8  # a short run from the prior has a particle for so many of the others
+_WIDE = (0.15, 3.0)  # share and factor of wider copies of the modes' normals, for heavy tails
+MOST_ERROR = 0.08
+MOST_GAP = 0.3
+LEAST_TAIL = 0.35
+MOST_APART = 4.0
 
 
 def smc(
@@ -63,89 +65,70 @@ def smc(
     Args:
         density: the log density to draw from.
         n_draws: draws for each dataset. More than ``n_particles`` come from further moves.
-        n_particles: particles for each dataset; a power of 2 and more than ten a dimension.
+        n_particles: particles for each dataset, a multiple of 16; more than ten a dimension. A
+            dataset in doubt gets four times as many.
         start: "laplace" (normals at the modes found from prior draws), "prior", a density, or
             "auto": for each dataset the better of the first two.
         prior_share: share of prior draws among those of any other start.
         ess_target: effective sample size that a stage may fall to, as a share of the particles.
-        decorrelate: a stage ends when no coordinate, and on the way not the likelihood either, is
+        decorrelate: a stage ends when no coordinate, distance to the median or likelihood is
             correlated more with where it was.
         max_sweeps: most moves in the last stage; a third of them in those before.
 
     Returns:
-        draws, the log evidence with its standard error, and diagnostics: ``n_stages``,
-        ``start``, ``prior_share``, ``start_ess`` (what the first weights are worth, as a share:
-        the quality of the start), ``accept``, ``correlation`` (what is left of it at the end),
-        ``ancestors`` (share of distinct ones in the last resampling), ``nested_r_hat`` (if moves
-        had to add draws).
+        draws, the log evidence with its standard error, and diagnostics: ``n_stages``, ``start``,
+        ``prior_share``, ``start_ess`` (efficiency of the first weights: the quality of the start),
+        ``n_particles``, ``accept``, ``tail_accept`` (of particles in the tail where it is lowest),
+        ``correlation`` (with where the last stage began), ``mcse`` (the largest standard error of a
+        mean or a mean distance to the median, in standard deviations), ``evidence_gap`` (by which a
+        run from the prior finds more than the answer, in nats beyond what errors explain) and
+        ``doubt`` (whether one of the checks failed).
+
+    Raises:
+        ValueError: if an option is out of range, or no particle has a positive density.
     """
-    if n_particles < 16:
-        raise ValueError(f"Expected n_particles >= 16; got {n_particles}.")
+    if n_particles < 16 or n_particles % (2 * N_ISLANDS):
+        raise ValueError(
+            f"Expected n_particles >= 16, a multiple of {2 * N_ISLANDS}; got {n_particles}."
+        )
     if not 0 < ess_target < 1:
         raise ValueError(f"Expected ess_target between 0 and 1; got {ess_target}.")
     if not 0 <= prior_share <= 1:
         raise ValueError(f"Expected prior_share between 0 and 1; got {prior_share}.")
+    limits = Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
     path = _path(density, start, prior_share)
-    limits = _Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
-    final = _run_parts(path, n_particles, limits)
-    u, nested = _continue(path, final, n_draws)
-    diagnostics = {
-        "start": start if isinstance(start, str) else type(start).__name__,
-        "prior_share": path.prior_share,
-        "n_stages": final.n_stages,
-        "start_ess": final.start_ess,
-        "accept": final.tuning.accept,
-        "correlation": final.correlation,
-        "ancestors": final.ancestors,
-    }
-    if nested is not None:
-        diagnostics["nested_r_hat"] = nested
-    _admit(diagnostics, limits)
-    error = final.evidence_variance.clamp(min=0.0).sqrt()
-    return Draws(u, None, final.log_evidence, 1, diagnostics, error)
+    answer, found = _attempt(path, n_particles, n_draws, limits)
+    doubtful = answer.doubt.nonzero()[:, 0]
+    if len(doubtful):
+        wider = _refitted(density.take(doubtful), take(answer, doubtful), found[doubtful])
+        limits = limits._replace(max_sweeps=2 * max_sweeps, decorrelate=decorrelate)
+        again, _ = _attempt(wider, _MORE * n_particles, n_draws, limits)
+        answer = put(answer, doubtful, _better(take(answer, doubtful), again))
+    name = start if isinstance(start, str) else type(start).__name__
+    diagnostics = {"start": name, **answer.diagnostics, "doubt": answer.doubt}
+    return Draws(
+        answer.u, None, answer.log_evidence, 1, diagnostics, answer.error, answer.family
+    )
 
 
-class _Limits(NamedTuple):
-    ess_target: float
-    decorrelate: float
-    max_sweeps: int
-
-
-class State(NamedTuple):
-    """Where every dataset stands; the batch comes first in every tensor.
+class Answer(NamedTuple):
+    """What an attempt found, for a batch of datasets.
 
     Attributes:
-        point: the particles.
-        beta: temperature reached, ``(batch,)``.
-        log_evidence: of the data tempered by beta, ``(batch,)``.
-        evidence_variance: of its estimate, ``(batch,)``: the sum over stages of the weights'
-            relative variance over n, as if every stage's particles were independent.
-        tuning: of the moves.
-        n_stages: stages done, ``(batch,)``.
-        start_ess: share of the start's particles that their full weights are worth, ``(batch,)``.
-        correlation: the largest of a coordinate with itself over the last stage's moves.
-        ancestors: share of distinct particles in the last resampling.
+        u: equally weighted draws.
+        family: first ancestor of each.
+        log_evidence: ``(batch,)``.
+        error: its standard error.
+        doubt: whether a check failed.
+        diagnostics: numbers for each dataset; see `smc`.
     """
 
-    point: Point
-    beta: Tensor
-    log_evidence: Tensor
-    evidence_variance: Tensor
-    tuning: Tuning
-    n_stages: Tensor
-    start_ess: Tensor
-    correlation: Tensor
-    ancestors: Tensor
-
-
-def take(state: _T, index: Tensor) -> _T:
-    """The chosen datasets of a state."""
-    return tree_map(lambda value: value[index], state)
-
-
-def put(state: _T, index: Tensor, part: _T) -> _T:
-    """A state with the chosen datasets replaced."""
-    return tree_map(lambda value, new: value.index_copy(0, index, new), state, part)
+    u: Float[Tensor, "batch n dim"]
+    family: Int[Tensor, "batch n"]
+    log_evidence: Float[Tensor, " batch"]
+    error: Float[Tensor, " batch"]
+    doubt: Bool[Tensor, " batch"]
+    diagnostics: dict[str, Tensor]
 
 
 def _path(density: ProgramDensity, start: Start | Distribution | str, prior_share: float) -> Path:
@@ -155,7 +138,7 @@ def _path(density: ProgramDensity, start: Start | Distribution | str, prior_shar
         )
     if start == "prior":
         return Path(density)
-    fitted = fit_modes(density) if isinstance(start, str) else start
+    fitted = _widened(fit_modes(density)) if isinstance(start, str) else start
     shares = torch.full((density.n_datasets,), prior_share)
     path = Path(density, fitted, shares)
     if start != "auto":
@@ -167,171 +150,130 @@ def _path(density: ProgramDensity, start: Start | Distribution | str, prior_shar
     return Path(density, fitted, torch.where(better, 1.0, shares))
 
 
-def start_ess(gain: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
-    """What particles of the start are worth under the posterior, as a share of their number."""
-    return torch.softmax(gain, -1).square().sum(-1).reciprocal() / gain.shape[-1]
+def _widened(mixture: GaussianMixture) -> GaussianMixture:
+    """The mixture with wider copies of its components, which reach into heavy tails."""
+    share, factor = _WIDE
+    weights = mixture.log_weights
+    return GaussianMixture(
+        torch.cat([weights + math.log1p(-share), weights + math.log(share)], -1),
+        mixture.means.repeat(1, 2, 1),
+        torch.cat([mixture.scale_tril, factor * mixture.scale_tril], 1),
+        validate_args=False,
+    )
 
 
-def _run_parts(path: Path, n_particles: int, limits: _Limits) -> State:
+def _attempt(path: Path, n_particles: int, n_draws: int, limits: Limits) -> tuple[Answer, Tensor]:
+    """An answer for every dataset, and draws of its posterior for a better start.
+
+    The latter are those of the run from the prior where that found more than the answer.
+    """
+    state = _run_parts(path, n_particles, limits)
+    u, family = _further_moves(path, state, math.ceil(n_draws / n_particles))
+    evidence, error = _evidence(path.density, state, u, family)
+    gap, found = _compared_with_prior(path, evidence, error, u, limits)
+    mcse = _worst_error(u, family, n_particles)
+    tails = state.tuning.tails.amin(-1)
+    apart = (state.evidence - evidence).abs() / (state.evidence_error.square() + error**2).sqrt()
+    doubt = ~((mcse < MOST_ERROR) & (gap < MOST_GAP) & (tails > LEAST_TAIL) & (apart < MOST_APART))
+    diagnostics = {
+        "prior_share": path.prior_share,
+        "n_particles": torch.full_like(evidence, n_particles),
+        "n_stages": state.n_stages,
+        "start_ess": state.start_ess,
+        "accept": state.tuning.accept,
+        "tail_accept": tails,
+        "correlation": state.correlation,
+        "mcse": mcse,
+        "evidence_gap": gap,
+        "evidence_apart": apart,
+    }
+    chosen = torch.randperm(u.shape[1])[:n_draws]
+    answer = Answer(u[:, chosen], family[:, chosen], evidence, error, doubt, diagnostics)
+    return answer, found
+
+
+def _run_parts(path: Path, n_particles: int, limits: Limits) -> State:
     """Runs the datasets that start from the prior alone apart: their path is cheaper."""
     from_prior = path.prior_share == 1
     if path.start is None or not from_prior.any():
-        return _run(path, n_particles, limits)
+        return run(path, n_particles, N_ISLANDS, limits)
     plain, fitted = from_prior.nonzero()[:, 0], (~from_prior).nonzero()[:, 0]
-    parts = [_run(Path(path.density.take(plain)), n_particles, limits)]
+    parts = [run(Path(path.density.take(plain)), n_particles, N_ISLANDS, limits)]
     if len(fitted):
-        parts.append(_run(path.take(fitted), n_particles, limits))
+        parts.append(run(path.take(fitted), n_particles, N_ISLANDS, limits))
     order = torch.cat([plain, fitted]).argsort()
     return tree_map(lambda *values: torch.cat(values)[order], *parts)
 
 
-def _run(path: Path, n_particles: int, limits: _Limits) -> State:
-    state = _initial_state(path, n_particles)
-    active = torch.arange(path.density.n_datasets)
-    for _ in range(MAX_STAGES):
-        part = _stage(path.take(active), take(state, active), limits)
-        state = put(state, active, part)
-        active = active[part.beta < 1]
-        if not len(active):
-            return state
-    raise ValueError(
-        f"Expected every dataset to reach its posterior within {MAX_STAGES} stages; dataset "
-        f"{int(active[0])} stands at temperature {state.beta[active[0]]:.2g}. The likelihood is "
-        "extremely narrow beside the start: give a better start, or rescale the program."
-    )
-
-
-def _initial_state(path: Path, n_particles: int) -> State:
-    n_datasets, dim = path.density.n_datasets, path.density.dim
-    zero = torch.zeros(n_datasets, dtype=torch.float64)
-    point = path.at(path.sample_start(n_particles), zero)
-    lost = (point.gain == -torch.inf).all(-1)
-    if lost.any():
-        raise ValueError(
-            f"Expected a density that is finite somewhere; got none at {n_particles} particles, in "
-            f"dataset {int(lost.nonzero()[0])} first. The observations may be impossible under "
-            "the program."
-        )
-    factor = torch.eye(dim, dtype=zero.dtype).expand(n_datasets, dim, dim)
-    tuning = Tuning(initial_step(n_datasets, dim), factor, zero)
-    return State(point, zero, zero, zero, tuning, zero.long(), start_ess(point.gain), zero, zero)
-
-
-def _stage(path: Path, state: State, limits: _Limits) -> State:
-    """Cools, reweights, resamples and moves."""
-    point = state.point
-    beta = next_temperature(point.gain, state.beta, limits.ess_target)
-    log_weights = (beta - state.beta).unsqueeze(-1) * point.gain
-    weights = torch.softmax(log_weights, -1)
-    n = log_weights.shape[-1]
-    log_evidence = state.log_evidence + log_weights.logsumexp(-1) - math.log(n)
-    evidence_variance = state.evidence_variance + weights.square().sum(-1) - 1 / n
-    tuning = state.tuning._replace(factor=spread_factor(point.u, weights))
-    uniforms = 1 - torch.rand(len(beta), 1, dtype=torch.float64)
-    chosen = systematic_resample(weights, uniforms)
-    ancestors = (chosen.diff(dim=-1) != 0).sum(-1).add(1) / n
-    u = point.u.gather(1, chosen.unsqueeze(-1).expand_as(point.u))
-    point, tuning, correlation = _move(path, path.at(u, beta), beta, tuning, limits)
-    return State(
-        point,
-        beta,
-        log_evidence,
-        evidence_variance,
-        tuning,
-        state.n_stages + 1,
-        state.start_ess,
-        correlation,
-        ancestors.to(beta.dtype),
-    )
-
-
-def next_temperature(
-    gain: Float[Tensor, "batch n"], beta: Float[Tensor, " batch"], ess_target: float
-) -> Float[Tensor, " batch"]:
-    """The highest temperature up to 1 that leaves the ESS at its target, by bisection.
-
-    The target is a share of the particles whose likelihood is not 0: otherwise, with more than
-    half of them in such a region, no step at all would be short enough.
-    """
-    target = ess_target * (gain > -torch.inf).sum(-1)
-    shifted = gain - gain.max(-1, keepdim=True).values
-    longest = 1 - beta
-
-    def ess(step: Tensor) -> Tensor:
-        weights = (step.unsqueeze(-1) * shifted).exp()
-        return weights.sum(-1).square() / weights.square().sum(-1)
-
-    low, high = torch.full_like(beta, -30.0), longest.clamp(min=1e-13).log()
-    for _ in range(30):  # in log steps, for steps of 1e-8 occur
-        middle = (low + high) / 2
-        enough = ess(middle.exp()) >= target
-        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return torch.where(ess(longest) >= target, 1.0, (beta + low.exp()).clamp(max=1.0))
-
-
-def _move(
-    path: Path, point: Point, beta: Tensor, tuning: Tuning, limits: _Limits
-) -> tuple[Point, Tuning, Tensor]:
-    """Moves each dataset's particles until they have forgotten where they were.
-
-    On the way a third of the moves must do: what a stage has left undone the next ones make good.
-    There the gain must be forgotten too, for the evidence is made of it: with the coordinates alone
-    that of 13 stages from the prior was 0.3 too low, and scattered 1.7 times as far as it said.
-    """
-    origin = _standardised(point)
-    correlation = torch.ones_like(beta)
-    pending = torch.arange(len(beta))
-    for sweep in range(limits.max_sweeps):
-        here, tuned = hamiltonian_move(
-            path.take(pending), take(point, pending), beta[pending], take(tuning, pending)
-        )
-        point, tuning = put(point, pending, here), put(tuning, pending, tuned)
-        last = beta[pending] == 1
-        each = (origin[pending] * _standardised(here)).mean(1).abs()
-        now = torch.where(last, each[:, :-1].amax(-1), each.amax(-1))
-        correlation = correlation.index_copy(0, pending, now)
-        may_go_on = last | (sweep + 1 < limits.max_sweeps / 3)
-        pending = pending[(now > limits.decorrelate) & may_go_on]
-        if not len(pending):
-            break
-    return point, tuning, correlation
-
-
-def _standardised(point: Point) -> Tensor:
-    """The coordinates and the gain, each of mean 0 and variance 1, ``(batch, n, dim + 1)``."""
-    features = torch.cat([point.u, point.gain.unsqueeze(-1)], -1)
-    centred = features - features.mean(1, keepdim=True)
-    return centred / centred.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)
-
-
-def _continue(path: Path, state: State, n_draws: int) -> tuple[Tensor, Tensor | None]:
-    """Draws for the user, of further moves if the particles are too few; and nested R-hat."""
-    n = state.point.u.shape[1]
-    shuffled = torch.randperm(n)
-    if n_draws <= n:
-        return state.point.u[:, shuffled[:n_draws]], None
+def _further_moves(path: Path, state: State, n_rounds: int) -> tuple[Tensor, Tensor]:
+    """The particles and those of further moves, those of one particle side by side."""
     one, point, kept = torch.ones_like(state.beta), state.point, [state.point.u]
-    for _ in range(math.ceil(n_draws / n) - 1):
+    for _ in range(n_rounds - 1):
         point, _ = hamiltonian_move(path, point, one, state.tuning)
         kept.append(point.u)
-    chains = torch.stack(kept, 2)  # (batch, particles, moves, dim)
-    n_groups = 8
-    whole = chains[:, : n // n_groups * n_groups]  # kin lie side by side after resampling
-    nested = torch.stack([nested_r_hat(each, n_groups).max() for each in whole])
-    # Whole rounds first: the last round is the one that is cut.
-    rounds = chains[:, shuffled].transpose(1, 2).flatten(1, 2)
-    return rounds[:, :n_draws], nested
+    u = torch.stack(kept, 2).flatten(1, 2)
+    return u, state.family.repeat_interleave(n_rounds, 1)
 
 
-def _admit(diagnostics: dict[str, Any], limits: _Limits) -> None:
-    """Warns where the draws cannot be trusted."""
-    stuck = diagnostics["correlation"] > max(0.5, 2 * limits.decorrelate)
-    if stuck.any():
-        warnings.warn(
-            f"Particles of {int(stuck.sum())} dataset(s) still remember where they were "
-            f"(correlation {diagnostics['correlation'].max():.2f}) after {limits.max_sweeps} "
-            "moves. Do not trust these draws. Raise max_sweeps and n_particles, or write the "
-            "program in other latents.",
-            UserWarning,
-            stacklevel=4,
-        )
+def _evidence(
+    density: ProgramDensity, state: State, u: Tensor, family: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Log evidence and its error: by the bridge where that is the more precise."""
+    bridge = bridge_evidence(density, u, family)
+    precise = bridge.error < state.evidence_error
+    return (
+        torch.where(precise, bridge.log_evidence, state.evidence),
+        torch.where(precise, bridge.error, state.evidence_error),
+    )
+
+
+def _compared_with_prior(
+    path: Path, evidence: Tensor, error: Tensor, u: Tensor, limits: Limits
+) -> tuple[Tensor, Tensor]:
+    """By how much a short run from the prior finds more, and draws of where most was found."""
+    gap, found = torch.full_like(evidence, -torch.inf), u
+    index = (path.prior_share < 1).nonzero()[:, 0]
+    if not len(index):
+        return gap, found
+    density = path.density.take(index)
+    n = max(64, 16 * (u.shape[1] // (16 * _SHARE_OF_SCOUT)))
+    scout = run(Path(density), n, 2, limits)
+    scatter = (error[index].square() + scout.evidence_error.square()).sqrt()
+    more = scout.evidence - evidence[index] - 3 * scatter
+    draws = scout.point.u.repeat(1, -(-u.shape[1] // n), 1)[:, : u.shape[1]]
+    draws = torch.where((more > 0)[:, None, None], draws, u[index])
+    return gap.index_copy(0, index, more), found.index_copy(0, index, draws)
+
+
+def _worst_error(u: Tensor, family: Tensor, n_particles: int) -> Float[Tensor, " batch"]:
+    """The largest standard error of a mean or mean distance to the median, in deviations."""
+    distance = (u - u.median(1, keepdim=True).values).abs()
+    features = torch.cat([u, distance], -1)
+    island = family // (n_particles // N_ISLANDS)
+    variance = torch.maximum(
+        clustered_variance(features, family), clustered_variance(features, island)
+    )
+    relative = variance / features.var(1).clamp(min=1e-300)
+    return relative.amax(-1).sqrt()
+
+
+def _refitted(density: ProgramDensity, answer: Answer, found: Tensor) -> Path:
+    """A path from a mixture fitted to what was found, half of it from the prior."""
+    n, dim = found.shape[1:]
+    k = max(1, min(8, n // (10 * dim)))
+    mixtures = [fit_draws(each, k) for each in found]
+    stacked = (
+        torch.stack([getattr(mixture, name) for mixture in mixtures])
+        for name in ("log_weights", "means", "scale_tril")
+    )
+    start = _widened(GaussianMixture(*stacked, validate_args=False))
+    return Path(density, start, torch.full((len(found),), 0.5))
+
+
+def _better(before: Answer, after: Answer) -> Answer:
+    """The second answers, but where the first ones hold significantly more of the evidence."""
+    scatter = (before.error.square() + after.error.square()).sqrt()
+    lost = before.log_evidence - after.log_evidence > 3 * scatter + 0.1
+    index = lost.nonzero()[:, 0]
+    kept = take(before, index)
+    return put(after, index, kept._replace(doubt=torch.ones_like(kept.doubt)))
