@@ -1,17 +1,18 @@
 r"""Sequential Monte Carlo by replicates from different starts, which must agree.
 
 Each attempt runs particles from the better of two starts, normals at the posterior's modes or the
-prior, in islands (see `amortized.sampling.tempered_run`). An answer is doubted where
+prior, in islands (see `amortized.sampling.tempered_run`). What it found is then compared with
+independent estimates:
 
-* the standard errors of means or spreads, from the islands and from families of common ancestors,
-  are large beside the posterior's standard deviation;
-* a short run from the prior finds a significantly larger evidence: the answer lacks a mode;
-* two estimates of the evidence, from the path and from a bridge to the final draws, disagree;
-* particles in a tail are hardly ever accepted: the target is much narrower there, as in the neck
-  of a funnel, and the moves do not reach what lies behind.
+* importance weights of a mixture around what is known (see `amortized.sampling.weighing`), whose
+  means, standard deviations and evidence should be the same;
+* the evidence from the path, from a bridge to the final draws, and from a short run from the prior,
+  which finds more where the answer lacks a mode;
+* the acceptance of particles in each tail, low where the target is much narrower than elsewhere, as
+  in the neck of a funnel.
 
-A dataset in doubt gets more particles and moves, from a start fitted to all that was found. What
-doubt remains is in the diagnostics.
+A dataset in doubt (see `amortized.sampling.verdict`) gets more particles and moves, from a start
+fitted to all that was found. What doubt remains is in the diagnostics.
 
 References:
     Del Moral, Doucet and Jasra, Sequential Monte Carlo samplers (2006).
@@ -19,10 +20,10 @@ References:
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
@@ -31,22 +32,19 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.fitting import fit_draws
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.bridge import bridge_evidence
-from amortized.sampling.convergence import clustered_variance
 from amortized.sampling.draws import Draws
 from amortized.sampling.hamiltonian import hamiltonian_move
 from amortized.sampling.laplace import fit_modes
-from amortized.sampling.start import Start
+from amortized.sampling.start import FromDraws, Start
 from amortized.sampling.tempered_run import Limits, State, put, run, start_ess, take
 from amortized.sampling.tempering import Path
+from amortized.sampling.verdict import any_doubt, measured
+from amortized.sampling.weighing import compared, second_opinion, widened
 
 N_ISLANDS = 8
 _MORE = 4  # times as many particles for a dataset in doubt, and twice the moves
 _SHARE_OF_SCOUT = 8  # a short run from the prior has a particle for so many of the others
 _WIDE = (0.15, 3.0)  # share and factor of wider copies of the modes' normals, for heavy tails
-MOST_ERROR = 0.08
-MOST_GAP = 0.3
-LEAST_TAIL = 0.35
-MOST_APART = 4.0
 
 
 def smc(
@@ -78,11 +76,8 @@ def smc(
     Returns:
         draws, the log evidence with its standard error, and diagnostics: ``n_stages``, ``start``,
         ``prior_share``, ``start_ess`` (efficiency of the first weights: the quality of the start),
-        ``n_particles``, ``accept``, ``tail_accept`` (of particles in the tail where it is lowest),
-        ``correlation`` (with where the last stage began), ``mcse`` (the largest standard error of a
-        mean or a mean distance to the median, in standard deviations), ``evidence_gap`` (by which a
-        run from the prior finds more than the answer, in nats beyond what errors explain) and
-        ``doubt`` (whether one of the checks failed).
+        ``n_particles``, ``accept``, ``correlation`` (with where the last stage began), and those of
+        `amortized.sampling.verdict.LIMITS` that put a dataset in doubt.
 
     Raises:
         ValueError: if an option is out of range, or no particle has a positive density.
@@ -98,17 +93,15 @@ def smc(
     limits = Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
     path = _path(density, start, prior_share)
     answer, found = _attempt(path, n_particles, n_draws, limits)
-    doubtful = answer.doubt.nonzero()[:, 0]
+    doubtful = any_doubt(answer.diagnostics).nonzero()[:, 0]
     if len(doubtful):
-        wider = _refitted(density.take(doubtful), take(answer, doubtful), found[doubtful])
+        wider = _refitted(density.take(doubtful), found[doubtful])
         limits = limits._replace(max_sweeps=2 * max_sweeps, decorrelate=decorrelate)
         again, _ = _attempt(wider, _MORE * n_particles, n_draws, limits)
         answer = put(answer, doubtful, _better(take(answer, doubtful), again))
     name = start if isinstance(start, str) else type(start).__name__
-    diagnostics = {"start": name, **answer.diagnostics, "doubt": answer.doubt}
-    return Draws(
-        answer.u, None, answer.log_evidence, 1, diagnostics, answer.error, answer.family
-    )
+    diagnostics = {"start": name, **answer.diagnostics}
+    return Draws(answer.u, None, answer.log_evidence, 1, diagnostics, answer.error, answer.family)
 
 
 class Answer(NamedTuple):
@@ -119,7 +112,6 @@ class Answer(NamedTuple):
         family: first ancestor of each.
         log_evidence: ``(batch,)``.
         error: its standard error.
-        doubt: whether a check failed.
         diagnostics: numbers for each dataset; see `smc`.
     """
 
@@ -127,7 +119,6 @@ class Answer(NamedTuple):
     family: Int[Tensor, "batch n"]
     log_evidence: Float[Tensor, " batch"]
     error: Float[Tensor, " batch"]
-    doubt: Bool[Tensor, " batch"]
     diagnostics: dict[str, Tensor]
 
 
@@ -138,7 +129,7 @@ def _path(density: ProgramDensity, start: Start | Distribution | str, prior_shar
         )
     if start == "prior":
         return Path(density)
-    fitted = _widened(fit_modes(density)) if isinstance(start, str) else start
+    fitted = widened(fit_modes(density), *_WIDE) if isinstance(start, str) else start
     shares = torch.full((density.n_datasets,), prior_share)
     path = Path(density, fitted, shares)
     if start != "auto":
@@ -150,46 +141,36 @@ def _path(density: ProgramDensity, start: Start | Distribution | str, prior_shar
     return Path(density, fitted, torch.where(better, 1.0, shares))
 
 
-def _widened(mixture: GaussianMixture) -> GaussianMixture:
-    """The mixture with wider copies of its components, which reach into heavy tails."""
-    share, factor = _WIDE
-    weights = mixture.log_weights
-    return GaussianMixture(
-        torch.cat([weights + math.log1p(-share), weights + math.log(share)], -1),
-        mixture.means.repeat(1, 2, 1),
-        torch.cat([mixture.scale_tril, factor * mixture.scale_tril], 1),
-        validate_args=False,
-    )
-
-
 def _attempt(path: Path, n_particles: int, n_draws: int, limits: Limits) -> tuple[Answer, Tensor]:
-    """An answer for every dataset, and draws of its posterior for a better start.
-
-    The latter are those of the run from the prior where that found more than the answer.
-    """
+    """An answer for every dataset, and draws of all that was found, for a better start."""
     state = _run_parts(path, n_particles, limits)
     u, family = _further_moves(path, state, math.ceil(n_draws / n_particles))
-    evidence, error = _evidence(path.density, state, u, family)
-    gap, found = _compared_with_prior(path, evidence, error, u, limits)
-    mcse = _worst_error(u, family, n_particles)
-    tails = state.tuning.tails.amin(-1)
-    apart = (state.evidence - evidence).abs() / (state.evidence_error.square() + error**2).sqrt()
-    doubt = ~((mcse < MOST_ERROR) & (gap < MOST_GAP) & (tails > LEAST_TAIL) & (apart < MOST_APART))
+    evidence, error, apart = _evidence(path.density, state, u, family)
+    draws = measured(path.density, Draws(u, None, evidence, 1, {}, error, family))
+    other = second_opinion(path.density, draws)
+    usable = other.diagnostics["usable"]
+    off = {
+        name: torch.where(usable, value, 0.0)
+        for name, value in compared(path.density, draws, other).items()
+    }
+    missed, found = _compared_with_prior(path, draws, limits)
+    evidence, error = _pooled(draws, other)
+    off["evidence_off"] = torch.stack([off["evidence_off"], apart, missed]).amax(0)
+    differs = ~(torch.stack(list(off.values())).amax(0) <= 0) & usable
+    found = torch.where(differs[:, None, None], _resampled(other, u.shape[1]), found)
     diagnostics = {
         "prior_share": path.prior_share,
         "n_particles": torch.full_like(evidence, n_particles),
         "n_stages": state.n_stages,
         "start_ess": state.start_ess,
         "accept": state.tuning.accept,
-        "tail_accept": tails,
         "correlation": state.correlation,
-        "mcse": mcse,
-        "evidence_gap": gap,
-        "evidence_apart": apart,
+        "tail_accept": state.tuning.tails.amin(-1),
+        **draws.diagnostics,
+        **off,
     }
     chosen = torch.randperm(u.shape[1])[:n_draws]
-    answer = Answer(u[:, chosen], family[:, chosen], evidence, error, doubt, diagnostics)
-    return answer, found
+    return Answer(u[:, chosen], family[:, chosen], evidence, error, diagnostics), found
 
 
 def _run_parts(path: Path, n_particles: int, limits: Limits) -> State:
@@ -217,47 +198,61 @@ def _further_moves(path: Path, state: State, n_rounds: int) -> tuple[Tensor, Ten
 
 def _evidence(
     density: ProgramDensity, state: State, u: Tensor, family: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log evidence and its error: by the bridge where that is the more precise."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log evidence and its error, by the bridge where that is the more precise; how far they differ."""
     bridge = bridge_evidence(density, u, family)
+    apart = (state.evidence - bridge.log_evidence).abs()
+    explained = apart <= 4 * torch.hypot(state.evidence_error, bridge.error)
     precise = bridge.error < state.evidence_error
     return (
         torch.where(precise, bridge.log_evidence, state.evidence),
         torch.where(precise, bridge.error, state.evidence_error),
+        torch.where(explained, 0.0, apart),
     )
 
 
-def _compared_with_prior(
-    path: Path, evidence: Tensor, error: Tensor, u: Tensor, limits: Limits
-) -> tuple[Tensor, Tensor]:
-    """By how much a short run from the prior finds more, and draws of where most was found."""
-    gap, found = torch.full_like(evidence, -torch.inf), u
+def _pooled(draws: Draws, other: Draws) -> tuple[Tensor, Tensor]:
+    """The mean of two estimates of the log evidence, weighted by precision, and its error."""
+    assert draws.log_evidence is not None and other.log_evidence is not None
+    assert draws.log_evidence_error is not None and other.log_evidence_error is not None
+    usable = other.diagnostics["usable"]
+    values = torch.stack([draws.log_evidence, other.log_evidence])
+    weights = torch.stack([draws.log_evidence_error, other.log_evidence_error]).clamp(min=1e-4)
+    weights = weights.square().reciprocal()
+    mean = (weights * values).sum(0) / weights.sum(0)
+    excess = (weights * (values - mean).square()).sum(0).clamp(min=1.0)
+    error = (excess / weights.sum(0)).sqrt()
+    return (
+        torch.where(usable, mean, draws.log_evidence),
+        torch.where(usable, error, draws.log_evidence_error),
+    )
+
+
+def _compared_with_prior(path: Path, draws: Draws, limits: Limits) -> tuple[Tensor, Tensor]:
+    """By how much a short run from the prior finds more evidence, and draws of where it is.
+
+    Where errors explain the difference it counts as 0, and the draws are those of the answer.
+    """
+    evidence, error, u = draws.log_evidence, draws.log_evidence_error, draws.u
+    assert evidence is not None and error is not None
+    more, found = torch.zeros_like(evidence), u
     index = (path.prior_share < 1).nonzero()[:, 0]
     if not len(index):
-        return gap, found
-    density = path.density.take(index)
+        return more, found
     n = max(64, 16 * (u.shape[1] // (16 * _SHARE_OF_SCOUT)))
-    scout = run(Path(density), n, 2, limits)
-    scatter = (error[index].square() + scout.evidence_error.square()).sqrt()
-    more = scout.evidence - evidence[index] - 3 * scatter
-    draws = scout.point.u.repeat(1, -(-u.shape[1] // n), 1)[:, : u.shape[1]]
-    draws = torch.where((more > 0)[:, None, None], draws, u[index])
-    return gap.index_copy(0, index, more), found.index_copy(0, index, draws)
+    scout = run(Path(path.density.take(index)), n, 2, limits)
+    gap = scout.evidence - evidence[index]
+    gap = torch.where(gap > 3 * torch.hypot(error[index], scout.evidence_error), gap, 0.0)
+    particles = scout.point.u.repeat(1, -(-u.shape[1] // n), 1)[:, : u.shape[1]]
+    particles = torch.where((gap > 0)[:, None, None], particles, u[index])
+    return more.index_copy(0, index, gap), found.index_copy(0, index, particles)
 
 
-def _worst_error(u: Tensor, family: Tensor, n_particles: int) -> Float[Tensor, " batch"]:
-    """The largest standard error of a mean or mean distance to the median, in deviations."""
-    distance = (u - u.median(1, keepdim=True).values).abs()
-    features = torch.cat([u, distance], -1)
-    island = family // (n_particles // N_ISLANDS)
-    variance = torch.maximum(
-        clustered_variance(features, family), clustered_variance(features, island)
-    )
-    relative = variance / features.var(1).clamp(min=1e-300)
-    return relative.amax(-1).sqrt()
+def _resampled(weighted: Draws, n: int) -> Tensor:
+    return FromDraws(weighted.u, weighted.log_weights).sample(n)
 
 
-def _refitted(density: ProgramDensity, answer: Answer, found: Tensor) -> Path:
+def _refitted(density: ProgramDensity, found: Tensor) -> Path:
     """A path from a mixture fitted to what was found, half of it from the prior."""
     n, dim = found.shape[1:]
     k = max(1, min(8, n // (10 * dim)))
@@ -266,14 +261,15 @@ def _refitted(density: ProgramDensity, answer: Answer, found: Tensor) -> Path:
         torch.stack([getattr(mixture, name) for mixture in mixtures])
         for name in ("log_weights", "means", "scale_tril")
     )
-    start = _widened(GaussianMixture(*stacked, validate_args=False))
+    start = widened(GaussianMixture(*stacked, validate_args=False), *_WIDE)
     return Path(density, start, torch.full((len(found),), 0.5))
 
 
 def _better(before: Answer, after: Answer) -> Answer:
     """The second answers, but where the first ones hold significantly more of the evidence."""
-    scatter = (before.error.square() + after.error.square()).sqrt()
-    lost = before.log_evidence - after.log_evidence > 3 * scatter + 0.1
+    lost = before.log_evidence - after.log_evidence
+    lost = torch.where(lost > 3 * torch.hypot(before.error, after.error) + 0.1, lost, 0.0)
     index = lost.nonzero()[:, 0]
     kept = take(before, index)
-    return put(after, index, kept._replace(doubt=torch.ones_like(kept.doubt)))
+    worse = torch.maximum(kept.diagnostics["evidence_off"], lost[index])
+    return put(after, index, kept._replace(diagnostics=kept.diagnostics | {"evidence_off": worse}))

@@ -1,0 +1,199 @@
+"""When are draws in doubt? One table of limits for every sampler, and one warning.
+
+A sampler measures: its draws get numbers as diagnostics. Here each number has its limit, so that
+equal numbers mean the same whatever the method.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amortized.priors.density import ProgramDensity
+from amortized.sampling.draws import Draws
+from amortized.sampling.precision import precision
+
+_HEAVY = 10.0  # kurtosis beyond which a thousand draws do not know a standard deviation
+
+
+class Limit(NamedTuple):
+    """Where a diagnostic puts draws in doubt.
+
+    Attributes:
+        value: the limit.
+        largest: whether larger values are in doubt, otherwise smaller ones.
+        meaning: what such a value says, as the end of a sentence.
+        advice: what to do about it.
+    """
+
+    value: float
+    largest: bool
+    meaning: str
+    advice: str
+
+
+_MORE = "give more draws, or use method='smc'"
+_LATENTS = "write the program in other latents (non-centred, or on another scale)"
+LIMITS: dict[str, Limit] = {
+    "r_hat": Limit(1.03, True, "chains or groups of draws disagree", f"{_MORE}, or {_LATENTS}"),
+    "mcse_mean": Limit(
+        0.08, True, "a mean's standard error, in standard deviations, is large", _MORE
+    ),
+    "mcse_sd": Limit(0.09, True, "a standard deviation's relative error is large", _MORE),
+    "k_hat": Limit(0.7, True, "a few draws carry the weight", "use method='smc'"),
+    "divergent": Limit(
+        0.01, True, "this share of the transitions diverged", f"raise target_accept, or {_LATENTS}"
+    ),
+    "tail_accept": Limit(
+        0.35, False, "moves in a tail are seldom accepted, as in the neck of a funnel", _LATENTS
+    ),
+    "mean_off": Limit(
+        0.1,
+        True,
+        "an independent estimate has a mean that many standard deviations away",
+        "use method='smc' or 'nuts' and compare",
+    ),
+    "sd_off": Limit(
+        0.1,
+        True,
+        "an independent estimate has a standard deviation that is off by this share",
+        "use method='smc' or 'nuts' and compare",
+    ),
+    "evidence_off": Limit(
+        0.2,
+        True,
+        "independent estimates of the log evidence differ by so much beyond their errors",
+        "give more particles, or a start near the posterior",
+    ),
+    "unchecked": Limit(
+        0.5,
+        True,
+        "the approximation is too far from the posterior for its importance weights to check it",
+        "use method='smc'",
+    ),
+}
+"""By name of the diagnostic; a NaN is in doubt, a number that is not there is not."""
+
+
+def in_doubt(diagnostics: Mapping[str, Any]) -> dict[str, Bool[Tensor, " batch"]]:
+    """Which datasets each diagnostic puts in doubt."""
+    found = {}
+    for name, limit in LIMITS.items():
+        value = diagnostics.get(name)
+        if isinstance(value, Tensor):
+            found[name] = ~(value <= limit.value if limit.largest else value >= limit.value)
+    return found
+
+
+def any_doubt(diagnostics: Mapping[str, Any]) -> Bool[Tensor, " batch"]:
+    """Which datasets are in doubt at all."""
+    return torch.stack(list(in_doubt(diagnostics).values())).any(0)
+
+
+def reasons(diagnostics: Mapping[str, Any], n_datasets: int) -> list[list[str]]:
+    """What puts each dataset in doubt, in words; empty where nothing does."""
+    doubts = in_doubt(diagnostics)
+    return [
+        [
+            f"{name} is {float(diagnostics[name][i]):.3g}, its limit {LIMITS[name].value:g}: "
+            f"{LIMITS[name].meaning}"
+            for name, doubt in doubts.items()
+            if doubt[i]
+        ]
+        for i in range(n_datasets)
+    ]
+
+
+def warn_of_doubt(diagnostics: Mapping[str, Any], n_datasets: int, stacklevel: int = 2) -> None:
+    """Warns once if any dataset is in doubt, with the reasons of the worst and what to do."""
+    of_each = reasons(diagnostics, n_datasets)
+    n_doubtful = sum(bool(each) for each in of_each)
+    if not n_doubtful:
+        return
+    worst = max(of_each, key=len)
+    advice = dict.fromkeys(LIMITS[reason.split()[0]].advice for reason in worst)
+    which = "These draws are" if n_datasets == 1 else f"The draws of {n_doubtful} datasets are"
+    warnings.warn(
+        f"{which} in doubt, do not trust them yet. {'; '.join(worst)}. What helps: "
+        f"{'; '.join(advice)}.",
+        UserWarning,
+        stacklevel=stacklevel + 1,
+    )
+
+
+def features(
+    density: ProgramDensity, u: Float[Tensor, "batch n dim"]
+) -> Float[Tensor, "batch n features"]:
+    """The latents in their own units, and u itself: what means are compared of."""
+    values = [value.reshape(*u.shape[:2], -1).to(u.dtype) for value in density.constrain(u).values()]
+    return torch.cat([*values, u], -1)
+
+
+class Summary(NamedTuple):
+    """Of every scalar of `features`, ``(batch, features)``.
+
+    Attributes:
+        mean: posterior mean.
+        sd: posterior standard deviation, above 0.
+        mean_error: standard error of the mean.
+        sd_error: standard error of the standard deviation.
+        ess: effective number of draws.
+        r_hat: of chains or groups of draws; NaN for weighted draws.
+        varies: False for constants, such as the diagonal of a correlation matrix.
+        heavy: whether tails are so heavy that the draws do not know the standard deviation.
+    """
+
+    mean: Tensor
+    sd: Tensor
+    mean_error: Tensor
+    sd_error: Tensor
+    ess: Tensor
+    r_hat: Tensor
+    varies: Tensor
+    heavy: Tensor
+
+
+def summary(density: ProgramDensity, draws: Draws) -> Summary:
+    """Means and standard deviations of the latents with their errors."""
+    values = features(density, draws.u)
+    found = precision(values, draws.log_weights, draws.n_chains, draws.cluster)
+    weights = values.new_full(values.shape[:2], 1 / values.shape[1])
+    weights = weights if draws.log_weights is None else draws.log_weights.softmax(-1)
+    share = weights.unsqueeze(-1)
+    mean = (share * values).sum(1)
+    centred = values - mean.unsqueeze(1)
+    sd = (share * centred.square()).sum(1).sqrt()
+    varies = ~(sd <= 1e-9 * (1 + mean.abs()))
+    sd = torch.where(varies, sd, 1.0)
+    kurtosis = (share * (centred / sd.unsqueeze(1)).pow(4)).sum(1)
+    return Summary(
+        mean,
+        sd,
+        found.mcse_mean,
+        found.mcse_sd,
+        found.ess_bulk,
+        found.r_hat,
+        varies,
+        kurtosis > _HEAVY,
+    )
+
+
+def measured(density: ProgramDensity, draws: Draws) -> Draws:
+    """Draws with the worst of their latents' ``ess``, ``mcse_mean``, ``mcse_sd`` and ``r_hat``.
+
+    The errors are in standard deviations, those of means and deviations that 1,000 draws of the
+    same kind would have: who asks for fewer wants them to be larger.
+    """
+    of = summary(density, draws)
+    scale = min(1.0, (draws.u.shape[1] / 1000) ** 0.5)
+    numbers = {
+        "ess": torch.where(of.varies, of.ess, torch.inf).amin(-1).clamp(max=draws.u.shape[1]),
+        "mcse_mean": scale * torch.where(of.varies, of.mean_error / of.sd, 0.0).amax(-1),
+        "mcse_sd": scale * torch.where(of.varies & ~of.heavy, of.sd_error / of.sd, 0.0).amax(-1),
+    }
+    if not of.r_hat.isnan().all():
+        numbers["r_hat"] = torch.where(of.varies, of.r_hat, 1.0).amax(-1)
+    return draws._replace(diagnostics=draws.diagnostics | numbers)
