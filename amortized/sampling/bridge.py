@@ -60,7 +60,7 @@ def bridge_evidence(
                 density.log_density(v).nan_to_num(-torch.inf) - FromMixture(normal).log_prob(v)
                 for v in (half, proposed)
             ]
-            parts.append(_bridge(*log_ratios, label))
+            parts.append(_bridge(log_ratios[0], log_ratios[1], label))
     log_evidence = torch.stack([part.log_evidence for part in parts])
     error = torch.stack([part.error for part in parts])
     weight = error.square().clamp(min=1e-12).reciprocal()

@@ -20,29 +20,27 @@ References:
 """
 
 import math
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
-from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors.fitting import fit_draws
+from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.bridge import bridge_evidence
-from amortized.sampling.draws import Draws
+from amortized.sampling.draws import Draws, put_draws, take_draws
 from amortized.sampling.hamiltonian import hamiltonian_move
 from amortized.sampling.laplace import fit_modes
 from amortized.sampling.start import FromDraws, Start
-from amortized.sampling.tempered_run import Limits, State, put, run, start_ess, take
+from amortized.sampling.tempered_run import Limits, State, run, start_ess
 from amortized.sampling.tempering import Path
 from amortized.sampling.verdict import any_doubt, measured
 from amortized.sampling.weighing import compared, second_opinion, widened
 
 N_ISLANDS = 8
 _MORE = 4  # times as many particles for a dataset in doubt, and twice the moves
+_UNEVEN = 0.32  # by which a tail's acceptance is below the mean where moves may be too few
 _SHARE_OF_SCOUT = 8  # a short run from the prior has a particle for so many of the others
 _WIDE = (0.15, 3.0)  # share and factor of wider copies of the modes' normals, for heavy tails
 
@@ -93,33 +91,17 @@ def smc(
     limits = Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
     path = _path(density, start, prior_share)
     answer, found = _attempt(path, n_particles, n_draws, limits)
-    doubtful = any_doubt(answer.diagnostics).nonzero()[:, 0]
-    if len(doubtful):
-        wider = _refitted(density.take(doubtful), found[doubtful])
+    uneven = answer.diagnostics["accept"] - answer.diagnostics["tail_accept"] > _UNEVEN
+    again = (uneven | any_doubt(answer.diagnostics)).nonzero()[:, 0]
+    if len(again):
+        some, before = density.take(again), take_draws(answer, again)
         limits = limits._replace(max_sweeps=2 * max_sweeps, decorrelate=decorrelate)
-        again, _ = _attempt(wider, _MORE * n_particles, n_draws, limits)
-        answer = put(answer, doubtful, _better(take(answer, doubtful), again))
+        path = _refitted(some, found[again])
+        after, _ = _attempt(path, _MORE * n_particles, n_draws, limits)
+        after = _settled(some, before, after, uneven[again])
+        answer = put_draws(answer, again, _better(before, after))
     name = start if isinstance(start, str) else type(start).__name__
-    diagnostics = {"start": name, **answer.diagnostics}
-    return Draws(answer.u, None, answer.log_evidence, 1, diagnostics, answer.error, answer.family)
-
-
-class Answer(NamedTuple):
-    """What an attempt found, for a batch of datasets.
-
-    Attributes:
-        u: equally weighted draws.
-        family: first ancestor of each.
-        log_evidence: ``(batch,)``.
-        error: its standard error.
-        diagnostics: numbers for each dataset; see `smc`.
-    """
-
-    u: Float[Tensor, "batch n dim"]
-    family: Int[Tensor, "batch n"]
-    log_evidence: Float[Tensor, " batch"]
-    error: Float[Tensor, " batch"]
-    diagnostics: dict[str, Tensor]
+    return answer._replace(diagnostics=answer.diagnostics | {"start": name})
 
 
 def _path(density: ProgramDensity, start: Start | Distribution | str, prior_share: float) -> Path:
@@ -141,7 +123,7 @@ def _path(density: ProgramDensity, start: Start | Distribution | str, prior_shar
     return Path(density, fitted, torch.where(better, 1.0, shares))
 
 
-def _attempt(path: Path, n_particles: int, n_draws: int, limits: Limits) -> tuple[Answer, Tensor]:
+def _attempt(path: Path, n_particles: int, n_draws: int, limits: Limits) -> tuple[Draws, Tensor]:
     """An answer for every dataset, and draws of all that was found, for a better start."""
     state = _run_parts(path, n_particles, limits)
     u, family = _further_moves(path, state, math.ceil(n_draws / n_particles))
@@ -170,7 +152,8 @@ def _attempt(path: Path, n_particles: int, n_draws: int, limits: Limits) -> tupl
         **off,
     }
     chosen = torch.randperm(u.shape[1])[:n_draws]
-    return Answer(u[:, chosen], family[:, chosen], evidence, error, diagnostics), found
+    u, family = u[:, chosen], family[:, chosen]
+    return Draws(u, None, evidence, 1, diagnostics, error, family), found
 
 
 def _run_parts(path: Path, n_particles: int, limits: Limits) -> State:
@@ -199,7 +182,10 @@ def _further_moves(path: Path, state: State, n_rounds: int) -> tuple[Tensor, Ten
 def _evidence(
     density: ProgramDensity, state: State, u: Tensor, family: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log evidence and its error, by the bridge where that is the more precise; how far they differ."""
+    """Log evidence and its error, from the bridge where it is the more precise, or from the path.
+
+    Third, how far the two lie apart, 0 where errors explain it.
+    """
     bridge = bridge_evidence(density, u, family)
     apart = (state.evidence - bridge.log_evidence).abs()
     explained = apart <= 4 * torch.hypot(state.evidence_error, bridge.error)
@@ -256,20 +242,31 @@ def _refitted(density: ProgramDensity, found: Tensor) -> Path:
     """A path from a mixture fitted to what was found, half of it from the prior."""
     n, dim = found.shape[1:]
     k = max(1, min(8, n // (10 * dim)))
-    mixtures = [fit_draws(each, k) for each in found]
-    stacked = (
-        torch.stack([getattr(mixture, name) for mixture in mixtures])
-        for name in ("log_weights", "means", "scale_tril")
-    )
-    start = widened(GaussianMixture(*stacked, validate_args=False), *_WIDE)
+    start = widened(stacked([fit_draws(each, k) for each in found]), *_WIDE)
     return Path(density, start, torch.full((len(found),), 0.5))
 
 
-def _better(before: Answer, after: Answer) -> Answer:
+def _settled(density: ProgramDensity, before: Draws, after: Draws, uneven: Tensor) -> Draws:
+    """Second answers, in doubt where more moves changed what an uneven target gave.
+
+    There the moves may be too few in both runs; a difference says so.
+    """
+    change = compared(density, before, after, sure=2.5)
+    numbers = dict(after.diagnostics)
+    for name, value in change.items():
+        numbers[name] = torch.maximum(numbers[name], torch.where(uneven, value, 0.0))
+    return after._replace(diagnostics=numbers)
+
+
+def _better(before: Draws, after: Draws) -> Draws:
     """The second answers, but where the first ones hold significantly more of the evidence."""
+    assert before.log_evidence is not None and after.log_evidence is not None
+    assert before.log_evidence_error is not None and after.log_evidence_error is not None
+    error = torch.hypot(before.log_evidence_error, after.log_evidence_error)
     lost = before.log_evidence - after.log_evidence
-    lost = torch.where(lost > 3 * torch.hypot(before.error, after.error) + 0.1, lost, 0.0)
+    lost = torch.where(lost > 3 * error + 0.1, lost, 0.0)
     index = lost.nonzero()[:, 0]
-    kept = take(before, index)
+    kept = take_draws(before, index)
     worse = torch.maximum(kept.diagnostics["evidence_off"], lost[index])
-    return put(after, index, kept._replace(diagnostics=kept.diagnostics | {"evidence_off": worse}))
+    kept = kept._replace(diagnostics=kept.diagnostics | {"evidence_off": worse})
+    return put_draws(after, index, kept)

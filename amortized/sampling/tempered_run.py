@@ -5,13 +5,13 @@ sample size at half of the living particles, found by bisection; the particles a
 
 .. math:: \log Z \mathrel{+}= \log \frac{1}{N} \sum_i \exp[(\beta' - \beta) \, g(u_i)],
 
-resampled, and moved by Hamiltonian steps at the *new* temperature until they are nearly uncorrelated
-with where they were. A dataset that has reached 1 is retired, for a batch drawn from a prior has
-stragglers.
+resampled, and moved by Hamiltonian steps at the *new* temperature until they are nearly
+uncorrelated with where they were. A dataset that has reached 1 is retired, for a batch drawn from a
+prior has stragglers.
 
 The particles form islands that share temperature, step and mass but are resampled apart until the
-last stage, so that each island estimates the evidence by itself; there islands are weighted by their
-evidence. Every particle keeps the name of its first ancestor. Descendants of one ancestor are
+last stage, so that each island estimates the evidence by itself; there islands are weighted by
+their evidence. Every particle keeps the name of its first ancestor. Descendants of one ancestor are
 dependent, those of different ones nearly independent, so sums over families give the standard error
 of any mean, and of the evidence.
 

@@ -43,7 +43,6 @@ LIMITS: dict[str, Limit] = {
         0.08, True, "a mean's standard error, in standard deviations, is large", _MORE
     ),
     "mcse_sd": Limit(0.09, True, "a standard deviation's relative error is large", _MORE),
-    "k_hat": Limit(0.7, True, "a few draws carry the weight", "use method='smc'"),
     "divergent": Limit(
         0.01, True, "this share of the transitions diverged", f"raise target_accept, or {_LATENTS}"
     ),
@@ -68,10 +67,10 @@ LIMITS: dict[str, Limit] = {
         "independent estimates of the log evidence differ by so much beyond their errors",
         "give more particles, or a start near the posterior",
     ),
-    "unchecked": Limit(
+    "poor_weights": Limit(
         0.5,
         True,
-        "the approximation is too far from the posterior for its importance weights to check it",
+        "a few importance weights are as large as all others, and say nothing reliable",
         "use method='smc'",
     ),
 }
@@ -93,31 +92,38 @@ def any_doubt(diagnostics: Mapping[str, Any]) -> Bool[Tensor, " batch"]:
     return torch.stack(list(in_doubt(diagnostics).values())).any(0)
 
 
-def reasons(diagnostics: Mapping[str, Any], n_datasets: int) -> list[list[str]]:
-    """What puts each dataset in doubt, in words; empty where nothing does."""
-    doubts = in_doubt(diagnostics)
-    return [
+def judged(draws: Draws) -> Draws:
+    """Draws with diagnostic ``doubt``: for each dataset what puts it in doubt, in words."""
+    doubts = in_doubt(draws.diagnostics)
+    words = [
         [
-            f"{name} is {float(diagnostics[name][i]):.3g}, its limit {LIMITS[name].value:g}: "
+            f"{name} is {float(draws.diagnostics[name][i]):.3g}, its limit {LIMITS[name].value:g}: "
             f"{LIMITS[name].meaning}"
             for name, doubt in doubts.items()
             if doubt[i]
         ]
-        for i in range(n_datasets)
+        for i in range(len(draws.u))
     ]
+    return draws._replace(diagnostics=draws.diagnostics | {"doubt": words})
 
 
-def warn_of_doubt(diagnostics: Mapping[str, Any], n_datasets: int, stacklevel: int = 2) -> None:
-    """Warns once if any dataset is in doubt, with the reasons of the worst and what to do."""
-    of_each = reasons(diagnostics, n_datasets)
-    n_doubtful = sum(bool(each) for each in of_each)
-    if not n_doubtful:
+def warn_of_doubt(doubt: list[str] | list[list[str]] | None, stacklevel: int = 2) -> None:
+    """Warns once if any dataset is in doubt, with the reasons of the worst and what to do.
+
+    Args:
+        doubt: the diagnostic of one dataset or of several; None where nobody judged.
+        stacklevel: of the warning; 2 is the caller's caller.
+    """
+    of_each = [[each] if isinstance(each, str) else each for each in doubt or []]
+    doubtful = [each for each in of_each if each]
+    if not doubtful:
         return
-    worst = max(of_each, key=len)
+    one = isinstance((doubt or [""])[0], str)
+    worst = [reason for each in doubtful for reason in each] if one else max(doubtful, key=len)
     advice = dict.fromkeys(LIMITS[reason.split()[0]].advice for reason in worst)
-    which = "These draws are" if n_datasets == 1 else f"The draws of {n_doubtful} datasets are"
+    which = "These draws" if one else f"The draws of {len(doubtful)} of {len(of_each)} datasets"
     warnings.warn(
-        f"{which} in doubt, do not trust them yet. {'; '.join(worst)}. What helps: "
+        f"{which} are in doubt, do not trust them yet. {'; '.join(worst)}. What helps: "
         f"{'; '.join(advice)}.",
         UserWarning,
         stacklevel=stacklevel + 1,
@@ -128,7 +134,9 @@ def features(
     density: ProgramDensity, u: Float[Tensor, "batch n dim"]
 ) -> Float[Tensor, "batch n features"]:
     """The latents in their own units, and u itself: what means are compared of."""
-    values = [value.reshape(*u.shape[:2], -1).to(u.dtype) for value in density.constrain(u).values()]
+    values = [
+        value.reshape(*u.shape[:2], -1).to(u.dtype) for value in density.constrain(u).values()
+    ]
     return torch.cat([*values, u], -1)
 
 

@@ -94,30 +94,42 @@ def _normal(draws: Draws) -> GaussianMixture:
     return GaussianMixture(draws.u.new_zeros(len(draws.u), 1), mean, factor, validate_args=False)
 
 
-def compared(density: ProgramDensity, draws: Draws, other: Draws) -> dict[str, Tensor]:
+def compared(
+    density: ProgramDensity, draws: Draws, other: Draws, sure: float = _SURE
+) -> dict[str, Tensor]:
     """How far two answers lie apart beyond what their errors explain.
+
+    Args:
+        density: of the posterior.
+        draws: one answer.
+        other: the other.
+        sure: standard errors from which on a difference counts.
 
     Returns:
         ``mean_off`` in standard deviations, ``sd_off`` as a share, and ``evidence_off`` in nats
-        where both know the evidence: the worst latent's difference, 0 if it is within
-        3.5 standard errors.
+        where both know the evidence with its error: the worst latent's difference, 0 if errors
+        explain it.
     """
     a, b = (summary(density, each) for each in (draws, other))
-    mean_off = _significant((a.mean - b.mean) / b.sd, (a.mean_error + b.mean_error) / b.sd)
-    sd_off = _significant((a.sd / b.sd).log(), a.sd_error / a.sd + b.sd_error / b.sd)
+    mean_off = _significant(
+        (a.mean - b.mean) / b.sd, torch.hypot(a.mean_error, b.mean_error) / b.sd, sure
+    )
+    sd_off = _significant(
+        (a.sd / b.sd).log(), torch.hypot(a.sd_error / a.sd, b.sd_error / b.sd), sure
+    )
     varies = a.varies & b.varies
     numbers = {
         "mean_off": torch.where(varies, mean_off, 0.0).amax(-1),
         "sd_off": torch.where(varies & ~a.heavy & ~b.heavy, sd_off, 0.0).amax(-1),
     }
-    if draws.log_evidence is not None and other.log_evidence is not None:
-        assert draws.log_evidence_error is not None and other.log_evidence_error is not None
+    if draws.log_evidence_error is not None and other.log_evidence_error is not None:
+        assert draws.log_evidence is not None and other.log_evidence is not None
         error = torch.hypot(draws.log_evidence_error, other.log_evidence_error)
-        numbers["evidence_off"] = _significant(draws.log_evidence - other.log_evidence, error)
+        numbers["evidence_off"] = _significant(draws.log_evidence - other.log_evidence, error, sure)
     return numbers
 
 
-def _significant(difference: Tensor, error: Tensor) -> Tensor:
+def _significant(difference: Tensor, error: Tensor, sure: float) -> Tensor:
     """The size of a difference where errors do not explain it, otherwise 0."""
     size = difference.abs()
-    return torch.where(size <= _SURE * error, 0.0, size)
+    return torch.where(size <= sure * error, 0.0, size)
