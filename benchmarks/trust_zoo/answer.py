@@ -39,8 +39,12 @@ def answer(entry: Entry, reference: Reference, method: str, seed: int) -> dict[s
             record |= {"status": "broke", "error": f"{type(error).__name__}: {error}"[:400]}
             record["where"] = traceback.format_exc()[-600:]
     record["seconds"] = round(time.perf_counter() - began, 2)
-    told = {(each.category.__name__, str(each.message)[:300]) for each in caught}
-    return record | {"warnings": sorted(told)}
+    raised = {(_full_name(each.category), str(each.message)[:300]) for each in caught}
+    return record | {"warnings": sorted(raised)}
+
+
+def _full_name(category: type[Warning]) -> str:
+    return f"{category.__module__}.{category.__qualname__}"
 
 
 def _numbers(posterior: Posterior, reference: Reference) -> dict[str, Any]:
@@ -71,11 +75,13 @@ def _summary(value: Tensor, weights: Tensor, reference: Reference, label: str) -
 
 
 def _plain(value: Any) -> Any:
-    """A number, a word, a flag or a list of words; None for anything larger."""
+    """A number, a word, a flag or a list of words, as doubts are; None for anything larger."""
     if isinstance(value, Tensor):
         value = value.item() if value.numel() == 1 else None
     if isinstance(value, float) and math.isinf(value):
         return math.copysign(1e300, value)
+    if isinstance(value, dict):
+        value = [f"{name}: {each}" for name, each in value.items()]
     if isinstance(value, list | tuple):
         return [str(each)[:300] for each in value[:8]]
     return value if isinstance(value, bool | int | float | str) else None

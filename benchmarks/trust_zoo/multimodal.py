@@ -108,13 +108,13 @@ def ten_dimensions(x: Tensor, y: Tensor | None = None) -> Tensor:
     """Two modes of unequal width and mass, 19 apart in ten dimensions."""
     at = pyro.sample("at", dist.Normal(torch.zeros(10), 2.0).to_event(1))
     shifts = torch.tensor([[3.0], [-3.0]])
-    parts = dist.Independent(dist.Normal(at + shifts, torch.tensor([[0.7], [0.3]])), 1)
+    parts = dist.Independent(dist.Normal(at + shifts, torch.tensor([[0.7], [0.5]])), 1)
     law = dist.MixtureSameFamily(dist.Categorical(torch.tensor([0.7, 0.3])), parts)
     return pyro.sample("y", law, obs=y)
 
 
 def _ten_dimensions() -> Reference:
-    shifts, widths = np.array([3.0, -3.0]), np.array([0.7, 0.3])
+    shifts, widths = np.array([3.0, -3.0]), np.array([0.7, 0.5])
     logs = np.log([0.7, 0.3]) + 10 * stats.norm.logpdf(0, shifts, np.hypot(2, widths))
     variances = 1 / (1 / 4 + 1 / widths**2)
     part = (-shifts / widths**2 * variances, np.sqrt(variances))

@@ -9,7 +9,8 @@ References:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,25 +55,30 @@ class _Placed(Messenger):
         self.u, self.discrete = u, discrete
         self.values: dict[str, Tensor] = {}
         self.coordinates: list[Tensor] = []
-        self.log_prior = self.log_likelihood = torch.zeros((), dtype=torch.float64)
+        self.log_prior = self.log_likelihood = torch.zeros(())
         self.at = 0
 
     def _pyro_sample(self, message: Any) -> None:
         law = message["fn"]
         if _is_subsample(law):
             return
-        if message["is_observed"]:
+        if message["infer"].get("_deterministic"):
+            self.values[message["name"]] = message["value"]
+        elif message["is_observed"]:
             within = _inside(law, message["value"])
             log_prob = torch.where(within, law.log_prob(message["value"]).sum(), -math.inf)
             self.log_likelihood = self.log_likelihood + log_prob
-            return
-        if message["name"] in self.discrete:
-            message["value"] = self.discrete[message["name"]]
         else:
-            message["value"] = self._continuous(law)
-            self.values[message["name"]] = message["value"]
-        message["done"] = True
-        self.log_prior = self.log_prior + law.log_prob(message["value"]).sum()
+            self._place(message)
+
+    def _place(self, message: Any) -> None:
+        name, law = message["name"], message["fn"]
+        if name in self.discrete:
+            value = self.discrete[name]
+        else:
+            value = self.values[name] = self._continuous(law)
+        message["value"], message["done"] = value, True
+        self.log_prior = self.log_prior + law.log_prob(value).sum()
 
     def _continuous(self, law: Any) -> Tensor:
         to_support = biject_to(law.support)
@@ -115,13 +121,13 @@ class PlainDensity:
     """
 
     def __init__(self, entry: Entry) -> None:
-        self.program = entry.program
+        self.program = entry.easier or entry.program
         self.y = torch.as_tensor(np.asarray(entry.y, dtype=float))
         x = np.zeros((len(self.y), 1)) if entry.x is None else entry.x
         self.x = torch.as_tensor(np.asarray(x, dtype=float))
         trace = pyro.poutine.trace(self.program).get_trace(self.x, self.y)
         each = {
-            name: site["fn"].enumerate_support(expand=False).flatten().double()
+            name: site["fn"].enumerate_support(expand=False).flatten()
             for name, site in trace.nodes.items()
             if site["type"] == "sample"
             and not site["is_observed"]
@@ -141,10 +147,10 @@ class PlainDensity:
     def sample_prior(self) -> Tensor:
         """Coordinates of one draw of the continuous latents."""
         run = self._run(None, {n: v[0] for n, v in self.assignments.items()})
-        return torch.cat([*run.coordinates, torch.zeros(0)]).double()
+        return torch.cat([*run.coordinates, torch.zeros(0)])
 
     def _run(self, u: Tensor | None, discrete: dict[str, Tensor]) -> _Placed:
-        with _Placed(u, discrete) as run:
+        with pyro.validation_enabled(False), _Placed(u, discrete) as run:
             self.program(self.x, self.y)
         return run
 
@@ -182,10 +188,7 @@ class PlainDensity:
     def __call__(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Log prior, the Jacobian in it, and log likelihood of particles ``(n, dim)``."""
         log_prior, log_likelihood = self._over_particles(self._both)(u)
-        outside = torch.tensor(-math.inf, dtype=torch.float64)
-        return log_prior.nan_to_num(-math.inf), torch.where(
-            log_likelihood.isnan(), outside, log_likelihood
-        )
+        return tuple(each.where(each.isfinite(), -math.inf) for each in (log_prior, log_likelihood))
 
     def constrained(self, u: Tensor) -> dict[str, Tensor]:
         """The latents of particles."""
@@ -202,9 +205,9 @@ def check(entry: Entry, reference: Reference, n: int = 1000, sweeps: int = 0) ->
         n: particles on each of eight islands.
         sweeps: moves at each temperature; 0 for as many as the dimensions want.
     """
-    density = PlainDensity(entry)
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), _doubles():
         torch.manual_seed(0)
+        density = PlainDensity(entry)
         u = torch.stack([density.sample_prior() for _ in range(N_ISLANDS * n)])
         if u.shape[1] == 0:
             off = abs(float(density(u[:1])[1][0]) - reference.log_evidence)
@@ -220,10 +223,21 @@ def check(entry: Entry, reference: Reference, n: int = 1000, sweeps: int = 0) ->
     return _compared(draws, log_evidence.numpy(), reference)
 
 
+@contextmanager
+def _doubles() -> Iterator[None]:
+    """Constants in programs are doubles meanwhile."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def temper(density: PlainDensity, u: Tensor, sweeps: int) -> tuple[Tensor, Tensor]:
     """Moves islands of particles ``(islands, n, dim)`` from the prior to the posterior."""
     islands, n, _ = u.shape
-    log_evidence, temperature = torch.zeros(islands, dtype=torch.float64), 0.0
+    log_evidence, temperature = torch.zeros(islands), 0.0
     log_prior, log_likelihood = (each.reshape(islands, n) for each in density(u.flatten(0, 1)))
     while temperature < 1:
         step = _next_step(log_likelihood.flatten(), 1 - temperature)
@@ -231,7 +245,7 @@ def temper(density: PlainDensity, u: Tensor, sweeps: int) -> tuple[Tensor, Tenso
         weights = step * log_likelihood
         log_evidence += weights.logsumexp(1) - math.log(n)
         shares = torch.softmax(weights, 1).nan_to_num(1 / n)
-        places = (torch.arange(n) + torch.rand(islands, 1, dtype=torch.float64)) / n
+        places = (torch.arange(n) + torch.rand(islands, 1)) / n
         chosen = torch.searchsorted(shares.cumsum(1), places).clamp(max=n - 1)
         chosen = chosen.gather(1, torch.rand(islands, n).argsort(1))
         u = u.gather(1, chosen[..., None].expand_as(u))
@@ -274,7 +288,7 @@ def _evolve(
         moved = now + reach * (pick(first) - pick(second)) + 1e-6 * torch.randn_like(now)
         new = [each.reshape(size) for each in density(moved.flatten(0, 1))]
         gain = new[0] - log_prior[:, ours] + temperature * (new[1] - log_likelihood[:, ours])
-        accepted = torch.rand(size, dtype=torch.float64).log() < gain.nan_to_num(-math.inf)
+        accepted = torch.rand(size).log() < gain.nan_to_num(-math.inf)
         u[:, ours] = torch.where(accepted[..., None], moved, now)
         log_prior[:, ours] = torch.where(accepted, new[0], log_prior[:, ours])
         log_likelihood[:, ours] = torch.where(accepted, new[1], log_likelihood[:, ours])

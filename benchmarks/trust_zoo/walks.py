@@ -53,6 +53,18 @@ def unknown_scales(x: Tensor, y: Tensor | None = None) -> Tensor:
     return pyro.sample("y", dist.Normal(torch.stack(states), r).to_event(1), obs=y)
 
 
+def from_the_data(x: Tensor, y: Tensor) -> None:
+    """The same, its latents the noise in units of its scale: these forget how small that is."""
+    q = pyro.sample("q", dist.HalfNormal(1.0))
+    r = pyro.sample("r", dist.HalfNormal(1.0))
+    noise = pyro.sample("noise", dist.Normal(torch.zeros(25), 1.0).to_event(1))
+    states = y - r * noise
+    before = torch.cat([torch.zeros(1), states[:-1]])
+    pyro.factor("steps", dist.Normal(before, q).log_prob(states).sum())
+    for t in range(25):
+        pyro.deterministic(f"s{t}", states[t])
+
+
 def _unknown_scales() -> Reference:
     steps = np.minimum.outer(np.arange(1.0, 26), np.arange(1, 26))
     labels = [f"s{t}" for t in range(25)]
@@ -156,7 +168,9 @@ def _finer(fine: tuple[dict[str, Summary], float], coarse: tuple[dict[str, Summa
 
 ENTRIES = {
     "walk, known scales": Entry(known_scales, KNOWN, _known_scales),
-    "walk, unknown scales": Entry(unknown_scales, READINGS, _unknown_scales),
+    "walk, unknown scales": Entry(
+        unknown_scales, READINGS, _unknown_scales, easier=from_the_data
+    ),
     "counted walk": Entry(counted_walk, EVENTS, _counted_walk),
     "volatility": Entry(volatility, RETURNS, _volatility),
 }
