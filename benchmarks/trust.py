@@ -29,7 +29,6 @@ import sys  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-import amortized  # noqa: E402
 from trust_zoo import EVIDENCE, ZOO  # noqa: E402
 from trust_zoo.answer import OPTIONS, one_thread  # noqa: E402
 from trust_zoo.reference import Reference  # noqa: E402
@@ -37,6 +36,8 @@ from trust_zoo.runs import FORK, Run, key_of, read, run_all  # noqa: E402
 from trust_zoo.second import Check, check  # noqa: E402
 from trust_zoo.stored import store, stored_references  # noqa: E402
 from trust_zoo.tables import evidence_report, line, report  # noqa: E402
+
+import amortized  # noqa: E402
 
 
 def compute_references(programs: list[str], jobs: int) -> None:

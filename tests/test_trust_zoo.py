@@ -84,7 +84,7 @@ def test_stored_reference_is_the_program_s(program):
 
 @pytest.mark.parametrize("program", SMALL)
 def test_reference_meets_tempered_particles(program):
-    second = check(ZOO[program], STORED[program], n=100, sweeps=4)
+    second = check(ZOO[program], STORED[program], n=40, sweeps=4)
     assert second.off < max(0.1, 6 * second.error), second
 
 

@@ -200,7 +200,5 @@ ENTRIES = {
     "regression 8d": Entry(
         regression_8d, WIDE_8[1], lambda: _regression(*WIDE_8, 30.0, 1.0), WIDE_8[0]
     ),
-    "regression 25d": Entry(
-        regression_25d, MANY[1], lambda: _regression(*MANY, 1.0, 0.5), MANY[0]
-    ),
+    "regression 25d": Entry(regression_25d, MANY[1], lambda: _regression(*MANY, 1.0, 0.5), MANY[0]),
 }

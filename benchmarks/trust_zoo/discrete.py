@@ -33,14 +33,17 @@ def switch(x: Tensor, y: Tensor | None = None) -> Tensor:
     """A discrete shift of a mean: the mean is a mixture of two normals."""
     m = pyro.sample("m", dist.Normal(0.0, 2.0))
     on = pyro.sample("on", dist.Bernoulli(0.3))
-    return pyro.sample("y", dist.Normal((m + 4 * on).expand([len(x)]), 1.0).to_event(1), obs=y)
+    loc = m + 4 * on * torch.ones(len(x))
+    return pyro.sample("y", dist.Normal(loc, 1.0).to_event(1), obs=y)
 
 
 def _switch() -> Reference:
     y = np.array(SHIFTED)
     cov = np.eye(3) + 4 * np.ones((3, 3))
-    logs = [np.log(p) + stats.multivariate_normal(np.full(3, s), cov).logpdf(y)
-            for p, s in ((0.7, 0.0), (0.3, 4.0))]
+    logs = [
+        np.log(p) + stats.multivariate_normal(np.full(3, s), cov).logpdf(y)
+        for p, s in ((0.7, 0.0), (0.3, 4.0))
+    ]
     precision = 3 + 0.25
     means = (y.sum() - 3 * np.array([0.0, 4.0])) / precision
     shares = special.softmax(logs)

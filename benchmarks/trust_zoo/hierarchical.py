@@ -11,7 +11,9 @@ from trust_zoo.entry import Entry
 from trust_zoo.reference import (
     Array,
     Reference,
+    Summed,
     by_quadrature,
+    finer,
     labels_of,
     line,
     linear_gaussian,
@@ -68,9 +70,8 @@ def schools(x: Tensor, y: Tensor | None = None) -> Tensor:
     return pyro.sample("y", dist.Normal(mu + tau * z, x[:, 0]).to_event(1), obs=y)
 
 
-def _levels(sites: list[str], scale: Array, design: Array) -> tuple[Array, Array]:
-    """Prior mean and covariance of a common mean and of levels around it, at all nodes."""
-    n = len(sites)
+def _levels(n: int, scale: Array) -> tuple[Array, Array]:
+    """Prior mean and covariance of a common mean and of n levels around it, at all nodes."""
     shared = np.full((len(scale), n + 1, n + 1), 25.0)
     own = np.concatenate([np.zeros((len(scale), 1)), np.repeat(scale[:, None] ** 2, n, 1)], 1)
     return np.zeros(n + 1), shared + np.einsum("bi,ij->bij", own, np.eye(n + 1))
@@ -81,7 +82,7 @@ def _centred_schools() -> Reference:
     design = np.concatenate([np.zeros((8, 1)), np.eye(8)], 1)
 
     def log_joint(tau: Array) -> Nodes:
-        prior = _levels(labels[1:], tau, design)
+        prior = _levels(len(labels) - 1, tau)
         solved = linear_gaussian(design, np.array(EFFECTS), *prior, np.diag(ERRORS**2))
         return stats.halfcauchy.logpdf(tau, 0, 5) + solved[0], named(labels, *solved[1:])
 
@@ -114,7 +115,7 @@ def _groups() -> Reference:
     design = np.concatenate([np.zeros((56, 1)), np.eye(28).repeat(2, 0)], 1)
 
     def log_joint(tau: Array) -> Nodes:
-        prior = _levels(labels[1:], tau, design)
+        prior = _levels(len(labels) - 1, tau)
         solved = linear_gaussian(design, IN_GROUPS, *prior, np.eye(56))
         return stats.halfnorm.logpdf(tau, 0, 2) + solved[0], named(labels, *solved[1:])
 
@@ -130,14 +131,10 @@ def horseshoe(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 
 def _horseshoe() -> Reference:
-    fine, coarse = _horseshoe_on_grid(601), _horseshoe_on_grid(301)
-    middles = [np.subtract(a.quantiles, b.quantiles)[:3] / (a.quantiles[2] - a.quantiles[0])
-               for a, b in zip(fine[0].values(), coarse[0].values(), strict=True)]
-    error = max(abs(fine[1] - coarse[1]), float(np.abs(middles).max()))
-    return Reference(fine[0], fine[1], error, "quadrature")
+    return finer(_horseshoe_on_grid(601), _horseshoe_on_grid(301))
 
 
-def _horseshoe_on_grid(n: int) -> tuple[dict, float]:
+def _horseshoe_on_grid(n: int) -> Summed:
     """The five are independent given tau: one sum over their scales for each."""
     tau, tau_weights = positive(1e-8, 1e6, n).nodes(n)
     local, local_weights = positive(1e-8, 1e8, n).nodes(n)

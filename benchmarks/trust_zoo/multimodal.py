@@ -35,15 +35,15 @@ def _sign() -> Reference:
 
 
 def minor_mode(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """The way up from the prior's middle leads to a mode of mass e^-60."""
-    a = pyro.sample("a", dist.Normal(0.0, 2.0))
+    """The middle of the prior is a mode of mass e^-60."""
+    a = pyro.sample("a", dist.Normal(-1.0, 1.0))
     return pyro.sample("y", dist.Normal(a**3 - 3 * a, 0.1).expand([len(x)]).to_event(1), obs=y)
 
 
 def _minor_mode() -> Reference:
     def log_joint(a: Array) -> Array:
         likelihood = stats.norm.logpdf(np.array(CUBIC), (a**3 - 3 * a)[:, None], 0.1).sum(1)
-        return stats.norm.logpdf(a, 0, 2) + likelihood
+        return stats.norm.logpdf(a, -1, 1) + likelihood
 
     return by_quadrature(log_joint, a=pieces(-3, 0, 1.8, 2.0, 2.2, 2.4, 4, n=200))
 

@@ -118,6 +118,7 @@ def points(n: int) -> Axis:
 
 
 Conditional = Mapping[str, tuple[Array, Array]]
+Summed = tuple[dict[str, Summary], float]
 
 
 def by_quadrature(
@@ -128,31 +129,33 @@ def by_quadrature(
     """Sums over a grid, and again over one half as fine.
 
     Args:
-        log_joint: log of prior times likelihood at all nodes; each axis is an argument ``(nodes,)``.
+        log_joint: log of prior times likelihood at all nodes; each axis is an argument.
             Where it has further latents integrated out, also their conditional means and standard
             deviations at the nodes, by name.
         how: a word on where the numbers come from.
         **axes: one for each latent of the grid. A latent ``w_2`` is the scalar ``w[2]``; one whose
             name ends in ``_`` belongs to no latent that the posterior has.
     """
-    fine = _sum_over_grid(log_joint, axes, 1)
-    coarse = _sum_over_grid(log_joint, axes, 2)
+    grids = (_sum_over_grid(log_joint, axes, halve) for halve in (1, 2))
+    return finer(*grids, how=how)
+
+
+def finer(fine: Summed, coarse: Summed, how: str = "quadrature") -> Reference:
+    """What the finer of two grids says, its error what the other makes of it."""
     error = abs(fine[1] - coarse[1])
     for label, summary in fine[0].items():
         other = coarse[0][label]
-        width = summary.sd or 1.0
         if summary.kurtosis > 10:  # moments are not compared
             width = summary.quantiles[2] - summary.quantiles[0]
             moved = np.abs(np.subtract(summary.quantiles, other.quantiles))[:3].max() / width
-            error = max(error, moved)
-            continue
-        error = max(error, abs(summary.mean - other.mean) / width, abs(other.sd / width - 1))
+            error = max(error, float(moved))
+        elif summary.sd > 0:
+            moved = abs(summary.mean - other.mean) / summary.sd
+            error = max(error, moved, abs(other.sd / summary.sd - 1))
     return Reference(fine[0], float(fine[1]), float(error), how)
 
 
-def _sum_over_grid(
-    log_joint: Callable[..., Any], axes: Mapping[str, Axis], halve: int
-) -> tuple[dict[str, Summary], float]:
+def _sum_over_grid(log_joint: Callable[..., Any], axes: Mapping[str, Axis], halve: int) -> Summed:
     nodes = {name: axis.nodes((axis.n + 1) // halve) for name, axis in axes.items()}
     shape = tuple(len(values) for values, _ in nodes.values())
     grid = np.meshgrid(*(values for values, _ in nodes.values()), indexing="ij")
@@ -171,7 +174,9 @@ def _sum_over_grid(
     kept = shares > 1e-13
     for label, (mean, sd) in conditional.items():
         spread = np.broadcast_to(sd, shares.shape)[kept]
-        summaries[label] = of_normals(shares[kept], np.broadcast_to(mean, shares.shape)[kept], spread)
+        summaries[label] = of_normals(
+            shares[kept], np.broadcast_to(mean, shares.shape)[kept], spread
+        )
     return summaries, float(log_evidence)
 
 
@@ -274,7 +279,9 @@ def by_importance(
         labels: the names of the coordinates.
         n: number of draws.
     """
-    found = optimize.minimize(lambda w: -log_joint(w[None])[0], np.zeros(len(labels)), method="BFGS")
+    found = optimize.minimize(
+        lambda w: -log_joint(w[None])[0], np.zeros(len(labels)), method="BFGS"
+    )
     law = stats.multivariate_t(found.x, 1.1 * found.hess_inv, df=8)
     draws = law.rvs(n, random_state=np.random.default_rng(0))
     log_weights = log_joint(draws) - law.logpdf(draws)

@@ -170,7 +170,9 @@ def _two_groups() -> Reference:
         total += stats.gamma.logpdf(gap, 2, scale=2)
         for reading in GROUPS:
             first = np.log(share) + stats.norm.logpdf(reading, low, 0.8)
-            total += np.logaddexp(first, np.log1p(-share) + stats.norm.logpdf(reading, low + gap, 0.8))
+            total += np.logaddexp(
+                first, np.log1p(-share) + stats.norm.logpdf(reading, low + gap, 0.8)
+            )
         return total
 
     axes = {"share": unit(81, 14.0), "low": line(-11, 11, 177), "gap": positive(0.002, 60, 121)}

@@ -11,9 +11,9 @@ from trust_zoo.entry import Entry
 from trust_zoo.reference import (
     Array,
     Reference,
-    Summary,
     by_normals,
     by_quadrature,
+    finer,
     linear_gaussian,
     named,
     of_nodes,
@@ -98,9 +98,7 @@ def volatility(x: Tensor, y: Tensor | None = None) -> Tensor:
     return pyro.sample("y", dist.Normal(0.0, (torch.stack(states) / 2).exp()).to_event(1), obs=y)
 
 
-def _on_nodes(
-    nodes: Array, first: Array, kernel: Array, likelihood: Array
-) -> tuple[float, Array]:
+def _on_nodes(nodes: Array, first: Array, kernel: Array, likelihood: Array) -> tuple[float, Array]:
     """Log evidence and marginals of a chain on equally spaced nodes, forwards and backwards.
 
     Args:
@@ -134,7 +132,7 @@ def _volatility() -> Reference:
         log_evidence, marginals = _on_nodes(nodes, stats.norm.pdf(nodes), kernel, likelihood)
         found = {f"s{t}": of_nodes(nodes, each) for t, each in enumerate(marginals)}
         answers.append((found, log_evidence))
-    return _finer(*answers)
+    return finer(*answers)
 
 
 def _counted_walk() -> Reference:
@@ -154,23 +152,12 @@ def _counted_walk() -> Reference:
         found = {"q": of_nodes(q, shares)}
         found |= {f"s{t}": of_nodes(nodes, each) for t, each in enumerate(marginals)}
         answers.append((found, float(special.logsumexp(logs))))
-    return _finer(*answers)
-
-
-def _finer(fine: tuple[dict[str, Summary], float], coarse: tuple[dict[str, Summary], float]) -> Reference:
-    error = abs(fine[1] - coarse[1])
-    for label, summary in fine[0].items():
-        other = coarse[0][label]
-        error = max(error, abs(summary.mean - other.mean) / summary.sd)
-        error = max(error, abs(other.sd / summary.sd - 1))
-    return Reference(fine[0], fine[1], error, "quadrature")
+    return finer(*answers)
 
 
 ENTRIES = {
     "walk, known scales": Entry(known_scales, KNOWN, _known_scales),
-    "walk, unknown scales": Entry(
-        unknown_scales, READINGS, _unknown_scales, easier=from_the_data
-    ),
+    "walk, unknown scales": Entry(unknown_scales, READINGS, _unknown_scales, easier=from_the_data),
     "counted walk": Entry(counted_walk, EVENTS, _counted_walk),
     "volatility": Entry(volatility, RETURNS, _volatility),
 }
