@@ -28,6 +28,7 @@ from amortized.sampling.hamiltonian import spread_factor
 from amortized.sampling.start import FromMixture
 
 _N_STEPS = 40
+_CHUNK = 4096  # particles
 
 
 class Evidence(NamedTuple):
@@ -41,6 +42,7 @@ def bridge_evidence(
     density: ProgramDensity,
     u: Float[Tensor, "batch n dim"],
     cluster: Int[Tensor, "batch n"],
+    log_density: Float[Tensor, "batch n"] | None = None,
 ) -> Evidence:
     """The log evidence of every dataset from equally weighted draws of its posterior.
 
@@ -49,18 +51,19 @@ def bridge_evidence(
         u: draws, an even number of them.
         cluster: draws with equal labels from 0 to n - 1 depend on each other; the halves of u
             should have none in common.
+        log_density: at the draws, where it is known.
     """
-    halves = u.chunk(2, 1), cluster.chunk(2, 1)
+    if log_density is None:
+        log_density = _evaluated(density, u)
+    halves = [each.chunk(2, 1) for each in (u, log_density, cluster)]
     normals = [_normal(half) for half in halves[0]]
     parts = []
-    with torch.no_grad():
-        for normal, half, label in zip(normals[::-1], *halves, strict=True):
-            proposed = FromMixture(normal).sample(half.shape[1])
-            log_ratios = [
-                density.log_density(v).nan_to_num(-torch.inf) - FromMixture(normal).log_prob(v)
-                for v in (half, proposed)
-            ]
-            parts.append(_bridge(log_ratios[0], log_ratios[1], label))
+    for normal, half, height, label in zip(normals[::-1], *halves, strict=True):
+        q = FromMixture(normal)
+        proposed = q.sample(half.shape[1])
+        of_posterior = height.nan_to_num(-torch.inf) - q.log_prob(half)
+        of_normal = _evaluated(density, proposed) - q.log_prob(proposed)
+        parts.append(_bridge(of_posterior, of_normal, label))
     log_evidence = torch.stack([part.log_evidence for part in parts])
     error = torch.stack([part.error for part in parts])
     weight = error.square().clamp(min=1e-12).reciprocal()
@@ -70,6 +73,16 @@ def bridge_evidence(
     error = (scatter.clamp(min=1.0) / total).sqrt()
     known = torch.isfinite(mean) & torch.isfinite(error)
     return Evidence(torch.where(known, mean, -torch.inf), torch.where(known, error, torch.inf))
+
+
+def _evaluated(density: ProgramDensity, u: Tensor) -> Float[Tensor, "batch n"]:
+    """The log density, some datasets at a time, for more do not fit into the cache."""
+    with torch.no_grad():
+        parts = [
+            density.take(rows).log_density(u[rows])
+            for rows in torch.arange(len(u)).split(max(1, _CHUNK // u.shape[1]))
+        ]
+    return torch.cat(parts).nan_to_num(-torch.inf, torch.inf, -torch.inf)
 
 
 def _normal(u: Tensor) -> GaussianMixture:

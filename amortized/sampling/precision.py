@@ -53,6 +53,36 @@ class Precision(NamedTuple):
     r_hat: Float[Tensor, "batch features"]
 
 
+class Errors(NamedTuple):
+    """Standard errors of a mean and of a standard deviation, ``(batch, features)``."""
+
+    mean: Float[Tensor, "batch features"]
+    sd: Float[Tensor, "batch features"]
+
+
+def standard_errors(
+    values: Float[Tensor, "batch n features"],
+    log_weights: Float[Tensor, "batch n"] | None = None,
+    n_chains: int = 1,
+    cluster: Int[Tensor, "batch n"] | None = None,
+) -> Errors:
+    """The standard errors alone, with the arguments of `precision`."""
+    weights = _weights(values, log_weights)
+    spread = _spread_feature(values, weights)
+    sd = (weights.unsqueeze(-1) * (values - _mean(values, weights)).square()).sum(1).sqrt()
+    if log_weights is None and cluster is None and values.shape[1] // n_chains >= _LONG:
+        of_mean, of_spread = (
+            (feature.var(1) / ess_mean(_chains(feature, n_chains))).sqrt()
+            for feature in (values, spread)
+        )
+    else:
+        labels = _clusters(values, log_weights, n_chains, cluster)
+        of_mean, of_spread = (
+            clustered_variance(feature, labels, weights).sqrt() for feature in (values, spread)
+        )
+    return Errors(of_mean, sd * of_spread)
+
+
 def precision(
     values: Float[Tensor, "batch n features"],
     log_weights: Float[Tensor, "batch n"] | None = None,
@@ -75,59 +105,62 @@ def precision(
     """
     lost = ~values.isfinite().all(1)
     values = values.double().nan_to_num(0.0, 0.0, 0.0)
-    n = values.shape[1]
-    if log_weights is None and cluster is None and n // n_chains >= _LONG:
-        found = _of_chains(values, n_chains)
+    errors = standard_errors(values, log_weights, n_chains, cluster)
+    if log_weights is None and cluster is None and values.shape[1] // n_chains >= _LONG:
+        chains = _chains(values, n_chains)
+        effective = ess_bulk(chains), ess_tail(chains), r_hat(chains)
     else:
-        if cluster is None and log_weights is None:  # each short chain is a cluster
-            cluster = torch.arange(n) // max(1, n // n_chains)
-        elif cluster is None:
-            cluster = torch.arange(n)
-        found = _of_clusters(values, log_weights, cluster.expand(len(values), -1), n_chains)
-    return Precision(*(part.masked_fill(lost, torch.nan) for part in found))
+        labels = _clusters(values, log_weights, n_chains, cluster)
+        effective = _of_clusters(values, log_weights, labels, errors)
+    bulk, tail, agreement = effective
+    parts = (bulk, tail, errors.mean, errors.sd, agreement)
+    return Precision(*(part.masked_fill(lost, torch.nan) for part in parts))
 
 
-def _of_chains(values: Tensor, n_chains: int) -> Precision:
-    chains = values.unflatten(1, (n_chains, -1)).movedim(0, 2)  # (chains, draws, batch, features)
-    spread = _spread_feature(values).unflatten(1, (n_chains, -1)).movedim(0, 2)
-    sd = values.std(1)
-    return Precision(
-        ess_bulk(chains),
-        ess_tail(chains),
-        sd / ess_mean(chains).sqrt(),
-        sd * spread.flatten(0, 1).std(0) / ess_mean(spread).sqrt(),
-        r_hat(chains),
-    )
+def _weights(values: Tensor, log_weights: Tensor | None) -> Float[Tensor, "batch n"]:
+    if log_weights is not None:
+        return log_weights.softmax(-1)
+    return values.new_full(values.shape[:2], 1 / values.shape[1])
+
+
+def _mean(values: Tensor, weights: Tensor) -> Float[Tensor, "batch 1 features"]:
+    return (weights.unsqueeze(-1) * values).sum(1, keepdim=True)
+
+
+def _chains(values: Tensor, n_chains: int) -> Float[Tensor, "chains draws batch features"]:
+    return values.unflatten(1, (n_chains, -1)).movedim(0, 2)
+
+
+def _clusters(
+    values: Tensor, log_weights: Tensor | None, n_chains: int, cluster: Tensor | None
+) -> Int[Tensor, "batch n"]:
+    """The labels that are given; without, weighted draws are independent, short chains are not."""
+    n = values.shape[1]
+    if cluster is None:
+        length = 1 if log_weights is not None else max(1, n // n_chains)
+        cluster = torch.arange(n) // length
+    return cluster.expand(len(values), -1)
 
 
 def _of_clusters(
-    values: Tensor, log_weights: Tensor | None, cluster: Tensor, n_chains: int
-) -> Precision:
-    batch, n, _ = values.shape
-    weights = values.new_full((batch, n), 1 / n) if log_weights is None else log_weights.softmax(-1)
-    mean = (weights.unsqueeze(-1) * values).sum(1, keepdim=True)
-    variance = (weights.unsqueeze(-1) * (values - mean).square()).sum(1)
-    spread = _spread_feature(values, weights)
+    values: Tensor, log_weights: Tensor | None, cluster: Tensor, errors: Errors
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Effective numbers for the centre and the tails, and nested R-hat."""
+    n, weights = values.shape[1], _weights(values, log_weights)
+    variance = (weights.unsqueeze(-1) * (values - _mean(values, weights)).square()).sum(1)
+    bulk = (variance / errors.mean.square().clamp(min=1e-300)).clamp(max=n)
     ends = _tail_features(values, weights)
-    of_mean, of_spread, of_ends = (
-        clustered_variance(feature, cluster, weights) for feature in (values, spread, ends)
-    )
-    share = (weights.unsqueeze(-1) * ends).sum(1)
+    share = _mean(ends, weights)[:, 0]
+    of_ends = clustered_variance(ends, cluster, weights)
     tails = (share * (1 - share) / of_ends.clamp(min=1e-300)).unflatten(-1, (2, -1)).amin(1)
-    return Precision(
-        (variance / of_mean.clamp(min=1e-300)).clamp(max=n),
-        tails.clamp(max=n),
-        of_mean.sqrt(),
-        variance.sqrt() * of_spread.sqrt(),
-        _r_hat_of_groups(values, spread, cluster, log_weights),
-    )
+    agreement = _r_hat_of_groups(values, _spread_feature(values, weights), cluster, log_weights)
+    return bulk, tails.clamp(max=n), agreement
 
 
-def _spread_feature(values: Tensor, weights: Tensor | None = None) -> Tensor:
+def _spread_feature(values: Tensor, weights: Tensor) -> Tensor:
     """``(f - mean)^2 / 2 sd^2``, whose mean has the relative standard error of the deviation."""
-    share = 1 / values.shape[1] if weights is None else weights.unsqueeze(-1)
-    squares = (values - (share * values).sum(1, keepdim=True)).square()
-    return 0.5 * squares / (share * squares).sum(1, keepdim=True).clamp(min=1e-300)
+    squares = (values - _mean(values, weights)).square()
+    return 0.5 * squares / _mean(squares, weights).clamp(min=1e-300)
 
 
 def _tail_features(values: Tensor, weights: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ References:
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
@@ -32,7 +33,7 @@ from amortized.sampling.bridge import bridge_evidence
 from amortized.sampling.draws import Draws, put_draws, take_draws
 from amortized.sampling.hamiltonian import hamiltonian_move
 from amortized.sampling.laplace import fit_modes
-from amortized.sampling.start import FromDraws, Start
+from amortized.sampling.start import FromDraws, FromMixture, Start
 from amortized.sampling.tempered_run import Limits, State, run, start_ess
 from amortized.sampling.tempering import Path
 from amortized.sampling.verdict import any_doubt, measured
@@ -41,8 +42,10 @@ from amortized.sampling.weighing import compared, second_opinion, widened
 N_ISLANDS = 8
 _MORE = 4  # times as many particles for a dataset in doubt, and twice the moves
 _UNEVEN = 0.32  # by which a tail's acceptance is below the mean where moves may be too few
-_SHARE_OF_SCOUT = 8  # a short run from the prior has a particle for so many of the others
-_WIDE = (0.15, 3.0)  # share and factor of wider copies of the modes' normals, for heavy tails
+_N_SCOUTS = 64  # particles of a short run from the prior
+_SHORT = Limits(0.15, 0.5, 3)
+_MOST_FAR_OFF = 0.1  # share of them that lie far from all draws
+_WIDE = (0.1, 3.0)  # share and factor of wider copies of the modes' normals, for heavy tails
 
 
 def smc(
@@ -51,9 +54,9 @@ def smc(
     *,
     n_particles: int = 512,
     start: Start | Distribution | str = "auto",
-    prior_share: float = 0.2,
+    prior_share: float = 0.1,
     ess_target: float = 0.5,
-    decorrelate: float = 0.15,
+    decorrelate: float = 0.2,
     max_sweeps: int = 15,
 ) -> Draws:
     """Draws from the posterior of every dataset, and estimates its evidence.
@@ -126,16 +129,17 @@ def _path(density: ProgramDensity, start: Start | Distribution | str, prior_shar
 def _attempt(path: Path, n_particles: int, n_draws: int, limits: Limits) -> tuple[Draws, Tensor]:
     """An answer for every dataset, and draws of all that was found, for a better start."""
     state = _run_parts(path, n_particles, limits)
-    u, family = _further_moves(path, state, math.ceil(n_draws / n_particles))
-    evidence, error, apart = _evidence(path.density, state, u, family)
+    u, family, height = _further_moves(path, state, math.ceil(n_draws / n_particles))
+    evidence, error, apart = _evidence(path.density, state, u, family, height)
     draws = measured(path.density, Draws(u, None, evidence, 1, {}, error, family))
-    other = second_opinion(path.density, draws)
+    modes = path.start.mixture if isinstance(path.start, FromMixture) else None
+    other = second_opinion(path.density, draws, modes)
     usable = other.diagnostics["usable"]
     off = {
         name: torch.where(usable, value, 0.0)
         for name, value in compared(path.density, draws, other).items()
     }
-    missed, found = _compared_with_prior(path, draws, limits)
+    missed, found = _compared_with_prior(path, draws)
     evidence, error = _pooled(draws, other)
     off["evidence_off"] = torch.stack([off["evidence_off"], apart, missed]).amax(0)
     differs = ~(torch.stack(list(off.values())).amax(0) <= 0) & usable
@@ -169,24 +173,27 @@ def _run_parts(path: Path, n_particles: int, limits: Limits) -> State:
     return tree_map(lambda *values: torch.cat(values)[order], *parts)
 
 
-def _further_moves(path: Path, state: State, n_rounds: int) -> tuple[Tensor, Tensor]:
-    """The particles and those of further moves, those of one particle side by side."""
-    one, point, kept = torch.ones_like(state.beta), state.point, [state.point.u]
+def _further_moves(path: Path, state: State, n_rounds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The particles and those of further moves, those of one particle side by side.
+
+    With them the first ancestor and the log density of each.
+    """
+    one, points = torch.ones_like(state.beta), [state.point]
     for _ in range(n_rounds - 1):
-        point, _ = hamiltonian_move(path, point, one, state.tuning)
-        kept.append(point.u)
-    u = torch.stack(kept, 2).flatten(1, 2)
-    return u, state.family.repeat_interleave(n_rounds, 1)
+        points.append(hamiltonian_move(path, points[-1], one, state.tuning)[0])
+    u = torch.stack([point.u for point in points], 2).flatten(1, 2)
+    height = torch.stack([point.log_density(one) for point in points], 2).flatten(1, 2)
+    return u, state.family.repeat_interleave(n_rounds, 1), height
 
 
 def _evidence(
-    density: ProgramDensity, state: State, u: Tensor, family: Tensor
+    density: ProgramDensity, state: State, u: Tensor, family: Tensor, height: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log evidence and its error, from the bridge where it is the more precise, or from the path.
 
     Third, how far the two lie apart, 0 where errors explain it.
     """
-    bridge = bridge_evidence(density, u, family)
+    bridge = bridge_evidence(density, u, family, height)
     apart = (state.evidence - bridge.log_evidence).abs()
     explained = apart <= 4 * torch.hypot(state.evidence_error, bridge.error)
     precise = bridge.error < state.evidence_error
@@ -214,10 +221,11 @@ def _pooled(draws: Draws, other: Draws) -> tuple[Tensor, Tensor]:
     )
 
 
-def _compared_with_prior(path: Path, draws: Draws, limits: Limits) -> tuple[Tensor, Tensor]:
+def _compared_with_prior(path: Path, draws: Draws) -> tuple[Tensor, Tensor]:
     """By how much a short run from the prior finds more evidence, and draws of where it is.
 
-    Where errors explain the difference it counts as 0, and the draws are those of the answer.
+    Where errors explain the difference it counts as 0, and the draws are those of the answer. A
+    mode that the answer lacks may hold no more than what was found: then the means differ.
     """
     evidence, error, u = draws.log_evidence, draws.log_evidence_error, draws.u
     assert evidence is not None and error is not None
@@ -225,13 +233,26 @@ def _compared_with_prior(path: Path, draws: Draws, limits: Limits) -> tuple[Tens
     index = (path.prior_share < 1).nonzero()[:, 0]
     if not len(index):
         return more, found
-    n = max(64, 16 * (u.shape[1] // (16 * _SHARE_OF_SCOUT)))
-    scout = run(Path(path.density.take(index)), n, 2, limits)
+    n = _N_SCOUTS
+    scout = run(Path(path.density.take(index)), n, 2, _SHORT)
     gap = scout.evidence - evidence[index]
     gap = torch.where(gap > 3 * torch.hypot(error[index], scout.evidence_error), gap, 0.0)
+    far = _share_far_off(u[index], scout.point.u)
+    missed = torch.where(far > _MOST_FAR_OFF, gap.clamp(min=math.log(2.0)), gap)
     particles = scout.point.u.repeat(1, -(-u.shape[1] // n), 1)[:, : u.shape[1]]
-    particles = torch.where((gap > 0)[:, None, None], particles, u[index])
-    return more.index_copy(0, index, gap), found.index_copy(0, index, particles)
+    half = torch.rand(u.shape[1]) < 0.5
+    particles = torch.where(((missed > 0)[:, None] & half)[..., None], particles, u[index])
+    return more.index_copy(0, index, missed), found.index_copy(0, index, particles)
+
+
+def _share_far_off(
+    u: Float[Tensor, "batch n dim"], others: Float[Tensor, "batch m dim"]
+) -> Float[Tensor, " batch"]:
+    """The share of other particles that lie beyond all draws of some coordinate, by their range."""
+    low, high = u.amin(1, keepdim=True), u.amax(1, keepdim=True)
+    width = high - low
+    outside = (others < low - width) | (others > high + width)
+    return outside.any(-1).double().mean(-1)
 
 
 def _resampled(weighted: Draws, n: int) -> Tensor:

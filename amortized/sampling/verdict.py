@@ -14,7 +14,7 @@ from torch import Tensor
 
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.draws import Draws
-from amortized.sampling.precision import precision
+from amortized.sampling.precision import precision, standard_errors
 
 _HEAVY = 10.0  # kurtosis beyond which a thousand draws do not know a standard deviation
 
@@ -148,8 +148,6 @@ class Summary(NamedTuple):
         sd: posterior standard deviation, above 0.
         mean_error: standard error of the mean.
         sd_error: standard error of the standard deviation.
-        ess: effective number of draws.
-        r_hat: of chains or groups of draws; NaN for weighted draws.
         varies: False for constants, such as the diagonal of a correlation matrix.
         heavy: whether tails are so heavy that the draws do not know the standard deviation.
     """
@@ -158,35 +156,23 @@ class Summary(NamedTuple):
     sd: Tensor
     mean_error: Tensor
     sd_error: Tensor
-    ess: Tensor
-    r_hat: Tensor
     varies: Tensor
     heavy: Tensor
 
 
-def summary(density: ProgramDensity, draws: Draws) -> Summary:
-    """Means and standard deviations of the latents with their errors."""
-    values = features(density, draws.u)
-    found = precision(values, draws.log_weights, draws.n_chains, draws.cluster)
-    weights = values.new_full(values.shape[:2], 1 / values.shape[1])
-    weights = weights if draws.log_weights is None else draws.log_weights.softmax(-1)
-    share = weights.unsqueeze(-1)
-    mean = (share * values).sum(1)
-    centred = values - mean.unsqueeze(1)
-    sd = (share * centred.square()).sum(1).sqrt()
+def summary(draws: Draws, values: Float[Tensor, "batch n features"]) -> Summary:
+    """Means and standard deviations of the draws' `features` with their errors."""
+    errors = standard_errors(values, draws.log_weights, draws.n_chains, draws.cluster)
+    share = values.new_full(values.shape[:2], 1 / values.shape[1])
+    share = share if draws.log_weights is None else draws.log_weights.softmax(-1)
+    mean = torch.einsum("bn,bnf->bf", share, values)
+    squares = (values - mean.unsqueeze(1)).square()
+    variance = torch.einsum("bn,bnf->bf", share, squares)
+    sd = variance.sqrt()
     varies = ~(sd <= 1e-9 * (1 + mean.abs()))
-    sd = torch.where(varies, sd, 1.0)
-    kurtosis = (share * (centred / sd.unsqueeze(1)).pow(4)).sum(1)
-    return Summary(
-        mean,
-        sd,
-        found.mcse_mean,
-        found.mcse_sd,
-        found.ess_bulk,
-        found.r_hat,
-        varies,
-        kurtosis > _HEAVY,
-    )
+    fourth = torch.einsum("bn,bnf->bf", share, squares.square())
+    heavy = fourth > _HEAVY * variance.square()
+    return Summary(mean, torch.where(varies, sd, 1.0), *errors, varies, heavy)
 
 
 def measured(density: ProgramDensity, draws: Draws) -> Draws:
@@ -195,13 +181,18 @@ def measured(density: ProgramDensity, draws: Draws) -> Draws:
     The errors are in standard deviations, those of means and deviations that 1,000 draws of the
     same kind would have: who asks for fewer wants them to be larger.
     """
-    of = summary(density, draws)
-    scale = min(1.0, (draws.u.shape[1] / 1000) ** 0.5)
+    values = features(density, draws.u)
+    of = summary(draws, values)
+    n = draws.u.shape[1]
+    mcse = torch.where(of.varies, of.mean_error / of.sd, 0.0).amax(-1)
+    mcse_sd = torch.where(of.varies & ~of.heavy, of.sd_error / of.sd, 0.0).amax(-1)
+    scale = min(1.0, (n / 1000) ** 0.5)
     numbers = {
-        "ess": torch.where(of.varies, of.ess, torch.inf).amin(-1).clamp(max=draws.u.shape[1]),
-        "mcse_mean": scale * torch.where(of.varies, of.mean_error / of.sd, 0.0).amax(-1),
-        "mcse_sd": scale * torch.where(of.varies & ~of.heavy, of.sd_error / of.sd, 0.0).amax(-1),
+        "ess": mcse.square().reciprocal().clamp(max=n),
+        "mcse_mean": scale * mcse,
+        "mcse_sd": scale * mcse_sd,
     }
-    if not of.r_hat.isnan().all():
-        numbers["r_hat"] = torch.where(of.varies, of.r_hat, 1.0).amax(-1)
+    if draws.cluster is None and draws.log_weights is None:  # clusters are judged by their errors
+        found = precision(values, n_chains=draws.n_chains).r_hat
+        numbers["r_hat"] = torch.where(of.varies, found, 1.0).amax(-1)
     return draws._replace(diagnostics=draws.diagnostics | numbers)

@@ -27,14 +27,14 @@ from amortized.sampling.laplace import fit_modes
 from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.start import FromDraws
 from amortized.sampling.tempering import Path
-from amortized.sampling.verdict import summary
+from amortized.sampling.verdict import features, summary
 
-_N = 2048
+_FEWEST, _MOST = 512, 2048  # draws of the proposal; between them as many as are to be judged
 _PRIOR_SHARE = 0.2
 _WIDE = (0.25, 2.5)  # share and factor of wider copies of every normal
-_LEAST_ESS = 200.0
+_LEAST_ESS = 100.0
 _MOST_K_HAT = 0.6
-_SURE = 3.5  # standard errors
+_SURE = 4.0  # standard errors
 
 
 def widened(mixture: GaussianMixture, share: float, factor: float) -> GaussianMixture:
@@ -76,12 +76,13 @@ def second_opinion(
     )
     shares = torch.full((density.n_datasets,), _PRIOR_SHARE)
     path = Path(density, proposal, shares)
-    u = path.sample_start(_N)
+    n = min(_MOST, max(_FEWEST, draws.u.shape[1]))
+    u = path.sample_start(n)
     smoothed = smooth_weights(path.at(u, 0 * shares).gain)
     usable = (smoothed.k_hat < _MOST_K_HAT) & (smoothed.ess > _LEAST_ESS)
-    error = (1 / smoothed.ess - 1 / _N).clamp(min=0.0).sqrt()
+    error = (1 / smoothed.ess - 1 / n).clamp(min=0.0).sqrt()
     numbers = {"k_hat": smoothed.k_hat, "ess": smoothed.ess, "usable": usable}
-    cluster = torch.arange(_N).expand(len(u), -1)
+    cluster = torch.arange(n).expand(len(u), -1)
     return Draws(u, smoothed.log_weights, smoothed.log_mean, 1, numbers, error, cluster)
 
 
@@ -110,7 +111,7 @@ def compared(
         where both know the evidence with its error: the worst latent's difference, 0 if errors
         explain it.
     """
-    a, b = (summary(density, each) for each in (draws, other))
+    a, b = (summary(each, features(density, each.u)) for each in (draws, other))
     mean_off = _significant(
         (a.mean - b.mean) / b.sd, torch.hypot(a.mean_error, b.mean_error) / b.sd, sure
     )
