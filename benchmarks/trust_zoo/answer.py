@@ -4,9 +4,9 @@ import math
 import time
 import traceback
 import warnings
-from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +25,7 @@ def answer(entry: Entry, reference: Reference, method: str, seed: int) -> dict[s
     """Asks `infer`, and keeps what it answers and what it says."""
     given = (entry.y,) if entry.x is None else (entry.x, entry.y)
     record: dict[str, Any] = {"status": "answered"}
-    began = time.perf_counter()
+    began = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -38,9 +38,13 @@ def answer(entry: Entry, reference: Reference, method: str, seed: int) -> dict[s
         except Exception as error:
             record |= {"status": "broke", "error": f"{type(error).__name__}: {error}"[:400]}
             record["where"] = traceback.format_exc()[-600:]
-    record["seconds"] = round(time.perf_counter() - began, 2)
-    told = {(each.category.__name__, str(each.message)[:300]) for each in caught}
-    return record | {"warnings": sorted(told)}
+    record["seconds"] = round(time.process_time() - began, 2)
+    raised = {(_full_name(each.category), str(each.message)[:300]) for each in caught}
+    return record | {"warnings": sorted(raised)}
+
+
+def _full_name(category: type[Warning]) -> str:
+    return f"{category.__module__}.{category.__qualname__}"
 
 
 def _numbers(posterior: Posterior, reference: Reference) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def _numbers(posterior: Posterior, reference: Reference) -> dict[str, Any]:
     latents = {}
     for name, value in draws.items():
         value = value.detach().double()
-        for at in product(*map(range, value.shape[1:])):
+        for at in np.ndindex(*value.shape[1:]):
             label = f"{name}[{', '.join(map(str, at))}]" if at else name
             latents[label] = _summary(value[(slice(None), *at)], weights, reference, label)
     diagnostics = {name: _plain(value) for name, value in posterior.diagnostics.items()}
@@ -71,11 +75,13 @@ def _summary(value: Tensor, weights: Tensor, reference: Reference, label: str) -
 
 
 def _plain(value: Any) -> Any:
-    """A number, a word, a flag or a list of words; None for anything larger."""
+    """A number, a word, a flag or a list of words, as doubts are; None for anything larger."""
     if isinstance(value, Tensor):
         value = value.item() if value.numel() == 1 else None
     if isinstance(value, float) and math.isinf(value):
         return math.copysign(1e300, value)
+    if isinstance(value, dict):
+        value = [f"{name}: {each}" for name, each in value.items()]
     if isinstance(value, list | tuple):
         return [str(each)[:300] for each in value[:8]]
     return value if isinstance(value, bool | int | float | str) else None

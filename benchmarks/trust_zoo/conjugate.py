@@ -177,24 +177,6 @@ def regression_25d(x: Tensor, y: Tensor | None = None) -> Tensor:
     return pyro.sample("y", dist.Normal(x @ w, 0.5).to_event(1), obs=y)
 
 
-def walk_of_known_scales(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """30 states of a walk."""
-    state, states = torch.zeros(()), []
-    for t in range(30):
-        state = pyro.sample(f"s{t}", dist.Normal(state, 0.5))
-        states.append(state)
-    return pyro.sample("y", dist.Normal(torch.stack(states), 0.3).to_event(1), obs=y)
-
-
-WALK = np.random.default_rng(4).normal(size=30).cumsum().round(2) * 0.5
-
-
-def _walk_of_known_scales() -> Reference:
-    steps = np.minimum.outer(np.arange(1, 31), np.arange(1, 31))
-    parts = linear_gaussian(np.eye(30), WALK, np.zeros(30), 0.25 * steps, 0.09 * np.eye(30))
-    return by_normals([1.0], named([f"s{t}" for t in range(30)], *parts[1:]), parts[0].item())
-
-
 WIDE_7, WIDE_8, MANY = _data(25, 7, 0.5, 1), _data(30, 8, 1.0, 2), _data(30, 25, 0.5, 3)
 
 ENTRIES = {
@@ -218,8 +200,5 @@ ENTRIES = {
     "regression 8d": Entry(
         regression_8d, WIDE_8[1], lambda: _regression(*WIDE_8, 30.0, 1.0), WIDE_8[0]
     ),
-    "regression 25d": Entry(
-        regression_25d, MANY[1], lambda: _regression(*MANY, 1.0, 0.5), MANY[0]
-    ),
-    "walk, known scales": Entry(walk_of_known_scales, WALK, _walk_of_known_scales),
+    "regression 25d": Entry(regression_25d, MANY[1], lambda: _regression(*MANY, 1.0, 0.5), MANY[0]),
 }

@@ -14,9 +14,12 @@ class Entry(NamedTuple):
         y: the observations.
         reference: computes the right answer.
         x: the inputs, where it has any.
+        easier: the same posterior in other latents, where particles hardly move in the program's
+            own; it records the program's by ``pyro.deterministic``.
     """
 
     program: Callable[..., Any]
     y: Any
     reference: Callable[[], Reference]
     x: Any = None
+    easier: Callable[..., Any] | None = None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import interpolate, optimize, special, stats
 
 Array = NDArray[np.float64]
 LEVELS = (0.05, 0.5, 0.95, 0.99)
@@ -79,6 +79,16 @@ def positive(low: float, high: float, n: int = 801) -> Axis:
     return Axis(nodes, n)
 
 
+def stretched(middle: float, width: float, n: int = 301, reach: float = 9.0) -> Axis:
+    """The trapezoidal rule in the inverse hyperbolic sine: dense in the middle, with long tails."""
+
+    def nodes(n: int) -> tuple[Array, Array]:
+        at, weights = line(-reach, reach, n).nodes(n)
+        return middle + width * np.sinh(at), weights + np.log(width * np.cosh(at))
+
+    return Axis(nodes, n)
+
+
 def unit(n: int = 801, reach: float = 40.0) -> Axis:
     """The trapezoidal rule in the logit of a number between 0 and 1."""
 
@@ -108,41 +118,41 @@ def points(n: int) -> Axis:
 
 
 Conditional = Mapping[str, tuple[Array, Array]]
+Summed = tuple[dict[str, Summary], float]
 
 
 def by_quadrature(
     log_joint: Callable[..., Array | tuple[Array, Conditional]],
-    how: str = "quadrature",
     **axes: Axis,
 ) -> Reference:
     """Sums over a grid, and again over one half as fine.
 
     Args:
-        log_joint: log of prior times likelihood at all nodes; each axis is an argument ``(nodes,)``.
+        log_joint: log of prior times likelihood at all nodes; each axis is an argument.
             Where it has further latents integrated out, also their conditional means and standard
             deviations at the nodes, by name.
-        how: a word on where the numbers come from.
         **axes: one for each latent of the grid. A latent ``w_2`` is the scalar ``w[2]``; one whose
             name ends in ``_`` belongs to no latent that the posterior has.
     """
-    fine = _sum_over_grid(log_joint, axes, 1)
-    coarse = _sum_over_grid(log_joint, axes, 2)
+    return finer(_sum_over_grid(log_joint, axes, 1), _sum_over_grid(log_joint, axes, 2))
+
+
+def finer(fine: Summed, coarse: Summed) -> Reference:
+    """What the finer of two grids says, its error what the other makes of it."""
     error = abs(fine[1] - coarse[1])
     for label, summary in fine[0].items():
         other = coarse[0][label]
-        width = summary.sd or 1.0
         if summary.kurtosis > 10:  # moments are not compared
             width = summary.quantiles[2] - summary.quantiles[0]
             moved = np.abs(np.subtract(summary.quantiles, other.quantiles))[:3].max() / width
-            error = max(error, moved)
-            continue
-        error = max(error, abs(summary.mean - other.mean) / width, abs(other.sd / width - 1))
-    return Reference(fine[0], float(fine[1]), float(error), how)
+            error = max(error, float(moved))
+        elif summary.sd > 0:
+            moved = abs(summary.mean - other.mean) / summary.sd
+            error = max(error, moved, abs(other.sd / summary.sd - 1))
+    return Reference(fine[0], float(fine[1]), float(error), "quadrature")
 
 
-def _sum_over_grid(
-    log_joint: Callable[..., Any], axes: Mapping[str, Axis], halve: int
-) -> tuple[dict[str, Summary], float]:
+def _sum_over_grid(log_joint: Callable[..., Any], axes: Mapping[str, Axis], halve: int) -> Summed:
     nodes = {name: axis.nodes((axis.n + 1) // halve) for name, axis in axes.items()}
     shape = tuple(len(values) for values, _ in nodes.values())
     grid = np.meshgrid(*(values for values, _ in nodes.values()), indexing="ij")
@@ -161,7 +171,9 @@ def _sum_over_grid(
     kept = shares > 1e-13
     for label, (mean, sd) in conditional.items():
         spread = np.broadcast_to(sd, shares.shape)[kept]
-        summaries[label] = of_normals(shares[kept], np.broadcast_to(mean, shares.shape)[kept], spread)
+        summaries[label] = of_normals(
+            shares[kept], np.broadcast_to(mean, shares.shape)[kept], spread
+        )
     return summaries, float(log_evidence)
 
 
@@ -176,8 +188,10 @@ def of_nodes(values: Array, shares: Array) -> Summary:
     centred = values - mean
     variance = (shares * centred**2).sum()
     kurtosis = (shares * centred**4).sum() / max(variance**2, 1e-300)
-    middle = shares.cumsum() - shares / 2
-    quantiles = tuple(float(np.interp(level, middle, values)) for level in LEVELS)
+    below = shares.cumsum() - shares / 2
+    inner = np.flatnonzero((below > 1e-9) & (below < 1 - 1e-9) & (np.diff(below, prepend=0) > 0))
+    at = interpolate.PchipInterpolator(below[inner], values[inner])
+    quantiles = tuple(float(at(level)) for level in LEVELS)
     return Summary(float(mean), float(np.sqrt(variance)), float(kurtosis), quantiles)
 
 
@@ -262,7 +276,9 @@ def by_importance(
         labels: the names of the coordinates.
         n: number of draws.
     """
-    found = optimize.minimize(lambda w: -log_joint(w[None])[0], np.zeros(len(labels)), method="BFGS")
+    found = optimize.minimize(
+        lambda w: -log_joint(w[None])[0], np.zeros(len(labels)), method="BFGS"
+    )
     law = stats.multivariate_t(found.x, 1.1 * found.hess_inv, df=8)
     draws = law.rvs(n, random_state=np.random.default_rng(0))
     log_weights = log_joint(draws) - law.logpdf(draws)

@@ -1,50 +1,64 @@
-"""The references as they are kept, for some take minutes to compute."""
+"""The references as they are kept, for some take minutes to compute, with their second opinions."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from trust_zoo.entry import Entry
 from trust_zoo.reference import Reference, Summary
+from trust_zoo.second import Check
 
 PATH = Path(__file__).parents[1] / "data" / "trust_references.json"
 
 
 def stored_references() -> dict[str, Reference]:
     """Those in the file; none where there is no file yet."""
-    if not PATH.exists():
-        return {}
-    return {name: _read(kept) for name, kept in json.loads(PATH.read_text("utf-8")).items()}
+    return {name: _reference(kept) for name, kept in _kept().items()}
 
 
-def store(entries: dict[str, Entry], *, again: bool = False) -> None:
-    """Computes the references that the file lacks, or all of them, and writes it."""
-    kept = {} if again else {n: r for n, r in stored_references().items() if n in entries}
-    for name, entry in entries.items():
-        if name not in kept:
-            kept[name] = entry.reference()
-    lines = [f"{json.dumps(name)}: {json.dumps(_plain(kept[name]))}" for name in entries]
+def stored_checks() -> dict[str, Check]:
+    """How far the second answers were from the references."""
+    return {name: Check(*kept["second"]) for name, kept in _kept().items()}
+
+
+def store(found: Mapping[str, tuple[Reference, Check]], order: list[str]) -> None:
+    """Puts references into the file, beside those that it has.
+
+    Args:
+        found: new ones, by the names of their programs.
+        order: the programs' names; what belongs to none of them is dropped.
+    """
+    kept = _kept() | {name: _plain(*each) for name, each in found.items()}
+    lines = [f"{json.dumps(name)}: {json.dumps(kept[name])}" for name in order if name in kept]
     PATH.parent.mkdir(exist_ok=True)
     PATH.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
 
 
-def _plain(reference: Reference) -> dict[str, object]:
-    def short(value: float) -> float:
-        return float(f"{value:.6g}")
+def _kept() -> dict[str, dict[str, Any]]:
+    return json.loads(PATH.read_text("utf-8")) if PATH.exists() else {}
 
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _plain(reference: Reference, second: Check) -> dict[str, object]:
     latents = {
-        label: [short(s.mean), short(s.sd), short(s.kurtosis), *map(short, s.quantiles)]
+        label: [_short(s.mean), _short(s.sd), _short(s.kurtosis), *map(_short, s.quantiles)]
         for label, s in reference.latents.items()
     }
     return {
         "how": reference.how,
         "error": float(f"{reference.error:.1e}"),
+        "second": [round(second.off, 4), round(second.error, 4), second.what],
         "log_evidence": round(reference.log_evidence, 6),
         "latents": latents,
     }
 
 
-def _read(kept: dict[str, object]) -> Reference:
-    latents = kept["latents"]
-    assert isinstance(latents, dict)
-    summaries = {label: Summary(*row[:3], tuple(row[3:])) for label, row in latents.items()}
-    return Reference(summaries, kept["log_evidence"], kept["error"], kept["how"])  # type: ignore[arg-type]
+def _reference(kept: Mapping[str, Any]) -> Reference:
+    summaries = {
+        label: Summary(row[0], row[1], row[2], tuple(row[3:]))
+        for label, row in kept["latents"].items()
+    }
+    return Reference(summaries, kept["log_evidence"], kept["error"], kept["how"])

@@ -17,28 +17,27 @@ KURTOSIS = 10.0  # up to it moments are compared, beyond it shares of draws belo
 # What a mean .2 deviations off makes of the median's level, and a deviation 20% off of the others';
 # of the last level, at least 2 of 1,000 draws must lie beyond.
 SHARES = ((0.02, 0.085), (0.42, 0.58), (0.915, 0.98), (0.974, 0.998))
+VERDICTS = ("right", "alarm", "said", "refused", "slow", "broke", "silent")
 ABOUT_SPEED = ("which is slow", "performance drop", "one task at a time", "one by one")
-ABOUT_CODE = ("DeprecationWarning", "FutureWarning", "TracerWarning", "PendingDeprecationWarning")
 
 Record = Mapping[str, Any]
 
 
 def said(record: Record) -> list[str]:
-    """What the answer said against itself: an error with advice, a warning, or a flag.
+    """What the answer said against itself: an error with advice, a warning, or a stated doubt.
 
-    Numbers in ``diagnostics`` that nobody judges do not count, nor do warnings of speed.
+    Numbers in ``diagnostics`` that nobody judges do not count, nor do warnings of speed, of
+    deprecation or of arithmetic: only those that are raised for a user to read.
     """
-    words = []
-    if record["status"] == "refused":
-        words.append(record["error"])
+    words = [record["error"]] if record["status"] == "refused" else []
     for category, text in record.get("warnings", []):
-        if category not in ABOUT_CODE and not any(phrase in text for phrase in ABOUT_SPEED):
+        for_users = category == "builtins.UserWarning" or category.startswith("amortized.")
+        if for_users and not any(phrase in text for phrase in ABOUT_SPEED):
             words.append(text)
-    diagnostics = record.get("diagnostics", {})
-    for flag in ("trusted", "inside_training_range"):
-        if diagnostics.get(flag) is False:
-            words.append(f"{flag} is False")
-    return words + [str(each) for each in diagnostics.get("warnings") or []]
+    doubt = record.get("diagnostics", {}).get("doubt")
+    if isinstance(doubt, list | tuple):
+        return words + [str(each) for each in doubt]
+    return words + ([f"doubt: {doubt}"] if doubt else [])
 
 
 def faults(record: Record, reference: Reference) -> list[str]:
@@ -81,8 +80,10 @@ def _faults_of_moments(label: str, answer: Record, right: Summary, error: float)
 
 def _faults_of_evidence(record: Record, reference: Reference) -> list[str]:
     evidence, error = record["log_evidence"], record["log_evidence_error"]
-    if evidence is None or (isinstance(evidence, float) and math.isnan(evidence)):
+    if evidence is None:
         return []
+    if math.isnan(evidence):
+        return ["log evidence is NaN"]
     off = evidence - reference.log_evidence
     if error is None or math.isnan(error):
         most, stated = UNSTATED, "no stated error"
@@ -90,7 +91,7 @@ def _faults_of_evidence(record: Record, reference: Reference) -> list[str]:
         most, stated = STATED_ERRORS * max(error, LEAST_ERROR), f"stated {error:.3f}"
     if abs(off) <= most + reference.error:
         return []
-    return [f"log evidence {evidence:.3f} for {reference.log_evidence:.3f}, {stated}"]
+    return [f"log evidence {evidence:.6g} for {reference.log_evidence:.6g}, {stated}"]
 
 
 def verdict(record: Record, reference: Reference) -> str:
