@@ -9,8 +9,8 @@ An answer is wrong where a mean is more than .2 standard deviations off, a stand
 than 20%, or the log evidence more than 5 stated errors; for heavy tails, whose moments a thousand
 draws do not know, shares of the draws below known quantiles take the moments' place. It is silent
 where it raised no error, warned of nothing and stated no doubt: see `trust_zoo.verdict`. Each run
-has a process of its own and a limit of time. Runs are kept as lines of JSON and not run again; runs
-of other code belong in another file.
+has a process of its own and a limit of the processor's time. Runs are kept as lines of JSON and not
+run again; runs of other code belong in another file.
 
 ``--evidence`` counts how often the log evidence lies within 1, 2 and 3 stated errors, over 15
 programs, ten seeds and SMC's own start and the prior.
@@ -28,6 +28,8 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the package beside this file, not another
 
 from trust_zoo import EVIDENCE, ZOO  # noqa: E402
 from trust_zoo.answer import OPTIONS, one_thread  # noqa: E402
@@ -67,7 +69,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--programs", nargs="+", default=[""], help="parts of programs' names")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
-    parser.add_argument("--max-seconds", type=float, default=300.0, help="for one run")
+    parser.add_argument(
+        "--max-seconds", type=float, default=300.0, help="of the processor for one run"
+    )
     parser.add_argument("--kept", type=Path, default=Path("runs/trust.jsonl"))
     parser.add_argument("--evidence", action="store_true", help="coverage of stated errors")
     parser.add_argument("--references", action="store_true", help="compute the right answers again")

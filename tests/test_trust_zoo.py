@@ -1,7 +1,8 @@
 """The zoo of `benchmarks/trust.py`: its programs run, its references hold, its verdicts are right.
 
 A reference is a sum over a grid in numpy, or a closed form. It meets what shares nothing with it:
-the program's own density, traced plainly, on particles tempered from the prior.
+the program's own density, traced plainly: here on a lattice of its coordinates, for `--references`
+on particles tempered from the prior.
 """
 
 import json
@@ -14,11 +15,12 @@ import pyro
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 from trust_zoo import EVIDENCE, FAMILIES, ZOO
 from trust_zoo.answer import OPTIONS, answer
-from trust_zoo.reference import Reference, Summary, by_quadrature, line, of_normals
+from trust_zoo.plain_density import PlainDensity, doubles
+from trust_zoo.reference import LEVELS, Reference, Summary, by_quadrature, line, of_normals
 from trust_zoo.runs import Run, missing, read
 from trust_zoo.second import Check, check
 from trust_zoo.stored import stored_checks, stored_references
@@ -39,7 +41,9 @@ TAKES_SECONDS = {
     "field of classes",
     "two groups",
 }
-SMALL = sorted(n for n in ZOO if len(STORED[n].latents) <= 2 and n != "branch")  # looped over
+# Too thin for a lattice of two dimensions, or computed one node after the other as "bent line" is.
+NOT_ON_LATTICE = {"correlated pair", "product", "elimination", "branch"}
+SMALL = [n for n in ZOO if 0 < len(STORED[n].latents) <= 2 and n not in NOT_ON_LATTICE]
 each_program = pytest.mark.parametrize("program", ZOO)
 
 
@@ -82,28 +86,71 @@ def test_stored_reference_is_the_program_s(program):
             assert summary.sd == pytest.approx(right.sd, rel=1e-4)
 
 
+def lattice(ends, n):
+    """Nodes ``(n^dim, dim)`` between the ends of each coordinate."""
+    lines = [torch.linspace(*end, n) for end in ends]
+    return torch.cartesian_prod(*lines).reshape(-1, len(lines))
+
+
+def where_it_is(density):
+    """A lattice over all coordinates of which the posterior has a share, and log of a cell."""
+    prior = torch.stack([density.sample_prior() for _ in range(100)])
+    middle = prior.median(0).values
+    spread = (prior - middle).abs().median(0).values
+    dim = len(middle)
+    first, second, third = (2001, 2001, 4001) if dim == 1 else (151, 151, 301)
+    nodes = middle + spread * torch.sinh(lattice([(-5.0, 5.0)] * dim, first))
+    for depth, n in ((60, second), (25, third)):
+        log_density = sum(density(nodes))
+        kept = nodes[log_density > log_density.max() - depth]
+        margin = 0.03 * (kept.amax(0) - kept.amin(0))  # where the density jumps to nothing
+        ends = torch.stack([kept.amin(0) - margin, kept.amax(0) + margin], 1)
+        nodes = lattice(ends, n)
+    return nodes, ((ends[:, 1] - ends[:, 0]) / (third - 1)).log().sum()
+
+
 @pytest.mark.parametrize("program", SMALL)
-def test_reference_meets_tempered_particles(program):
-    second = check(ZOO[program], STORED[program], n=40, sweeps=4)
-    assert second.off < max(0.1, 6 * second.error), second
+def test_reference_meets_the_program_s_own_density(program):
+    right = STORED[program]
+    with doubles(), torch.no_grad():
+        density = PlainDensity(ZOO[program])
+        nodes, log_cell = where_it_is(density)
+        log_density = sum(density(nodes))
+        values = density.constrained(nodes)
+    assert float(log_density.logsumexp(0) + log_cell) == pytest.approx(right.log_evidence, abs=0.02)
+    shares = log_density.softmax(0)
+    for name, value in values.items():
+        for i, column in enumerate(value.reshape(len(value), -1).T):
+            summary = right.latents[f"{name}[{i}]" if value.ndim > 1 else name]
+            at, node = column.unique(return_inverse=True)
+            mass = torch.zeros(len(at)).double().index_add(0, node, shares)
+            below = np.interp(summary.quantiles, at, mass.cumsum(0) - mass / 2)
+            assert below == pytest.approx(LEVELS, abs=0.01)
+            if summary.kurtosis <= 10:
+                mean = float(shares @ column)
+                sd = float(shares @ (column - mean).square()) ** 0.5
+                assert mean == pytest.approx(summary.mean, abs=0.02 * summary.sd)
+                assert sd == pytest.approx(summary.sd, rel=0.02)
 
 
 def test_second_opinion_finds_a_wrong_reference():
-    right = STORED["bent line"]
-    summary = right.latents["a"]
-    moved = {"a": summary._replace(mean=summary.mean + 0.5 * summary.sd)}
-    assert not check(ZOO["bent line"], right._replace(latents=moved), n=100).agrees
+    right = STORED["box"]
+    summary = right.latents["m"]
+    moved = {"m": summary._replace(mean=summary.mean + 0.5 * summary.sd)}
     off = right._replace(log_evidence=right.log_evidence + 0.5)
-    assert not check(ZOO["bent line"], off, n=100).agrees
+    wrong = right._replace(latents=moved)
+    found = [check(ZOO["box"], each, n=100, sweeps=4) for each in (right, wrong, off)]
+    assert found[0].off < 0.1
+    assert [each.what for each in found[1:]] == ["m, mean", "log evidence"]
+    assert not any(each.agrees for each in found[1:])
 
 
 def test_quadrature_meets_a_normal():
     found = by_quadrature(lambda m: -0.5 * ((m - 1) / 0.3) ** 2, m=line(-5, 7))
     exact = of_normals(np.ones(1), np.array([1.0]), np.array([0.3]))
     assert found.log_evidence == pytest.approx(math.log(0.3 * math.sqrt(2 * math.pi)))
-    assert found.latents["m"] == pytest.approx(exact, rel=1e-4) or np.allclose(
-        found.latents["m"].quantiles, exact.quantiles, rtol=1e-4
-    )
+    assert found.latents["m"][:3] == pytest.approx(exact[:3], rel=1e-6)
+    assert found.latents["m"].quantiles == pytest.approx(exact.quantiles, rel=1e-3)
 
 
 RIGHT = Reference(
@@ -112,7 +159,7 @@ RIGHT = Reference(
 TAILED = Reference({"m": RIGHT.latents["m"]._replace(kurtosis=50.0)}, -3.0, 0.0, "made up")
 
 
-def record(mean=1.0, sd=2.0, shares=(0.05, 0.5, 0.95, 0.99), evidence=-3.0, error=0.05, **more):
+def record(mean=1.0, sd=2.0, shares=(0.05, 0.5, 0.95, 0.99), evidence=-3.0, stated=0.05, **more):
     summary = {"mean": mean, "sd": sd, "shares": list(shares)}
     made = {
         "method": "smc",
@@ -122,7 +169,7 @@ def record(mean=1.0, sd=2.0, shares=(0.05, 0.5, 0.95, 0.99), evidence=-3.0, erro
         "seconds": 1.0,
         "latents": {"m": summary},
         "log_evidence": evidence,
-        "log_evidence_error": error,
+        "log_evidence_error": stated,
         "warnings": [],
         "diagnostics": {},
     }
@@ -142,7 +189,7 @@ WRONG = [
     {"evidence": -3.3},
     {"evidence": -1e300},
     {"evidence": math.nan},
-    {"evidence": -4.5, "error": None},
+    {"evidence": -4.5, "stated": None},
     {"latents": {}},
 ]
 
@@ -157,7 +204,7 @@ def test_wrong_is_silent_unless_said(wrong):
 
 @pytest.mark.parametrize(
     "fine",
-    [{}, {"mean": 1.35}, {"sd": 2.3}, {"evidence": -3.2}, {"evidence": None, "error": None}],
+    [{}, {"mean": 1.35}, {"sd": 2.3}, {"evidence": -3.2}, {"evidence": None, "stated": None}],
     ids=str,
 )
 def test_right_is_an_alarm_if_warned(fine):

@@ -70,12 +70,12 @@ def _alike(x: Tensor, y: Tensor | None, n_groups: int) -> Tensor:
 
 
 def two_labels(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Two groups that no label tells apart."""
+    """Two groups without labels."""
     return _alike(x, y, 2)
 
 
 def three_labels(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Three groups that no label tells apart: six modes."""
+    """Three groups without labels: six modes."""
     return _alike(x, y, 3)
 
 

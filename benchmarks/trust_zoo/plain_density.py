@@ -1,7 +1,8 @@
 """A program's density, traced plainly: neither the library's nor a reference's."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -93,15 +94,16 @@ class PlainDensity:
         x = np.zeros((len(self.y), 1)) if entry.x is None else entry.x
         self.x = torch.as_tensor(np.asarray(x, dtype=float))
         trace = pyro.poutine.trace(self.program).get_trace(self.x, self.y)
+        laws: dict[str, Any] = {name: site.get("fn") for name, site in trace.nodes.items()}
         each = {
-            name: site["fn"].enumerate_support(expand=False).flatten()
+            name: laws[name].enumerate_support(expand=False).flatten()
             for name, site in trace.nodes.items()
             if site["type"] == "sample"
             and not site["is_observed"]
-            and not _is_subsample(site["fn"])
-            and site["fn"].support.is_discrete
+            and not _is_subsample(laws[name])
+            and laws[name].support.is_discrete
         }
-        shapes = {name: trace.nodes[name]["fn"].shape() for name in each}
+        shapes = {name: laws[name].shape() for name in each}
         sizes = [math.prod(shape) for shape in shapes.values()]
         values = [v for v, size in zip(each.values(), sizes, strict=True) for _ in range(size)]
         joint = (
@@ -163,3 +165,14 @@ class PlainDensity:
         """The latents of particles."""
         first = {name: value[0] for name, value in self.assignments.items()}
         return self._over_particles(lambda each: self._run(each, first).values)(u)
+
+
+@contextmanager
+def doubles() -> Iterator[None]:
+    """Meanwhile constants in programs are doubles."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -123,7 +123,6 @@ Summed = tuple[dict[str, Summary], float]
 
 def by_quadrature(
     log_joint: Callable[..., Array | tuple[Array, Conditional]],
-    how: str = "quadrature",
     **axes: Axis,
 ) -> Reference:
     """Sums over a grid, and again over one half as fine.
@@ -132,15 +131,13 @@ def by_quadrature(
         log_joint: log of prior times likelihood at all nodes; each axis is an argument.
             Where it has further latents integrated out, also their conditional means and standard
             deviations at the nodes, by name.
-        how: a word on where the numbers come from.
         **axes: one for each latent of the grid. A latent ``w_2`` is the scalar ``w[2]``; one whose
             name ends in ``_`` belongs to no latent that the posterior has.
     """
-    grids = (_sum_over_grid(log_joint, axes, halve) for halve in (1, 2))
-    return finer(*grids, how=how)
+    return finer(_sum_over_grid(log_joint, axes, 1), _sum_over_grid(log_joint, axes, 2))
 
 
-def finer(fine: Summed, coarse: Summed, how: str = "quadrature") -> Reference:
+def finer(fine: Summed, coarse: Summed) -> Reference:
     """What the finer of two grids says, its error what the other makes of it."""
     error = abs(fine[1] - coarse[1])
     for label, summary in fine[0].items():
@@ -152,7 +149,7 @@ def finer(fine: Summed, coarse: Summed, how: str = "quadrature") -> Reference:
         elif summary.sd > 0:
             moved = abs(summary.mean - other.mean) / summary.sd
             error = max(error, moved, abs(other.sd / summary.sd - 1))
-    return Reference(fine[0], float(fine[1]), float(error), how)
+    return Reference(fine[0], float(fine[1]), float(error), "quadrature")
 
 
 def _sum_over_grid(log_joint: Callable[..., Any], axes: Mapping[str, Axis], halve: int) -> Summed:

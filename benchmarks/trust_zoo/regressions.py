@@ -155,7 +155,7 @@ def _field() -> Reference:
 
 
 def two_groups(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """A mixture of two normals, told apart by their order."""
+    """A mixture of two normals, distinguished by their order."""
     share = pyro.sample("share", dist.Beta(2.0, 2.0))
     low = pyro.sample("low", dist.Normal(0.0, 3.0))
     gap = pyro.sample("gap", dist.Gamma(2.0, 0.5))

@@ -1,7 +1,13 @@
-"""Runs in processes of their own, each with a limit of time, kept as lines of JSON."""
+"""Runs in processes of their own, each with a limit of time, kept as lines of JSON.
+
+The limit is of the processor's time, so that a busy machine stops no run that is in time elsewhere.
+"""
 
 import json
+import math
 import multiprocessing
+import resource
+import signal
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -12,6 +18,7 @@ from trust_zoo import ZOO
 from trust_zoo.answer import answer, one_thread
 from trust_zoo.reference import Reference
 
+PATIENCE = 10  # times the limit by the clock, for a process that hangs
 FORK = multiprocessing.get_context("fork")
 Record = dict[str, Any]
 
@@ -67,7 +74,7 @@ def run_all(
         references: of their programs.
         path: of the file.
         jobs: processes at a time.
-        limit: seconds for one run.
+        limit: seconds of the processor for one run.
         report: is called with each new record.
     """
     waiting = missing(runs, path, limit)[::-1]
@@ -77,8 +84,8 @@ def run_all(
         while waiting or under_way:
             while waiting and len(under_way) < jobs:
                 run = waiting.pop()
-                pipe, process = _start(run, references[run.program])
-                under_way[pipe] = _Running(run, process, time.monotonic() + limit)
+                pipe, process = _start(run, references[run.program], limit)
+                under_way[pipe] = _Running(run, process, time.monotonic() + PATIENCE * limit)
             for pipe in _done(under_way):
                 running = under_way.pop(pipe)
                 record = running.run._asdict() | _result(running, pipe, limit)
@@ -87,15 +94,17 @@ def run_all(
                 report(record)
 
 
-def _start(run: Run, reference: Reference) -> tuple[Connection, Any]:
+def _start(run: Run, reference: Reference, limit: float) -> tuple[Connection, Any]:
     ours, theirs = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=_work, args=(run, reference, theirs), daemon=True)
+    process = FORK.Process(target=_work, args=(run, reference, theirs, limit), daemon=True)
     process.start()
     theirs.close()
     return ours, process
 
 
-def _work(run: Run, reference: Reference, results: Connection) -> None:
+def _work(run: Run, reference: Reference, results: Connection, limit: float) -> None:
+    seconds = math.ceil(limit)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     one_thread()
     results.send(answer(ZOO[run.program], reference, run.method, run.seed))
 
@@ -113,7 +122,9 @@ def _result(running: _Running, results: Connection, limit: float) -> Record:
         try:
             record = results.recv()
         except EOFError:  # the process died
-            record = {"status": "broke", "error": "the process died", "seconds": 0.0}
+            running.process.join()
+            if running.process.exitcode != -signal.SIGXCPU:
+                record = {"status": "broke", "error": "the process died", "seconds": 0.0}
     running.process.kill()
     running.process.join()
     results.close()

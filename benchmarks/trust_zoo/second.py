@@ -9,17 +9,16 @@ References:
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trust_zoo.entry import Entry
-from trust_zoo.plain_density import PlainDensity
-from trust_zoo.reference import Array, Reference
+from trust_zoo.plain_density import PlainDensity, doubles
+from trust_zoo.reference import LEVELS, Array, Reference
 
 N_ISLANDS = 8
 ESS = 0.8  # share of the particles that a step of temperature leaves
@@ -54,7 +53,7 @@ def check(entry: Entry, reference: Reference, n: int = 1000, sweeps: int = 0) ->
         n: particles on each of eight islands.
         sweeps: moves at each temperature; 0 for as many as the dimensions want.
     """
-    with torch.random.fork_rng(), torch.no_grad(), _doubles():
+    with torch.random.fork_rng(), torch.no_grad(), doubles():
         torch.manual_seed(0)
         density = PlainDensity(entry)
         u = torch.stack([density.sample_prior() for _ in range(N_ISLANDS * n)])
@@ -70,17 +69,6 @@ def check(entry: Entry, reference: Reference, n: int = 1000, sweeps: int = 0) ->
         for i, column in enumerate(value.reshape(len(value), -1).double().T)
     }
     return _compared(draws, log_evidence.numpy(), reference)
-
-
-@contextmanager
-def _doubles() -> Iterator[None]:
-    """Constants in programs are doubles meanwhile."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def temper(density: PlainDensity, u: Tensor, sweeps: int) -> tuple[Tensor, Tensor]:
@@ -153,14 +141,14 @@ def _step_between(pool: Tensor) -> Tensor:
 def _compared(draws: dict[str, Array], log_evidence: Array, right: Reference) -> Check:
     """The largest difference, islands weighed by their evidence, errors by the jackknife."""
 
-    def differences(kept: Array) -> dict[str, float]:
+    def differences(kept: NDArray[np.intp]) -> dict[str, float]:
         largest = log_evidence[kept].max()
         weights = np.exp(log_evidence[kept] - largest)
         found = {"log evidence": largest + np.log(weights.mean()) - right.log_evidence}
         weights = weights / weights.sum()
         for label, summary in right.latents.items():
             ours = draws[label][kept]
-            for level, at in zip((0.05, 0.5, 0.95, 0.99), summary.quantiles, strict=True):
+            for level, at in zip(LEVELS, summary.quantiles, strict=True):
                 found[f"{label} at {level}"] = float(weights @ (ours <= at).mean(1)) - level
             if summary.kurtosis <= 10 and summary.sd > 1e-9:
                 mean = weights @ ours.mean(1)

@@ -57,5 +57,8 @@ def _plain(reference: Reference, second: Check) -> dict[str, object]:
 
 
 def _reference(kept: Mapping[str, Any]) -> Reference:
-    summaries = {label: Summary(*row[:3], tuple(row[3:])) for label, row in kept["latents"].items()}
+    summaries = {
+        label: Summary(row[0], row[1], row[2], tuple(row[3:]))
+        for label, row in kept["latents"].items()
+    }
     return Reference(summaries, kept["log_evidence"], kept["error"], kept["how"])

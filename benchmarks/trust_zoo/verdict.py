@@ -91,7 +91,7 @@ def _faults_of_evidence(record: Record, reference: Reference) -> list[str]:
         most, stated = STATED_ERRORS * max(error, LEAST_ERROR), f"stated {error:.3f}"
     if abs(off) <= most + reference.error:
         return []
-    return [f"log evidence {evidence:.3f} for {reference.log_evidence:.3f}, {stated}"]
+    return [f"log evidence {evidence:.6g} for {reference.log_evidence:.6g}, {stated}"]
 
 
 def verdict(record: Record, reference: Reference) -> str:

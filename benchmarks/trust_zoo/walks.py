@@ -11,6 +11,7 @@ from trust_zoo.entry import Entry
 from trust_zoo.reference import (
     Array,
     Reference,
+    Summed,
     by_normals,
     by_quadrature,
     finer,
@@ -108,7 +109,8 @@ def _on_nodes(nodes: Array, first: Array, kernel: Array, likelihood: Array) -> t
         likelihood: of each reading at the nodes, ``(T, n)``.
     """
     step = nodes[1] - nodes[0]
-    forward, log_evidence = [], 0.0
+    forward: list[Array] = []
+    log_evidence = 0.0
     for t, each in enumerate(likelihood):
         ahead = first if t == 0 else (forward[-1] @ kernel) * step
         scale = (ahead * each).sum() * step
@@ -123,41 +125,35 @@ def _on_nodes(nodes: Array, first: Array, kernel: Array, likelihood: Array) -> t
     return float(log_evidence), np.array(marginals[::-1])
 
 
-def _volatility() -> Reference:
-    answers = []
-    for n in (801, 401):
-        nodes = np.linspace(-8, 8, n)
-        kernel = stats.norm.pdf(nodes, 0.95 * nodes[:, None], 0.3)
-        likelihood = stats.norm.pdf(RETURNS[:, None], 0, np.exp(nodes / 2))
-        log_evidence, marginals = _on_nodes(nodes, stats.norm.pdf(nodes), kernel, likelihood)
-        found = {f"s{t}": of_nodes(nodes, each) for t, each in enumerate(marginals)}
-        answers.append((found, log_evidence))
-    return finer(*answers)
+def _volatility(n: int) -> Summed:
+    nodes = np.linspace(-8, 8, n)
+    kernel = stats.norm.pdf(nodes, 0.95 * nodes[:, None], 0.3)
+    likelihood = stats.norm.pdf(RETURNS[:, None], 0, np.exp(nodes / 2))
+    log_evidence, marginals = _on_nodes(nodes, stats.norm.pdf(nodes), kernel, likelihood)
+    return {f"s{t}": of_nodes(nodes, each) for t, each in enumerate(marginals)}, log_evidence
 
 
-def _counted_walk() -> Reference:
-    answers = []
-    for n, n_scales in ((1001, 61), (701, 31)):
-        nodes = np.linspace(-6, 6, n)
-        q, weights = positive(0.03, 4.0).nodes(n_scales)
-        likelihood = stats.poisson.pmf(np.array(EVENTS)[:, None], np.exp(nodes))
-        chains = []
-        for each in q:
-            kernel = stats.norm.pdf(nodes, nodes[:, None], each)
-            chains.append(_on_nodes(nodes, stats.norm.pdf(nodes), kernel, likelihood))
-        logs = np.array([chain[0] for chain in chains]) + weights
-        logs += stats.lognorm.logpdf(q, 0.5, scale=np.exp(-1))
-        shares = special.softmax(logs)
-        marginals = sum(s * chain[1] for s, chain in zip(shares, chains, strict=True))
-        found = {"q": of_nodes(q, shares)}
-        found |= {f"s{t}": of_nodes(nodes, each) for t, each in enumerate(marginals)}
-        answers.append((found, float(special.logsumexp(logs))))
-    return finer(*answers)
+def _counted_walk(n: int, n_scales: int) -> Summed:
+    nodes = np.linspace(-6, 6, n)
+    q, weights = positive(0.03, 4.0).nodes(n_scales)
+    likelihood = stats.poisson.pmf(np.array(EVENTS)[:, None], np.exp(nodes))
+    chains = []
+    for each in q:
+        kernel = stats.norm.pdf(nodes, nodes[:, None], each)
+        chains.append(_on_nodes(nodes, stats.norm.pdf(nodes), kernel, likelihood))
+    logs = np.array([chain[0] for chain in chains]) + weights
+    logs += stats.lognorm.logpdf(q, 0.5, scale=np.exp(-1))
+    shares = special.softmax(logs)
+    marginals = np.einsum("q,qtn->tn", shares, np.array([chain[1] for chain in chains]))
+    found = {f"s{t}": of_nodes(nodes, each) for t, each in enumerate(marginals)}
+    return found | {"q": of_nodes(q, shares)}, float(special.logsumexp(logs))
 
 
 ENTRIES = {
     "walk, known scales": Entry(known_scales, KNOWN, _known_scales),
     "walk, unknown scales": Entry(unknown_scales, READINGS, _unknown_scales, easier=from_the_data),
-    "counted walk": Entry(counted_walk, EVENTS, _counted_walk),
-    "volatility": Entry(volatility, RETURNS, _volatility),
+    "counted walk": Entry(
+        counted_walk, EVENTS, lambda: finer(_counted_walk(1001, 61), _counted_walk(701, 31))
+    ),
+    "volatility": Entry(volatility, RETURNS, lambda: finer(_volatility(801), _volatility(401))),
 }
