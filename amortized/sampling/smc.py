@@ -20,31 +20,34 @@ References:
 """
 
 import math
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
+from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.bridge import bridge_evidence
 from amortized.sampling.draws import Draws, put_draws, take_draws
 from amortized.sampling.hamiltonian import hamiltonian_move
 from amortized.sampling.laplace import fit_modes
-from amortized.sampling.start import FromDraws, FromMixture, Start
+from amortized.sampling.start import FromDraws, Start
 from amortized.sampling.tempered_run import Limits, State, run, start_ess
 from amortized.sampling.tempering import Path
 from amortized.sampling.verdict import any_doubt, measured
-from amortized.sampling.weighing import compared, second_opinion, widened
+from amortized.sampling.weighing import compared, joined, second_opinion, widened
 
 N_ISLANDS = 8
 _MORE = 4  # times as many particles for a dataset in doubt, and twice the moves
 _UNEVEN = 0.32  # by which a tail's acceptance is below the mean where moves may be too few
-_N_SCOUTS = 64  # particles of a short run from the prior
-_SHORT = Limits(0.15, 0.5, 3)
-_MOST_FAR_OFF = 0.1  # share of them that lie far from all draws
+_N_SCOUTS, _SHORT = 128, Limits(0.5, 0.3, 9)  # a run from the prior
+_N_NEAR = 128  # draws whose distances from others tell what is far
+_DEEP = 15.0  # nats below the highest draw, and 2 a dimension more, have no mass
+_MOST_FAR_OFF = 0.03  # share of particles of a run from the prior that lie far from all draws
 _WIDE = (0.1, 3.0)  # share and factor of wider copies of the modes' normals, for heavy tails
 
 
@@ -92,58 +95,77 @@ def smc(
     if not 0 <= prior_share <= 1:
         raise ValueError(f"Expected prior_share between 0 and 1; got {prior_share}.")
     limits = Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
-    path = _path(density, start, prior_share)
-    answer, found = _attempt(path, n_particles, n_draws, limits)
+    path, modes = _path(density, start, prior_share)
+    answer, found = _attempt(path, modes, n_particles, n_draws, limits)
     uneven = answer.diagnostics["accept"] - answer.diagnostics["tail_accept"] > _UNEVEN
     again = (uneven | any_doubt(answer.diagnostics)).nonzero()[:, 0]
     if len(again):
         some, before = density.take(again), take_draws(answer, again)
         limits = limits._replace(max_sweeps=2 * max_sweeps, decorrelate=decorrelate)
-        path = _refitted(some, found[again])
-        after, _ = _attempt(path, _MORE * n_particles, n_draws, limits)
+        path, modes = _refitted(some, Found(*(each[again] for each in found)))
+        after, _ = _attempt(path, modes, _MORE * n_particles, n_draws, limits)
         after = _settled(some, before, after, uneven[again])
         answer = put_draws(answer, again, _better(before, after))
     name = start if isinstance(start, str) else type(start).__name__
     return answer._replace(diagnostics=answer.diagnostics | {"start": name})
 
 
-def _path(density: ProgramDensity, start: Start | Distribution | str, prior_share: float) -> Path:
+class Found(NamedTuple):
+    """What a better start is made of.
+
+    Attributes:
+        draws: equally weighted, of the best estimate there is.
+        lacking: particles of modes that they lack; some of the draws where they lack none.
+    """
+
+    draws: Float[Tensor, "batch n dim"]
+    lacking: Float[Tensor, "batch n dim"]
+
+
+def _path(
+    density: ProgramDensity, start: Start | Distribution | str, prior_share: float
+) -> tuple[Path, GaussianMixture | None]:
+    """The path, and the normals at modes if they have been searched for."""
     if isinstance(start, str) and start not in ("auto", "laplace", "prior"):
         raise ValueError(
             f"Expected start to be 'auto', 'laplace', 'prior' or a density; got {start!r}."
         )
-    if start == "prior":
-        return Path(density)
-    fitted = widened(fit_modes(density), *_WIDE) if isinstance(start, str) else start
     shares = torch.full((density.n_datasets,), prior_share)
+    if not isinstance(start, str):
+        return Path(density, start, shares), None
+    if start == "prior":
+        return Path(density), None
+    modes = fit_modes(density)
+    fitted = widened(modes, *_WIDE)
     path = Path(density, fitted, shares)
-    if start != "auto":
-        return path
+    if start == "laplace":
+        return path, modes
     trials = (Path(density), path)
-    worth = [start_ess(trial.at(trial.sample_start(128), 0 * shares).gain) for trial in trials]
-    # A fit that is worth next to nothing is a fit of the wrong place, and a long way to go back.
-    better = (worth[0] > worth[1]) | (worth[1] < 0.03)
-    return Path(density, fitted, torch.where(better, 1.0, shares))
+    share = [start_ess(trial.at(trial.sample_start(128), 0 * shares).gain) for trial in trials]
+    # A fit with hardly any weight is a fit of the wrong place, and a long way to go back.
+    better = (share[0] > share[1]) | (share[1] < 0.03)
+    return Path(density, fitted, torch.where(better, 1.0, shares)), modes
 
 
-def _attempt(path: Path, n_particles: int, n_draws: int, limits: Limits) -> tuple[Draws, Tensor]:
-    """An answer for every dataset, and draws of all that was found, for a better start."""
+def _attempt(
+    path: Path, modes: GaussianMixture | None, n_particles: int, n_draws: int, limits: Limits
+) -> tuple[Draws, Found]:
+    """An answer for every dataset, and what was found on the way, for a better start."""
     state = _run_parts(path, n_particles, limits)
     u, family, height = _further_moves(path, state, math.ceil(n_draws / n_particles))
     evidence, error, apart = _evidence(path.density, state, u, family, height)
     draws = measured(path.density, Draws(u, None, evidence, 1, {}, error, family))
-    modes = path.start.mixture if isinstance(path.start, FromMixture) else None
     other = second_opinion(path.density, draws, modes)
     usable = other.diagnostics["usable"]
     off = {
         name: torch.where(usable, value, 0.0)
         for name, value in compared(path.density, draws, other).items()
     }
-    missed, found = _compared_with_prior(path, draws)
+    missed, found = _compared_with_prior(path, draws, height, usable)
     evidence, error = _pooled(draws, other)
     off["evidence_off"] = torch.stack([off["evidence_off"], apart, missed]).amax(0)
     differs = ~(torch.stack(list(off.values())).amax(0) <= 0) & usable
-    found = torch.where(differs[:, None, None], _resampled(other, u.shape[1]), found)
+    fitted = torch.where(differs[:, None, None], _resampled(other, u.shape[1]), u)
     diagnostics = {
         "prior_share": path.prior_share,
         "n_particles": torch.full_like(evidence, n_particles),
@@ -157,7 +179,7 @@ def _attempt(path: Path, n_particles: int, n_draws: int, limits: Limits) -> tupl
     }
     chosen = torch.randperm(u.shape[1])[:n_draws]
     u, family = u[:, chosen], family[:, chosen]
-    return Draws(u, None, evidence, 1, diagnostics, error, family), found
+    return Draws(u, None, evidence, 1, diagnostics, error, family), Found(fitted, found)
 
 
 def _run_parts(path: Path, n_particles: int, limits: Limits) -> State:
@@ -213,58 +235,77 @@ def _pooled(draws: Draws, other: Draws) -> tuple[Tensor, Tensor]:
     weights = torch.stack([draws.log_evidence_error, other.log_evidence_error]).clamp(min=1e-4)
     weights = weights.square().reciprocal()
     mean = (weights * values).sum(0) / weights.sum(0)
-    excess = (weights * (values - mean).square()).sum(0).clamp(min=1.0)
-    error = (excess / weights.sum(0)).sqrt()
+    error = weights.sum(0).rsqrt()
+    # Two estimates that hardly agree have errors that are not known; their distance is.
+    apart = (values[0] - values[1]).abs()
+    error = torch.where(apart > 2.5 * weights.reciprocal().sum(0).sqrt(), apart, error)
     return (
         torch.where(usable, mean, draws.log_evidence),
         torch.where(usable, error, draws.log_evidence_error),
     )
 
 
-def _compared_with_prior(path: Path, draws: Draws) -> tuple[Tensor, Tensor]:
-    """By how much a short run from the prior finds more evidence, and draws of where it is.
+def _compared_with_prior(
+    path: Path, draws: Draws, height: Tensor, known: Tensor
+) -> tuple[Tensor, Tensor]:
+    """By how much a run from the prior finds more evidence, and draws of where it is.
 
     Where errors explain the difference it counts as 0, and the draws are those of the answer. A
-    mode that the answer lacks may hold no more than what was found: then the means differ.
+    mode that the answer lacks may hold no more than what was found: then particles are far off.
+    Where weights are good there is no need: they have seen the prior and the modes.
+
+    Args:
+        path: of the answer.
+        draws: the answer.
+        height: log density at the draws.
+        known: where weights are good.
     """
     evidence, error, u = draws.log_evidence, draws.log_evidence_error, draws.u
     assert evidence is not None and error is not None
     more, found = torch.zeros_like(evidence), u
-    index = (path.prior_share < 1).nonzero()[:, 0]
-    if not len(index):
+    rows = ((path.prior_share < 1) & ~known).nonzero()[:, 0]
+    if not len(rows):
         return more, found
-    n = _N_SCOUTS
-    scout = run(Path(path.density.take(index)), n, 2, _SHORT)
-    gap = scout.evidence - evidence[index]
-    gap = torch.where(gap > 3 * torch.hypot(error[index], scout.evidence_error), gap, 0.0)
-    far = _share_far_off(u[index], scout.point.u)
-    missed = torch.where(far > _MOST_FAR_OFF, gap.clamp(min=math.log(2.0)), gap)
-    particles = scout.point.u.repeat(1, -(-u.shape[1] // n), 1)[:, : u.shape[1]]
-    half = torch.rand(u.shape[1]) < 0.5
-    particles = torch.where(((missed > 0)[:, None] & half)[..., None], particles, u[index])
-    return more.index_copy(0, index, missed), found.index_copy(0, index, particles)
+    scout = run(Path(path.density.take(rows)), _N_SCOUTS, 2, _SHORT)
+    gap = scout.evidence - evidence[rows]
+    gap = torch.where(gap > 3 * torch.hypot(error[rows], scout.evidence_error), gap, 0.0)
+    one = torch.ones_like(gap)
+    far = _far_off(u[rows], height[rows], scout.point.u, scout.point.log_density(one))
+    missed = torch.where(far.double().mean(1) > _MOST_FAR_OFF, gap.clamp(min=math.log(2.0)), gap)
+    # Those far off are what the answer lacks; where there are none, any.
+    chosen = torch.multinomial(far + 1e-9, u.shape[1], replacement=True)
+    particles = scout.point.u.gather(1, chosen.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
+    particles = torch.where((missed > 0)[:, None, None], particles, u[rows])
+    return more.index_copy(0, rows, missed), found.index_copy(0, rows, particles)
 
 
-def _share_far_off(
-    u: Float[Tensor, "batch n dim"], others: Float[Tensor, "batch m dim"]
-) -> Float[Tensor, " batch"]:
-    """The share of other particles that lie beyond all draws of some coordinate, by their range."""
-    low, high = u.amin(1, keepdim=True), u.amax(1, keepdim=True)
-    width = high - low
-    outside = (others < low - width) | (others > high + width)
-    return outside.any(-1).double().mean(-1)
+def _far_off(
+    u: Tensor, height: Tensor, others: Tensor, their_height: Tensor
+) -> Bool[Tensor, "batch m"]:
+    """Which other particles of much density lie far from all draws.
+
+    Far is thrice as far from the nearest draw as nearly all draws are from each other.
+    """
+    some, rest = u[:, 0 : 2 * _N_NEAR : 2], u[:, 1::2][:, -4 * _N_NEAR :]
+    scale = u.std(1, keepdim=True).clamp(min=1e-300)
+    usual = torch.cdist(some / scale, rest / scale).amin(-1).quantile(0.99, -1, keepdim=True)
+    distance = torch.cdist(others / scale, u / scale).amin(-1)
+    high = their_height > height.amax(-1, keepdim=True) - (_DEEP + 2 * u.shape[-1])
+    return (distance > 3 * usual) & high
 
 
 def _resampled(weighted: Draws, n: int) -> Tensor:
     return FromDraws(weighted.u, weighted.log_weights).sample(n)
 
 
-def _refitted(density: ProgramDensity, found: Tensor) -> Path:
-    """A path from a mixture fitted to what was found, half of it from the prior."""
-    n, dim = found.shape[1:]
-    k = max(1, min(8, n // (10 * dim)))
-    start = widened(stacked([fit_draws(each, k) for each in found]), *_WIDE)
-    return Path(density, start, torch.full((len(found),), 0.5))
+def _refitted(density: ProgramDensity, found: Found) -> tuple[Path, GaussianMixture]:
+    """A path from a mixture fitted to what was found, half of it from the prior; the mixture."""
+    n, dim = found.draws.shape[1:]
+    k = max(1, min(4, n // (10 * dim)))
+    fitted = stacked([fit_draws(each, k) for each in found.draws])
+    modes = fit_modes(density, start=FromDraws(found.lacking))
+    both = joined(fitted, modes)
+    return Path(density, widened(both, *_WIDE), torch.full((len(found.draws),), 0.5)), both
 
 
 def _settled(density: ProgramDensity, before: Draws, after: Draws, uneven: Tensor) -> Draws:

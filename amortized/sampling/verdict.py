@@ -47,7 +47,7 @@ LIMITS: dict[str, Limit] = {
         0.01, True, "this share of the transitions diverged", f"raise target_accept, or {_LATENTS}"
     ),
     "tail_accept": Limit(
-        0.35, False, "moves in a tail are seldom accepted, as in the neck of a funnel", _LATENTS
+        0.2, False, "moves in a tail are seldom accepted, as in the neck of a funnel", _LATENTS
     ),
     "mean_off": Limit(
         0.1,
@@ -62,7 +62,7 @@ LIMITS: dict[str, Limit] = {
         "use method='smc' or 'nuts' and compare",
     ),
     "evidence_off": Limit(
-        0.2,
+        0.15,
         True,
         "independent estimates of the log evidence differ by so much beyond their errors",
         "give more particles, or a start near the posterior",

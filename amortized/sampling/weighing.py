@@ -48,6 +48,17 @@ def widened(mixture: GaussianMixture, share: float, factor: float) -> GaussianMi
     )
 
 
+def joined(a: GaussianMixture, b: GaussianMixture) -> GaussianMixture:
+    """Half of either mixture."""
+    half = math.log(0.5)
+    return GaussianMixture(
+        torch.cat([a.log_weights + half, b.log_weights + half], -1),
+        torch.cat([a.means, b.means], 1),
+        torch.cat([a.scale_tril, b.scale_tril], 1),
+        validate_args=False,
+    )
+
+
 def second_opinion(
     density: ProgramDensity, draws: Draws, modes: GaussianMixture | None = None
 ) -> Draws:
@@ -64,16 +75,7 @@ def second_opinion(
     if modes is None:
         modes = fit_modes(density, start=FromDraws(draws.u, draws.log_weights))
     own = _normal(draws)
-    half = math.log(0.5)
-    proposal = widened(
-        GaussianMixture(
-            torch.cat([own.log_weights + half, modes.log_weights + half], -1),
-            torch.cat([own.means, modes.means], 1),
-            torch.cat([own.scale_tril, modes.scale_tril], 1),
-            validate_args=False,
-        ),
-        *_WIDE,
-    )
+    proposal = widened(joined(own, modes), *_WIDE)
     shares = torch.full((density.n_datasets,), _PRIOR_SHARE)
     path = Path(density, proposal, shares)
     n = min(_MOST, max(_FEWEST, draws.u.shape[1]))
