@@ -137,7 +137,7 @@ def test_smc_leaves_a_minor_mode_where_it_starts():
 
 def test_smc_on_a_centred_walk_is_right_or_in_doubt():
     torch.manual_seed(1)
-    y = torch.cumsum(0.3 * torch.randn(8), 0).double() + 0.05 * torch.randn(8).double()
+    y = torch.cumsum(0.3 * torch.randn(5), 0).double() + 0.05 * torch.randn(5).double()
     at = torch.linspace(0.0, 3.0, 301, dtype=torch.float64)[1:]
     q, r = torch.meshgrid(at, at, indexing="ij")
     steps = torch.arange(1, len(y) + 1).double()
