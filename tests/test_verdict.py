@@ -114,7 +114,9 @@ def asked(program, y, method, **options):
 
 def test_nuts_follows_both_branches():
     with pytest.warns(UserWarning, match="one by one"):
-        posterior = infer(branching, tensor(5.5, 5.9, 4.8, 5.2), method="nuts", n_draws=400, n_warmup=150)
+        posterior = infer(
+            branching, tensor(5.5, 5.9, 4.8, 5.2), method="nuts", n_draws=400, n_warmup=150
+        )
     assert posterior.diagnostics["jit"] is False
     assert abs(posterior.mean["a"] - 2.458) < 0.03 and abs(posterior.std["a"] - 0.125) < 0.02
 
