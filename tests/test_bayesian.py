@@ -24,6 +24,8 @@ from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.student_t import StudentT
 
 
+# Of some checks' few rows a normal approximation is poor, and says so.
+@pytest.mark.filterwarnings("ignore:These draws are in doubt")
 @parametrize_with_checks(
     [
         BayesianRegressor(n_draws=20, random_state=0),
@@ -331,6 +333,7 @@ WRONG = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:These draws are in doubt")
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_wrong_use_is_refused(wrong, no_shape_checks):
     call, message = wrong

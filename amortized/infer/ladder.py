@@ -32,7 +32,7 @@ from amortized.posterior import Posterior
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.adaptation import adapt
 from amortized.sampling.checking import checked_chains
-from amortized.sampling.draws import Draws, put_draws, take_draws
+from amortized.sampling.draws import Draws, blocks_of_chains, put_draws, take_draws
 from amortized.sampling.nuts import nuts
 from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.resampling import systematic_resample
@@ -42,7 +42,7 @@ from amortized.sampling.verdict import any_doubt, judged, measured
 
 _LEAST_EFFICIENCY = 0.4  # at 0.25 with k-hat 0.4, means were off by a sixth of a deviation
 _CAREFUL = 0.95  # acceptance that NUTS aims at where particles were in doubt
-_FEWEST = 1000  # draws that k-hat is estimated from
+_FEWEST = 1000  # draws that k-hat and R-hat are estimated from
 _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
 
 
@@ -203,11 +203,13 @@ def _temper(
     if len(index):
         some, particles = density.take(index), take_draws(draws, index)
         start = FromDraws(particles.u)
-        chains = nuts(some, max(n_draws, 4), target_accept=_CAREFUL, start=start)
+        n = max(n_draws, _FEWEST)
+        chains = nuts(some, n, target_accept=_CAREFUL, start=start)
         chains = judged(checked_chains(some, chains, particles))
         better = (~any_doubt(chains.diagnostics)).nonzero()[:, 0]
-        chains = take_draws(chains, better)
-        draws = put_draws(draws, index[better], chains._replace(u=chains.u[:, :n_draws]))
+        chosen = torch.linspace(0, chains.u.shape[1] - 1, n_draws).long()
+        chains = chains._replace(u=chains.u[:, chosen], cluster=blocks_of_chains(chains)[:, chosen])
+        draws = put_draws(draws, index[better], take_draws(chains, better))
         by_nuts[index[better]] = True
     return draws, by_nuts
 
