@@ -140,11 +140,11 @@ def test_report_of_a_wrong_posterior_warns():
     wrong = Posterior(
         {"mean": narrow},
         predictive=lambda z: right.predictive(z),
-        diagnostics={"method": "exact", "k_hat": 0.9, "r_hat": 1.2},
+        diagnostics={"method": "exact", "doubt": ["r_hat is 1.2", "mcse_mean is 0.3"]},
     )
     warnings = report_posterior(prior, x, y, wrong, reference="exact", n_datasets=40).warnings
     assert len(warnings) == 3
-    for words in ("k-hat is 0.90", "R-hat is 1.200", "mean differs from exact"):
+    for words in ("mcse_mean is 0.3.", "r_hat is 1.2.", "mean differs from exact"):
         assert any(words in warning for warning in warnings)
 
 

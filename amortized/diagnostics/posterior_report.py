@@ -25,7 +25,7 @@ from amortized.priors.vectorised import Program
 _IN_WORDS = {
     "exact": "a closed form: nothing is approximated",
     "smc": "particles moved from the prior to the posterior",
-    "nuts": "Markov chains; trust them where R-hat is below 1.01",
+    "nuts": "Markov chains; trust them where R-hat is below 1.03",
     "importance": "weighted draws; trust them where k-hat is below 0.7",
     "laplace": "a normal at the mode",
     "vi": "the best normal in unconstrained space",
