@@ -26,7 +26,7 @@ from torch.distributions import Categorical
 from torch.nn import functional as F
 
 from amortized.distributions import BarDistribution, equal_mass_borders
-from amortized.networks.blocks import KeysValues
+from amortized.networks.blocks import KeysValues, Norm
 from amortized.networks.cell_block import CellBlock, RowBlock
 from amortized.networks.cells import (
     N_DESCRIPTORS,
@@ -157,7 +157,7 @@ class TabularPFN(nn.Module):
         self.thinking = nn.Parameter(torch.randn(config.n_thinking, 2 * d))
         self.blocks = Blocks(config)
         self.widen = nn.Linear(d, d_row, bias=False)
-        self.norm = nn.RMSNorm(d_row)
+        self.norm = Norm(d_row)
         if is_classifier:
             self.decoder: Any = ClassDecoder(d_row, config.max_classes, config.n_retrieval_heads)
         else:
