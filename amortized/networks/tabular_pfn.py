@@ -29,7 +29,6 @@ from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import KeysValues, Norm
 from amortized.networks.cell_block import CellBlock, RowBlock
 from amortized.networks.cells import (
-    N_DESCRIPTORS,
     CellDescription,
     ColumnStatistics,
     column_groups,
@@ -61,6 +60,7 @@ class TabularPFNConfig:
         n_retrieval_heads: heads by which a query asks the context's rows for their classes.
         n_thinking: learned rows beside those of the context.
         stride: columns from one group of three to the next.
+        n_hashes: points of the circle that say which of a column's repeated values a cell has.
         prior: name of the prior it is trained on, or None for a prior without a name.
     """
 
@@ -78,6 +78,7 @@ class TabularPFNConfig:
     n_retrieval_heads: int = 8
     n_thinking: int = 16
     stride: int = 2
+    n_hashes: int = 0
     prior: str | None = None
 
     def __post_init__(self) -> None:
@@ -148,10 +149,10 @@ class TabularPFN(nn.Module):
         super().__init__()
         self.config = config
         d, d_row, is_classifier = config.d_model, config.d_row, config.target == "classification"
-        self.describe = CellDescription()
-        self.embed_cells = nn.Linear(len(_OFFSETS) * N_DESCRIPTORS, d)
+        self.describe = CellDescription(config.n_hashes)
+        self.embed_cells = nn.Linear(len(_OFFSETS) * self.describe.n_descriptors, d)
         # Twice d: what the summary token and what the other tokens of a row are told.
-        n_answer = config.max_classes if is_classifier else N_DESCRIPTORS
+        n_answer = config.max_classes if is_classifier else self.describe.n_descriptors
         self.embed_y = nn.Linear(n_answer, 2 * d)
         self.unknown_y = nn.Parameter(torch.zeros(2 * d))
         self.thinking = nn.Parameter(torch.randn(config.n_thinking, 2 * d))
@@ -189,6 +190,27 @@ class TabularPFN(nn.Module):
             borders[0] = low.where(low < borders[1], borders[0])
             borders[-1] = high.where(high > borders[-2], borders[-1])
             return cls(replace(config, n_bars=len(borders) - 1), borders)
+
+    def extended(self, config: TabularPFNConfig) -> "TabularPFN":
+        """A network of other limits that answers as this one does, to be trained further.
+
+        Args:
+            config: may have more hashes of a cell, which get weights of zero, and other limits;
+                sizes, target and bars are those of this network.
+        """
+        is_classifier = self.config.target == "classification"
+        config = replace(config, n_bars=self.config.n_bars)
+        network = type(self)(config, None if is_classifier else self.borders.clone())
+        widths = (network.describe.n_descriptors, self.describe.n_descriptors)
+        own = network.state_dict()
+        for name, weight in self.state_dict().items():
+            if own[name].shape != weight.shape:
+                wide = torch.zeros_like(own[name]).unflatten(1, (-1, widths[0]))
+                wide[..., : widths[1]] = weight.unflatten(1, (-1, widths[1]))
+                weight = wide.flatten(1)
+            own[name] = weight
+        network.load_state_dict(own)
+        return network
 
     @property
     def borders(self) -> Float[Tensor, " borders"]:
