@@ -69,6 +69,7 @@ _DIVERSE_TABLES = replace(
     lr=4e-4,
     muon_lr=1.2e-3,
     warmup=0.01,
+    ema_decay=0.998,
     checkpoint_every=100,
     seed=3,
 )

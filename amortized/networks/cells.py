@@ -6,9 +6,9 @@ the column changes), by how many of them equal it (few for a measurement, many f
 by whether it is missing. The description of a query depends on the context and on itself only.
 
 Networks may add a *hash* of the value where values repeat: for level k of the column's different
-values, in ascending order, the points :math:`2\pi k \sqrt p` of the circle for a few primes p. Their
-inner products are largest for equal levels however close two codes are, so that attention finds
-the rows of the same category; a value that the context lacks has none.
+values, in ascending order, the points :math:`2\pi k \sqrt p` of the circle for a few primes p.
+Their inner products are largest for equal levels however close two codes are, so that attention
+finds the rows of the same category; a value that the context lacks has none.
 """
 
 import math
