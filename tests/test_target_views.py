@@ -31,6 +31,7 @@ def network_of(**changes):
 
 def views_of(network, x, y, **options):
     standard = {"n_views": 1, "transforms": ("none",), "y_mean": 0.0, "y_scale": 1.0}
+    standard["precision"] = "float32"  # the laws are exact
     return TargetViews(
         network,
         x,

@@ -31,6 +31,7 @@ class ClassTree:
         n_views: views of each split, which its tasks share; each task has one at least.
         random_state: draws the views.
         weight: by which they draw rows, ``(rows,)``; None takes each once.
+        precision: one of ``PRECISIONS``.
 
     References:
         In defense of one-vs-all classification (Rifkin and Klautau, 2004), JMLR 5.
@@ -46,6 +47,7 @@ class ClassTree:
         n_views: int,
         random_state: np.random.RandomState,
         weight: NDArray[np.float64] | None = None,
+        precision: str = "auto",
     ) -> None:
         self.n_classes = int(labels.max()) + 1
         n_groups = min(self.n_classes, _MOST_GROUPS)
@@ -63,7 +65,7 @@ class ClassTree:
             for number in asked:
                 is_member = (group == number).astype(np.float64)
                 answers = [is_member[view.rows] for view in views]
-                self.tasks.append(EncodedViews(network, x, views, answers))
+                self.tasks.append(EncodedViews(network, x, views, answers, precision))
         self.children = [
             None
             if len(members) == 1
@@ -75,6 +77,7 @@ class ClassTree:
                 n_views=n_views,
                 random_state=random_state,
                 weight=None if weight is None else weight[group == number],
+                precision=precision,
             )
             for number, members in enumerate(self.groups)
         ]

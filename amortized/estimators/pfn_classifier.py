@@ -15,7 +15,7 @@ from amortized.estimators.class_labels import class_labels
 from amortized.estimators.class_tree import ClassTree
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.sample_weights import repeated
-from amortized.estimators.table_views import number_of_views
+from amortized.estimators.table_views import check_precision, number_of_views
 from amortized.estimators.tables import (
     MAX_COLUMNS,
     TableEncoder,
@@ -58,6 +58,8 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
             eight: two for 1,000 rows of 20 columns. Of several classes each has its share of them.
         temperature: the probabilities are raised to the power of its inverse and normalised;
             above 1 they become more careful.
+        precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
+            for it, twice as fast and equal to about a hundredth; "float32" in it everywhere.
         device: where the network runs, such as "cpu" or "cuda".
         random_state: shuffles the columns, and the rows where there are too many.
 
@@ -81,12 +83,14 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         *,
         n_estimators: int | None = None,
         temperature: float = 1.0,
+        precision: str = "auto",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.model = model
         self.n_estimators = n_estimators
         self.temperature = temperature
+        self.precision = precision
         self.device = device
         self.random_state = random_state
 
@@ -131,6 +135,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
 
     def _check_parameters(self) -> None:
         number_of_views(self.n_estimators, 1, 1, 1)
+        check_precision(self.precision)
         if not isinstance(self.temperature, Real) or not 0 < self.temperature < np.inf:
             raise ValueError(f"Expected temperature to be positive; got {self.temperature!r}.")
 
@@ -153,6 +158,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
             n_views=number_of_views(self.n_estimators, len(members), len(columns), most),
             random_state=np.random.RandomState(self._views_seed),
             weight=self._row_weights,
+            precision=self.precision,
         )
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from amortized.estimators.encoded_rows import EncodedRows
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import NetworkReport
 from amortized.estimators.sample_weights import repeated
-from amortized.estimators.table_views import draw_views, number_of_views
+from amortized.estimators.table_views import check_precision, draw_views, number_of_views
 from amortized.estimators.tables import (
     MAX_COLUMNS,
     TableEncoder,
@@ -67,6 +67,8 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         target_transforms: maps of a table's target, which the views take in turn: 'none', 'power'
             (Yeo and Johnson's, or the logarithm where that fits better) and 'quantile' (quantiles
             to the normal's); networks over rows take none.
+        precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
+            for it, twice as fast and equal to about a hundredth; "float32" in it everywhere.
         device: where the network runs, such as "cpu" or "cuda".
         random_state: shuffles the columns of a table, and picks rows where there are more than the
             network can take or where weights draw them.
@@ -97,12 +99,14 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         *,
         n_estimators: int | None = None,
         target_transforms: Sequence[str] = ("none", "power"),
+        precision: str = "auto",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.model = model
         self.n_estimators = n_estimators
         self.target_transforms = target_transforms
+        self.precision = precision
         self.device = device
         self.random_state = random_state
 
@@ -197,6 +201,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
                 "classification. Take 'tabular-regressor', or PFNClassifier."
             )
         number_of_views(self.n_estimators, 1, 1, 1)
+        check_precision(self.precision)
         names = self.target_transforms
         if not isinstance(names, tuple | list) or not names or not set(names) <= set(TRANSFORMS):
             raise ValueError(
@@ -240,6 +245,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             transforms=self.target_transforms,
             random_state=np.random.RandomState(self._views_seed),
             weight=self._row_weights,
+            precision=self.precision,
         )
 
     def _numbers(self, X: ArrayLike) -> NDArray[np.float64]:

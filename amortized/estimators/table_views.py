@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amortized.attention import has_fast_bfloat16
 from amortized.estimators.sample_weights import resampled
 from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 
@@ -24,6 +25,14 @@ QUERY_CHUNK = 128
 # Views by default: as many as have this many cells together, within bounds. Small tables cost
 # little and gain most from an average.
 _CELLS, _FEWEST_VIEWS, _MOST_VIEWS = 40_000, 2, 8
+PRECISIONS = ("auto", "float32")
+"""What networks over tables compute in: "auto" is bfloat16 on a CPU with instructions for it."""
+
+
+def check_precision(precision: str) -> None:
+    """Raises a ValueError if there is none of this name."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"Expected precision 'auto' or 'float32'; got {precision!r}.")
 
 
 def number_of_views(wanted: int | None, n_rows: int, n_columns: int, max_rows: int) -> int:
@@ -111,6 +120,7 @@ class EncodedViews:
         x: the table as numbers, ``(rows, columns)``.
         views: ways of looking at it.
         answers: for each view, those of its rows as the network wants them.
+        precision: one of ``PRECISIONS``.
     """
 
     def __init__(
@@ -119,13 +129,20 @@ class EncodedViews:
         x: NDArray[np.floating],
         views: Sequence[View],
         answers: Sequence[NDArray[np.floating]],
+        precision: str,
     ) -> None:
-        self.network, self.views = network, views
+        self.network, self.views, self.precision = network, views, precision
         self._contexts: list[EncodedTable] = []
-        with torch.inference_mode():
+        with torch.inference_mode(), self._arithmetic():
             for (rows, columns), y in zip(views, answers, strict=True):
                 x_context = self._tensor(x[np.ix_(rows, columns)])
                 self._contexts.append(network.encode(x_context, self._tensor(y)))
+
+    def _arithmetic(self) -> torch.autocast:
+        """The numbers that the network computes with."""
+        device = self.network.unknown_y.device.type
+        fast = self.precision == "auto" and device == "cpu" and has_fast_bfloat16()
+        return torch.autocast(device, torch.bfloat16, enabled=fast)
 
     def _tensor(self, values: NDArray[np.floating]) -> Tensor:
         device = self.network.unknown_y.device
@@ -143,7 +160,7 @@ class EncodedViews:
         padded = np.pad(x, ((0, -len(x) % QUERY_CHUNK), (0, 0)))
         for start in range(0, len(x), QUERY_CHUNK):
             chunk = padded[start : start + QUERY_CHUNK]
-            with torch.inference_mode():
+            with torch.inference_mode(), self._arithmetic():
                 predictives = [
                     self.network.decode(context, self._tensor(chunk[:, view.columns]))
                     for context, view in zip(self._contexts, self.views, strict=True)

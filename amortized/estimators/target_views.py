@@ -43,6 +43,7 @@ class TargetViews:
         transforms: names of maps of the answers, which the views take in turn.
         random_state: draws the views.
         weight: by which they draw rows, ``(rows,)``; None takes each once.
+        precision: one of ``PRECISIONS``.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class TargetViews:
         transforms: Sequence[str],
         random_state: np.random.RandomState,
         weight: Numbers | None = None,
+        precision: str = "auto",
     ) -> None:
         most, strata = network.config.max_context, np.zeros(len(y), dtype=np.intp)
         kinds = len(transforms)
@@ -72,7 +74,7 @@ class TargetViews:
                 centre, unit = location_and_scale(answer)
             answers.append((answer - centre) / unit)
             images.append(y_mean + y_scale * transform.inverse(centre + unit * bars))
-        self._views = EncodedViews(network, x, views, answers)
+        self._views = EncodedViews(network, x, views, answers, precision)
         self.borders = _common_borders(y_mean + y_scale * bars, images)
         self._shares = [csr_array(_shares(image, self.borders)) for image in images]
 

@@ -89,15 +89,13 @@ class CellDescription(nn.Module):
 
     frequencies: Tensor
     rank_frequencies: Tensor
-    turns: Tensor
 
     def __init__(self, n_hashes: int = 0) -> None:
         super().__init__()
         if not 0 <= n_hashes <= len(_PRIMES):
             raise ValueError(f"Expected n_hashes from 0 to {len(_PRIMES)}; got {n_hashes!r}.")
+        self.n_hashes = n_hashes
         self.n_descriptors = N_DESCRIPTORS + 2 * n_hashes
-        turns = torch.tensor(_PRIMES[:n_hashes], dtype=torch.float64).sqrt()
-        self.register_buffer("turns", turns, persistent=False)
         low, high = map(math.log, _ANGULAR_FREQUENCIES)
         waves = torch.linspace(low, high, _N_FREQUENCIES).exp()
         self.register_buffer("frequencies", waves, persistent=False)
@@ -127,8 +125,8 @@ class CellDescription(nn.Module):
 
     def _hashes(self, x: Tensor, statistics: ColumnStatistics) -> tuple[Tensor, ...]:
         """Which of its column's values each is, fainter the fewer of these repeat."""
-        if not len(self.turns) or not statistics.ordered.shape[-1]:
-            return (x.new_zeros(*x.shape, 2 * len(self.turns)),) if len(self.turns) else ()
+        if not self.n_hashes or not statistics.ordered.shape[-1]:
+            return (x.new_zeros(*x.shape, 2 * self.n_hashes),)
         columns = x.transpose(1, 2).contiguous()
         at = torch.searchsorted(statistics.ordered, columns)
         at = at.clamp_max(statistics.ordered.shape[-1] - 1)
@@ -137,7 +135,8 @@ class CellDescription(nn.Module):
         last = statistics.level.gather(-1, present - 1)
         strength = (1 - (last + 1) / present).to(x.dtype) * found
         # In float64: the fraction of a turn is what counts.
-        turns = statistics.level.gather(-1, at)[..., None] * self.turns
+        primes = torch.tensor(_PRIMES[: self.n_hashes], dtype=torch.float64, device=x.device)
+        turns = statistics.level.gather(-1, at)[..., None] * primes.sqrt()
         angles = (2 * math.pi * turns.frac()).to(x.dtype)
         hashes = torch.cat((angles.sin(), angles.cos()), -1) * strength[..., None]
         return (hashes.transpose(1, 2),)
