@@ -73,7 +73,9 @@ _DIVERSE_TABLES = replace(
     checkpoint_every=100,
     seed=3,
 )
-_DIVERSE_CLASSES = replace(_CLASSES, max_context=2000, n_features=100, n_hashes=4)
+_DIVERSE_CLASSES = replace(
+    _CLASSES, max_context=2000, n_features=100, classes_at_once=10, n_hashes=4
+)
 
 
 _GP = TrainingConfig(

@@ -15,8 +15,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from amortized import attention
 from amortized.estimators import PFNClassifier, PFNRegressor, table_views
+from amortized.estimators.screening import strongest_columns
 from amortized.estimators.table_views import QUERY_CHUNK, draw_views
-from amortized.estimators.tables import TableEncoder, strongest_columns
+from amortized.estimators.tables import TableEncoder
 from amortized.networks import TabularPFN, TabularPFNConfig
 from amortized.pretrained import available, save
 

@@ -37,6 +37,7 @@ def views_of(network, x, y, **options):
         x,
         y,
         columns=np.arange(x.shape[1]),
+        unordered=np.zeros(x.shape[1], dtype=bool),
         random_state=np.random.RandomState(0),
         **{**standard, **options},
     )

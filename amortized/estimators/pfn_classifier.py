@@ -15,12 +15,12 @@ from amortized.estimators.class_labels import class_labels
 from amortized.estimators.class_tree import ClassTree
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.sample_weights import repeated
-from amortized.estimators.table_views import check_precision, number_of_views
+from amortized.estimators.screening import strongest_columns
+from amortized.estimators.table_views import check_precision, number_of_views, rows_read
 from amortized.estimators.tables import (
     MAX_COLUMNS,
     TableEncoder,
     in_canonical_order,
-    strongest_columns,
     validated_columns,
 )
 from amortized.networks.tabular_pfn import TabularPFN
@@ -149,12 +149,13 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         self.network_ = network.to(self.device).eval()
         members = np.eye(len(self.classes_))[self.y_train_]
         columns = strongest_columns(self.X_train_, members, MAX_COLUMNS)
-        most = self.network_.config.max_context
+        most = rows_read(self.network_)
         self._tree = ClassTree(
             self.network_,
             self.X_train_,
             self.y_train_,
             columns=columns,
+            unordered=self.encoder_.unordered,
             n_views=number_of_views(self.n_estimators, len(members), len(columns), most),
             random_state=np.random.RandomState(self._views_seed),
             weight=self._row_weights,

@@ -21,14 +21,14 @@ from amortized.estimators.encoded_rows import EncodedRows
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import NetworkReport
 from amortized.estimators.sample_weights import repeated
-from amortized.estimators.table_views import check_precision, draw_views, number_of_views
+from amortized.estimators.screening import strongest_columns
+from amortized.estimators.table_views import check_precision, draw_views, number_of_views, rows_read
 from amortized.estimators.tables import (
     MAX_COLUMNS,
     TableEncoder,
     in_canonical_order,
     location_and_scale,
     refuse_extremes,
-    strongest_columns,
     validated_columns,
 )
 from amortized.estimators.target_transforms import TRANSFORMS
@@ -233,7 +233,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             )
             return
         columns = strongest_columns(self.X_train_, self.y_train_[:, None], MAX_COLUMNS)
-        n_rows, most = len(self.X_train_), self.network_.config.max_context
+        n_rows, most = len(self.X_train_), rows_read(self.network_)
         self._context = TargetViews(
             self.network_,
             self.X_train_,
@@ -241,6 +241,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             y_mean=y_mean,
             y_scale=y_scale,
             columns=columns,
+            unordered=self.encoder_.unordered,
             n_views=number_of_views(self.n_estimators, n_rows, len(columns), most),
             transforms=self.target_transforms,
             random_state=np.random.RandomState(self._views_seed),

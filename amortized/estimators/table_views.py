@@ -1,9 +1,9 @@
 """A fitted table as a network sees it: several views of it, each encoded once, read by queries.
 
-Views differ in the order of columns, which decides how a network over cells groups them, and in
-the rows where there are more than it was trained for, or where weights draw them. Their average
-depends less on either. An encoded view of n rows takes the memory that
-``amortized.networks.tabular_pfn`` states.
+Views differ in the order of columns, which decides how a network over cells groups them, in how
+they read categories and correlated columns (``view_readings``), and in the rows where there are
+more than it reads, or where weights draw them. Their average depends less on any of these. An
+encoded view of n rows takes the memory that ``amortized.networks.tabular_pfn`` states.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from amortized.attention import has_fast_bfloat16
 from amortized.estimators.sample_weights import resampled
+from amortized.estimators.view_readings import Reading
 from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 
 # Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
@@ -25,8 +26,15 @@ QUERY_CHUNK = 128
 # Views by default: as many as have this many cells together, within bounds. Small tables cost
 # little and gain most from an average.
 _CELLS, _FEWEST_VIEWS, _MOST_VIEWS = 40_000, 2, 8
+# How many times the rows that it was trained for a network reads.
+ROWS_BEYOND = 1
 PRECISIONS = ("auto", "float32")
 """What networks over tables compute in: "auto" is bfloat16 on a CPU with instructions for it."""
+
+
+def rows_read(network: TabularPFN) -> int:
+    """Most rows that a view shows a network: it extrapolates to more than it was trained for."""
+    return ROWS_BEYOND * network.config.max_context
 
 
 def check_precision(precision: str) -> None:
@@ -119,6 +127,7 @@ class EncodedViews:
         network: what encodes and decodes.
         x: the table as numbers, ``(rows, columns)``.
         views: ways of looking at it.
+        reads: how each reads numbers.
         answers: for each view, those of its rows as the network wants them.
         precision: one of ``PRECISIONS``.
     """
@@ -128,14 +137,15 @@ class EncodedViews:
         network: TabularPFN,
         x: NDArray[np.floating],
         views: Sequence[View],
+        reads: Sequence[Reading],
         answers: Sequence[NDArray[np.floating]],
         precision: str,
     ) -> None:
-        self.network, self.views, self.precision = network, views, precision
+        self.network, self.views, self.reads, self.precision = network, views, reads, precision
         self._contexts: list[EncodedTable] = []
         with torch.inference_mode(), self._arithmetic():
-            for (rows, columns), y in zip(views, answers, strict=True):
-                x_context = self._tensor(x[np.ix_(rows, columns)])
+            for view, read, y in zip(views, reads, answers, strict=True):
+                x_context = self._tensor(read(x[view.rows]))
                 self._contexts.append(network.encode(x_context, self._tensor(y)))
 
     def _arithmetic(self) -> torch.autocast:
@@ -162,8 +172,8 @@ class EncodedViews:
             chunk = padded[start : start + QUERY_CHUNK]
             with torch.inference_mode(), self._arithmetic():
                 predictives = [
-                    self.network.decode(context, self._tensor(chunk[:, view.columns]))
-                    for context, view in zip(self._contexts, self.views, strict=True)
+                    self.network.decode(context, self._tensor(read(chunk)))
+                    for context, read in zip(self._contexts, self.reads, strict=True)
                 ]
             n_asked = len(x) - start
             yield [p.logits[0, :n_asked].double().softmax(-1).cpu() for p in predictives]

@@ -21,9 +21,10 @@ from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
 
 from amortized.distributions import BarDistribution
-from amortized.estimators.table_views import QUERY_CHUNK, EncodedViews, draw_views
+from amortized.estimators.table_views import QUERY_CHUNK, EncodedViews, draw_views, rows_read
 from amortized.estimators.tables import location_and_scale
 from amortized.estimators.target_transforms import Unchanged, fit_transform
+from amortized.estimators.view_readings import readings
 from amortized.networks.tabular_pfn import TabularPFN
 
 Numbers = NDArray[np.float64]
@@ -39,6 +40,7 @@ class TargetViews:
         y_mean: of the answers, in the target's units.
         y_scale: their unit.
         columns: the columns to be looked at.
+        unordered: which of the table's columns are categories without an order.
         n_views: how many views are made.
         transforms: names of maps of the answers, which the views take in turn.
         random_state: draws the views.
@@ -55,13 +57,14 @@ class TargetViews:
         y_mean: float,
         y_scale: float,
         columns: NDArray[np.intp],
+        unordered: NDArray[np.bool_],
         n_views: int,
         transforms: Sequence[str],
         random_state: np.random.RandomState,
         weight: Numbers | None = None,
         precision: str = "auto",
     ) -> None:
-        most, strata = network.config.max_context, np.zeros(len(y), dtype=np.intp)
+        most, strata = rows_read(network), np.zeros(len(y), dtype=np.intp)
         kinds = len(transforms)
         views = draw_views(n_views, strata, columns, most, random_state, weight, kinds)
         bars = network.borders.double().cpu().numpy()
@@ -74,7 +77,8 @@ class TargetViews:
                 centre, unit = location_and_scale(answer)
             answers.append((answer - centre) / unit)
             images.append(y_mean + y_scale * transform.inverse(centre + unit * bars))
-        self._views = EncodedViews(network, x, views, answers, precision)
+        reads = readings(x, [view.columns for view in views], unordered, random_state, kinds)
+        self._views = EncodedViews(network, x, views, reads, answers, precision)
         self.borders = _common_borders(y_mean + y_scale * bars, images)
         self._shares = [csr_array(_shares(image, self.borders)) for image in images]
 

@@ -50,6 +50,7 @@ class TabularPFNConfig:
         max_context: the most context rows it was trained for.
         n_features: the most columns it was trained for; more are read all the same.
         max_classes: the most classes of a task.
+        classes_at_once: the most it was trained to tell apart in one pass.
         n_bars: bars of the predictive of a number.
         d_model: width of a token.
         n_heads: attention heads.
@@ -68,6 +69,7 @@ class TabularPFNConfig:
     max_context: int = 1000
     n_features: int = 30
     max_classes: int = 10
+    classes_at_once: int = 2
     n_bars: int = 500
     d_model: int = 128
     n_heads: int = 2
