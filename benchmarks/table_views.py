@@ -25,15 +25,17 @@ from tabular import classification_scores, regression_scores
 from amortized import PFNClassifier, PFNRegressor
 
 PLAIN, RENAMED, TURNED, BOTH = (False, False), (True, False), (False, True), (True, True)
+CORRELATED = "amortized.estimators.view_readings.CORRELATED"
 KINDS = "amortized.estimators.view_readings.KINDS"
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "plain": {KINDS: (PLAIN,)},
-    "codes renamed but in one": {KINDS: (PLAIN, *[RENAMED] * 7)},
     "codes renamed in half": {KINDS: (PLAIN, RENAMED)},
-    "directions in a third": {KINDS: (PLAIN, PLAIN, TURNED)},
+    "codes renamed but in one": {KINDS: (PLAIN, *[RENAMED] * 7)},
     "directions in half": {KINDS: (PLAIN, TURNED)},
-    "directions in all": {KINDS: (TURNED,)},
-    "both": {KINDS: (PLAIN, BOTH, RENAMED)},
+    "both in half": {KINDS: (PLAIN, BOTH)},
+    "both in two of three": {KINDS: (PLAIN, BOTH, BOTH)},
+    "directions in half, always": {KINDS: (PLAIN, TURNED), CORRELATED: 0.0},
+    "directions in all, always": {KINDS: (TURNED,), CORRELATED: 0.0},
     "four times the rows": {
         KINDS: (PLAIN,),
         "amortized.estimators.table_views.ROWS_BEYOND": 4,

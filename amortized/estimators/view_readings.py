@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.floating]
 # Renamed codes, directions; the views take these in turn.
-KINDS: tuple[tuple[bool, bool], ...] = ((False, False), (True, False), (True, True))
+KINDS: tuple[tuple[bool, bool], ...] = ((False, False), (True, True))
+# Directions are read where two columns correlate so much: elsewhere they only mix what differs.
+CORRELATED = 0.6
 # Components of a smaller share of the largest one's variance are rounding.
 _LEAST_SHARE = 1e-9
 
@@ -66,8 +68,12 @@ class Reading:
         centred = np.where(known, x - self._mean, 0.0)
         scale = np.sqrt(np.square(centred).sum(0) / count)
         self._scale = np.where(scale > 0, scale, 1.0)
+        z = centred / self._scale
+        correlation = np.abs(z.T @ z) / len(z)
+        if np.max(correlation - np.diag(np.diag(correlation))) < CORRELATED:
+            return
         # Of the shorter side of the matrix there are fewer directions than rows.
-        _, size, axes = np.linalg.svd(centred / self._scale, full_matrices=False)
+        _, size, axes = np.linalg.svd(z, full_matrices=False)
         self._axes = axes[np.square(size) > _LEAST_SHARE * np.square(size[0])].T
 
     def __call__(self, x: Numbers) -> NDArray[np.float64]:
