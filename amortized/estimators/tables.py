@@ -115,7 +115,10 @@ class TableEncoder:
             for j in self.kept
         ]
         self.unordered = np.array(unordered or [False])
-        found = [_centre_and_unit(column) for column in numbers.T[self.kept]]
+        # A quarter of each: sums and differences of the largest floats do not overflow then.
+        found = [
+            centre_and_unit(column[~np.isnan(column)] / 4) for column in numbers.T[self.kept]
+        ]
         self.centre, self.unit = np.array(found, dtype=np.float64).reshape(-1, 2).T
         return self._scaled(numbers[:, self.kept])
 
@@ -163,11 +166,14 @@ class TableEncoder:
         return encoder
 
 
-def _centre_and_unit(column: Numbers) -> tuple[float, float]:
-    """A quarter of each: sums and differences of the largest floats do not overflow then."""
-    known = column[~np.isnan(column)] / 4
-    centre = np.median(known)
-    away = np.abs(known - centre)
+def centre_and_unit(values: Numbers) -> tuple[float, float]:
+    """Their median, and the median distance from it of those that differ; 1 if none does.
+
+    Args:
+        values: ``(rows,)``, none of them missing.
+    """
+    centre = np.median(values)
+    away = np.abs(values - centre)
     return float(centre), float(np.median(away[away > 0])) if away.any() else 1.0
 
 
