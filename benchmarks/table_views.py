@@ -1,10 +1,10 @@
 """What each part of the table estimators' views gains on real tables: an ablation table.
 
-A variant changes one thing in how the views of a table are made; all are asked on the same halves
-of the same tables of the development suite (``real_tables``), of which at most ``--most`` rows are
-predicted. The first line is the estimator with plain views alone: columns shuffled, nothing else.
-Of every other one the mean gain on it is printed with its standard error over tables, and on how
-many tables it is better. Small tables only by default, as they get the most views.
+A variant changes one thing in how half of the views of a table read it; all are asked on the same
+halves of the same tables of the development suite (``real_tables``), of which at most ``--most``
+rows are predicted. The first line is the estimator with plain views alone: columns shuffled,
+nothing else. Of every other one the mean gain on it is printed with its standard error over tables,
+and on how many tables it is better. Small tables only by default, as they get the most views.
 
     python benchmarks/table_views.py classification --model tabular-classifier
     python benchmarks/table_views.py regression --model tabular-regressor
@@ -23,21 +23,31 @@ from real_tables import classification_tables, load_table, regression_tables, sp
 from tabular import classification_scores, regression_scores
 
 from amortized import PFNClassifier, PFNRegressor
+from amortized.estimators.view_readings import Kind
 
-PLAIN, RENAMED, TURNED, BOTH = (False, False), (True, False), (False, True), (True, True)
-CORRELATED = "amortized.estimators.view_readings.CORRELATED"
-KINDS = "amortized.estimators.view_readings.KINDS"
+PLAIN, RENAMED, TURNED, MEANS = Kind(), Kind(True), Kind(turned=True), Kind(means=True)
+READINGS = "amortized.estimators.view_readings."
+SHARE = "amortized.estimators.{}.held_out_share"
+EQUAL = {SHARE.format(where): lambda *_, **__: 0.5 for where in ("class_tree", "target_views")}
+
+
+def kinds(*found: Kind) -> dict[str, Any]:
+    """What a variant puts in the place of the estimators' kinds of views."""
+    where = ("view_readings", "view_weights")
+    return {f"amortized.estimators.{module}.KINDS": found for module in where}
+
+
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "plain": {KINDS: (PLAIN,)},
-    "codes renamed in half": {KINDS: (PLAIN, RENAMED)},
-    "codes renamed but in one": {KINDS: (PLAIN, *[RENAMED] * 7)},
-    "directions in half": {KINDS: (PLAIN, TURNED)},
-    "both in half": {KINDS: (PLAIN, BOTH)},
-    "both in two of three": {KINDS: (PLAIN, BOTH, BOTH)},
-    "directions in half, always": {KINDS: (PLAIN, TURNED), CORRELATED: 0.0},
-    "directions in all, always": {KINDS: (TURNED,), CORRELATED: 0.0},
+    "plain": kinds(PLAIN),
+    "codes renamed": kinds(PLAIN, RENAMED),
+    "means of levels": kinds(PLAIN, MEANS),
+    "directions": kinds(PLAIN, TURNED),
+    "directions, equal weights": {**kinds(PLAIN, TURNED), **EQUAL},
+    "directions, always": {**kinds(PLAIN, TURNED), READINGS + "CORRELATED": 0.0},
+    "all three": kinds(PLAIN, Kind(True, True, True)),
+    "all three, equal weights": {**kinds(PLAIN, Kind(True, True, True)), **EQUAL},
     "four times the rows": {
-        KINDS: (PLAIN,),
+        **kinds(PLAIN),
         "amortized.estimators.table_views.ROWS_BEYOND": 4,
     },
 }

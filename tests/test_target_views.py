@@ -152,7 +152,7 @@ def test_views_are_standardised_by_their_own_rows():
     network = TabularPFN(TabularPFNConfig(target="regression", max_context=20, n_bars=32), BORDERS)
     x, y = table()
     views = views_of(network, x, y, n_views=3)
-    means = [y[view.rows].mean() for view in views._views.views]
+    means = [y[view.rows].mean() for view in views.views]
     assert len(set(means)) == 3
     # Beyond the untransformed bars a half-normal tail stands for others.
     assert abs(float(views.predictive(x[:1]).mean) - np.mean(means)) < 0.05

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from amortized.estimators.class_groups import class_groups
 from amortized.estimators.table_views import EncodedViews, draw_views, rows_read
-from amortized.estimators.view_readings import readings
+from amortized.estimators.view_readings import Reading, reading_kinds
+from amortized.estimators.view_weights import held_out_share, view_weights
 from amortized.networks.tabular_pfn import TabularPFN
 
 _MOST_GROUPS = 10  # tasks, and encodings, of one split
@@ -74,10 +75,29 @@ class ClassTree:
                 random_state,
                 weight,
             )
-            reads = readings(x, [view.columns for view in views], unordered, random_state)
+            members = np.eye(n_groups)[group]
+            reads = [
+                Reading(
+                    x[view.rows], members[view.rows], view.columns, unordered, kind, random_state
+                )
+                for view, kind in zip(views, reading_kinds(len(views)), strict=True)
+            ]
+            share = 0.5
+            if len(questions) == 1 and len(views) > 1:
+                share = held_out_share(
+                    network,
+                    x,
+                    group.astype(np.float64),
+                    members,
+                    columns=columns,
+                    unordered=unordered,
+                    most_rows=rows_read(network),
+                    precision=precision,
+                )
+            self._weights = torch.as_tensor(view_weights(reads, share))[:, None, None]
             for asked in questions:
                 answers = [asked[view.rows].astype(np.float64) for view in views]
-                self._tasks.append(EncodedViews(network, x, views, reads, answers, precision))
+                self._tasks.append(EncodedViews(network, reads, answers, precision))
         self._children = [
             None
             if len(members) == 1
@@ -113,7 +133,7 @@ class ClassTree:
     def _of_groups(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of each group, ``(queries, groups)``."""
         answers = [
-            torch.cat([torch.stack(views).mean(0) for views in task.masses(x)]).numpy()
+            torch.cat([(torch.stack(v) * self._weights).sum(0) for v in task.masses(x)]).numpy()
             for task in self._tasks
         ]
         if len(answers) == 1:

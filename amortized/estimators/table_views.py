@@ -125,9 +125,7 @@ class EncodedViews:
 
     Args:
         network: what encodes and decodes.
-        x: the table as numbers, ``(rows, columns)``.
-        views: ways of looking at it.
-        reads: how each reads numbers.
+        reads: how each view reads the table.
         answers: for each view, those of its rows as the network wants them.
         precision: one of ``PRECISIONS``.
     """
@@ -135,18 +133,16 @@ class EncodedViews:
     def __init__(
         self,
         network: TabularPFN,
-        x: NDArray[np.floating],
-        views: Sequence[View],
         reads: Sequence[Reading],
         answers: Sequence[NDArray[np.floating]],
         precision: str,
     ) -> None:
-        self.network, self.views, self.reads, self.precision = network, views, reads, precision
+        self.network, self.reads, self.precision = network, reads, precision
         self._contexts: list[EncodedTable] = []
         with torch.inference_mode(), self._arithmetic():
-            for view, read, y in zip(views, reads, answers, strict=True):
-                x_context = self._tensor(read(x[view.rows]))
-                self._contexts.append(network.encode(x_context, self._tensor(y)))
+            for read, y in zip(reads, answers, strict=True):
+                context, known = self._tensor(read.context), self._tensor(y)
+                self._contexts.append(network.encode(context, known))
 
     def _arithmetic(self) -> torch.autocast:
         """The numbers that the network computes with."""

@@ -116,9 +116,7 @@ class TableEncoder:
         ]
         self.unordered = np.array(unordered or [False])
         # A quarter of each: sums and differences of the largest floats do not overflow then.
-        found = [
-            centre_and_unit(column[~np.isnan(column)] / 4) for column in numbers.T[self.kept]
-        ]
+        found = [centre_and_unit(column[~np.isnan(column)] / 4) for column in numbers.T[self.kept]]
         self.centre, self.unit = np.array(found, dtype=np.float64).reshape(-1, 2).T
         return self._scaled(numbers[:, self.kept])
 
