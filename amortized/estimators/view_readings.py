@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from amortized.estimators.directions import Directions
 from amortized.estimators.level_means import LevelMeans
 
 Numbers = NDArray[np.floating]
@@ -22,8 +23,6 @@ Numbers = NDArray[np.floating]
 CORRELATED = 0.6
 # Categories of more levels have the mean answers of these beside them.
 MANY_LEVELS = 8
-# Components of a smaller share of the largest one's variance are rounding.
-_LEAST_SHARE = 1e-9
 
 
 class Kind(NamedTuple):
@@ -84,26 +83,12 @@ class Reading:
                 column = int(columns[place])
                 self._means.append((column, LevelMeans(x[:, column], target, folds)))
         self._measured = np.flatnonzero(~unordered[columns])
-        self._axes: NDArray[np.float64] | None = None
+        self._directions: Directions | None = None
         if kind.turned and len(self._measured) > 1 and len(x) > 2:
-            self._learn_directions(x[:, columns[self._measured]].astype(np.float64))
+            found = Directions(x[:, columns[self._measured]].astype(np.float64))
+            self._directions = found if found.correlation > CORRELATED else None
         self.context = self._read(x, [means.context for _, means in self._means])
-        self.is_plain = self._axes is None and not self._means
-
-    def _learn_directions(self, x: NDArray[np.float64]) -> None:
-        known = ~np.isnan(x)
-        count = np.maximum(known.sum(0), 1)
-        self._mean = np.where(known, x, 0.0).sum(0) / count
-        centred = np.where(known, x - self._mean, 0.0)
-        scale = np.sqrt(np.square(centred).sum(0) / count)
-        self._scale = np.where(scale > 0, scale, 1.0)
-        z = centred / self._scale
-        correlation = np.abs(z.T @ z) / len(z)
-        if np.max(correlation - np.diag(np.diag(correlation))) < CORRELATED:
-            return
-        # Of the shorter side of the matrix there are fewer directions than rows.
-        _, size, axes = np.linalg.svd(z, full_matrices=False)
-        self._axes = axes[np.square(size) > _LEAST_SHARE * np.square(size[0])].T
+        self.is_plain = self._directions is None and not self._means
 
     def __call__(self, x: Numbers) -> NDArray[np.float64]:
         """Other rows as this view reads them, ``(rows, columns read)``."""
@@ -115,10 +100,9 @@ class Reading:
             known = ~np.isnan(read[:, place])
             at = np.searchsorted(levels, x[known, self.columns[place]].astype(levels.dtype))
             read[known, place] = names[np.minimum(at, len(levels) - 1)]
-        if self._axes is not None:
-            measured = read[:, self._measured]
-            centred = np.where(np.isnan(measured), 0.0, measured - self._mean) / self._scale
-            read = np.concatenate((centred @ self._axes, np.delete(read, self._measured, 1)), 1)
+        if self._directions is not None:
+            turned = self._directions(read[:, self._measured])
+            read = np.concatenate((turned, np.delete(read, self._measured, 1)), 1)
         return np.concatenate((read, *means), 1)
 
 
