@@ -44,6 +44,10 @@ class Directions:
         self._covariance = first.T @ first / len(first)
         for _ in range(0 if missing is None else _ROUNDS):
             filled = self._filled(missing)
+            # The mean of the values that are there is not that of the column.
+            shift = filled.mean(0)
+            self._mean = self._mean + shift * self._scale
+            filled, missing = filled - shift, missing - shift
             self._covariance = filled.T @ filled / len(x)
         spread = np.sqrt(np.maximum(np.diag(self._covariance), 1e-12))
         correlation = np.abs(self._covariance) / np.outer(spread, spread)

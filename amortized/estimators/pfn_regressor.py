@@ -50,9 +50,10 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     ``model="tabular-regressor"`` reads tables as ``PFNClassifier`` does: DataFrames or arrays with
     numbers, datetimes, categories, strings and missing values. Of more columns than the network
-    takes (a hundred of a table) those are taken that depend most on the target, one at a time; of
-    more rows than it was trained for each of the ``n_estimators`` views takes its own. The views'
-    predictives are averaged into one (`target_views`).
+    takes (a hundred of a table) those are taken that say more of the target than chance; of more
+    rows than it reads each of the ``n_estimators`` views takes its own. Half of the views read
+    correlated columns and categories otherwise, as in `PFNClassifier`. The views' predictives are
+    averaged into one (`target_views`).
 
     ``sample_weight`` says how often each row was seen: rows of weight zero are left out, whole
     weights repeat rows, and of other weights the ratios count, by which each view draws its rows
