@@ -107,6 +107,24 @@ def test_renaming_the_classes_permutes_the_probabilities():
     assert set(renamed.predict(X)) <= set(names)
 
 
+def test_a_network_of_ten_classes_tells_them_apart_in_one_pass():
+    X, y = messy_table(), labels(n_classes=6)
+    network = network_of(classes_at_once=10)
+    estimator = classifier(model=network, precision="float32", n_estimators=1).fit(X, y)
+    assert len(estimator._tree._tasks) == 1
+    x = torch.as_tensor(estimator.X_train_)[None]
+    known = torch.as_tensor(estimator.y_train_).float()[None]
+    with torch.inference_mode():
+        asked = torch.as_tensor(estimator.encoder_.transform([X[c] for c in X]))
+        expected = network(x, known, asked[None].float()).probs[0, :, :6]
+    np.testing.assert_allclose(estimator.predict_proba(X), expected, atol=1e-4)
+    assert len(classifier(n_estimators=1).fit(X, y)._tree._tasks) == 6
+    names = np.random.default_rng(1).permutation(6)
+    renamed = classifier(model=network).fit(X, names[y]).predict_proba(X)
+    as_before = classifier(model=network).fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(renamed[:, names], as_before, atol=1e-5)
+
+
 def test_order_of_rows_does_not_matter():
     X, y = messy_table(), labels()
     order = np.random.default_rng(1).permutation(N)

@@ -41,7 +41,9 @@ def class_groups(
     return sorted(groups, key=lambda members: int(members[0]))
 
 
-def _class_means(x: NDArray[np.float64], labels: NDArray[np.intp], n_classes: int) -> NDArray:
+def _class_means(
+    x: NDArray[np.float64], labels: NDArray[np.intp], n_classes: int
+) -> NDArray[np.float64]:
     known = ~np.isnan(x)
     filled = np.where(known, x, 0.0)
     filled = np.where(known, x, filled.sum(0) / np.maximum(known.sum(0), 1))

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from amortized.estimators.class_groups import class_groups
-from amortized.estimators.table_views import EncodedViews, draw_views, rows_read
+from amortized.estimators.table_views import EncodedViews, View, draw_views, rows_read
 from amortized.estimators.view_readings import Reading, reading_kinds
 from amortized.estimators.view_weights import held_out_share, view_weights
 from amortized.networks.tabular_pfn import TabularPFN
@@ -62,42 +62,9 @@ class ClassTree:
             number[members] = place
         group = number[labels]
         self._tasks: list[EncodedViews] = []
-        questions = [group]
-        if n_groups > max(2, network.config.classes_at_once):
-            questions = [(group == place).astype(np.intp) for place in range(n_groups)]
         if n_groups > 1:
-            # The same views for all tasks: the answer does not depend on the order of the classes.
-            views = draw_views(
-                ceil(n_views / len(questions)),
-                group,
-                columns,
-                rows_read(network),
-                random_state,
-                weight,
-            )
-            members = np.eye(n_groups)[group]
-            reads = [
-                Reading(
-                    x[view.rows], members[view.rows], view.columns, unordered, kind, random_state
-                )
-                for view, kind in zip(views, reading_kinds(len(views)), strict=True)
-            ]
-            share = 0.5
-            if len(questions) == 1 and len(views) > 1:
-                share = held_out_share(
-                    network,
-                    x,
-                    group.astype(np.float64),
-                    members,
-                    columns=columns,
-                    unordered=unordered,
-                    most_rows=rows_read(network),
-                    precision=precision,
-                )
-            self._weights = torch.as_tensor(view_weights(reads, share))[:, None, None]
-            for asked in questions:
-                answers = [asked[view.rows].astype(np.float64) for view in views]
-                self._tasks.append(EncodedViews(network, reads, answers, precision))
+            views = draw_views(n_views, group, columns, rows_read(network), random_state, weight)
+            self._ask(network, x, group, views, columns, unordered, random_state, precision)
         self._children = [
             None
             if len(members) == 1
@@ -114,6 +81,45 @@ class ClassTree:
             )
             for place, members in enumerate(self.groups)
         ]
+
+    def _ask(
+        self,
+        network: TabularPFN,
+        x: NDArray[np.floating],
+        group: NDArray[np.intp],
+        views: list[View],
+        columns: NDArray[np.intp],
+        unordered: NDArray[np.bool_],
+        random_state: np.random.RandomState,
+        precision: str,
+    ) -> None:
+        """Encode the tasks that tell the groups apart."""
+        member = np.eye(len(self.groups))[group]
+        questions = [group.astype(np.float64)]
+        if len(self.groups) > max(2, network.config.classes_at_once):
+            questions = list(member.T)
+            views = views[: ceil(len(views) / len(questions))]
+        # The same views for all tasks: the answer does not depend on the order of the classes.
+        reads = [
+            Reading(x[view.rows], member[view.rows], view.columns, unordered, kind, random_state)
+            for view, kind in zip(views, reading_kinds(len(views)), strict=True)
+        ]
+        share = 0.5
+        if len(questions) == 1 and len(views) > 1:
+            share = held_out_share(
+                network,
+                x,
+                questions[0],
+                member,
+                columns=columns,
+                unordered=unordered,
+                most_rows=rows_read(network),
+                precision=precision,
+            )
+        self._weights = torch.as_tensor(view_weights(reads, share))[:, None, None]
+        for asked in questions:
+            answers = [asked[view.rows] for view in views]
+            self._tasks.append(EncodedViews(network, reads, answers, precision))
 
     def predict_proba(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of each class, ``(queries, classes)``.

@@ -37,12 +37,12 @@ class Directions:
         scale = np.sqrt(np.square(centred).sum(0) / count)
         self._scale = np.where(scale > 0, scale, 1.0)
         filled = centred / self._scale
-        missing = None if known.all() else np.where(known, filled, np.nan)
+        missing = np.where(known, filled, np.nan)
         whole = known.all(1)
         # Complete rows say best how small the differences are, if there are enough of them.
         first = filled[whole] if whole.sum() > 2 * x.shape[1] else filled
         self._covariance = first.T @ first / len(first)
-        for _ in range(0 if missing is None else _ROUNDS):
+        for _ in range(0 if known.all() else _ROUNDS):
             filled = self._filled(missing)
             # The mean of the values that are there is not that of the column.
             shift = filled.mean(0)

@@ -26,7 +26,9 @@ class LevelMeans:
         [3.5, 2.0]
     """
 
-    def __init__(self, column: Numbers, target: NDArray[np.float64], folds: NDArray) -> None:
+    def __init__(
+        self, column: Numbers, target: NDArray[np.float64], folds: NDArray[np.intp]
+    ) -> None:
         target = target[:, :1] if target.shape[1] == 2 else target
         self._levels = np.unique(column[~np.isnan(column)])
         self._everywhere = target.mean(0)
@@ -46,7 +48,9 @@ class LevelMeans:
         at = np.minimum(np.searchsorted(self._levels, column), len(self._levels) - 1)
         return np.where(self._levels[at] == column, at, len(self._levels))
 
-    def _averaged(self, sums: NDArray, counts: NDArray) -> NDArray[np.float64]:
+    def _averaged(
+        self, sums: NDArray[np.float64], counts: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         means = (sums + self._everywhere) / (counts + 1)
         means[..., -1, :] = self._everywhere
         return means

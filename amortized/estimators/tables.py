@@ -112,7 +112,7 @@ class TableEncoder:
         self.kept = np.flatnonzero([_varies(column) for column in numbers.T])
         unordered = [
             self.categories[j] is not None and not getattr(columns[j].dtype, "ordered", False)
-            for j in self.kept
+            for j in self.kept.tolist()
         ]
         self.unordered = np.array(unordered or [False])
         # A quarter of each: sums and differences of the largest floats do not overflow then.

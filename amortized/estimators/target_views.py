@@ -78,7 +78,6 @@ class TargetViews:
                 centre, unit = location_and_scale(answer)
             answers.append((answer - centre) / unit)
             images.append(y_mean + y_scale * transform.inverse(centre + unit * bars))
-        options = {"columns": columns, "unordered": unordered}
         reads = [
             Reading(x[view.rows], y[view.rows, None], view.columns, unordered, kind, random_state)
             for view, kind in zip(views, reading_kinds(len(views), kinds), strict=True)
@@ -86,7 +85,14 @@ class TargetViews:
         share = 0.5
         if len(views) > 1:
             share = held_out_share(
-                network, x, y, y[:, None], most_rows=most, precision=precision, **options
+                network,
+                x,
+                y,
+                y[:, None],
+                columns=columns,
+                unordered=unordered,
+                most_rows=most,
+                precision=precision,
             )
         self._weights = view_weights(reads, share)
         self._views = EncodedViews(network, reads, answers, precision)

@@ -1,6 +1,7 @@
 """The priors over tables that the released networks are trained on: mixtures and their weights."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from amortized.priors.mixture import MixturePrior
 from amortized.priors.predictability import PredictablePrior
@@ -66,7 +67,7 @@ def table_prior(
         >>> batch.x_query.shape
         torch.Size([4, 30, 6])
     """
-    options = {
+    options: dict[str, Any] = {
         "n_features": n_features,
         "max_features": max_features,
         "max_classes": max_classes,
@@ -95,7 +96,7 @@ def diverse_table_prior(
         >>> batch.x_query.shape
         torch.Size([4, 30, 6])
     """
-    options = {
+    options: dict[str, Any] = {
         "n_features": n_features,
         "max_features": max_features,
         "max_classes": max_classes,
