@@ -48,6 +48,26 @@ def test_regressor_begins_with_the_weights_of_the_classifier_that_fit():
     assert own == {"embed_y.weight"} | decoder
 
 
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_the_second_training_begins_with_what_was_released(kind):
+    begun = recipes.untrained(f"tabular-{kind}-2", SHIPPED).eval()
+    given = load(f"tabular-{kind}")
+    batch = named_prior(f"tabular-{kind}").sample(2, 20, 5, seed=0)
+    x = (batch.x_context, batch.y_context, batch.x_query)
+    with torch.inference_mode():
+        found, expected = (n(*x).log_prob(batch.y_query) for n in (begun, given))
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_average_so_far_is_what_a_training_returns(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "gp-1d", TINY)
+    network = recipes.untrained("gp-1d", SHIPPED)
+    returned = train(named_prior("gp-1d"), network, TINY.stages[0], directory=tmp_path)
+    found = recipes.average_so_far("gp-1d", tmp_path / recipes.CHECKPOINT).state_dict()
+    for name, value in returned.state_dict().items():
+        torch.testing.assert_close(found[name], value)
+
+
 RELEASED = [name for name in available() if name in recipes.RECIPES]
 
 
