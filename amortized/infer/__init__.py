@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import by_network
 from amortized.infer.ladder import automatically
+from amortized.infer.options import check_options
 from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
@@ -63,7 +64,9 @@ def infer(
             are wanted: see `amortized.infer.states.infer_states` for ``y`` and the methods.
         x: inputs ``(n, n_features)`` of one dataset, or ``(batch, n, n_features)`` of many. If
             ``y`` is not given, ``x`` is taken for ``y``: the model has no inputs.
-        y: observations ``(n,)`` or ``(batch, n)``.
+        y: observations ``(n,)`` or ``(batch, n)``, or ``(n, *event)`` or ``(batch, n, *event)`` of
+            a program whose rows are arrays. Without inputs the program's own observation decides
+            whether the first dimension is the rows or the batch.
         method: one of `METHODS`, or "auto": "exact" where there is an exact answer; otherwise a
             network's answer, if one is for the program, weighed, and replaced where it cannot be
             trusted (see `amortized.infer.ladder`); otherwise "smc". ``diagnostics["rung"]`` says
@@ -101,6 +104,8 @@ def infer(
         return posterior
     if method != "auto" and method not in METHODS:
         raise ValueError(f"Expected a method among {['auto', *METHODS]}; got {method!r}.")
+    functions = (automatically, METHODS["smc"]) if method == "auto" else (METHODS[method],)
+    check_options(method, *functions, given=options)
     with ONE_AT_A_TIME:
         began = time.perf_counter()  # the wait for other threads is not the method's
         problem = make_problem(model, x, y, latent_prior)

@@ -139,6 +139,11 @@ class _Predictive:
 
     def __call__(self, x: Data) -> Distribution:
         problem, x = self.problem, as_tensor(x, "x")
+        if problem.y.ndim != 2:
+            raise ValueError(
+                "Expected a program of one number a row for a predictive; its rows have the shape "
+                f"{tuple(problem.y.shape[2:])}. Draw y from the program at draws of its latents."
+            )
         many = bool(problem.batch_shape)
         wanted = (*problem.batch_shape, "m", problem.x.shape[-1])
         if x.ndim != len(wanted) or x.shape[-1] != wanted[-1] or (many and x.shape[0] != wanted[0]):
@@ -248,6 +253,7 @@ def by_sampler(
         draws = judged(draws if check is None else check(density, draws))
         return posterior_from_draws(problem, density, draws, name)
 
+    method.__wrapped__ = sampler  # type: ignore[attr-defined]  # whose signature has the options
     return method
 
 
