@@ -48,6 +48,7 @@ class TabularPrior(Prior):
         missing: fraction of tasks with missing cells (NaN).
     """
 
+    units = "standardised"
     # Probability that scores decide the target without noise; rules answer more exactly.
     _noiseless = 0.5
 
