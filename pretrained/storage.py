@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from amortized.networks import NETWORKS
+from amortized.priors.catalogue import PRIORS, named_prior
 
 SHIPPED = Path(__file__).resolve().parent
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "CARD.md"
@@ -181,10 +182,11 @@ def _from_config(path: Path) -> nn.Module:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         cls, config_cls = NETWORKS[stored["network"]]
-        values = {
-            key: tuple(value) if isinstance(value, list) else value
-            for key, value in stored["config"].items()
-        }
+        values = {key: _as_tuples(value) for key, value in stored["config"].items()}
+        if stored["network"] == "pfn" and values.get("units") is None:
+            # Files of before networks said it; a prior without a name is one in units of its own.
+            named = values.get("prior") in PRIORS
+            values["units"] = named_prior(values["prior"]).units if named else "raw"
         # The first weights are overwritten: drawing them must not change the user's own draws.
         with torch.random.fork_rng(devices=[]):
             return cls(config_cls(**values))
@@ -193,6 +195,10 @@ def _from_config(path: Path) -> nn.Module:
             f"Expected {path} to describe one of {sorted(NETWORKS)}; got "
             f"{type(reason).__name__}: {reason}. Save or download the network again."
         ) from reason
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def _checked_weights(folder: Path) -> bytes:

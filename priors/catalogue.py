@@ -46,7 +46,7 @@ def gp() -> GaussianProcessPrior:
         | Vanilla Bayesian Optimization Performs Great in High Dimensions
         | (Hvarfner et al., 2024), arXiv:2402.02229
     """
-    return GaussianProcessPrior(
+    prior = GaussianProcessPrior(
         "matern52",
         lengthscale=LogNormal(math.log(1.5), 0.75),
         outputscale=LogNormal(0.0, 0.5),
@@ -55,6 +55,8 @@ def gp() -> GaussianProcessPrior:
         inputs=standardised_inputs,
         scale_by_dimension=True,
     )
+    prior.units = "standardised"
+    return prior
 
 
 def tabular_classifier() -> MixturePrior:

@@ -96,7 +96,8 @@ def test_report_of_a_network_estimator(tmp_path):
     page = small(estimator.report(), tmp_path)
     assert page.sections["Reference"]["method"] == "smc"
     assert page.sections["Range"]["p-value"] > 0
-    assert len(page.figures) == 2
+    assert len(page.figures) == 2 and page.sections["Prior"]["units"] == "raw"
+    assert page.warnings == []
     assert "Reference" not in estimator.report(reference=None).sections
 
 
@@ -119,7 +120,9 @@ def test_report_of_a_network_warns_of_data_out_of_range():
     X = np.linspace(-1, 1, 16)[:, None]
     y = np.zeros(16)
     y[8] = 30.0
-    page = PFNRegressor("gp-1d").fit(X, y).report(reference=None)
+    with pytest.warns(UserWarning, match="Expected y between"):
+        estimator = PFNRegressor("gp-1d").fit(X, y)
+    page = estimator.report(reference=None)
     assert any("unlike those the network was trained on" in w for w in page.warnings)
 
 

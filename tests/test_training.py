@@ -14,6 +14,7 @@ import torch
 
 from amortized.networks import PFN, DistributionTransformerConfig, PFNConfig, TabularPFNConfig
 from amortized.priors import LinearRegressionPrior, named_prior
+from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.training import TrainingConfig, train
@@ -187,12 +188,32 @@ def test_every_kind_resumes(tmp_path, kind):
 def test_names_stand_for_default_sizes():
     steps = {"n_steps": 1, "n_tasks": 2, "n_context": (2, 7)}
     pfn = fit(prior=LinearModelPrior(2), network="pfn", **steps)
-    assert pfn.config == PFNConfig(n_features=2, max_context=7)
+    size = PFNConfig(n_features=2, max_context=7, units="raw", x_range=pfn.config.x_range)
+    assert pfn.config == size and len(size.x_range) == 2
     dt = fit(prior=NormalMeanPrior(), network="dt", **steps)
     assert dt.config.d_model == DistributionTransformerConfig().d_model
     for prior, name in ((named_prior("tabular-regressor"), "pfn"), (NormalMeanPrior(), "mlp")):
         with pytest.raises(ValueError, match="Expected network='dt'"):
             fit(prior=prior, network=name, **steps)
+
+
+def test_answers_of_tables_are_standardised_for_a_network_that_knows_no_scale():
+    """Its bars are those of standardised answers, and so is what the estimator asks it."""
+    prior = LinearRegressionPrior(2, weight_scale=500.0)
+    network = fit(prior=prior, network=CELLS, n_context=(8, 8), n_steps=1)
+    assert network.config.units == "standardised"
+    assert network.borders.abs().max() < 20
+    batch = ContextStandardised(prior).sample(50, 30, 5, seed=0)
+    assert batch.y_context.mean(-1).abs().max() < 1e-5
+    torch.testing.assert_close(batch.y_context.std(-1, correction=0), torch.ones(50))
+    raw = prior.sample(50, 30, 5, seed=0)
+    scale = raw.y_context.std(-1, correction=0, keepdim=True)
+    torch.testing.assert_close(
+        batch.y_query * scale + raw.y_context.mean(-1, keepdim=True),
+        raw.y_query,
+        rtol=1e-3,
+        atol=0.1,
+    )
 
 
 OTHERS = {

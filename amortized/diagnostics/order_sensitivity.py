@@ -84,7 +84,7 @@ def order_sensitivity(
 
     Args:
         prior: draws the datasets.
-        method: a name for `infer`, a PFN, or a function from a `TaskBatch` to the predictive.
+        method: as for `PredictiveTrial.run`.
         n_datasets: how many.
         n_context: known rows of each, at least 2.
         n_query: asked rows of each.

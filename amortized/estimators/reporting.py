@@ -4,6 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from amortized.diagnostics.page import Report
@@ -20,7 +21,7 @@ class NetworkReport:
     y_train_: Any
 
     def report(self, reference: str | None = "auto", *, seed: int = 0) -> Report:
-        """Calibration, range and a reference on the data, as one page; see `report_pfn`.
+        """Calibration of this estimator, range and a reference on the data; see `report_pfn`.
 
         Args:
             reference: method of `infer` on the network's prior, "auto" or None.
@@ -34,7 +35,7 @@ class NetworkReport:
             )
         x, y = torch.as_tensor(self.X_train_), torch.as_tensor(self.y_train_)
         network = deepcopy(self.network_).cpu()  # modules move in place
-        return report_pfn(network, x, y, reference=reference, seed=seed)
+        return report_pfn(network, x, y, estimator=clone(self), reference=reference, seed=seed)
 
 
 class PosteriorReport:

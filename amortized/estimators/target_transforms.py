@@ -24,6 +24,14 @@ _FAR = 20.0  # units, see ``PulledIn``
 _LEAST = 1e-6  # range, in standard deviations of the whole table, that is no rounding
 
 
+def check_transforms(names: Any) -> None:
+    """Raises a ValueError where names of transforms are not a tuple or list of known ones."""
+    if not isinstance(names, tuple | list) or not names or not set(names) <= set(TRANSFORMS):
+        raise ValueError(
+            f"Expected target_transforms to be a tuple of {TRANSFORMS}; got {names!r}."
+        )
+
+
 class TargetTransform(ABC):
     """An increasing map of numbers and its inverse."""
 

@@ -21,7 +21,7 @@ from amortized.attention import Rotation
 from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import Block, KeysValues, Norm
 from amortized.networks.decoders import BarDecoder
-from amortized.priors.prior import Prior
+from amortized.priors.prior import Prior, Units
 from amortized.priors.task import TaskBatch
 
 
@@ -40,6 +40,13 @@ class PFNConfig:
         frequencies: lowest and highest initial angular frequency of attention in x, in radians
             per unit of x; about the inverse of the longest and of the shortest lengthscale.
         prior: name of the prior it is trained on, or None for a prior without a name.
+        units: "raw" for a network that reads numbers in the units of its prior, "standardised" for
+            one whose prior is of standardised data; None is what the prior says, see `Prior`.
+        x_range: smallest and largest value of each feature among draws of the prior; None where
+            they were not looked at, and of standardised data.
+
+    Raises:
+        ValueError: if the units are unknown.
     """
 
     n_features: int
@@ -51,6 +58,12 @@ class PFNConfig:
     n_bars: int = 1000
     frequencies: tuple[float, float] = (0.1, 20.0)
     prior: str | None = None
+    units: Units | None = None
+    x_range: tuple[tuple[float, float], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.units not in (None, "raw", "standardised"):
+            raise ValueError(f"Expected units 'raw' or 'standardised'; got {self.units!r}.")
 
 
 class EncodedContext(NamedTuple):
@@ -108,7 +121,7 @@ class PFN(nn.Module):
 
     @classmethod
     def new(cls, prior: Prior, config: PFNConfig, seed: int = 0) -> "PFN":
-        """An untrained network whose bars hold equal mass under the prior.
+        """An untrained network whose bars hold equal mass under the prior, in the prior's units.
 
         Args:
             prior: draws the answers that the borders are quantiles of.
@@ -122,7 +135,10 @@ class PFN(nn.Module):
             borders = equal_mass_borders(
                 torch.cat([b.y_query.flatten() for b in batches]), config.n_bars
             )
-            return cls(replace(config, n_bars=len(borders) - 1), borders)
+            config = replace(config, n_bars=len(borders) - 1, units=config.units or prior.units)
+            if config.units == "raw":
+                config = replace(config, x_range=_ranges([b.x_query for b in batches]))
+            return cls(config, borders)
 
     @property
     def borders(self) -> Float[Tensor, " borders"]:
@@ -256,3 +272,12 @@ class PFN(nn.Module):
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             tokens = block(tokens, keys_values, context.mask, rotation)
         return self.decoder(self.norm(tokens))
+
+
+def _ranges(inputs: list[Tensor]) -> tuple[tuple[float, float], ...]:
+    """Smallest and largest value of each feature, in batches of which some have more features."""
+    ranges = []
+    for feature in range(max(x.shape[-1] for x in inputs)):
+        values = torch.cat([x[..., feature].flatten() for x in inputs if x.shape[-1] > feature])
+        ranges.append((values.min().item(), values.max().item()))
+    return tuple(ranges)

@@ -35,7 +35,7 @@ from amortized.networks.cells import (
     column_statistics,
 )
 from amortized.networks.decoders import BarDecoder, ClassDecoder, ClassSlots, class_slots
-from amortized.priors.prior import Prior
+from amortized.priors.prior import Prior, Units
 from amortized.priors.task import TaskBatch
 
 _OFFSETS = (0, 1, 3)
@@ -63,6 +63,8 @@ class TabularPFNConfig:
         stride: columns from one group of three to the next.
         n_hashes: points of the circle that say which of a column's repeated values a cell has.
         prior: name of the prior it is trained on, or None for a prior without a name.
+        units: of the answers, always "standardised": the network knows the context's answers by
+            their standardised values and ranks alone. `train` standardises a raw prior's.
     """
 
     target: str = "classification"
@@ -82,8 +84,14 @@ class TabularPFNConfig:
     stride: int = 2
     n_hashes: int = 0
     prior: str | None = None
+    units: Units = "standardised"
 
     def __post_init__(self) -> None:
+        if self.units != "standardised":
+            raise ValueError(
+                f"Expected units 'standardised', which a network over cells knows its answers in; "
+                f"got {self.units!r}. For raw units take a PFNConfig."
+            )
         if self.target not in ("classification", "regression"):
             raise ValueError(
                 f"Expected target 'classification' or 'regression'; got {self.target!r}."

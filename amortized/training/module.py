@@ -47,7 +47,8 @@ class PriorFitting(lightning.LightningModule):
         size = getattr(self.network, "config", None)
         settings = {name: getattr(self.config, name) for name in FIXED}
         for field in fields(size) if is_dataclass(size) else ():
-            settings[f"network.{field.name}"] = getattr(size, field.name)
+            if field.name != "x_range":  # measured, up to rounding, on draws as the borders are
+                settings[f"network.{field.name}"] = getattr(size, field.name)
         return settings
 
     def on_fit_start(self) -> None:

@@ -19,6 +19,7 @@ from amortized.networks import (
     TabularPFNConfig,
     new_network,
 )
+from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.prior import Prior
 from amortized.priors.program import ProgramPrior
 from amortized.training.config import TrainingConfig
@@ -90,6 +91,12 @@ def _default_size(
     )
 
 
+def _as_read(prior: Any, config: Any) -> Any:
+    """The prior with its answers in the units that such a network can know."""
+    of_tables = isinstance(config, TabularPFNConfig) and config.target == "regression"
+    return ContextStandardised(prior) if of_tables and prior.units == "raw" else prior
+
+
 def train(
     prior: Prior | LatentTasks,
     network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | str,
@@ -107,7 +114,9 @@ def train(
 
     Args:
         prior: draws the tasks; for a Distribution Transformer the program of a `ProgramPrior`
-            under the default metaprior, or `LatentTasks`.
+            under the default metaprior, or `LatentTasks`. A network over rows learns its units,
+            ``prior.units``, and `PFNRegressor` follows; of tables, answers in raw units are
+            standardised by each task's context.
         network: a network to be trained, or the configuration of a new one; "dt" and, for a
             `ProgramPrior`, "pfn" stand for those of the default sizes.
         config: lengths, sizes and rates; None takes the defaults.
@@ -137,7 +146,8 @@ def train(
         fewest, most = config.n_context
         prior = LatentTasks(prior, n_rows=most if fewest == most else None)
     if not isinstance(network, nn.Module):
-        network = new_network(prior, network, config.seed)
+        network = new_network(_as_read(prior, network), network, config.seed)
+    prior = _as_read(prior, network.config)
     module = PriorFitting(network, config)
     callbacks: list[Callback] = [EMAWeightAveraging(use_buffers=False, decay=config.ema_decay)]
     if progress:

@@ -51,6 +51,7 @@ class TabularPrior(Prior):
             least), which bounds the memory of a training; None sets no limit.
     """
 
+    units = "standardised"
     # Probability that scores decide the target without noise; rules answer more exactly.
     _noiseless = 0.5
 
