@@ -41,7 +41,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     Beyond what the network was trained for:
         many classes    more than ten are put into groups of those that look alike, in a tree
         many rows       each of the ``n_estimators`` views of the table takes its own random rows,
-                        at most ``max_context`` of the network, with every class among them
+                        at most twice ``max_context`` of the network, every class among them
         many columns    of more than a hundred, those that say more than chance, alone or in pairs
 
     Half of the views read otherwise what a network finds hard: columns that correlate by their
