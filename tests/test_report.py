@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from torch.distributions import LogNormal, Normal
+from torch.distributions import Independent, LogNormal, Normal
 
 from amortized import PFNRegressor, infer, load
 from amortized.diagnostics import Report, TrainingRange, report, report_posterior
@@ -193,7 +193,7 @@ def test_report_of_an_estimator_knows_its_prior():
     X = np.linspace(-1, 1, 20)[:, None]
     y = X[:, 0] + 0.1 * np.sin(40 * X[:, 0])
     estimator = BayesianRegressor(method="laplace", random_state=0).fit(X, y)
-    estimator.set_prior({"coefficients": Normal(0.9, 0.02)})
+    estimator.set_prior({"weights": Independent(Normal(0.9, 0.02).expand([1]), 1)})
     page = estimator.report("smc")
     assert page.sections["Prior"]["of its latents"] == "told at run time"
     assert not any("differs" in warning for warning in page.warnings)
