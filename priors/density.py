@@ -13,22 +13,18 @@ and refused where it cannot.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
-from torch.nn.functional import softplus
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from amortized.priors.enumeration import enumerable_latents, log_densities
 from amortized.priors.sites import (
     Evaluate,
     EvaluatePrior,
+    Outside,
     Place,
     PlaceAndDraw,
     Unconstrain,
@@ -41,47 +37,13 @@ from amortized.priors.sites import (
 )
 from amortized.priors.vectorised import (
     ONE_AT_A_TIME,
+    ForBatches,
     FunctionalSamplers,
     Program,
+    loop,
+    precision,
     quiet_program,
 )
-
-
-class _ForBatches(TorchFunctionMode):
-    """Replaces two functions of torch by equals that suit many particles at once.
-
-    A singular matrix spoils its own particle only: its Cholesky factor is NaN, where torch would
-    raise for all. The Bernoulli likelihood is ``y z - softplus(z)``, a third of the time that
-    torch's decomposition of it takes under `vmap`.
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.linalg.cholesky:
-            factor, info = torch.linalg.cholesky_ex(*args, **(kwargs or {}))
-            return torch.where((info == 0)[..., None, None], factor, torch.nan)
-        if func is cross_entropy:
-            options = {key: value for key, value in (kwargs or {}).items() if value is not None}
-            if options == {"reduction": "none"} and len(args) == 2:
-                logits, y = args
-                return softplus(logits, threshold=40.0) - y * logits
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _precision(dtype: torch.dtype) -> Iterator[None]:
-    """Lets constants that the program makes without a dtype be as precise as the data."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class ProgramDensity:
@@ -134,7 +96,7 @@ class ProgramDensity:
                 f"{tuple(x.shape)} and {tuple(y.shape)}."
             )
         self.model, self.x, self.y = model, x, y
-        with ONE_AT_A_TIME, _precision(y.dtype):
+        with ONE_AT_A_TIME, precision(y.dtype):
             trace = trace_program(model, x[0], y[0])
         self.is_simulator = not has_density(trace.nodes["y"]["fn"], y[0])
         if self.is_simulator and not allow_simulator:
@@ -214,7 +176,7 @@ class ProgramDensity:
         Without any `vmap`, so that it can be traced; called outside `quiet_program` it checks
         the program's arguments.
         """
-        with _precision(self.y.dtype):
+        with precision(self.y.dtype):
             log_prior, log_likelihood = self._evaluate(u, self.x[0], self.y[0])
         return log_prior + log_likelihood
 
@@ -245,16 +207,38 @@ class ProgramDensity:
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
         """The inverse of `constrain`."""
+        return self.unconstrain_and_check(latents)[0]
+
+    def unconstrain_and_check(
+        self, latents: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch particles dim"], Bool[Tensor, "batch particles"]]:
+        """The inverse of `constrain`, and whether the latents lie in their supports.
+
+        Outside of them u has no meaning, and may be NaN.
+        """
         missing = set(self.layout) - set(latents)
         if missing:
             raise ValueError(f"Expected values for {sorted(self.layout)}; got none for {missing}.")
 
-        def collect(given: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        def collect(given: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             run = Unconstrain(self.layout, given)
             run_for_latents(run, self.model, x, y)
-            return run.vector()
+            return run.vector(), run.inside
 
         return self._over_all(collect, {name: latents[name] for name in self.layout})
+
+    def outside(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """How far observations lie outside supports that depend on latents; 0 where none does."""
+
+        def far(u: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            run = Outside(self.layout, u)
+            with FunctionalSamplers(), run:
+                self.model(x, y)
+            return run.distance
+
+        return self._over_all(far, u)
 
     def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
         """Draws u from the prior with torch's global generator."""
@@ -309,19 +293,7 @@ class ProgramDensity:
         """Maps a function of one particle and its dataset over particles and datasets."""
         over_particles = torch.func.vmap(function, (0, None, None), randomness="different")
         over_datasets = torch.func.vmap(over_particles, randomness="different")
-        with quiet_program(), _precision(self.y.dtype), _ForBatches():
+        with quiet_program(), precision(self.y.dtype), ForBatches():
             if self.vectorised:
                 return over_datasets(particles, self.x, self.y)
-            return _loop(function, particles, self.x, self.y)
-
-
-def _loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
-    """What the two vmaps do, one particle at a time."""
-    leaves, spec = tree_flatten(particles)
-    results = [
-        function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
-        for i in range(len(x))
-        for j in range(leaves[0].shape[1])
-    ]
-    shape = leaves[0].shape[:2]
-    return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
+            return loop(function, particles, self.x, self.y)
