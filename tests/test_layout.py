@@ -24,7 +24,7 @@ NEIGHBOURS = {
     ("infer", "pretrained"),
     ("estimators", "diagnostics"),  # an estimator's report
 }
-MAX_LINES = 350
+MAX_LINES = 400
 
 ROOT = Path(__file__).parents[1]
 LEVEL = {member: number for number, level in enumerate(LEVELS) for member in level}
