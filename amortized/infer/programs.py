@@ -16,6 +16,7 @@ from amortized.priors.density import ProgramDensity
 from amortized.priors.possible import check_possible
 from amortized.sampling.draws import Draws
 from amortized.sampling.exact import exact
+from amortized.sampling.proof import proved_evidence
 from amortized.sampling.start import FromMixture, normal_of_draws
 from amortized.sampling.verdict import judged
 
@@ -201,11 +202,7 @@ def exactly(problem: Problem, n_draws: int) -> Posterior:
     density = problem.density(allow_no_latents=True)
     if density.dim == 0:
         return _without_latents(problem, density)
-    if hasattr(problem.model, "posterior"):
-        answer, family = problem.model.posterior(problem.x, problem.y), "declared by the prior"
-    else:
-        answer = exact(density)
-        family = answer.family
+    answer, family = _closed_form(problem, density)
     latents = answer.sample(n_draws)
     latents = latents if many else {name: value[:, 0] for name, value in latents.items()}
     has_predictive = hasattr(answer, "predictive")
@@ -223,6 +220,26 @@ def exactly(problem: Problem, n_draws: int) -> Posterior:
     )
 
 
+def _closed_form(problem: Problem, density: ProgramDensity) -> tuple[Any, str]:
+    """An answer that is proved to be the posterior, and its family."""
+    try:
+        if not hasattr(problem.model, "posterior"):
+            answer = exact(density)
+            return answer, answer.family
+        answer = problem.model.posterior(problem.x, problem.y)
+        evidence = proved_evidence(density, answer)
+        torch.testing.assert_close(answer.log_evidence, evidence, rtol=1e-6, atol=1e-6)
+        return answer, "declared by the prior"
+    except (AssertionError, ValueError) as reason:
+        check_possible(density)
+        if isinstance(reason, ValueError) and not hasattr(problem.model, "posterior"):
+            raise
+        raise ValueError(
+            f"Expected {type(problem.model).__name__}.posterior to be the posterior of its "
+            f"program; got one that is not: {reason}. Use method='smc' or 'nuts'."
+        ) from reason
+
+
 def _without_latents(problem: Problem, density: ProgramDensity) -> Posterior:
     """Evidence and predictive of a program that leaves nothing to infer.
 
@@ -230,6 +247,11 @@ def _without_latents(problem: Problem, density: ProgramDensity) -> Posterior:
     """
     nowhere = density.y.new_zeros(density.n_datasets, 1, 0)
     evidence = density.log_density(nowhere)[:, 0]
+    if not (evidence > -torch.inf).all():
+        raise ValueError(
+            f"Expected data that the program can produce; got log evidence {evidence.tolist()}: "
+            "they are impossible under it."
+        )
     evidence = evidence if problem.batch_shape else evidence[0]
     no_latent = {"": density.y.new_zeros(1, *problem.batch_shape)}  # one draw, of no site
     return Posterior(
