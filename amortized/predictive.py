@@ -19,6 +19,7 @@ from torch.distributions import Distribution, constraints
 from torch.utils._pytree import tree_map
 
 from amortized.priors.observation import NoPredictive, row_distribution
+from amortized.priors.support import log_prob
 from amortized.priors.vectorised import FunctionalSamplers, Program, draw, precision, quiet_program
 
 _N_DRAWS_FOR_CDF = 2000  # where torch knows no cdf; an error of about 0.01
@@ -139,7 +140,7 @@ class ProgramPredictive(Distribution):
         """Log of the mixture's density or probability."""
         value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
         moved = value.movedim(-2, 0)
-        each = self._over_draws(lambda fn, y: fn.log_prob(y), moved)
+        each = self._over_draws(log_prob, moved)
         weights = self.log_weights.reshape(self.log_weights.shape + (1,) * (each.ndim - 2))
         return (each + weights).logsumexp(0).movedim(0, -2)
 

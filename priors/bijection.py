@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
-from torch.distributions.transforms import IndependentTransform, Transform
+from torch.distributions.transforms import ComposeTransform, IndependentTransform, Transform
+
+from amortized.priors.support import Image
 
 _INTERVALS = type(constraints.interval(0, 1)), type(constraints.half_open_interval(0, 1))
 
@@ -71,7 +73,7 @@ class ProbitTransform(Transform):
 
 
 def bijection_to(support: Any) -> Transform:
-    """The bijection to a support, such as ``fn.support`` of a distribution ``fn``.
+    """The bijection to a support, such as `amortized.priors.support.support_of` gives.
 
     Raises:
         NotImplementedError: if there is none, as for discrete supports.
@@ -82,9 +84,8 @@ def bijection_to(support: Any) -> Transform:
         >>> bijection_to(constraints.positive)(torch.zeros(2))
         tensor([1., 1.])
     """
-    # torch registers no bijection for mixtures.
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        return bijection_to(support.base_constraint)
+    if isinstance(support, Image):
+        return ComposeTransform([bijection_to(support.base), *support.transform.parts])
     if isinstance(support, constraints.independent):
         return IndependentTransform(
             bijection_to(support.base_constraint), support.reinterpreted_batch_ndims

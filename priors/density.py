@@ -12,22 +12,19 @@ Discrete latents are summed out where Pyro can enumerate them (see `amortized.pr
 and refused where it cannot.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
-from torch.nn.functional import softplus
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from amortized.priors.enumeration import enumerable_latents, log_densities
 from amortized.priors.plain_trace import settle
 from amortized.priors.sites import (
     Evaluate,
     EvaluatePrior,
+    Outside,
     Place,
     PlaceAndDraw,
     Unconstrain,
@@ -40,37 +37,13 @@ from amortized.priors.sites import (
 )
 from amortized.priors.vectorised import (
     ONE_AT_A_TIME,
+    ForBatches,
     FunctionalSamplers,
     Program,
+    loop,
     precision,
     quiet_program,
 )
-
-
-class _ForBatches(TorchFunctionMode):
-    """Replaces two functions of torch by equals that suit many particles at once.
-
-    A singular matrix spoils its own particle only: its Cholesky factor is NaN, where torch would
-    raise for all. The Bernoulli likelihood is ``y z - softplus(z)``, a third of the time that
-    torch's decomposition of it takes under `vmap`.
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.linalg.cholesky:
-            factor, info = torch.linalg.cholesky_ex(*args, **(kwargs or {}))
-            return torch.where((info == 0)[..., None, None], factor, torch.nan)
-        if func is cross_entropy:
-            options = {key: value for key, value in (kwargs or {}).items() if value is not None}
-            if options == {"reduction": "none"} and len(args) == 2:
-                logits, y = args
-                return softplus(logits, threshold=40.0) - y * logits
-        return func(*args, **(kwargs or {}))
 
 
 class ProgramDensity:
@@ -240,16 +213,36 @@ class ProgramDensity:
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
         """The inverse of `constrain`."""
+        return self.unconstrain_and_check(latents)[0]
+
+    def unconstrain_and_check(
+        self, latents: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch particles dim"], Bool[Tensor, "batch particles"]]:
+        """The inverse of `constrain`, and whether the latents lie in their supports.
+
+        Outside of them u has no meaning, and may be NaN.
+        """
         missing = set(self.layout) - set(latents)
         if missing:
             raise ValueError(f"Expected values for {sorted(self.layout)}; got none for {missing}.")
 
-        def collect(given: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        def collect(given: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             run = Unconstrain(self.layout, given)
             run_for_latents(run, self.model, x, y)
-            return run.vector()
+            return run.vector(), run.inside
 
         return self._or_singly(collect, {name: latents[name] for name in self.layout})
+
+    def outside(self, u: Float[Tensor, "batch particles dim"]) -> Float[Tensor, "batch particles"]:
+        """How far observations lie outside supports that depend on latents; 0 where none does."""
+
+        def far(u: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            run = Outside(self.layout, u)
+            with FunctionalSamplers(), run:
+                self.model(x, y)
+            return run.distance
+
+        return self.over_all(far, u)
 
     def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
         """Draws u from the prior with torch's global generator."""
@@ -279,10 +272,10 @@ class ProgramDensity:
         """Maps a function of one particle and its dataset over particles and datasets."""
         over_particles = torch.func.vmap(function, (0, None, None), randomness="different")
         over_datasets = torch.func.vmap(over_particles, randomness="different")
-        with quiet_program(), precision(self.y.dtype), _ForBatches():
+        with quiet_program(), precision(self.y.dtype), ForBatches():
             if self.vectorised:
                 return over_datasets(particles, self.x, self.y)
-            return _loop(function, particles, self.x, self.y)
+            return loop(function, particles, self.x, self.y)
 
     def _or_singly(self, function: Callable[..., Any], particles: Any) -> Any:
         """`over_all` for what draws: vmap may not bear a sampler though it bears the density."""
@@ -294,15 +287,3 @@ class ProgramDensity:
         singly = self.take(torch.arange(self.n_datasets, device=self.x.device))
         singly.vectorised = False
         return singly.over_all(function, particles)
-
-
-def _loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
-    """What the two vmaps do, one particle at a time."""
-    leaves, spec = tree_flatten(particles)
-    results = [
-        function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
-        for i in range(len(x))
-        for j in range(leaves[0].shape[1])
-    ]
-    shape = leaves[0].shape[:2]
-    return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)

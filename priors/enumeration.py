@@ -23,12 +23,14 @@ from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.ops.contract import contract_to_tensor
 from pyro.ops.rings import LogRing
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from amortized.priors.sites import Layout, Place, latent_sites
+from amortized.priors.support import log_prob
 from amortized.priors.vectorised import Program, is_subsample
 
 _MOST_ASSIGNMENTS = 256  # each takes one run of the program
@@ -147,7 +149,11 @@ def _enumerated(
             is_sample = site["type"] == "sample"
             if is_sample and (is_subsample(site) or (site["infer"] or {}).get("_deterministic")):
                 trace.remove_node(name)
-        trace.compute_log_prob()
+            elif is_sample:  # Pyro would ask torch, which knows a density outside the support too
+                each = log_prob(site["fn"], site["value"])
+                site["unscaled_log_prob"] = each
+                site["log_prob"] = scale_and_mask(each, site["scale"], site["mask"])
+                site["log_prob_sum"] = site["log_prob"].sum()
         for name, value in (pinned or {}).items():
             _pin(trace.nodes[name], value)
         trace.pack_tensors()

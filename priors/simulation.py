@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_map
 
 from amortized.priors.bijection import bijection_to
 from amortized.priors.sites import Unconstrain, _Site, lay_out, run_for_latents, trace_program
+from amortized.priors.support import support_of
 from amortized.priors.vectorised import (
     FunctionalSamplers,
     Program,
@@ -39,7 +40,7 @@ class _AtLatents(_Site):
             return
         if self._is_latent(message):
             where, shape = self.layout[message["name"]]
-            value = bijection_to(message["fn"].support)(self.u[where].reshape(shape))
+            value = bijection_to(support_of(message["fn"]))(self.u[where].reshape(shape))
             self.values[message["name"]] = value
             message["value"] = value
         elif message["value"] is None:

@@ -24,6 +24,7 @@ from amortized.networks import DistributionTransformer
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load
 from amortized.priors.density import ProgramDensity
+from amortized.priors.possible import check_possible
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import FromMixture
 
@@ -169,6 +170,7 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -
             f"{len(place.coordinates)}, trained on {config.prior or 'a program without a name'}."
         )
     check_supports(problem, density)
+    check_possible(density)
     prior = prior_mixture(density, config.n_components)
     mixture, inside = mixture_answer(network, place, problem.source, prior, problem.x, problem.y)
     return Answer(mixture, inside, density)

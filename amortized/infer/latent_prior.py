@@ -70,4 +70,12 @@ def _unconstrained(
         for name, value in draws.items()
     }
     n = next(iter(ours.values())).shape[0]
-    return density.take(torch.arange(n)).unconstrain(ours)
+    u, inside = density.take(torch.arange(n)).unconstrain_and_check(ours)
+    inside = inside & u.isfinite().all(-1)
+    if not inside.all():
+        raise ValueError(
+            f"Expected draws in the supports of the program's latents, {density.supports}; got "
+            f"{int((~inside).sum())} of {inside.numel()} outside. Leave them out, or give the "
+            "program latents that may lie there."
+        )
+    return u

@@ -28,6 +28,7 @@ from amortized.cholesky import cholesky_factor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge
 from amortized.priors.bijection import bijection_to
+from amortized.priors.support import log_prob, support_of
 
 _N_GRID = 2001
 _N_DRAWS = 20_000
@@ -60,7 +61,7 @@ def fit_mixture(distribution: Distribution, n_components: int = 5) -> GaussianMi
         n = distribution.batch_shape.numel()
         return product([fit_mixture(_element(distribution, i), n_components) for i in range(n)])
     try:
-        bijection = bijection_to(distribution.support)
+        bijection = bijection_to(support_of(distribution))
     except NotImplementedError as reason:
         raise ValueError(
             f"Expected a latent prior with a continuous support; got {distribution}."
@@ -249,7 +250,7 @@ def _fit_density(
 def _cached_fit(keyed: _Keyed, n_components: int) -> GaussianMixture:
     """EM on a grid of u with the density as weights."""
     distribution = keyed.distribution
-    bijection = bijection_to(distribution.support)
+    bijection = bijection_to(support_of(distribution))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         u = bijection.inv(distribution.sample((4096,)).double().flatten())
@@ -257,7 +258,7 @@ def _cached_fit(keyed: _Keyed, n_components: int) -> GaussianMixture:
     reach = (u.max() - u.min()) / 4
     grid = torch.linspace(u.min() - reach, u.max() + reach, _N_GRID, dtype=torch.float64)
     value = bijection(grid)
-    log_density = distribution.log_prob(value) + bijection.log_abs_det_jacobian(grid, value)
+    log_density = log_prob(distribution, value) + bijection.log_abs_det_jacobian(grid, value)
     log_density = log_density.nan_to_num(-math.inf, -math.inf, -math.inf)
     weights = (log_density - log_density.max()).exp()
     return fit_draws(grid.unsqueeze(-1), n_components, weights)
