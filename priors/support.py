@@ -1,4 +1,4 @@
-r"""Where a distribution has mass, decided in one place, and its log density, which is -inf elsewhere.
+r"""Where a distribution has mass, decided in one place, and its log density: -inf elsewhere.
 
 torch's own ``log_prob`` gives finite numbers outside the support too, for an exponential below 0 or
 a Pareto law below its scale; and the ``support`` of a transformed distribution is that of its last

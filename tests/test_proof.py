@@ -171,9 +171,7 @@ def test_what_leaves_the_family_is_not_exact(name):
 @pytest.mark.parametrize("name", ["box", "factor", "capped rate", "clipped probability", "where"])
 def test_auto_goes_on_to_the_right_answer(name):
     program, y = ONE_LATENT[name]
-    density = ProgramDensity(
-        program, torch.zeros(1, len(y), 0), T([y], dtype=torch.float64)
-    )
+    density = ProgramDensity(program, torch.zeros(1, len(y), 0), T([y], dtype=torch.float64))
 
     def log_joint(grid):
         return density.log_density(torch.as_tensor(grid)[None, :, None])[0].numpy()
@@ -197,7 +195,9 @@ def test_the_order_of_two_means_is_kept():
     assert abs(posterior.log_evidence + 16.9) < 0.25
 
 
-@pytest.mark.parametrize(("far", "scale", "y"), [(50.0, 2.0, 30.0), (50.0, 2.0, 60.0), (0.0, 30.0, 12.0)])
+@pytest.mark.parametrize(
+    ("far", "scale", "y"), [(50.0, 2.0, 30.0), (50.0, 2.0, 60.0), (0.0, 30.0, 12.0)]
+)
 def test_a_component_of_tiny_weight_counts(far, scale, y):
     """The mixture of normals is exact, and all but one component of its prior is hardly there."""
     weight = 1e-5

@@ -1,4 +1,4 @@
-r"""The proof of a closed form: log p(latents, y) - log q(latents) is one constant, the log evidence.
+r"""Proof of a closed form: log p(latents, y) - log q(latents) is constant, the log evidence.
 
 The two densities are compared at draws of the closed form q, at draws moved away from its mean by
 up to a thousand times as far as they were, and at draws of the prior: a bound, a cap or a component
@@ -62,9 +62,7 @@ def proved_evidence(density: ProgramDensity, answer: ClosedForm) -> Float[Tensor
     return evidence
 
 
-def _points(
-    density: ProgramDensity, answer: ClosedForm
-) -> Float[Tensor, "batch points dim"]:
+def _points(density: ProgramDensity, answer: ClosedForm) -> Float[Tensor, "batch points dim"]:
     """Draws of the closed form first, then those far out, then those of the prior."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
