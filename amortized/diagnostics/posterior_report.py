@@ -114,9 +114,9 @@ def report_posterior(
 
 def _own_doubts(own: dict[str, Any]) -> list[str]:
     doubts = []
-    if own.get("k_hat", 0.0) >= 0.7 and own.get("rung", "importance") == "importance":
+    if not own.get("k_hat", 0.0) < 0.7 and own.get("rung", "importance") == "importance":
         doubts.append(f"k-hat is {own['k_hat']:.2f} >= 0.7: a few draws carry the weight.")
-    if own.get("r_hat", 1.0) > 1.01:
+    if not own.get("r_hat", 1.0) <= 1.01:
         doubts.append(f"R-hat is {own['r_hat']:.3f} > 1.01: the chains disagree.")
     if own["method"] == "dt" and not own.get("inside_training_range", True):
         doubts.append("The network was not trained on such a prior and such data.")

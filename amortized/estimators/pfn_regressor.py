@@ -36,8 +36,7 @@ from amortized.estimators.target_views import TargetViews
 from amortized.networks import PFN, TabularPFN
 from amortized.pretrained import kind_of, load
 
-# Bars about a mean this many scales away would be less than its rounding apart.
-RESOLUTION = 1e-12
+RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less than rounding apart.
 # Rows whose bars are in memory together: 2,000 bars of 8 bytes, some copies of them.
 ROWS_AT_ONCE = 4096
 
@@ -273,8 +272,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             X: inputs, ``(m, n_features)``.
 
         Returns:
-            A distribution of batch shape ``(m,)`` in float64: a few kilobytes a row, all of them
-            at once; the other methods need no more for many rows than for a few thousand.
+            A distribution of batch shape ``(m,)`` in float64: a few kilobytes a row.
         """
         return self._context.predictive(self._numbers(X))
 
