@@ -21,7 +21,7 @@ from amortized.pretrained import as_stored, card_rows, card_text, load, replace_
 from amortized.priors import Prior, TaskBatch, named_prior
 from amortized.priors.catalogue import PRIORS
 from amortized.training import TrainingConfig, train
-from amortized.training.data import StepBatches
+from amortized.training.data import NumberedBatches
 from amortized.training.train import CHECKPOINT
 
 
@@ -141,7 +141,7 @@ def untrained(name: str, released: Path) -> PFN | TabularPFN:
 
 def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list[TaskBatch]:
     """Batches of the training's sizes that no training step has seen."""
-    batches = StepBatches(prior, replace(config, seed=config.seed + 10**9))
+    batches = NumberedBatches(prior, replace(config, seed=config.seed + 10**9))
     return [cast(TaskBatch, batches.batch(step)) for step in range(n_batches)]
 
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 
@@ -17,8 +18,8 @@ from amortized.priors import LinearRegressionPrior, named_prior
 from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.normal_mean import NormalMeanPrior
-from amortized.training import TrainingConfig, train
-from amortized.training.data import step_seed
+from amortized.training import PriorDataModule, PriorFitting, TrainingConfig, train
+from amortized.training.data import NumberedBatches, batch_seed
 from amortized.training.optimizer import MuonAdamW, cosine_to_zero
 
 PRIOR = LinearRegressionPrior(1, variance=0.1, intercept=False)
@@ -107,7 +108,7 @@ class _DyingPrior(LinearRegressionPrior):
     at = 7
 
     def sample(self, *sizes, seed, **options):
-        if seed == step_seed(STEPS.seed, self.at):
+        if seed == batch_seed(STEPS.seed, self.at):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().sample(*sizes, seed=seed, **options)
 
@@ -168,6 +169,98 @@ CELLS = TabularPFNConfig(
     n_thinking=2,
     n_bars=20,
 )
+
+
+class _Recorded(LinearRegressionPrior):
+    """The same prior; keeps the seeds that batches were asked with, but not those for borders."""
+
+    def __init__(self):
+        super().__init__(1, variance=0.1, intercept=False)
+        self.seeds = []
+
+    def sample(self, *sizes, seed, **options):
+        if seed > 10**6:
+            self.seeds.append(seed)
+        return super().sample(*sizes, seed=seed, **options)
+
+
+def of_batches(*numbers):
+    return [batch_seed(STEPS.seed, number) for number in numbers]
+
+
+def test_every_batch_of_a_run_that_accumulates_gradients_is_a_new_one(tmp_path):
+    """Two batches a step; a run in parts ends with the same weights, and with the same batches."""
+    prior, twice = _Recorded(), {"accumulate_grad_batches": 2, "progress": False}
+    whole = train(prior, TINY, STEPS, **twice)
+    assert prior.seeds == of_batches(*range(24))
+    for stop_at, every in ((5, 4), (8, 3), (12, 5)):
+        part = replace(STEPS, stop_at=stop_at, checkpoint_every=every)
+        found = train(prior, TINY, part, directory=tmp_path, **twice)
+    assert same(found, whole)
+    assert set(prior.seeds) == set(of_batches(*range(24)))
+    assert not same(whole, fit())
+
+
+def test_a_checkpoint_holds_no_half_of_a_step(tmp_path):
+    """A run that dies in the middle of a step, after the checkpoint of the step before."""
+    twice = {"accumulate_grad_batches": 2, "progress": False}
+    dying = _Dying()
+    with pytest.raises(_Death):
+        train(dying, TINY, STEPS, directory=tmp_path, **twice)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=False)["global_step"] == 4
+    found = train(PRIOR, TINY, STEPS, directory=tmp_path, **twice)
+    assert same(found, train(PRIOR, TINY, STEPS, **twice))
+
+
+class _Death(Exception):
+    pass
+
+
+class _Dying(LinearRegressionPrior):
+    """Raises at the second batch after the fourth step, of two batches each."""
+
+    def __init__(self):
+        super().__init__(1, variance=0.1, intercept=False)
+
+    def sample(self, *sizes, seed, **options):
+        if seed == batch_seed(STEPS.seed, 9):
+            raise _Death
+        return super().sample(*sizes, seed=seed, **options)
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"max_epochs": 3, "limit_train_batches": 4}, 12),
+        ({"max_epochs": 2, "accumulate_grad_batches": 2, "limit_train_batches": 4}, 8),
+        ({"max_epochs": 2}, 24),
+    ],
+    ids=["limited epochs", "accumulated", "whole epochs"],
+)
+def test_no_epoch_sees_the_batches_of_another(options, expected, n_workers):
+    """Under a Trainer of one's own."""
+    seen = []
+
+    class Spy(lightning.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            seen.append(batch.y_query.flatten()[0].item())
+
+    config = replace(STEPS, n_workers=n_workers)
+    trainer = lightning.Trainer(
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        callbacks=[Spy()],
+        **options,
+    )
+    trainer.fit(PriorFitting(PFN.new(PRIOR, TINY), config), PriorDataModule(PRIOR, config))
+    batches = NumberedBatches(PRIOR, config)
+    assert seen == [batches.batch(i).y_query.flatten()[0].item() for i in range(expected)]
+
+
 KINDS = {
     "adamw": {"optimizer": "adamw"},
     "cells": {"prior": named_prior("tabular-regressor"), "network": CELLS, "n_context": (4, 8)},
@@ -279,7 +372,7 @@ class _FaultyPrior(LinearRegressionPrior):
 
     def sample(self, *sizes, seed, **options):
         batch = super().sample(*sizes, seed=seed, **options)
-        if seed != step_seed(STEPS.seed, 5):
+        if seed != batch_seed(STEPS.seed, 5):
             return batch
         return replace(batch, y_query=batch.y_query * math.nan)
 

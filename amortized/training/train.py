@@ -33,10 +33,16 @@ class _Checkpoint(Callback):
     """Keeps the last checkpoint; a run killed while writing leaves the one before in place."""
 
     def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
+        self.path, self.every, self.step = path, every, 0
+
+    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+        step, before = trainer.global_step, self.step
+        self.step = step
+        # Only where a step has ended: gradients that are being accumulated are in no checkpoint.
+        if step > before and (step % self.every == 0 or step == trainer.max_steps):
             partial = self.path.with_suffix(".partial")
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
