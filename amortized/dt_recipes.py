@@ -206,7 +206,9 @@ def main() -> None:
         accelerator=options.accelerator,
     ).cpu()
     if options.stop_at is None or options.stop_at >= recipe.training.n_steps:
-        stored = torch.load(options.runs / options.name / CHECKPOINT, weights_only=False)
+        stored = torch.load(
+            options.runs / options.name / CHECKPOINT, map_location="cpu", weights_only=False
+        )
         text = card(options.name, as_stored(network), tasks, stored["seconds"])
         print(text, save(network, options.out / options.name, text))
 

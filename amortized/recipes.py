@@ -248,7 +248,9 @@ def main() -> None:
     for number, stage in enumerate(recipe.stages, 1):
         directory = arguments.runs / name / str(number)
         network = train(named_prior(name), network, stage, directory=directory)
-        seconds.append(torch.load(directory / CHECKPOINT, weights_only=False)["seconds"])
+        seconds.append(
+            torch.load(directory / CHECKPOINT, map_location="cpu", weights_only=False)["seconds"]
+        )
         text = card(name, as_stored(network), tuple(seconds))
         print(text, save(network, arguments.to / name, text))
 

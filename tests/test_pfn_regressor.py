@@ -229,6 +229,48 @@ def test_a_file_of_an_estimator_that_standardised_for_a_raw_network_is_read_in_r
     np.testing.assert_allclose(again.predict(Z), estimator.predict(Z), rtol=1e-4, atol=1e-5)
 
 
+# --- devices
+
+
+ELSEWHERE = "cuda:63"  # no machine of these tests has so many
+
+
+def test_a_file_of_an_estimator_that_ran_elsewhere_opens_here(tmp_path):
+    estimator, Z, _ = fit("gp-1d")
+    expected = estimator.predict(Z)
+    estimator.device = ELSEWHERE
+    path = estimator.save(tmp_path / "fitted")
+    with pytest.warns(UserWarning, match="device 'cuda:63', on which .* It runs on 'cpu' now"):
+        again = PFNRegressor.load(path)
+    assert again.device == "cpu" and np.array_equal(again.predict(Z), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = PFNRegressor.load(path, device="cpu")
+    assert np.array_equal(chosen.predict(Z), expected)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_pickle_of_an_estimator_that_ran_elsewhere_opens_here(named):
+    X, y, Z, _ = data("gp-1d")
+    estimator = PFNRegressor("gp-1d" if named else load("gp-1d")).fit(X, y)
+    expected = estimator.predict(Z)
+    estimator.device = ELSEWHERE
+    with pytest.warns(UserWarning, match="It runs on 'cpu' now"):
+        again = pickle.loads(pickle.dumps(estimator))
+    assert np.array_equal(again.predict(Z), expected)
+    assert again.model == "gp-1d" if named else again.network_ is again.model
+
+
+def test_state_of_an_estimator_holds_its_network_on_the_cpu():
+    """Whatever it ran on, and without moving the network itself."""
+    network = PFN(PFNConfig(n_features=1, max_context=9, d_model=16, n_layers=1, n_bars=9))
+    away = copy.deepcopy(network).to("meta")  # stands for any other device
+    estimator = PFNRegressor(away)
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # which cannot be brought back
+        estimator.__getstate__()
+    assert next(away.parameters()).device.type == "meta"
+
+
 def test_unknown_units_are_refused(no_shape_checks):
     with pytest.raises(ValueError, match="units 'raw' or 'standardised'; got 'metric'"):
         PFNConfig(n_features=1, max_context=9, units="metric")

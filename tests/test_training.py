@@ -1,5 +1,6 @@
 """Training: it meets the exact posterior predictive, and a run that is cut loses nothing."""
 
+import copy
 import csv
 import math
 import os
@@ -10,15 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
+from amortized import PFNRegressor, infer, load, save
 from amortized.networks import PFN, DistributionTransformerConfig, PFNConfig, TabularPFNConfig
-from amortized.priors import LinearRegressionPrior, named_prior
+from amortized.priors import LinearRegressionPrior, ProgramPrior, named_prior
 from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.training import PriorDataModule, PriorFitting, TrainingConfig, train
+from amortized.training.calibration import measure
 from amortized.training.data import NumberedBatches, batch_seed
 from amortized.training.optimizer import MuonAdamW, cosine_to_zero
 
@@ -87,6 +92,65 @@ def test_meets_the_exact_posterior_predictive(good, n_context):
         # Not only the right score: the right mean and spread of nearly every query.
         assert (found.mean - exact.mean).abs().median() < 0.1
         assert (found.stddev / exact.stddev - 1).abs().median() < 0.2
+
+
+def test_ends_with_a_measured_calibration(good, tmp_path):
+    """Which travels with the weights; a run that is to go on has none yet."""
+    network, _ = good
+    found = network.calibration
+    assert found.n_datasets == 600 and found.n_context == (1, 4, 20)
+    assert found.p_value > 1e-4 and found.deviation < 0.1 and found.doubts == []
+    assert load(save(network, tmp_path / "own")).calibration == found
+    assert fit(stop_at=1).calibration is None
+    assert PFN(TINY).calibration is None and load("gp").calibration is None
+
+
+def test_a_network_that_is_too_sure_is_found_out(good):
+    """And estimators say so."""
+    network = copy.deepcopy(good[0])
+    with torch.no_grad():
+        for part in (network.decoder.head.weight, network.decoder.head.bias):
+            part.mul_(3.0)
+    network.calibration = measure(network, PRIOR, GOOD_STEPS)
+    assert network.calibration.p_value < 1e-4
+    (doubt,) = network.calibration.doubts
+    assert "not calibrated over its own prior (ranks of y are off by" in doubt
+    task = PRIOR.sample(1, 9, 0, seed=0)
+    with pytest.warns(UserWarning, match="Do not trust the answers of this network: its answers"):
+        PFNRegressor(network).fit(task.x_context[0].numpy(), task.y_context[0].numpy())
+
+
+def folded(x, y=None):
+    """The sign of the latent is lost, and the answer has two narrow modes."""
+    latent = pyro.sample("latent", dist.Normal(0.0, 2.0))
+    return pyro.sample("y", dist.Normal(latent**2, 0.05).expand([len(x)]).to_event(1), obs=y)
+
+
+def test_infer_says_that_a_network_is_poor():
+    """One that has hardly been trained; in its training range all the same."""
+    network = fit(
+        prior=ProgramPrior(folded),
+        network=DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1, n_components=3),
+        n_context=(5, 5),
+        n_steps=2,
+    )
+    assert network.calibration.efficiency < 0.25 and network.calibration.doubts
+    y = torch.full((5,), 2.0)
+    with pytest.warns(
+        UserWarning, match="Do not trust this network's answer: .*importance weights"
+    ):
+        posterior = infer(folded, y, method="dt", network=network)
+    assert bool(posterior.diagnostics["inside_training_range"])
+    assert posterior.diagnostics["calibrated"] is False
+    assert "efficiency of importance weights" in posterior.diagnostics["calibration"]
+
+
+def test_classes_are_measured_at_random_within_their_step():
+    prior = named_prior("tabular-classifier")
+    size = replace(CELLS, target="classification", max_classes=2)
+    network = fit(prior=prior, network=size, n_context=(20, 20), n_steps=1)
+    assert 0 <= network.calibration.p_value <= 1 and network.calibration.n_context == (20,)
+    assert network.calibration.n_datasets > 150
 
 
 def test_writes_a_log_of_numbers(good):

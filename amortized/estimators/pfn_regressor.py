@@ -1,7 +1,4 @@
-"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding.
-
-Two kinds of network serve: those over rows read numbers, those over cells read tables.
-"""
+"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +16,7 @@ from amortized.distributions import BarDistribution
 from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.encoded_rows import EncodedRows, outside
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.reporting import NetworkReport
+from amortized.estimators.reporting import NetworkReport, warn_of_doubts
 from amortized.estimators.sample_weights import repeated
 from amortized.estimators.table_views import draw_views, number_of_views
 from amortized.estimators.tables import (
@@ -138,6 +135,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
                 target that is standardised does not vary.
         """
         self.network_: Any = self._network().to(self.device).eval()
+        warn_of_doubts(self.network_)
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         if isinstance(self.network_, TabularPFN):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from amortized.attention import Rotation
 from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import Block, KeysValues
+from amortized.networks.calibration import Calibration
 from amortized.networks.decoders import BarDecoder
 from amortized.priors.prior import Prior, Units
 from amortized.priors.task import TaskBatch
@@ -96,6 +97,8 @@ class PFN(nn.Module):
         >>> network(x, y, torch.randn(4, 3, 2)).batch_shape
         torch.Size([4, 3])
     """
+
+    calibration: Calibration | None = None  # as its training has measured it
 
     def __init__(self, config: PFNConfig, borders: Float[Tensor, " borders"] | None = None) -> None:
         super().__init__()

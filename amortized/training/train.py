@@ -22,6 +22,7 @@ from amortized.networks import (
 from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.prior import Prior
 from amortized.priors.program import ProgramPrior
+from amortized.training.calibration import measure
 from amortized.training.config import TrainingConfig
 from amortized.training.data import PriorDataModule
 from amortized.training.module import PriorFitting
@@ -114,6 +115,9 @@ def train(
 ) -> Any:
     """Train a network on a prior and return it, averaged over the last steps, in eval mode.
 
+    At its end the calibration is measured on fresh tasks, in seconds: ``network.calibration``,
+    which `save` writes beside the weights. `infer` and the estimators say where it is poor.
+
     With a directory the run writes ``last.ckpt`` and ``metrics.csv`` there, and a call with the
     same arguments goes on where the last one stopped, to the same weights that an uninterrupted
     run would have reached.
@@ -163,7 +167,7 @@ def train(
             stored, resume = _read_state(checkpoint, module), checkpoint
             if stored["global_step"] >= config.last_step:
                 module.load_state_dict(stored["state_dict"])
-                return network.eval()
+                return _measured(network.eval(), prior, config)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(_Checkpoint(checkpoint, config.checkpoint_every))
     trainer = lightning.Trainer(
@@ -180,4 +184,11 @@ def train(
     )
     module.train()  # a network that was trained before comes in eval mode
     trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume, weights_only=False)
-    return network.eval()
+    return _measured(network.eval(), prior, config)
+
+
+def _measured(network: nn.Module, prior: Prior | LatentTasks, config: TrainingConfig) -> nn.Module:
+    """The network with its calibration; of a run that is to be resumed it is not measured."""
+    done = config.last_step == config.n_steps
+    network.calibration = measure(network, prior, config) if done else None  # type: ignore[assignment]
+    return network
