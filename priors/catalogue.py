@@ -13,7 +13,9 @@ from amortized.priors.gaussian_process import (
 from amortized.priors.learning_curve import LearningCurvePrior
 from amortized.priors.mixture import MixturePrior
 from amortized.priors.prior import Prior
-from amortized.priors.tabular.tables import table_prior
+from amortized.priors.tabular.tables import diverse_table_prior, table_prior
+
+_MOST_CELLS = 32_000  # a step of a training then takes a few gigabytes
 
 
 def gp_1d() -> GaussianProcessPrior:
@@ -67,6 +69,22 @@ def tabular_regressor() -> MixturePrior:
     return table_prior("regression", max_features=30)
 
 
+def tabular_classifier_2() -> MixturePrior:
+    """Tables of 2 to 100 columns (at most 32,000 cells) and 2 to 10 classes.
+
+    See ``diverse_table_prior``.
+    """
+    return diverse_table_prior("classification", max_cells=_MOST_CELLS)
+
+
+def tabular_regressor_2() -> MixturePrior:
+    """Tables of 2 to 100 columns (at most 32,000 cells) and a number to predict.
+
+    See ``diverse_table_prior``.
+    """
+    return diverse_table_prior("regression", max_cells=_MOST_CELLS)
+
+
 def learning_curve() -> LearningCurvePrior:
     """Learning curves of pow3, ilog2 and janoschek, as LC-PFN's networks were trained on.
 
@@ -98,6 +116,8 @@ PRIORS: Mapping[str, Callable[[], Prior]] = {
     "learning-curve-discrepancy": learning_curve_discrepancy,
     "tabular-classifier": tabular_classifier,
     "tabular-regressor": tabular_regressor,
+    "tabular-classifier-2": tabular_classifier_2,
+    "tabular-regressor-2": tabular_regressor_2,
 }
 
 

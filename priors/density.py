@@ -12,9 +12,7 @@ Discrete latents are summed out where Pyro can enumerate them (see `amortized.pr
 and refused where it cannot.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from amortized.priors.enumeration import enumerable_latents, log_densities
+from amortized.priors.plain_trace import settle
 from amortized.priors.sites import (
     Evaluate,
     EvaluatePrior,
@@ -43,6 +42,7 @@ from amortized.priors.vectorised import (
     ONE_AT_A_TIME,
     FunctionalSamplers,
     Program,
+    precision,
     quiet_program,
 )
 
@@ -71,17 +71,6 @@ class _ForBatches(TorchFunctionMode):
                 logits, y = args
                 return softplus(logits, threshold=40.0) - y * logits
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _precision(dtype: torch.dtype) -> Iterator[None]:
-    """Lets constants that the program makes without a dtype be as precise as the data."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class ProgramDensity:
@@ -134,7 +123,7 @@ class ProgramDensity:
                 f"{tuple(x.shape)} and {tuple(y.shape)}."
             )
         self.model, self.x, self.y = model, x, y
-        with ONE_AT_A_TIME, _precision(y.dtype):
+        with ONE_AT_A_TIME, precision(y.dtype):
             trace = trace_program(model, x[0], y[0])
         self.is_simulator = not has_density(trace.nodes["y"]["fn"], y[0])
         if self.is_simulator and not allow_simulator:
@@ -152,7 +141,7 @@ class ProgramDensity:
         self.supports = {name: base_support(fn) for name, fn in self.priors.items()}
         self.dim = sum(shape.numel() for _, shape in self.layout.values())
         self.vectorised = True
-        self._try_out()
+        settle(self, trace)
 
     @property
     def n_datasets(self) -> int:
@@ -178,15 +167,21 @@ class ProgramDensity:
         """Log prior with the Jacobian's log determinant, and log likelihood, in one run."""
         self._check(u)
 
-        return self._over_all(self._evaluate, u)
+        return self.over_all(self.evaluate, u)
 
-    def _evaluate(self, u: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Log prior and log likelihood of one particle of one dataset."""
+    def evaluate(
+        self, u: Tensor, x: Tensor, y: Tensor, pinned: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log prior and log likelihood of one particle of one dataset.
+
+        Discrete latents that are pinned have these values and are not summed out.
+        """
         if self.discrete is not None:
-            return log_densities(self.model, self.layout, self.discrete, u, x, y)
+            return log_densities(self.model, self.layout, self.discrete, u, x, y, pinned)
         run = (EvaluatePrior if self.is_simulator else Evaluate)(self.layout, u)
         with run:
             self.model(x, y)
+        run.require_all()
         return run.log_prior, run.log_likelihood
 
     def log_prior(
@@ -214,15 +209,15 @@ class ProgramDensity:
         Without any `vmap`, so that it can be traced; called outside `quiet_program` it checks
         the program's arguments.
         """
-        with _precision(self.y.dtype):
-            log_prior, log_likelihood = self._evaluate(u, self.x[0], self.y[0])
+        with precision(self.y.dtype):
+            log_prior, log_likelihood = self.evaluate(u, self.x[0], self.y[0])
         return log_prior + log_likelihood
 
     def log_jacobian(
         self, u: Float[Tensor, "batch particles dim"]
     ) -> Float[Tensor, "batch particles"]:
         """Log determinant of the Jacobian of `constrain`."""
-        return self._over_all(lambda u, x, y: self._place(u, x, y).log_jacobian, u)
+        return self._or_singly(lambda u, x, y: self._place(u, x, y).log_jacobian, u)
 
     def _place(self, u: Tensor, x: Tensor, y: Tensor) -> Place:
         """A run of the program with the latents at u, and any discrete ones drawn."""
@@ -241,7 +236,7 @@ class ProgramDensity:
         self._check(u)
 
         with torch.no_grad():
-            return self._over_all(lambda u, x, y: self._place(u, x, y).values, u)
+            return self._or_singly(lambda u, x, y: self._place(u, x, y).values, u)
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
         """The inverse of `constrain`."""
@@ -254,7 +249,7 @@ class ProgramDensity:
             run_for_latents(run, self.model, x, y)
             return run.vector()
 
-        return self._over_all(collect, {name: latents[name] for name in self.layout})
+        return self._or_singly(collect, {name: latents[name] for name in self.layout})
 
     def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
         """Draws u from the prior with torch's global generator."""
@@ -267,36 +262,11 @@ class ProgramDensity:
             return run.vector().to(y.dtype)
 
         with torch.no_grad():
-            return self._over_all(collect, self.x.new_empty(self.n_datasets, n_particles))
+            return self._or_singly(collect, self.x.new_empty(self.n_datasets, n_particles))
 
     def prior_lots(self, n_lots: int, n_each: int) -> Float[Tensor, "batch lots each dim"]:
         """Lots of draws from the prior, each of which may lead to a mode of its own."""
         return self.sample_prior(n_lots * n_each).unflatten(1, (n_lots, n_each))
-
-    def _try_out(self) -> None:
-        """Evaluates once; leaves vectorisation where the program cannot bear it."""
-        one, origin = self.take(torch.tensor([0])), self.y.new_zeros(1, 1, self.dim)
-        try:
-            one.log_density(origin)
-            return
-        except Exception as error:  # the loop tells a program's own fault from vmap's limits
-            reason = error
-        one.vectorised = self.vectorised = False
-        try:
-            one.log_density(origin)
-        except Exception as error:
-            raise ValueError(
-                "Expected a program whose density can be evaluated wherever its latents may lie; "
-                f"got {type(error).__name__}: {error}"
-            ) from error
-        first_line = str(reason).split(". ")[0].split("\n")[0]
-        warnings.warn(
-            "The program's density cannot be computed for all particles at once and is computed "
-            f"one by one, which is slow. Torch says: {first_line}. Write choices on drawn values "
-            "with torch.where instead of if.",
-            UserWarning,
-            stacklevel=3,
-        )
 
     def _check(self, u: Tensor) -> None:
         if u.ndim != 3 or u.shape[0] != self.n_datasets or u.shape[2] != self.dim:
@@ -305,14 +275,25 @@ class ProgramDensity:
                 f"{tuple(u.shape)}."
             )
 
-    def _over_all(self, function: Callable[..., Any], particles: Any) -> Any:
+    def over_all(self, function: Callable[..., Any], particles: Any) -> Any:
         """Maps a function of one particle and its dataset over particles and datasets."""
         over_particles = torch.func.vmap(function, (0, None, None), randomness="different")
         over_datasets = torch.func.vmap(over_particles, randomness="different")
-        with quiet_program(), _precision(self.y.dtype), _ForBatches():
+        with quiet_program(), precision(self.y.dtype), _ForBatches():
             if self.vectorised:
                 return over_datasets(particles, self.x, self.y)
             return _loop(function, particles, self.x, self.y)
+
+    def _or_singly(self, function: Callable[..., Any], particles: Any) -> Any:
+        """`over_all` for what draws: vmap may not bear a sampler though it bears the density."""
+        try:
+            return self.over_all(function, particles)
+        except Exception:  # a fault of the program itself comes again in the loop
+            if not self.vectorised:
+                raise
+        singly = self.take(torch.arange(self.n_datasets, device=self.x.device))
+        singly.vectorised = False
+        return singly.over_all(function, particles)
 
 
 def _loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:

@@ -20,8 +20,10 @@ from amortized.priors.vectorised import (
     Program,
     draw,
     is_subsample,
+    precision,
     quiet_program,
     run_program,
+    warn_of_parameters,
 )
 
 
@@ -74,7 +76,7 @@ class ProgramSimulator:
 
     def __init__(self, model: Program, x: Float[Tensor, "n features"]) -> None:
         self.model = model
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), precision(x.dtype):
             torch.manual_seed(0)
             sites = run_program(model, x)
             if "y" not in sites:
@@ -82,7 +84,9 @@ class ProgramSimulator:
                     f"Expected the program to have a sample site 'y'; got {sorted(sites)}. Name "
                     "the observation: pyro.sample('y', ..., obs=y)."
                 )
-            self.layout = lay_out(trace_program(model, x, sites["y"]))
+            trace = trace_program(model, x, sites["y"])
+            warn_of_parameters(trace)
+            self.layout = lay_out(trace)
         self.dim = sum(shape.numel() for _, shape in self.layout.values())
 
     def __call__(
@@ -117,7 +121,7 @@ class ProgramSimulator:
 
     def _for_all(self, run: Callable[[Tensor, Tensor], Any], u: Tensor, x: Tensor) -> Any:
         """One vectorised run; task by task where the program cannot bear it."""
-        with torch.no_grad(), quiet_program(), FunctionalSamplers():
+        with torch.no_grad(), quiet_program(), precision(x.dtype), FunctionalSamplers():
             try:
                 return torch.func.vmap(run, randomness="different")(u, x)
             except Exception:  # a fault of the program itself comes again in the loop

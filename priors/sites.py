@@ -38,6 +38,16 @@ class _Site(Messenger):
     def _is_latent(self, message: Any) -> bool:
         return message["name"] in self.layout and not message["is_observed"]
 
+    def require_all(self) -> None:
+        """Refuses a run without some of the latents: the density would have other dimensions."""
+        missing = set(self.layout) - set(self.values)
+        if missing:
+            raise ValueError(
+                f"Expected the sample sites {sorted(self.layout)} in every run of the program; "
+                f"{sorted(missing)} appear in some runs only. Draw them always, and choose with "
+                "torch.where what they are used for."
+            )
+
     def _pyro_post_sample(self, message: Any) -> None:
         if not self.to_the_end and len(self.values) == len(self.layout):
             raise _AllPlaced
@@ -75,7 +85,8 @@ class Place(_Site):
         """What to do about a site that is neither observed nor in u."""
         raise ValueError(
             f"Expected the sample site '{message['name']}' in every run of the program; it "
-            "appears in some runs only."
+            "appears in some runs only. Draw it always, and choose with torch.where what it is "
+            "used for."
         )
 
 
@@ -136,6 +147,7 @@ class Unconstrain(_Site):
 
     def vector(self) -> Tensor:
         """The values end to end, in the order of the layout."""
+        self.require_all()
         return torch.cat([self.values[name] for name in self.layout])
 
 

@@ -38,6 +38,17 @@ def quiet_program() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def precision(dtype: torch.dtype) -> Iterator[None]:
+    """Lets constants that the program makes without a dtype be as precise as the data."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def _uniform(like: Tensor) -> Tensor:
     return torch.rand(like.shape, dtype=like.dtype, device=like.device)
 
@@ -148,6 +159,19 @@ def is_subsample(message: Any) -> bool:
     return type(message["fn"]).__name__ == "_Subsample"
 
 
+def warn_of_parameters(trace: Any) -> None:
+    """Says that `pyro.param` stays at the value that it has: nothing here optimises it."""
+    names = sorted(name for name, site in trace.nodes.items() if site["type"] == "param")
+    if names:
+        warnings.warn(
+            f"The program has pyro.param {names}, which is not inferred: every method leaves it at "
+            "the value that it has in Pyro's store, at first the initial one. Give it a prior, "
+            "pyro.sample(name, dist...), if it is not known.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def run_program(program: Program, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
     """Runs a program once and returns the values at its sample sites, deterministic ones left out.
 
@@ -192,7 +216,7 @@ def run_programs(program: Program, x: Tensor) -> dict[str, Tensor]:
     state = torch.random.get_rng_state()  # the loop must not depend on draws that came to nothing
     device_state = torch.cuda.get_rng_state(x.device) if x.is_cuda else None
     try:
-        with quiet_program(), FunctionalSamplers():
+        with quiet_program(), precision(x.dtype), FunctionalSamplers():
             one_run = torch.func.vmap(lambda row: run_program(program, row), randomness="different")
             return one_run(x)
     except Exception as reason:  # the loop below tells a program's own fault from vmap's limits
@@ -213,7 +237,8 @@ def run_programs(program: Program, x: Tensor) -> dict[str, Tensor]:
 
 def _run_one_by_one(program: Program, x: Tensor) -> dict[str, Tensor]:
     try:
-        runs = [run_program(program, row) for row in x]
+        with precision(x.dtype):
+            runs = [run_program(program, row) for row in x]
         return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
     except Exception as reason:
         raise ValueError(

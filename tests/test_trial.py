@@ -83,7 +83,7 @@ def test_distribution_transformer_on_trial():
     config = DistributionTransformerConfig(d_model=16, n_layers=1, n_components=3)
     network = DistributionTransformer.new(tasks, config).eval()
     size = {"n_context": 5, "progress": False}
-    trial = latent_trial(network, tasks, n_datasets=300, exact_density=True, **size)
+    trial = latent_trial(network, tasks, n_datasets=1000, exact_density=True, **size)
     assert set(trial.draws) == {"coefficients", "noise"}
     efficiency = importance_efficiency(trial)
     assert 0 < efficiency.mean < 1

@@ -16,6 +16,9 @@ from amortized.priors.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.exact import exact
 from amortized.sampling.start import FromMixture, normal_of_draws
+from amortized.sampling.verdict import judged
+
+Check = Callable[[ProgramDensity, Draws], Draws]
 
 
 def posterior_from_draws(
@@ -39,9 +42,9 @@ def posterior_from_draws(
     latents = {name: shaped(value) for name, value in density.constrain(draws.u).items()}
     log_weights = None if draws.log_weights is None else shaped(draws.log_weights)
     diagnostics = {
-        name: _plain(value) if isinstance(value, Tensor) and not many else value
-        for name, value in draws.diagnostics.items()
+        name: value if many else _plain(value) for name, value in draws.diagnostics.items()
     }
+    cluster = None if draws.cluster is None else shaped(draws.cluster)
     evidence, error = draws.log_evidence, draws.log_evidence_error
     error = error if many or error is None else error[0]
     log_prob: Callable[[Latents], Tensor] | None = None
@@ -55,6 +58,7 @@ def posterior_from_draws(
         latents,
         log_weights=log_weights,
         n_chains=draws.n_chains,
+        cluster=cluster,
         log_evidence=evidence,
         log_evidence_error=error,
         log_prob=log_prob,
@@ -80,8 +84,11 @@ def _no_predictive(density: ProgramDensity) -> Callable[[Data], Distribution]:
     return refuse
 
 
-def _plain(value: Tensor) -> Any:
-    return value[0].item() if value.ndim == 1 else value[0]
+def _plain(value: Any) -> Any:
+    """What a diagnostic says of the only dataset."""
+    if isinstance(value, Tensor):
+        return value[0].item() if value.ndim == 1 else value[0]
+    return value[0] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,11 @@ class _Predictive:
 
     def __call__(self, x: Data) -> Distribution:
         problem, x = self.problem, as_tensor(x, "x")
+        if problem.y.ndim != 2:
+            raise ValueError(
+                "Expected a program of one number a row for a predictive; its rows have the shape "
+                f"{tuple(problem.y.shape[2:])}. Draw y from the program at draws of its latents."
+            )
         many = bool(problem.batch_shape)
         wanted = (*problem.batch_shape, "m", problem.x.shape[-1])
         if x.ndim != len(wanted) or x.shape[-1] != wanted[-1] or (many and x.shape[0] != wanted[0]):
@@ -222,19 +234,30 @@ def _without_latents(problem: Problem, density: ProgramDensity) -> Posterior:
     )
 
 
-def by_sampler(sampler: Callable[..., Draws], name: str) -> Callable[..., Posterior]:
-    """A method of `infer` made of a sampler of draws in unconstrained space."""
+def by_sampler(
+    sampler: Callable[..., Draws], name: str, check: Check | None = None
+) -> Callable[..., Posterior]:
+    """A method of `infer` made of a sampler of draws in unconstrained space.
+
+    Args:
+        sampler: of draws given a density, their number and its own options.
+        name: of the method.
+        check: adds to the draws' diagnostics what puts them in doubt; None where the sampler does.
+    """
 
     def method(problem: Problem, n_draws: int, **options: Any) -> Posterior:
         density = problem.density()
         if "start" in options:
-            options["start"] = _start(options["start"], density, problem)
-        return posterior_from_draws(problem, density, sampler(density, n_draws, **options), name)
+            options["start"] = start_for(options["start"], density, problem)
+        draws = sampler(density, n_draws, **options)
+        draws = judged(draws if check is None else check(density, draws))
+        return posterior_from_draws(problem, density, draws, name)
 
+    method.__wrapped__ = sampler  # type: ignore[attr-defined]  # whose signature has the options
     return method
 
 
-def _start(start: Any, density: ProgramDensity, problem: Problem) -> Any:
+def start_for(start: Any, density: ProgramDensity, problem: Problem) -> Any:
     """What the user gives as a start, as a density over u for each dataset."""
     if isinstance(start, Posterior):
         if start.batch_shape != problem.batch_shape:

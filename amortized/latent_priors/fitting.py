@@ -261,3 +261,28 @@ def _cached_fit(keyed: _Keyed, n_components: int) -> GaussianMixture:
     log_density = log_density.nan_to_num(-math.inf, -math.inf, -math.inf)
     weights = (log_density - log_density.max()).exp()
     return fit_draws(grid.unsqueeze(-1), n_components, weights)
+
+
+def stacked(mixtures: Sequence[GaussianMixture], dim: int = 0) -> GaussianMixture:
+    """Mixtures side by side in a new batch dimension; the smaller ones get empty components.
+
+    Example:
+        >>> import torch
+        >>> one = GaussianMixture.from_moments(torch.zeros(2), torch.eye(2))
+        >>> stacked([one, one, one]).batch_shape
+        torch.Size([3])
+    """
+    k = max(mixture.n_components for mixture in mixtures)
+
+    def filled(tensor: Tensor, axis: int, value: float | None = None) -> Tensor:
+        """With the missing components added, of some value or copies of the first."""
+        first = tensor.narrow(axis, 0, 1)
+        more = first if value is None else torch.full_like(first, value)
+        return torch.cat((tensor, *[more] * (k - tensor.shape[axis])), axis)
+
+    return GaussianMixture(
+        torch.stack([filled(m.log_weights, -1, -torch.inf) for m in mixtures], dim),
+        torch.stack([filled(m.means, -2) for m in mixtures], dim),
+        torch.stack([filled(m.scale_tril, -3) for m in mixtures], dim),
+        validate_args=False,
+    )

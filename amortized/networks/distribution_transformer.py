@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge, split
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
-from amortized.networks.blocks import Block
+from amortized.networks.blocks import Block, Norm
 from amortized.networks.calibration import Calibration
 from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.observation_encoder import ObservationEncoder, mlp
@@ -81,7 +81,7 @@ class DistributionTransformer(nn.Module):
                 "observations": layers(config.n_layers * config.reads_rows),
             }
         )
-        self.sketch_norm, self.norm = nn.RMSNorm(d), nn.RMSNorm(d)
+        self.sketch_norm, self.norm = Norm(d), Norm(d)
         self.sketch_head = nn.Linear(d, 2 * config.n_sketch + dim + n_factor)
         self.embed_component = mlp(2 * (1 + dim + n_read(dim)), d)
         self.embed_summary = nn.Linear(d, d)

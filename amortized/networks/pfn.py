@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from amortized.attention import Rotation
 from amortized.distributions import BarDistribution, equal_mass_borders
-from amortized.networks.blocks import Block, KeysValues
+from amortized.networks.blocks import Block, KeysValues, Norm
 from amortized.networks.calibration import Calibration
 from amortized.networks.decoders import BarDecoder
 from amortized.priors.prior import Prior, Units
@@ -119,7 +119,7 @@ class PFN(nn.Module):
         self.blocks: Any = nn.ModuleList(  # of Block, which a ModuleList forgets
             Block(d, config.n_heads, config.d_hidden) for _ in range(config.n_layers)
         )
-        self.norm = nn.RMSNorm(d)
+        self.norm = Norm(d)
         self.decoder = BarDecoder(d, borders)
 
     @classmethod

@@ -20,7 +20,7 @@ References:
 import warnings
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Draws = Float[Tensor, "chains draws *event"]
@@ -120,6 +120,35 @@ def _warn_of_nan(draws: Tensor) -> None:
 def _where_known(values: Tensor, draws: Tensor) -> Tensor:
     """The values, NaN where a draw is."""
     return values.masked_fill(draws.isnan().flatten(0, 1).any(0), torch.nan)
+
+
+def clustered_variance(
+    values: Float[Tensor, "batch n features"],
+    cluster: Int[Tensor, "batch n"],
+    weights: Float[Tensor, "batch n"] | None = None,
+) -> Float[Tensor, "batch features"]:
+    r"""Variance of the weighted mean of draws that depend on each other within clusters only.
+
+    .. math:: \sum_c \Big( \sum_{i \in c} w_i (f_i - \bar f) \Big)^2, \qquad \sum_i w_i = 1,
+
+    times :math:`k / (k - 1)` for an effective number k of clusters.
+
+    Args:
+        values: f.
+        cluster: labels, integers from 0: the first ancestor of a particle; all different for
+            independent draws.
+        weights: up to a factor; None for equal ones.
+    """
+    batch, n, features = values.shape
+    share = values.new_full((batch, n), 1 / n) if weights is None else weights
+    share = (share / share.sum(1, keepdim=True)).unsqueeze(-1)
+    centred = values - (share * values).sum(1, keepdim=True)
+    index, n_labels = cluster.unsqueeze(-1), int(cluster.max()) + 1
+    sums = values.new_zeros(batch, n_labels, features)
+    sums = sums.scatter_add(1, index.expand(-1, -1, features), share * centred)
+    size = share.new_zeros(batch, n_labels, 1).scatter_add(1, index, share)
+    k = size.square().sum(1).reciprocal()
+    return sums.square().sum(1) * k / (k - 1).clamp(min=1e-3)
 
 
 def _split(draws: Tensor) -> Tensor:

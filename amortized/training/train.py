@@ -151,11 +151,13 @@ def train(
         network = _default_size(network, prior, config)
     if isinstance(network, DistributionTransformerConfig):
         network = replace(network, n_context=config.n_context)
+    for_latents = isinstance(network, DistributionTransformer | DistributionTransformerConfig)
+    if for_latents and isinstance(prior, ProgramPrior):
+        fewest, most = config.n_context
+        prior = LatentTasks(prior, n_rows=most if fewest == most else None)
     if not isinstance(network, nn.Module):
         network = new_network(_as_read(prior, network), network, config.seed)
     prior = _as_read(prior, network.config)
-    if isinstance(network, DistributionTransformer) and isinstance(prior, ProgramPrior):
-        prior = LatentTasks(prior)
     module = PriorFitting(network, config)
     callbacks: list[Callback] = [EMAWeightAveraging(use_buffers=False, decay=config.ema_decay)]
     if progress:
