@@ -53,7 +53,7 @@ class FittedFile:
             ValueError: if a parameter or the classes cannot be written without pickle.
         """
         arrays, header = {}, {}
-        state: dict[str, Any] = self.__getstate__()  # type: ignore[assignment]
+        state: dict[str, Any] = self.__getstate__()
         for name, value in state.items():
             if name == "_metadata_request":
                 continue  # what a pipeline passes on is no part of the answer
@@ -109,8 +109,8 @@ def _on_cpu(network: nn.Module) -> nn.Module:
 def _reachable(device: str) -> str:
     """The device, or "cpu" with a warning on a machine that lacks it."""
     wanted = torch.device(device)
-    module = getattr(torch, wanted.type, None)
-    count = module.device_count() if hasattr(module, "device_count") else 0
+    kind: Any = getattr(torch, wanted.type, None)
+    count = kind.device_count() if hasattr(kind, "device_count") else 0
     if wanted.type == "cpu" or (wanted.index or 0) < count:
         return device
     warnings.warn(

@@ -326,10 +326,10 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             n_samples: draws for each row.
             random_state: as in scikit-learn.
         """
-        n_samples, random_state = number_of_draws(n_samples), check_random_state(random_state)
+        n_samples, random = number_of_draws(n_samples), check_random_state(random_state)
         parts = []
         for part in self._predictives(X):
-            levels = random_state.uniform(size=(n_samples, *part.batch_shape))
+            levels = random.uniform(size=(n_samples, *part.batch_shape))
             parts.append(part.icdf(torch.as_tensor(levels)))
         return torch.cat(parts, dim=1).T.numpy()
 

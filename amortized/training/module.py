@@ -47,7 +47,8 @@ class PriorFitting(lightning.LightningModule):
         size = getattr(self.network, "config", None)
         settings = {name: getattr(self.config, name) for name in FIXED}
         for field in fields(size) if is_dataclass(size) else ():
-            if field.name != "x_range":  # measured, up to rounding, on draws as the borders are
+            # Measured on draws, as the borders are, and so up to rounding.
+            if field.name not in ("x_range", "scaling"):
                 settings[f"network.{field.name}"] = getattr(size, field.name)
         return settings
 
