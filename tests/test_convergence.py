@@ -1,5 +1,6 @@
 """Diagnostics of draws: equal to ArviZ's, and they catch what they are for."""
 
+import arviz
 import numpy as np
 import pytest
 import torch
@@ -7,8 +8,6 @@ from scipy import stats
 
 from amortized.sampling import convergence
 from amortized.sampling.pareto import fit_generalised_pareto, smooth_weights
-
-arviz = pytest.importorskip("arviz")
 
 
 def chains(correlation, n_chains=4, n=500):

@@ -146,11 +146,11 @@ def test_false_alarms_on_exact_posteriors(name, modes):
     assert alarms <= 7  # of 40 at level 0.05: more have probability 0.0007
 
 
-@pytest.mark.parametrize("name", DIAGNOSTICS)
-@pytest.mark.parametrize("fault", FAULTS)
+SEEN = [(name, fault) for fault in FAULTS for name in DIAGNOSTICS if (name, fault) not in BLIND]
+
+
+@pytest.mark.parametrize("name, fault", SEEN)
 def test_alarm_on_wrong_posterior(name, fault):
-    if (name, fault) in BLIND:
-        pytest.skip("blind to this fault by design")
     p = DIAGNOSTICS[name](fault=fault, modes=fault == "one mode", n=1000).p_value
     assert p < ALARM
 

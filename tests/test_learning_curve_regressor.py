@@ -12,7 +12,7 @@ from amortized import LearningCurveRegressor
 from amortized.estimators.curve_sets import StepScale, curves_of
 from amortized.estimators.metric_scale import MetricScale, usual_size
 from amortized.networks import PFN, PFNConfig
-from amortized.pretrained import available, load, save
+from amortized.pretrained import load, save
 from amortized.priors import named_prior
 
 
@@ -296,7 +296,6 @@ def test_plot_draws_every_curve():
     assert len(figure.axes[0].lines) == 2 * len(CURVES)
 
 
-@pytest.mark.skipif("learning-curve" not in available(), reason="not released yet")
 def test_released_network_beats_the_last_value():
     curves = named_prior("learning-curve").whole_curves(300, seed=10**6)
     unit = curves.clamp(0, 1).double().numpy()

@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -369,7 +370,6 @@ def test_real_data():
 
 
 def test_feature_names_are_kept_and_checked():
-    pandas = pytest.importorskip("pandas")
     X, y, Z, _ = data("gp")
     table = pandas.DataFrame(X, columns=["a", "b", "c"])
     estimator = PFNRegressor().fit(table, y)
