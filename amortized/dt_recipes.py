@@ -24,7 +24,7 @@ from amortized.networks import DistributionTransformer, DistributionTransformerC
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
 from amortized.sampling.latent_reference import reference_log_prob
 from amortized.training import TrainingConfig, train
-from amortized.training.data import step_seed
+from amortized.training.data import batch_seed
 from amortized.training.train import CHECKPOINT
 
 
@@ -87,7 +87,7 @@ def held_out(tasks: LatentTasks, config: TrainingConfig, n_tasks: int) -> list[L
     low, high = config.n_context
     sizes = [round(low * (high / low) ** (i / 9)) for i in range(10)]
     n = max(1, n_tasks // 10)
-    return [tasks.sample(n, size, seed=step_seed(10**9, i)) for i, size in enumerate(sizes)]
+    return [tasks.sample(n, size, seed=batch_seed(10**9, i)) for i, size in enumerate(sizes)]
 
 
 def answers(
@@ -206,7 +206,9 @@ def main() -> None:
         accelerator=options.accelerator,
     ).cpu()
     if options.stop_at is None or options.stop_at >= recipe.training.n_steps:
-        stored = torch.load(options.runs / options.name / CHECKPOINT, weights_only=False)
+        stored = torch.load(
+            options.runs / options.name / CHECKPOINT, map_location="cpu", weights_only=False
+        )
         text = card(options.name, as_stored(network), tasks, stored["seconds"])
         print(text, save(network, options.out / options.name, text))
 

@@ -22,7 +22,7 @@ from amortized.pretrained.storage import SHIPPED
 from amortized.priors import Prior, TaskBatch, named_prior
 from amortized.priors.catalogue import PRIORS
 from amortized.training import TrainingConfig, train
-from amortized.training.data import StepBatches
+from amortized.training.data import NumberedBatches
 from amortized.training.train import CHECKPOINT
 
 
@@ -186,7 +186,7 @@ def average_so_far(name: str, checkpoint: Path, released: Path = SHIPPED) -> PFN
 
 def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list[TaskBatch]:
     """Batches of the training's sizes that no training step has seen."""
-    batches = StepBatches(prior, replace(config, seed=config.seed + 10**9))
+    batches = NumberedBatches(prior, replace(config, seed=config.seed + 10**9))
     return [cast(TaskBatch, batches.batch(step)) for step in range(n_batches)]
 
 
@@ -293,7 +293,9 @@ def main() -> None:
     for number, stage in enumerate(recipe.stages, 1):
         directory = arguments.runs / name / str(number)
         network = train(named_prior(name), network, stage, directory=directory)
-        seconds.append(torch.load(directory / CHECKPOINT, weights_only=False)["seconds"])
+        seconds.append(
+            torch.load(directory / CHECKPOINT, map_location="cpu", weights_only=False)["seconds"]
+        )
         text = card(name, as_stored(network), tuple(seconds))
         print(text, save(network, arguments.to / name, text))
 

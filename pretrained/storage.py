@@ -22,6 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from amortized.networks import NETWORKS
+from amortized.networks.calibration import Calibration
 from amortized.priors.catalogue import PRIORS, named_prior
 
 SHIPPED = Path(__file__).resolve().parent
@@ -82,6 +83,9 @@ def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     config = {"network": kind, "config": asdict(cast(Any, network.config))}
+    calibration: Any = network.calibration
+    if calibration is not None:
+        config["calibration"] = asdict(calibration)
     (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (fresh / WEIGHTS).write_bytes(weights)
     (fresh / CARD).write_text(_with_checksum(card, weights), encoding="utf-8")
@@ -189,7 +193,11 @@ def _from_config(path: Path) -> nn.Module:
             values["units"] = named_prior(values["prior"]).units if named else "raw"
         # The first weights are overwritten: drawing them must not change the user's own draws.
         with torch.random.fork_rng(devices=[]):
-            return cls(config_cls(**values))
+            network = cls(config_cls(**values))
+        if "calibration" in stored:
+            measured = stored["calibration"]
+            network.calibration = Calibration(**{k: _as_tuples(v) for k, v in measured.items()})
+        return network
     except (ValueError, KeyError, TypeError, RuntimeError) as reason:
         raise ValueError(
             f"Expected {path} to describe one of {sorted(NETWORKS)}; got "

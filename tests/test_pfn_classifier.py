@@ -19,7 +19,7 @@ from amortized.estimators.screening import strongest_columns
 from amortized.estimators.table_views import QUERY_CHUNK, draw_views
 from amortized.estimators.tables import TableEncoder
 from amortized.networks import TabularPFN, TabularPFNConfig
-from amortized.pretrained import available, save
+from amortized.pretrained import save
 
 SIZE = TabularPFNConfig(
     d_model=32, d_hidden=16, n_cell_blocks=2, n_row_blocks=1, d_row=48, n_retrieval_heads=2
@@ -465,13 +465,11 @@ def test_regression_of_a_messy_table():
     np.testing.assert_array_equal(again.predict(X), mean)
 
 
-@pytest.mark.skipif("tabular-classifier" not in available(), reason="not yet trained")
 @parametrize_with_checks([PFNClassifier(n_estimators=2)])
 def test_scikit_learn_checks_of_the_classifier(estimator, check, no_shape_checks):
     check(estimator)
 
 
-@pytest.mark.skipif("tabular-regressor" not in available(), reason="not yet trained")
 @parametrize_with_checks([PFNRegressor(model="tabular-regressor", n_estimators=2)])
 def test_scikit_learn_checks_of_the_table_regressor(estimator, check, no_shape_checks):
     check(estimator)

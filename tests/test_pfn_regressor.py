@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
+import pandas
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -21,8 +22,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from amortized import PFNRegressor, load, save
+from amortized.diagnostics import PredictiveTrial
 from amortized.networks import PFN, PFNConfig, TabularPFNConfig
 from amortized.priors import ProgramPrior, named_prior
+from amortized.training import TrainingConfig, train
 
 
 # The checks use up to 30 features, of which gp-1d takes one and gp the ten strongest.
@@ -196,11 +199,48 @@ def test_a_network_of_ones_own_is_used_in_the_units_of_its_prior(tmp_path):
         PFNRegressor(network).fit(X, 1000 * y)
 
 
+def exact_heat(batch):
+    """The predictive of ``natural`` in closed form: of its slope a normal posterior."""
+    x, z = batch.x_context[..., 0].double() - 273, batch.x_query[..., 0].double() - 273
+    precision = 0.3**-2 + (x / 20).square().sum(1)
+    slope = (4.2 * 0.3**-2 + (x * batch.y_context.double() / 400).sum(1)) / precision
+    variance = z.square() / precision[:, None] + 400
+    return torch.distributions.Normal(slope[:, None] * z, variance.sqrt())
+
+
+def test_a_network_in_natural_units_is_as_good_as_its_numbers_of_order_one():
+    """Within a twentieth of a nat of the exact answer after seconds of training."""
+    prior = ProgramPrior(natural, inputs=lambda *shape: 273.0 + 100.0 * torch.rand(*shape, 1))
+    size = PFNConfig(
+        n_features=1,
+        max_context=12,
+        d_model=32,
+        n_heads=2,
+        n_layers=2,
+        d_hidden=64,
+        n_bars=200,
+        frequencies=(0.1, 1.0),
+    )
+    rates = {"lr": 5e-3, "muon_lr": 2e-2, "ema_decay": 0.97}
+    steps = TrainingConfig(n_steps=200, n_context=(2, 12), n_query=32, **rates)
+    network = train(prior, size, steps, progress=False)
+    (centre, spread), (middle, scale) = network.config.scaling
+    assert 320 < centre < 326 and 30 < spread < 38 and 190 < middle < 230 and 130 < scale < 155
+    trial = {"n_datasets": 100, "n_context": 8, "n_query": 8, "progress": False}
+    oracle, bare, ours = (
+        PredictiveTrial.run(prior, method, **trial).scores
+        for method in (exact_heat, network, PFNRegressor(network))
+    )
+    torch.testing.assert_close(ours, bare, atol=1e-3, rtol=1e-3)
+    assert -0.02 < (oracle - ours).mean() < 0.05
+    assert load("gp-1d").config.scaling is None
+
+
 def old_file(network, folder, **config):
     """A folder as it was saved before networks said their units."""
     path = save(network, folder)
     stored = json.loads((path / "config.json").read_text())
-    for name in ("units", "x_range"):
+    for name in ("units", "x_range", "scaling"):
         stored["config"].pop(name)
     stored["config"] |= config
     (path / "config.json").write_text(json.dumps(stored))
@@ -227,6 +267,48 @@ def test_a_file_of_an_estimator_that_standardised_for_a_raw_network_is_read_in_r
     again = PFNRegressor.__new__(PFNRegressor)
     again.__setstate__(state)
     np.testing.assert_allclose(again.predict(Z), estimator.predict(Z), rtol=1e-4, atol=1e-5)
+
+
+# --- devices
+
+
+ELSEWHERE = "cuda:63"  # no machine of these tests has so many
+
+
+def test_a_file_of_an_estimator_that_ran_elsewhere_opens_here(tmp_path):
+    estimator, Z, _ = fit("gp-1d")
+    expected = estimator.predict(Z)
+    estimator.device = ELSEWHERE
+    path = estimator.save(tmp_path / "fitted")
+    with pytest.warns(UserWarning, match="device 'cuda:63', on which .* It runs on 'cpu' now"):
+        again = PFNRegressor.load(path)
+    assert again.device == "cpu" and np.array_equal(again.predict(Z), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = PFNRegressor.load(path, device="cpu")
+    assert np.array_equal(chosen.predict(Z), expected)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_pickle_of_an_estimator_that_ran_elsewhere_opens_here(named):
+    X, y, Z, _ = data("gp-1d")
+    estimator = PFNRegressor("gp-1d" if named else load("gp-1d")).fit(X, y)
+    expected = estimator.predict(Z)
+    estimator.device = ELSEWHERE
+    with pytest.warns(UserWarning, match="It runs on 'cpu' now"):
+        again = pickle.loads(pickle.dumps(estimator))
+    assert np.array_equal(again.predict(Z), expected)
+    assert again.model == "gp-1d" if named else again.network_ is again.model
+
+
+def test_state_of_an_estimator_holds_its_network_on_the_cpu():
+    """Whatever it ran on, and without moving the network itself."""
+    network = PFN(PFNConfig(n_features=1, max_context=9, d_model=16, n_layers=1, n_bars=9))
+    away = copy.deepcopy(network).to("meta")  # stands for any other device
+    estimator = PFNRegressor(away)
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # which cannot be brought back
+        estimator.__getstate__()
+    assert next(away.parameters()).device.type == "meta"
 
 
 def test_unknown_units_are_refused(no_shape_checks):
@@ -288,7 +370,6 @@ def test_real_data():
 
 
 def test_feature_names_are_kept_and_checked():
-    pandas = pytest.importorskip("pandas")
     X, y, Z, _ = data("gp")
     table = pandas.DataFrame(X, columns=["a", "b", "c"])
     estimator = PFNRegressor().fit(table, y)

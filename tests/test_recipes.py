@@ -162,7 +162,7 @@ def test_held_out_batches_are_no_training_batches():
     prior, config = named_prior("gp-1d"), TINY.stages[0]
     held_out = recipes.held_out(prior, config, 2)
     again = recipes.held_out(prior, config, 2)
-    trained_on = recipes.StepBatches(prior, config).batch(0)
+    trained_on = recipes.NumberedBatches(prior, config).batch(0)
     assert torch.equal(held_out[1].y_query, again[1].y_query)
     assert not torch.equal(held_out[0].y_query, trained_on.y_query)
 

@@ -16,7 +16,7 @@ from amortized.pretrained import load, save
 from amortized.priors import TaskBatch, named_prior
 from amortized.priors.tabular.tables import table_prior
 from amortized.training import TrainingConfig, train
-from amortized.training.data import StepBatches
+from amortized.training.data import NumberedBatches
 
 SMALL = TabularPFNConfig(
     d_model=32,
@@ -336,7 +336,7 @@ def test_trains_on_its_named_prior(name):
 
 def test_long_contexts_come_with_fewer_tasks():
     config = TrainingConfig(n_tasks=8, n_rows=120, n_context=(50, 50), n_query=10)
-    assert StepBatches(table_prior(n_features=2), config).batch(0).n_tasks == 2
+    assert NumberedBatches(table_prior(n_features=2), config).batch(0).n_tasks == 2
 
 
 def test_learns_a_simple_table():

@@ -64,7 +64,7 @@ def answers_of(estimator: BaseEstimator, batch: TaskBatch) -> Distribution:
             "Expected an estimator with predict_distribution or predict_proba; got "
             f"{type(estimator).__name__}."
         )
-    answers = []
+    answers: list[Any] = []
     for task in range(batch.n_tasks):
         rows = slice(None) if batch.context_mask is None else batch.context_mask[task]
         x, y = batch.x_context[task][rows].double(), batch.y_context[task][rows].double()

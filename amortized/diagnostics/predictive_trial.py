@@ -18,7 +18,7 @@ from amortized.infer import infer
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 
-PredictiveMethod = str | nn.Module | BaseEstimator | Callable[[TaskBatch], Distribution]
+PredictiveMethod = str | nn.Module | Callable[[TaskBatch], Distribution] | Any
 """A name for `infer`, a PFN, an estimator with ``predict_distribution`` or ``predict_proba``, or a
 function of datasets that returns the predictive of their queries, of batch shape
 ``(n_datasets, n_query)``."""

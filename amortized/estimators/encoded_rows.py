@@ -76,7 +76,7 @@ class EncodedRows:
 
 
 def outside(
-    network: PFN, x: NDArray[np.float64], y: NDArray[np.float64] | None, model: Any
+    network: PFN, x: NDArray[np.floating], y: NDArray[np.float64] | None, model: Any
 ) -> Iterator[str]:
     """Warnings of data outside of what the prior of a network in raw units draws.
 

@@ -16,7 +16,8 @@ from amortized.distributions import BarDistribution
 from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.curve_sets import CurveSet, StepScale, curves_of, steps_of, thinned
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.metric_scale import MetricScale
+from amortized.estimators.metric_scale import MetricScale, usual_size
+from amortized.estimators.reporting import warn_of_doubts
 from amortized.networks import PFN
 from amortized.pretrained import load
 from amortized.priors import LearningCurvePrior, Prior, named_prior
@@ -114,6 +115,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
         self._check_parameters()
         curves = curves_of(X, y)
         self.network_: Any = self._network()
+        warn_of_doubts(self.network_)
         self._step_scale.check_steps(curves.steps[~np.isnan(curves.steps)], "X")
         known = curves.values[~np.isnan(curves.values)]
         slack = ROUNDING * (self.high - self.low) if math.isfinite(self.high - self.low) else 0.0
@@ -161,7 +163,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
         origin = self.low if math.isfinite(self.low) else self.high
         origin = origin if math.isfinite(origin) else 0.0
         # Curves begin with their worst values, which are those that must not be squeezed.
-        size = float(np.median(np.nanmax(np.abs(curves.values - origin), axis=1)))
+        size = float(np.median([usual_size(row) for row in np.abs(curves.values - origin)]))
         return size if size > 0 else 1.0
 
     @property

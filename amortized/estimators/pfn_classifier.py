@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from amortized.estimators.class_labels import class_labels
 from amortized.estimators.class_tree import ClassTree
 from amortized.estimators.fitted_file import FittedFile
+from amortized.estimators.reporting import warn_of_doubts
 from amortized.estimators.sample_weights import repeated
 from amortized.estimators.screening import strongest_columns
 from amortized.estimators.table_views import check_precision, number_of_views, rows_read
@@ -137,6 +138,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._encode()
+        warn_of_doubts(self.network_)
         return self
 
     def _check_parameters(self) -> None:

@@ -1,7 +1,4 @@
-"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding.
-
-Two kinds of network serve: those over rows read numbers, those over cells read tables.
-"""
+"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,7 +16,7 @@ from amortized.distributions import BarDistribution
 from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.encoded_rows import EncodedRows, outside
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.reporting import NetworkReport
+from amortized.estimators.reporting import NetworkReport, warn_of_doubts
 from amortized.estimators.sample_weights import repeated
 from amortized.estimators.screening import strongest_columns
 from amortized.estimators.table_views import check_precision, draw_views, number_of_views, rows_read
@@ -36,8 +33,7 @@ from amortized.estimators.target_views import TargetViews
 from amortized.networks import PFN, TabularPFN
 from amortized.pretrained import kind_of, load
 
-# Bars about a mean this many scales away would be less than its rounding apart.
-RESOLUTION = 1e-12
+RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less than rounding apart.
 # Rows whose bars are in memory together: 2,000 bars of 8 bytes, some copies of them.
 ROWS_AT_ONCE = 4096
 
@@ -144,6 +140,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
                 target that is standardised does not vary.
         """
         self.network_: Any = self._network().to(self.device).eval()
+        warn_of_doubts(self.network_)
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         if isinstance(self.network_, TabularPFN):
@@ -281,8 +278,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             X: inputs, ``(m, n_features)``.
 
         Returns:
-            A distribution of batch shape ``(m,)`` in float64: a few kilobytes a row, all of them
-            at once; the other methods need no more for many rows than for a few thousand.
+            A distribution of batch shape ``(m,)`` in float64: a few kilobytes a row.
         """
         return self._context.predictive(self._numbers(X))
 
@@ -330,10 +326,10 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             n_samples: draws for each row.
             random_state: as in scikit-learn.
         """
-        n_samples, random_state = number_of_draws(n_samples), check_random_state(random_state)
+        n_samples, random = number_of_draws(n_samples), check_random_state(random_state)
         parts = []
         for part in self._predictives(X):
-            levels = random_state.uniform(size=(n_samples, *part.batch_shape))
+            levels = random.uniform(size=(n_samples, *part.batch_shape))
             parts.append(part.icdf(torch.as_tensor(levels)))
         return torch.cat(parts, dim=1).T.numpy()
 

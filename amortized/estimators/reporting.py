@@ -1,5 +1,6 @@
 """Gives a fitted estimator its ``report``: the verdict on its answer to the data it knows."""
 
+import warnings
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +12,20 @@ from amortized.diagnostics.page import Report
 from amortized.diagnostics.posterior_report import report_posterior
 from amortized.diagnostics.predictive_report import report_pfn
 from amortized.networks import PFN
+
+
+def warn_of_doubts(network: Any) -> None:
+    """Warns of a network that its own training has measured to be poor, where ``fit`` was called.
+
+    Args:
+        network: as `train` returns it, or as it was loaded.
+    """
+    for doubt in [] if network.calibration is None else network.calibration.doubts:
+        warnings.warn(
+            f"Do not trust the answers of this network: {doubt}. Train it longer or with more "
+            "weights.",
+            stacklevel=3,
+        )
 
 
 class NetworkReport:

@@ -5,6 +5,7 @@ here but whether the prior and the data lie where the network was trained; see
 `amortized.infer.ladder` for what weighs it under the exact density.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from amortized.latent_priors.catalogue import PROGRAMS, Place, place_among_tasks
 from amortized.latent_priors.density import LatentPriorDensity
 from amortized.latent_priors.fitting import fit_draws, fit_mixture, product
 from amortized.networks import DistributionTransformer
+from amortized.networks.calibration import Calibration
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load
 from amortized.priors.density import ProgramDensity
@@ -39,11 +41,13 @@ class Answer:
         mixture: the posterior over the model's u, of batch shape ``(batch,)``.
         inside: whether prior and data lie where the network was trained, ``(batch,)``.
         density: the exact one under the same latent prior; NaN for a simulator.
+        calibration: of the network, as its training has measured it; None where it has not.
     """
 
     mixture: GaussianMixture
     inside: Bool[Tensor, " batch"]
     density: ProgramDensity
+    calibration: Calibration | None = None
 
 
 def by_network(problem: Problem, n_draws: int, network: Network | None = None) -> Posterior:
@@ -79,9 +83,23 @@ def network_answer(problem: Problem, network: Network | None = None) -> Answer:
 
 
 def in_one_pass(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
-    """A network's answer as a posterior, which nothing has weighed."""
+    """A network's answer as a posterior, which nothing has weighed.
+
+    Warns:
+        UserWarning: if the network was measured to be poor; it is so inside its training range.
+    """
     u = FromMixture(answer.mixture).sample(n_draws)
-    diagnostics = {"inside_training_range": answer.inside}
+    diagnostics: dict[str, Any] = {"inside_training_range": answer.inside}
+    if answer.calibration is not None:
+        diagnostics["calibration"] = str(answer.calibration)
+        diagnostics["calibrated"] = not answer.calibration.doubts
+        for doubt in answer.calibration.doubts:
+            warnings.warn(
+                f"Do not trust this network's answer: {doubt}. Train it longer or with more "
+                "weights, or use method='smc' or 'nuts' where the model has a density.",
+                UserWarning,
+                stacklevel=4,
+            )
     draws = Draws(u, None, None, 1, diagnostics)
     return posterior_from_draws(problem, answer.density, draws, "dt", answer.mixture)
 
@@ -173,7 +191,7 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -
     check_possible(density)
     prior = prior_mixture(density, config.n_components)
     mixture, inside = mixture_answer(network, place, problem.source, prior, problem.x, problem.y)
-    return Answer(mixture, inside, density)
+    return Answer(mixture, inside, density, network.calibration)
 
 
 def mixture_answer(

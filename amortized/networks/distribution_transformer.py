@@ -30,6 +30,7 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge, split
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
 from amortized.networks.blocks import Block, Norm
+from amortized.networks.calibration import Calibration
 from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.observation_encoder import ObservationEncoder, mlp
 from amortized.networks.triangular import described, n_answered, n_read, triangular
@@ -55,6 +56,8 @@ class DistributionTransformer(nn.Module):
         >>> posterior.batch_shape, posterior.n_components
         (torch.Size([4]), 3)
     """
+
+    calibration: Calibration | None = None  # as its training has measured it
 
     location: Tensor
     scale: Tensor

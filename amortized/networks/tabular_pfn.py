@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import KeysValues, Norm
+from amortized.networks.calibration import Calibration
 from amortized.networks.cell_block import CellBlock, RowBlock
 from amortized.networks.cells import (
     CellDescription,
@@ -152,6 +153,8 @@ class TabularPFN(nn.Module):
         >>> network(x, y, torch.randn(4, 7, 5)).probs.shape
         torch.Size([4, 7, 10])
     """
+
+    calibration: Calibration | None = None  # as its training has measured it
 
     def __init__(
         self, config: TabularPFNConfig, borders: Float[Tensor, " borders"] | None = None

@@ -185,7 +185,7 @@ def _covariance_path(
         predicted.append(cov)
         updates.append(update(cov, hs[t], rs[t]))
         # Derivatives converge later than values: with a gradient the recursion runs to its end.
-        if steady and t % 4 == 0 and not cov.requires_grad and _converged(*predicted[-2:], updates):
+        if steady and t % 4 == 0 and not cov.requires_grad and _converged(predicted, updates):
             break
     gain, whitener, filtered, valid = (_stack(part, n_steps) for part in zip(*updates, strict=True))
     path = CovariancePath(_stack(predicted, n_steps), filtered, gain, whitener, valid)
@@ -201,13 +201,14 @@ def _stack(steps: Sequence[Tensor], n_steps: int) -> Tensor:
     return torch.cat((path, rest))
 
 
-def _converged(before: Tensor, after: Tensor, updates: Sequence[Update]) -> bool:
+def _converged(predicted: Sequence[Tensor], updates: Sequence[Update]) -> bool:
     """Whether the last step changed nothing but the last bits, each entry on its own scale.
 
     The whitener is looked at as well: a difference of states that vary much together is known far
     better than either of them.
     """
-    eps, (last, now) = torch.finfo(after.dtype).eps, updates[-2:]
+    (before, after), (last, now) = predicted[-2:], updates[-2:]
+    eps = torch.finfo(after.dtype).eps
     whitener = now.whitener.abs().amax(-2, keepdim=True)
     try:
         return bool(((after - before).abs() <= 4 * eps * own_scale(after)).all()) and bool(

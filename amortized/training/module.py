@@ -14,7 +14,7 @@ from torch.optim import AdamW, Optimizer
 from amortized.latent_priors.tasks import LatentTaskBatch
 from amortized.priors.task import TaskBatch
 from amortized.training.config import TrainingConfig
-from amortized.training.data import step_seed
+from amortized.training.data import batch_seed
 from amortized.training.optimizer import MuonAdamW, cosine_to_zero
 
 # A run may be cut, stretched and spread otherwise when resumed, but not change what it learns.
@@ -47,7 +47,8 @@ class PriorFitting(lightning.LightningModule):
         size = getattr(self.network, "config", None)
         settings = {name: getattr(self.config, name) for name in FIXED}
         for field in fields(size) if is_dataclass(size) else ():
-            if field.name != "x_range":  # measured, up to rounding, on draws as the borders are
+            # Measured on draws, as the borders are, and so up to rounding.
+            if field.name not in ("x_range", "scaling"):
                 settings[f"network.{field.name}"] = getattr(size, field.name)
         return settings
 
@@ -62,10 +63,10 @@ class PriorFitting(lightning.LightningModule):
 
     def training_step(self, batch: TaskBatch | LatentTaskBatch, batch_idx: int) -> Tensor:
         assert self._loss is not None
-        step, rank = self.trainer.global_step, self.trainer.global_rank
+        number, rank = self.trainer.fit_loop.total_batch_idx, self.trainer.global_rank
         cuda = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda):  # a resumed run draws what it would have drawn
-            torch.manual_seed(step_seed(step_seed(self.config.seed, step, rank), 0))
+            torch.manual_seed(batch_seed(batch_seed(self.config.seed, number, rank), 0))
             loss = self._loss(batch)
         self.log("loss", loss, prog_bar=True)
         return loss

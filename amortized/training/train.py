@@ -22,6 +22,7 @@ from amortized.networks import (
 from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.prior import Prior
 from amortized.priors.program import ProgramPrior
+from amortized.training.calibration import measure
 from amortized.training.config import TrainingConfig
 from amortized.training.data import PriorDataModule
 from amortized.training.module import PriorFitting
@@ -33,10 +34,16 @@ class _Checkpoint(Callback):
     """Keeps the last checkpoint; a run killed while writing leaves the one before in place."""
 
     def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
+        self.path, self.every, self.step = path, every, 0
+
+    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+        step, before = trainer.global_step, self.step
+        self.step = step
+        # Only where a step has ended: gradients that are being accumulated are in no checkpoint.
+        if step > before and (step % self.every == 0 or step == trainer.max_steps):
             partial = self.path.with_suffix(".partial")
             trainer.save_checkpoint(partial)
             if trainer.is_global_zero:
@@ -108,6 +115,9 @@ def train(
 ) -> Any:
     """Train a network on a prior and return it, averaged over the last steps, in eval mode.
 
+    At its end the calibration is measured on fresh tasks, in seconds: ``network.calibration``,
+    which `save` writes beside the weights. `infer` and the estimators say where it is poor.
+
     With a directory the run writes ``last.ckpt`` and ``metrics.csv`` there, and a call with the
     same arguments goes on where the last one stopped, to the same weights that an uninterrupted
     run would have reached.
@@ -159,7 +169,7 @@ def train(
             stored, resume = _read_state(checkpoint, module), checkpoint
             if stored["global_step"] >= config.last_step:
                 module.load_state_dict(stored["state_dict"])
-                return network.eval()
+                return _measured(network.eval(), prior, config)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(_Checkpoint(checkpoint, config.checkpoint_every))
     trainer = lightning.Trainer(
@@ -176,4 +186,11 @@ def train(
     )
     module.train()  # a network that was trained before comes in eval mode
     trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume, weights_only=False)
-    return network.eval()
+    return _measured(network.eval(), prior, config)
+
+
+def _measured(network: nn.Module, prior: Prior | LatentTasks, config: TrainingConfig) -> nn.Module:
+    """The network with its calibration; of a run that is to be resumed it is not measured."""
+    done = config.last_step == config.n_steps
+    network.calibration = measure(network, prior, config) if done else None  # type: ignore[assignment]
+    return network
