@@ -114,6 +114,7 @@ class ProgramDensity:
         self.supports = {name: base_support(fn) for name, fn in self.priors.items()}
         self.dim = sum(shape.numel() for _, shape in self.layout.values())
         self.vectorised = True
+        self._bytes: dict[tuple[torch.Size, torch.Size], int] = {}  # by the shapes of one dataset
         settle(self, trace)
 
     @property
@@ -260,6 +261,28 @@ class ProgramDensity:
     def prior_lots(self, n_lots: int, n_each: int) -> Float[Tensor, "batch lots each dim"]:
         """Lots of draws from the prior, each of which may lead to a mode of its own."""
         return self.sample_prior(n_lots * n_each).unflatten(1, (n_lots, n_each))
+
+    def bytes_per_particle(self) -> int:
+        """What autograd keeps of one evaluation of the density, by counting it once."""
+        shapes = self.x.shape[1:], self.y.shape[1:]
+        if shapes not in self._bytes:
+            self._bytes[shapes] = self._count_bytes()
+        return self._bytes[shapes]
+
+    def _count_bytes(self, n: int = 16) -> int:
+        kept = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel() * tensor.element_size()
+            return tensor
+
+        one = self.take(torch.tensor([0], device=self.x.device))
+        u = self.y.new_zeros(1, n, self.dim).requires_grad_()
+        hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept)
+        with torch.enable_grad(), hooks:
+            one.log_density(u)
+        return max(64, kept // n)
 
     def _check(self, u: Tensor) -> None:
         if u.ndim != 3 or u.shape[0] != self.n_datasets or u.shape[2] != self.dim:

@@ -130,6 +130,7 @@ def fit_draws(
     draws: Float[Tensor, "n dim"],
     n_components: int = 5,
     weights: Float[Tensor, " n"] | None = None,
+    n_steps: int = _N_STEPS,
 ) -> GaussianMixture:
     """A mixture fitted to draws by EM from a start without chance: blocks of equal weight.
 
@@ -137,6 +138,7 @@ def fit_draws(
         draws: of u.
         n_components: components of the mixture.
         weights: of the draws, up to a factor.
+        n_steps: of EM; a few do where the mixture is only a proposal.
 
     Raises:
         ValueError: if there are too few draws, or one is not finite.
@@ -154,7 +156,7 @@ def fit_draws(
     spread = (w @ (u - centre).square()).sqrt().clamp_min(1e-12)
     z = (u - centre) / spread
     shares = _blocks(z, w, n_components)
-    for _ in range(_N_STEPS):
+    for _ in range(n_steps):
         mixture = _maximise(z, w, shares)
         log_joint = mixture.log_weights + mixture.component_log_prob(z)
         shares = log_joint.softmax(-1)

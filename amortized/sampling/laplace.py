@@ -32,8 +32,8 @@ from amortized.sampling.tempering import Path, tame
 
 _DIFFERENCE = 1e-4  # of the prior's spread
 _SPREAD_OUT = 3.0  # times as far from the median as prior draws are
-_N_ASCENTS, _N_STEPS = 32, 15
-_FIRST_STEP, _LAST_STEP = 0.5, 0.03  # of the ascents, in units of the prior's spread
+_N_ASCENTS, _N_STEPS = 32, 12
+_FIRST_STEP, _LAST_STEP = 0.6, 0.03  # of the ascents, in units of the prior's spread
 _APART = 0.5  # of the prior's spread, between ends that are climbed on from
 _LEAST_CURVATURE = 0.1  # of the prior's, in a normal direction
 _STEPS = 0.5 ** torch.arange(0, 10, dtype=torch.float64)  # of a line search, all tried at once

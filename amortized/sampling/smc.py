@@ -45,6 +45,7 @@ N_ISLANDS = 8
 _MORE = 4  # times as many particles for a dataset in doubt, and twice the moves
 LEAST_ACCEPT = 0.01  # of moves; below it they stand still, and so would any number of them
 _UNEVEN = 0.32  # by which a tail's acceptance is below the mean where moves may be too few
+_N_EM = 30  # steps of the fit to what was found: a proposal need not be the best
 _N_SCOUTS, _SHORT = 128, Limits(0.5, 0.3, 9)  # a run from the prior
 _N_NEAR = 128  # draws whose distances from others tell what is far
 _DEEP = 15.0  # nats below the highest draw, and 2 a dimension more, have no mass
@@ -304,7 +305,7 @@ def _refitted(density: ProgramDensity, found: Found) -> tuple[Path, GaussianMixt
     """A path from a mixture fitted to what was found, half of it from the prior; the mixture."""
     n, dim = found.draws.shape[1:]
     k = max(1, min(4, n // (10 * dim)))
-    fitted = stacked([fit_draws(each, k) for each in found.draws])
+    fitted = stacked([fit_draws(each, k, n_steps=_N_EM) for each in found.draws])
     modes = fit_modes(density, start=FromDraws(found.lacking))
     both = joined(fitted, modes)
     return Path(density, widened(both, *_WIDE), torch.full((len(found.draws),), 0.5)), both

@@ -59,7 +59,6 @@ class Path:
         self.density = density
         self.start = None if start is None else as_start(start)
         self.prior_share = torch.ones(density.n_datasets) if prior_share is None else prior_share
-        self.bytes_per_particle = _bytes_per_particle(density)
 
     def take(self, index: Tensor) -> "Path":
         """The paths of the chosen datasets."""
@@ -83,7 +82,7 @@ class Path:
     def at(self, u: Float[Tensor, "batch n dim"], beta: Float[Tensor, " batch"]) -> Point:
         """Evaluates particles, some datasets and particles at a time."""
         batch, n = u.shape[:2]
-        n_particles = max(1, CHUNK_BYTES // self.bytes_per_particle)
+        n_particles = max(1, CHUNK_BYTES // self.density.bytes_per_particle())
         n_datasets = max(1, n_particles // n)
         pieces = []
         for first in range(0, batch, n_datasets):
@@ -137,19 +136,3 @@ def _join_columns(parts: tuple[Tensor, ...]) -> Tensor:
 def tame(u: Tensor) -> Tensor:
     """A draw on the very edge of its support lies at infinity; far away will do."""
     return u.nan_to_num(0.0, 300.0, -300.0).clamp(-1e6, 1e6)
-
-
-def _bytes_per_particle(density: ProgramDensity, n: int = 16) -> int:
-    """What autograd keeps of one evaluation, by counting it."""
-    kept = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
-        return tensor
-
-    one = density.take(torch.tensor([0]))
-    u = density.y.new_zeros(1, n, density.dim).requires_grad_()
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
-        one.log_density(u)
-    return max(64, kept // n)
