@@ -18,7 +18,7 @@ from torch import Tensor
 
 from amortized.diagnostics import calibration_rows
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors.catalogue import TASKS, named_tasks
+from amortized.latent_priors.problems import TASKS, named_tasks
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save

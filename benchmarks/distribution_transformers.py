@@ -1,4 +1,4 @@
-"""Distribution Transformers beside exact answers, SMC and NUTS, under priors of the metaprior.
+"""Distribution Transformers beside exact answers, SMC and NUTS, under priors of the hyperprior.
 
     python benchmarks/distribution_transformers.py [--problems dt-normal ...] [--tasks 1000]
         [--methods dt auto smc vi nuts] [--few 5] [--networks folder]
@@ -27,7 +27,7 @@ from torch import Tensor
 from amortized.infer import infer
 from amortized.infer.problem import make_problem
 from amortized.latent_priors import LatentTaskBatch, LatentTasks, fit_draws
-from amortized.latent_priors.catalogue import TASKS, named_tasks
+from amortized.latent_priors.problems import TASKS, named_tasks
 from amortized.posterior import Posterior
 from amortized.pretrained import load
 from amortized.sampling.latent_reference import reference_log_prob

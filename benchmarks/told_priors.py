@@ -30,10 +30,10 @@ from amortized import infer, load
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.problem import make_problem
 from amortized.latent_priors import as_mixture
-from amortized.latent_priors.catalogue import PROGRAMS
 from amortized.latent_priors.fitting import stacked
+from amortized.latent_priors.problems import PROGRAMS
 from amortized.networks import DistributionTransformer
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.grid import grid_posterior
 from amortized.sampling.start import FromMixture
 

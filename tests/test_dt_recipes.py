@@ -8,7 +8,7 @@ import torch
 
 from amortized import dt_recipes
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors.catalogue import PROGRAMS, TASKS, named_tasks
+from amortized.latent_priors.problems import PROGRAMS, TASKS, named_tasks
 from amortized.networks import DistributionTransformer
 from amortized.pretrained import available, card_rows, load, save
 from amortized.pretrained.storage import SHIPPED

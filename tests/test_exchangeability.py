@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from amortized.latent_priors import LatentTasks
-from amortized.latent_priors.catalogue import PROGRAMS
 from amortized.latent_priors.exchangeability import rows_are_exchangeable
+from amortized.latent_priors.problems import PROGRAMS
 from amortized.networks import DistributionTransformerConfig
 from amortized.priors import ProgramPrior
 from amortized.training import TrainingConfig, train

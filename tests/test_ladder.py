@@ -24,14 +24,14 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.infer.problem import make_problem
 from amortized.latent_priors import LatentTasks, fit_mixture
-from amortized.latent_priors.catalogue import PROGRAMS, place_among_tasks
+from amortized.latent_priors.problems import PROGRAMS, place_among_tasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.pretrained import save
-from amortized.priors.likelihood_sketch import LikelihoodSketch
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.logistic_model import LogisticModelPrior
-from amortized.priors.normal_mean import NormalMeanPrior
-from amortized.priors.normal_variance import NormalVariancePrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.regression.logistic_model import LogisticModelPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
+from amortized.priors.regression.normal_variance import NormalVariancePrior
+from amortized.program.likelihood_summary import LikelihoodSummary
 
 SMALL = DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1, d_hidden=16)
 
@@ -40,7 +40,7 @@ class SketchedMean(NormalMeanPrior):
     """With its exact likelihood as sketch, so that an untrained network is right already."""
 
     def sketch(self, x, y, mask):
-        return LikelihoodSketch(*self.linear_observation(y, mask))
+        return LikelihoodSummary(*self.linear_observation(y, mask))
 
 
 def network_of(program, bad=0.0, **changes):

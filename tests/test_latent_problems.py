@@ -13,24 +13,24 @@ from scipy import stats
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
-from amortized.latent_priors import LatentTasks, Metaprior
-from amortized.latent_priors.catalogue import PROGRAMS, TASKS, named_tasks, place_among_tasks
-from amortized.latent_priors.density import LatentPriorDensity
+from amortized.latent_priors import Hyperprior, LatentTasks
+from amortized.latent_priors.problems import PROGRAMS, TASKS, named_tasks, place_among_tasks
+from amortized.latent_priors.replaced_density import LatentPriorDensity
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
-from amortized.priors.density import ProgramDensity
-from amortized.priors.epidemic import EpidemicPrior, infected_share
-from amortized.priors.gaussian_process import JITTER, GaussianProcessPrior
-from amortized.priors.gaussian_process_lengthscale import LengthscalePrior
-from amortized.priors.likelihood_sketch import gauss_newton_sketch
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.logistic_model import LogisticModelPrior
-from amortized.priors.nonlinear_observation import NonlinearObservationPrior
-from amortized.priors.normal_mean import NormalMeanPrior
-from amortized.priors.normal_variance import NormalVariancePrior
-from amortized.priors.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
-from amortized.priors.program import ProgramPrior
-from amortized.priors.quantum_parameter import QuantumParameterPrior, excitation
+from amortized.priors.program_prior import ProgramPrior
+from amortized.priors.regression.gaussian_process import JITTER, GaussianProcessPrior
+from amortized.priors.regression.gaussian_process_lengthscale import LengthscalePrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.regression.logistic_model import LogisticModelPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
+from amortized.priors.regression.normal_variance import NormalVariancePrior
+from amortized.priors.simulators.epidemic import EpidemicPrior, infected_share
+from amortized.priors.simulators.nonlinear_observation import NonlinearObservationPrior
+from amortized.priors.simulators.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
+from amortized.priors.simulators.quantum_parameter import QuantumParameterPrior, excitation
 from amortized.priors.task import TaskBatch
+from amortized.program.density import ProgramDensity
+from amortized.program.likelihood_summary import gauss_newton_summary
 from amortized.sampling.grid import grid_posterior
 from amortized.sampling.latent_reference import reference_log_prob
 
@@ -119,7 +119,7 @@ def test_gauss_newton_finds_the_maximum():
     def predict(u):
         return torch.cat([u.exp(), u[:, :1] * u[:, 1:]], -1) * 100
 
-    sketch = gauss_newton_sketch(predict, predict(truth), torch.zeros(1, 2), prior_sd=100.0)
+    sketch = gauss_newton_summary(predict, predict(truth), torch.zeros(1, 2), prior_sd=100.0)
     estimate = torch.linalg.solve(sketch.matrix, sketch.value.unsqueeze(-1)).squeeze(-1)
     assert torch.allclose(estimate, truth, atol=1e-3)
 
@@ -321,7 +321,7 @@ WRONG = {
     "readings": (lambda: NonlinearObservationPrior().sample(2, 3, 0, seed=0), "2 readings; got 3"),
     "nothing": (lambda: LinearModelPrior(0, intercept=False), "a feature or an intercept"),
     "scale": (
-        lambda: LatentTasks(NormalMeanPrior(), Metaprior(), scale=torch.zeros(1)),
+        lambda: LatentTasks(NormalMeanPrior(), Hyperprior(), scale=torch.zeros(1)),
         "scale > 0",
     ),
     "wrong prior": (lambda: LatentTasks(NormalMeanPrior(), wrong_prior=1.0), "wrong_prior"),

@@ -18,11 +18,11 @@ from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.sbc import sbc
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.diagnostics.uniformity import Uniformity
-from amortized.latent_priors.catalogue import TASKS, named_tasks
+from amortized.latent_priors.problems import TASKS, named_tasks
 from amortized.latent_priors.tasks import LatentTasks
 from amortized.networks import PFN, DistributionTransformer, TabularPFN
 from amortized.plotting import compare_methods
-from amortized.priors.catalogue import PRIORS, named_prior
+from amortized.priors.named import PRIORS, named_prior
 
 
 def report(

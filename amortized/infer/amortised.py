@@ -18,15 +18,15 @@ from torch import Tensor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.problem import Problem
 from amortized.infer.programs import posterior_from_draws
-from amortized.latent_priors.catalogue import PROGRAMS, Place, place_among_tasks
-from amortized.latent_priors.density import LatentPriorDensity
 from amortized.latent_priors.fitting import fit_draws, fit_mixture, product
+from amortized.latent_priors.problems import PROGRAMS, Place, place_among_tasks
+from amortized.latent_priors.replaced_density import LatentPriorDensity
 from amortized.networks import DistributionTransformer
 from amortized.networks.calibration import Calibration
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load
-from amortized.priors.density import ProgramDensity
-from amortized.priors.possible import check_possible
+from amortized.program.density import ProgramDensity
+from amortized.program.possible import check_possible
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import FromMixture
 
