@@ -13,7 +13,7 @@ from amortized.estimators import BayesianRegressor
 from amortized.infer import infer
 from amortized.infer.streaming import filter_states
 from amortized.latent_priors import LatentTasks
-from amortized.latent_priors.problems import PROGRAMS
+from amortized.latent_priors.problems import PROBLEMS
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.linear_model import LinearModelPrior
@@ -78,7 +78,7 @@ def line(n, seed):
 @pytest.fixture(scope="module")
 def linear_network():
     size = dataclasses.replace(PLAIN, prior="dt-linear")
-    return DistributionTransformer.new(LatentTasks(PROGRAMS["dt-linear"]()), size).eval()
+    return DistributionTransformer.new(LatentTasks(PROBLEMS["dt-linear"].program()), size).eval()
 
 
 def test_partial_fit_reads_further_rows_only_and_says_how_far_it_drifted(linear_network):

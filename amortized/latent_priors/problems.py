@@ -1,6 +1,11 @@
-"""Tasks with names: those that the pretrained Distribution Transformers were trained on."""
+"""The inference problems that Distribution Transformers are trained on, one table entry each.
+
+An entry holds all there is to say of a problem: the text of its card, the program, the hyperprior
+of its tasks, and the recipe of its network as plain data. To add a problem, add an entry.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -23,158 +28,196 @@ from amortized.priors.simulators.ornstein_uhlenbeck import OrnsteinUhlenbeckPrio
 from amortized.priors.simulators.quantum_parameter import QuantumParameterPrior
 from amortized.priors.state_space.sensor_reading import SensorReadingPrior
 
-PROGRAMS: Mapping[str, Callable[[], ProgramPrior]] = {
-    "dt-mean": NormalMeanPrior,
-    "dt-variance": NormalVariancePrior,
-    "dt-normal": lambda: LinearModelPrior(0),
-    "dt-linear": lambda: LinearModelPrior(5, intercept=False, vary_features=True),
-    "dt-logistic": lambda: LogisticModelPrior(5, vary_features=True),
-    "dt-oup": OrnsteinUhlenbeckPrior,
-    "dt-sir": EpidemicPrior,
-    "dt-filter": SensorReadingPrior,
-    "dt-quantum": QuantumParameterPrior,
-    "dt-nonlinear": NonlinearObservationPrior,
-    "dt-gp-hyper": LengthscalePrior,
-}
-"""The program of each; its likelihood is what a network has learned."""
 
-# Of a latent in an interval: a uniform prior is the standard normal, and what is wider or farther
-# out lies at the interval's ends.
-_BOX = Hyperprior(location_sd=1.0, sd=(0.1, 1.2), flat=0.25, flat_sd=(0.9, 1.3), own=0.3)
+@dataclass(frozen=True)
+class Problem:
+    """A program, the latent priors it is to be solved under, and how its network is trained.
 
-
-def dt_mean() -> LatentTasks:
-    """The mean of a normal of standard deviation 1, from one observation."""
-    return LatentTasks(PROGRAMS["dt-mean"](), location=torch.zeros(1), scale=torch.ones(1))
-
-
-def dt_variance() -> LatentTasks:
-    """The variance of a normal of mean 0, from one observation; u is its logarithm."""
-    return LatentTasks(PROGRAMS["dt-variance"](), Hyperprior(flat_sd=(3.0, 4.0)))
-
-
-def dt_normal() -> LatentTasks:
-    """Mean and standard deviation of a normal sample of 1 to 50."""
-    return LatentTasks(PROGRAMS["dt-normal"](), location=torch.zeros(2), scale=torch.ones(2))
-
-
-def dt_linear() -> LatentTasks:
-    """Up to five coefficients and the noise of a linear model, from 5 to 100 rows."""
-    return LatentTasks(PROGRAMS["dt-linear"]())
-
-
-def dt_logistic() -> LatentTasks:
-    """Up to five coefficients of a logistic regression, from 5 to 200 rows."""
-    return LatentTasks(PROGRAMS["dt-logistic"]())
-
-
-def dt_oup() -> LatentTasks:
-    """The two latents of an Ornstein-Uhlenbeck series of 25 points."""
-    return LatentTasks(
-        PROGRAMS["dt-oup"](),
-        _BOX,
-        location=torch.zeros(2),
-        scale=torch.ones(2),
-    )
-
-
-def dt_sir() -> LatentTasks:
-    """Contact and recovery rates of an epidemic counted ten times."""
-    return LatentTasks(
-        PROGRAMS["dt-sir"](),
-        _BOX,
-        location=torch.zeros(2),
-        scale=torch.ones(2),
-    )
-
-
-def dt_filter() -> LatentTasks:
-    """Place and velocity of a target from one range and bearing, under priors of a filter.
-
-    Between two looks a filter's prior is a tenth to one unit wide, and a place and its velocity
-    are strongly correlated.
+    Attributes:
+        about: one or two sentences for the card of the network.
+        program: makes the program; the network learns its likelihood.
+        n_context: fewest and most rows of a dataset.
+        n_steps: of training.
+        n_latents: unconstrained coordinates of the latents.
+        hyperprior: of the latent priors.
+        location: centre of the hyperprior, one number per coordinate; None for the mean of the
+            program's own prior.
+        scale: its unit; None for half the standard deviation of the program's own prior.
+        network: fields of `DistributionTransformerConfig` that differ from the defaults.
+        training: fields of `TrainingConfig` that differ from those of all problems.
+        n_reference: number of tasks whose exact posterior the card compares with, by quadrature;
+            0 where there are too many latents for quadrature.
     """
-    return LatentTasks(
-        SensorReadingPrior(),
-        Hyperprior(location_sd=1.0, sd=(0.05, 1.0), correlation=1.0, flat_sd=(1.0, 1.5), own=0.05),
-        location=torch.tensor([1.0, 0.0, 1.0, 0.0]),
-        scale=torch.tensor([2.0, 0.5, 2.0, 0.5]),
-    )
+
+    about: str
+    program: Callable[[], ProgramPrior]
+    n_context: tuple[int, int]
+    n_steps: int
+    n_latents: int = 1
+    hyperprior: Hyperprior = Hyperprior()
+    location: tuple[float, ...] | None = None
+    scale: tuple[float, ...] | None = None
+    network: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    n_reference: int = 500
+
+    def tasks(self) -> LatentTasks:
+        """The tasks that a network for this problem is trained on."""
+        location, scale = (
+            None if numbers is None else torch.tensor(numbers)
+            for numbers in (self.location, self.scale)
+        )
+        return LatentTasks(self.program(), self.hyperprior, location=location, scale=scale)
 
 
-def dt_quantum() -> LatentTasks:
-    """The parameter of a two-level Hamiltonian from ten outcomes; u is its probit."""
-    return LatentTasks(
-        PROGRAMS["dt-quantum"](),
-        Hyperprior(location_sd=1.0, sd=(0.1, 1.5), flat_sd=(1.0, 1.6)),
-        location=torch.zeros(1),
-        scale=torch.ones(1),
-    )
+# For latents in an interval: a uniform prior is the standard normal in unconstrained space, and a
+# wider or more distant prior has its mass at the ends of the interval.
+_INTERVAL: dict[str, Any] = {
+    "hyperprior": Hyperprior(
+        location_sd=1.0, sd=(0.1, 1.2), flat=0.25, flat_sd=(0.9, 1.3), own=0.3
+    ),
+    "n_latents": 2,
+    "location": (0.0, 0.0),
+    "scale": (1.0, 1.0),
+}
 
-
-def dt_nonlinear() -> LatentTasks:
-    """A number from noisy readings of its square and its cardinal sine."""
-    return LatentTasks(
-        PROGRAMS["dt-nonlinear"](),
-        Hyperprior(location_sd=1.5, sd=(0.1, 2.0), flat_sd=(2.0, 4.0)),
-        location=torch.zeros(1),
-        scale=torch.ones(1),
-    )
-
-
-def dt_gp_hyper() -> LatentTasks:
-    """The lengthscale of a Gaussian process from 5 to 20 points; u is its logarithm."""
-    return LatentTasks(PROGRAMS["dt-gp-hyper"]())
-
-
-TASKS: Mapping[str, Callable[[], LatentTasks]] = {
-    "dt-mean": dt_mean,
-    "dt-variance": dt_variance,
-    "dt-normal": dt_normal,
-    "dt-linear": dt_linear,
-    "dt-logistic": dt_logistic,
-    "dt-oup": dt_oup,
-    "dt-sir": dt_sir,
-    "dt-filter": dt_filter,
-    "dt-quantum": dt_quantum,
-    "dt-nonlinear": dt_nonlinear,
-    "dt-gp-hyper": dt_gp_hyper,
+# Where the likelihood summary is sufficient the network need not read rows (`reads_rows=False`),
+# and a step costs the same for any number of rows.
+PROBLEMS: Mapping[str, Problem] = {
+    "dt-mean": Problem(
+        "The mean of a normal distribution with standard deviation 1, from one observation.",
+        NormalMeanPrior,
+        n_context=(1, 1),
+        n_steps=12_000,
+        location=(0.0,),
+        scale=(1.0,),
+        network={"reads_rows": False, "d_model": 32, "n_layers": 2},
+        n_reference=1000,
+    ),
+    "dt-variance": Problem(
+        "The variance of a normal distribution with mean 0, from one observation, on log scale.",
+        NormalVariancePrior,
+        n_context=(1, 1),
+        n_steps=12_000,
+        hyperprior=Hyperprior(flat_sd=(3.0, 4.0)),
+        network={"reads_rows": False, "n_components": 8},
+        n_reference=1000,
+    ),
+    "dt-normal": Problem(
+        "Mean and standard deviation of a normal sample of size 1 to 50.",
+        lambda: LinearModelPrior(0),
+        n_context=(1, 50),
+        n_steps=16_000,
+        n_latents=2,
+        location=(0.0, 0.0),
+        scale=(1.0, 1.0),
+        # The posterior given one observation is a funnel, which takes many components.
+        network={"reads_rows": False, "n_components": 12},
+        n_reference=1000,
+    ),
+    "dt-linear": Problem(
+        "Up to five coefficients and the noise of a linear model, from 5 to 100 rows.",
+        lambda: LinearModelPrior(5, intercept=False, vary_features=True),
+        n_context=(5, 100),
+        n_steps=12_000,
+        n_latents=6,
+        network={"reads_rows": False, "n_components": 12},
+        training={"n_tasks": 256},
+    ),
+    "dt-logistic": Problem(
+        "Up to five coefficients of a logistic regression, from 5 to 200 rows.",
+        lambda: LogisticModelPrior(5, vary_features=True),
+        n_context=(5, 200),
+        n_steps=8000,
+        n_latents=5,
+        training={"n_rows": 6000},
+        n_reference=0,
+    ),
+    "dt-oup": Problem(
+        "The two latents of an Ornstein-Uhlenbeck process observed at 25 points.",
+        OrnsteinUhlenbeckPrior,
+        n_context=(25, 25),
+        n_steps=8000,
+        network={"n_components": 8},
+        **_INTERVAL,
+    ),
+    "dt-sir": Problem(
+        "Contact and recovery rates of an SIR epidemic, from ten counts.",
+        EpidemicPrior,
+        n_context=(10, 10),
+        n_steps=10_000,
+        network={"n_components": 8},
+        n_reference=300,
+        **_INTERVAL,
+    ),
+    "dt-filter": Problem(
+        "Position and velocity of a target from one range and one bearing. The latent priors are "
+        "those of a filter: standard deviations of 0.05 to 1, position and velocity correlated.",
+        SensorReadingPrior,
+        n_context=(2, 2),
+        n_steps=8000,
+        n_latents=4,
+        hyperprior=Hyperprior(
+            location_sd=1.0, sd=(0.05, 1.0), correlation=1.0, flat_sd=(1.0, 1.5), own=0.05
+        ),
+        location=(1.0, 0.0, 1.0, 0.0),
+        scale=(2.0, 0.5, 2.0, 0.5),
+        network={"n_components": 6},
+        training={"n_tasks": 192},
+        n_reference=0,
+    ),
+    "dt-quantum": Problem(
+        "The parameter of a two-level Hamiltonian from ten outcomes, on probit scale.",
+        QuantumParameterPrior,
+        n_context=(10, 10),
+        n_steps=8000,
+        hyperprior=Hyperprior(location_sd=1.0, sd=(0.1, 1.5), flat_sd=(1.0, 1.6)),
+        location=(0.0,),
+        scale=(1.0,),
+    ),
+    "dt-nonlinear": Problem(
+        "A real number from noisy readings of its square and its cardinal sine.",
+        NonlinearObservationPrior,
+        n_context=(2, 2),
+        n_steps=12_000,
+        hyperprior=Hyperprior(location_sd=1.5, sd=(0.1, 2.0), flat_sd=(2.0, 4.0)),
+        location=(0.0,),
+        scale=(1.0,),
+        network={"n_components": 12},
+    ),
+    "dt-gp-hyper": Problem(
+        "The lengthscale of a Gaussian process from 5 to 20 points, on log scale.",
+        LengthscalePrior,
+        n_context=(5, 20),
+        n_steps=8000,
+        n_reference=300,
+    ),
 }
 
 
 def named_tasks(name: str) -> LatentTasks:
-    """The tasks of that name.
+    """The tasks of the problem with that name.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there is none.
 
     Example:
         >>> named_tasks("dt-normal").names
         ['coefficients', 'noise']
     """
-    if name not in TASKS:
-        raise ValueError(f"Expected tasks among {sorted(TASKS)}; got {name!r}.")
-    return TASKS[name]()
+    if name not in PROBLEMS:
+        raise ValueError(f"Expected tasks among {sorted(PROBLEMS)}; got {name!r}.")
+    return PROBLEMS[name].tasks()
 
 
-_N_LATENTS = {
-    "dt-mean": 1,
-    "dt-variance": 1,
-    "dt-filter": 4,
-    "dt-quantum": 1,
-    "dt-nonlinear": 1,
-    "dt-gp-hyper": 1,
-}
-
-
-class Place(NamedTuple):
-    """Where a model stands among the tasks of a name, that may have more inputs and latents.
+class Embedding(NamedTuple):
+    """How a model's inputs and latents correspond to those of a problem, which may have more.
 
     Attributes:
-        name: of the tasks.
-        coordinates: those of the tasks' u that are the model's u, in its order.
-        inputs: from the model's inputs to those of the tasks.
-        scales: what the model's u are multiplied by to be those of the tasks; none for 1.
+        name: of the problem.
+        coordinates: the coordinates of the problem's u that are the model's u, in its order.
+        inputs: maps the model's inputs to those of the problem.
+        scales: factors from the model's u to those of the problem; empty for ones.
     """
 
     name: str
@@ -183,40 +226,40 @@ class Place(NamedTuple):
     scales: tuple[float, ...] = ()
 
 
-def place_among_tasks(model: Any) -> Place | None:
-    """The named tasks whose likelihood is a model's; None where there are none.
+def embedding_of(model: Any) -> Embedding | None:
+    """The problem whose likelihood is a model's; None if there is none.
 
-    The model's own prior does not matter: a network is told it. A linear or logistic model of
-    fewer coefficients than the tasks have takes the first of them, its intercept as an input that
-    is always 1; the inputs that are left over are zero.
+    The model's own prior does not matter, since networks are conditioned on the latent prior. A
+    linear or logistic model with fewer coefficients than the problem uses the first ones, with the
+    intercept as an input that is always 1 and zeros for the remaining inputs.
 
     Example:
-        >>> place_among_tasks(LinearModelPrior(2))[:2]
+        >>> embedding_of(LinearModelPrior(2))[:2]
         ('dt-linear', (0, 1, 2, 5))
-        >>> place_among_tasks(NormalMeanPrior(noise=3.0)) is None
+        >>> embedding_of(NormalMeanPrior(noise=3.0)) is None
         True
     """
     if isinstance(model, LinearModelPrior | LogisticModelPrior):
-        return _place_of_regression(model)
+        return _embedding_of_regression(model)
     if isinstance(model, LinearRegressionPrior) and model.variance is None and model.n_features:
-        place = _place_of_regression(LinearModelPrior(model.n_features, intercept=model.intercept))
-        if place is None:
+        linear = LinearModelPrior(model.n_features, intercept=model.intercept)
+        embedding = _embedding_of_regression(linear)
+        if embedding is None:
             return None
         # Its first latent is the variance, and log noise is half of the log variance.
-        *weights, noise = place.coordinates
+        *weights, noise = embedding.coordinates
         halves = (0.5, *(1.0 for _ in weights))
-        return place._replace(coordinates=(noise, *weights), scales=halves)
-    for name, program in PROGRAMS.items():
-        if _likelihood(program()) == _likelihood(model):
-            n = _N_LATENTS.get(name, 2)
-            return Place(name, tuple(range(n)), lambda x: x)
+        return embedding._replace(coordinates=(noise, *weights), scales=halves)
+    for name, problem in PROBLEMS.items():
+        if _likelihood(problem.program()) == _likelihood(model):
+            return Embedding(name, tuple(range(problem.n_latents)), lambda x: x)
     return None
 
 
-def _place_of_regression(model: LinearModelPrior | LogisticModelPrior) -> Place | None:
+def _embedding_of_regression(model: LinearModelPrior | LogisticModelPrior) -> Embedding | None:
     linear = isinstance(model, LinearModelPrior)
     if linear and model.n_features == 0:
-        return Place("dt-normal", (0, 1), lambda x: x)
+        return Embedding("dt-normal", (0, 1), lambda x: x)
     most, n = 5, model.n_features + model.intercept
     if n > most:
         return None
@@ -226,12 +269,12 @@ def _place_of_regression(model: LinearModelPrior | LogisticModelPrior) -> Place 
 
     coefficients = tuple(range(n))
     if linear:
-        return Place("dt-linear", (*coefficients, most), inputs)
-    return Place("dt-logistic", coefficients, inputs)
+        return Embedding("dt-linear", (*coefficients, most), inputs)
+    return Embedding("dt-logistic", coefficients, inputs)
 
 
 def _likelihood(model: Any) -> Any:
-    """What tells the likelihoods of two programs apart."""
+    """A value that is equal for two programs with the same likelihood."""
     if not isinstance(model, GaussianProcessPrior):
         return type(model), getattr(model, "noise", None)
     known = {

@@ -23,18 +23,17 @@ from amortized.program.enumeration import enumerable_latents, log_densities
 from amortized.program.plain_trace import settle
 from amortized.program.sites import (
     Evaluate,
-    EvaluatePrior,
-    Outside,
     Place,
-    PlaceAndDraw,
     Unconstrain,
     base_support,
     check_observation,
     has_density,
     lay_out,
+    leave,
     run_for_latents,
     trace_program,
 )
+from amortized.program.support import outside
 from amortized.program.vectorised import (
     ONE_AT_A_TIME,
     ForBatches,
@@ -112,7 +111,7 @@ class ProgramDensity:
         self.layout = lay_out(trace, summed_out, allow_none=allow_no_latents)
         self.priors = {name: trace.nodes[name]["fn"] for name in self.layout}
         self.supports = {name: base_support(fn) for name, fn in self.priors.items()}
-        self.dim = sum(shape.numel() for _, shape in self.layout.values())
+        self.dim = self.layout.dim
         self.vectorised = True
         settle(self, trace)
 
@@ -151,7 +150,7 @@ class ProgramDensity:
         """
         if self.discrete is not None:
             return log_densities(self.model, self.layout, self.discrete, u, x, y, pinned)
-        run = (EvaluatePrior if self.is_simulator else Evaluate)(self.layout, u)
+        run = Evaluate(self.layout, u, self.is_simulator)
         with run:
             self.model(x, y)
         run.require_all()
@@ -199,7 +198,7 @@ class ProgramDensity:
                 run = Place(self.layout, u)
                 run_for_latents(run, self.model, x, y)
                 return run
-            run = PlaceAndDraw(self.layout, u)
+            run = Place(self.layout, u, leave)
             with run:
                 self.model(x, y)
         return run
@@ -237,10 +236,14 @@ class ProgramDensity:
         """How far observations lie outside supports that depend on latents; 0 where none does."""
 
         def far(u: Tensor, x: Tensor, y: Tensor) -> Tensor:
-            run = Outside(self.layout, u)
-            with FunctionalSamplers(), run:
+            distances = [u.new_zeros(())]
+
+            def add(message: Any) -> None:
+                distances.append(outside(message["fn"], message["value"]))
+
+            with FunctionalSamplers(), Place(self.layout, u, leave, add):
                 self.model(x, y)
-            return run.distance
+            return sum(distances)
 
         return self.over_all(far, u)
 

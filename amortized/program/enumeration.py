@@ -29,7 +29,7 @@ from pyro.ops.rings import LogRing
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from amortized.program.sites import Layout, Place, latent_sites
+from amortized.program.sites import LatentSpace, Place, latent_sites
 from amortized.program.support import log_prob
 from amortized.program.vectorised import Program, is_subsample
 
@@ -101,7 +101,7 @@ def one_by_one(trace: Any, discrete: Enumerable) -> Enumerable | None:
 
 def log_densities(
     model: Program,
-    layout: Layout,
+    layout: LatentSpace,
     discrete: Enumerable,
     u: Tensor,
     x: Tensor,
@@ -131,7 +131,7 @@ def log_densities(
 
 def _enumerated(
     model: Program,
-    layout: Layout,
+    layout: LatentSpace,
     discrete: Enumerable,
     u: Tensor,
     x: Tensor,
@@ -140,9 +140,16 @@ def _enumerated(
     pinned: Mapping[str, Tensor] | None,
 ) -> tuple[Tensor, Tensor]:
     """Log prior and log joint density; latents with an assignment have it, others are summed."""
+
+    def mark(message: Any) -> None:
+        if message["name"] in assignment:
+            message["value"] = assignment[message["name"]]
+        else:
+            message["infer"]["enumerate"] = "parallel"
+
     with pyro.poutine.trace() as tracer, _DataUnderVmap():
         with pyro.poutine.enum(first_available_dim=discrete.first_dim):
-            with _Mark(layout, u, assignment) as run:
+            with Place(layout, u, mark) as run:
                 model(x, y)
         trace = tracer.trace
         for name, site in list(trace.nodes.items()):
@@ -170,20 +177,6 @@ def _pin(site: Any, value: Tensor) -> None:
     if n_event:
         same = same.flatten(-n_event).all(-1)
     site["log_prob"] = site["log_prob"] + torch.where(same, 0.0, -torch.inf)
-
-
-class _Mark(Place):
-    """Puts continuous latents in; discrete ones are assigned, or marked for enumeration."""
-
-    def __init__(self, layout: Layout, u: Tensor, assignment: Mapping[str, Tensor]) -> None:
-        super().__init__(layout, u)
-        self.assignment = assignment
-
-    def _not_in_u(self, message: Any) -> None:
-        if message["name"] in self.assignment:
-            message["value"] = self.assignment[message["name"]]
-        else:
-            message["infer"]["enumerate"] = "parallel"
 
 
 class _DataUnderVmap(TorchFunctionMode):

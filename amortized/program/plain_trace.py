@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from amortized.program.enumeration import Enumerable, one_by_one
-from amortized.program.sites import Layout, Place
+from amortized.program.sites import Place, refuse
 from amortized.program.vectorised import is_subsample, warn_of_parameters
 
 _N_POINTS = 3  # the origin among them
@@ -115,29 +115,27 @@ def _require_same(name: str, ours: Tensor, theirs: Tensor) -> None:
         )
 
 
-class _PlaceAll(Place):
-    """Puts continuous latents in, and gives discrete ones any of their values, equally likely."""
-
-    def __init__(self, layout: Layout, u: Tensor) -> None:
-        super().__init__(layout, u)
-        self.assigned: dict[str, Tensor] = {}
-
-    def _not_in_u(self, message: Any) -> None:
-        fn = message["fn"]
-        if fn.support is None or not fn.support.is_discrete:
-            super()._not_in_u(message)
-        support = fn.enumerate_support(expand=True)
-        index = torch.randint(len(support), fn.batch_shape)
-        index = index.reshape(1, *fn.batch_shape, *(1 for _ in fn.event_shape))
-        value = support.gather(0, index.expand(1, *fn.batch_shape, *fn.event_shape))[0]
-        message["value"] = self.assigned[message["name"]] = value
+def _any_value(fn: Any) -> Tensor:
+    """A value of a discrete distribution, each with the same probability."""
+    support = fn.enumerate_support(expand=True)
+    index = torch.randint(len(support), fn.batch_shape)
+    index = index.reshape(1, *fn.batch_shape, *(1 for _ in fn.event_shape))
+    return support.gather(0, index.expand(1, *fn.batch_shape, *fn.event_shape))[0]
 
 
 def _plain(
     density: Any, u: Tensor, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Log prior and log likelihood of a plain run, and its values of the discrete latents."""
-    with pyro.poutine.trace() as tracer, _PlaceAll(density.layout, u) as run:
+    assigned: dict[str, Tensor] = {}
+
+    def assign(message: Any) -> None:
+        support = message["fn"].support
+        if support is None or not support.is_discrete:
+            refuse(message)
+        message["value"] = assigned[message["name"]] = _any_value(message["fn"])
+
+    with pyro.poutine.trace() as tracer, Place(density.layout, u, assign) as run:
         density.model(x, y)
     run.require_all()
     trace, totals = tracer.trace, [run.log_jacobian, u.new_zeros(())]
@@ -152,7 +150,7 @@ def _plain(
         if not is_subsample(site):
             totals[site["is_observed"]] = totals[site["is_observed"]] + site["log_prob_sum"]
     unknown = torch.nan if density.is_simulator else 0.0
-    return totals[0], totals[1] + unknown, run.assigned
+    return totals[0], totals[1] + unknown, assigned
 
 
 def _warn(reason: Exception) -> None:

@@ -13,41 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from amortized.program.bijection import bijection_to
-from amortized.program.sites import Unconstrain, _Site, lay_out, run_for_latents, trace_program
-from amortized.program.support import support_of
+from amortized.program.sites import Place, Unconstrain, lay_out, run_for_latents, trace_program
 from amortized.program.vectorised import (
     FunctionalSamplers,
     Program,
     draw,
-    is_subsample,
     precision,
     quiet_program,
     run_program,
     warn_of_parameters,
 )
-
-
-class _AtLatents(_Site):
-    """Gives the latents their values from u and draws everything else."""
-
-    def __init__(self, layout: Any, u: Tensor) -> None:
-        super().__init__(layout)
-        self.u = u
-
-    def _pyro_sample(self, message: Any) -> None:
-        if is_subsample(message):
-            return
-        if self._is_latent(message):
-            where, shape = self.layout[message["name"]]
-            value = bijection_to(support_of(message["fn"]))(self.u[where].reshape(shape))
-            self.values[message["name"]] = value
-            message["value"] = value
-        elif message["value"] is None:
-            value = draw(message["fn"])
-            message["value"] = value
-            if message["name"] == "y":
-                self.values["y"] = value
 
 
 class ProgramSimulator:
@@ -88,7 +63,7 @@ class ProgramSimulator:
             trace = trace_program(model, x, sites["y"])
             warn_of_parameters(trace)
             self.layout = lay_out(trace)
-        self.dim = sum(shape.numel() for _, shape in self.layout.values())
+        self.dim = self.layout.dim
 
     def __call__(
         self, u: Float[Tensor, "batch dim"], x: Float[Tensor, "batch n features"]
@@ -96,10 +71,14 @@ class ProgramSimulator:
         """The latents in their own units, and data drawn at them with torch's generator."""
 
         def run(u: Tensor, x: Tensor) -> dict[str, Tensor]:
-            messenger = _AtLatents(self.layout, u)
-            with messenger:
+            drawn: dict[str, Tensor] = {}
+
+            def draw_site(message: Any) -> None:
+                drawn[message["name"]] = message["value"] = draw(message["fn"])
+
+            with Place(self.layout, u, draw_site) as placed:
                 self.model(x)
-            return messenger.values
+            return placed.values | {"y": drawn["y"]}
 
         values = self._for_all(run, u, x)
         y = values.pop("y")

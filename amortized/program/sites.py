@@ -1,8 +1,8 @@
-"""The sample sites of a Pyro program: where each latent lies in u, and how u is put in and read.
+"""The sample sites of a Pyro program: its latents as one vector u, and runs of the program at u.
 
-A program is run once on real data to learn its latents. After that a messenger stands around each
-run: `Place` gives the latents their values from a vector u, `Evaluate` adds up the log densities as
-well, `Unconstrain` collects u from values or from prior draws.
+A program is traced once, on real data, to lay its latents out in a `LatentSpace`. Later runs happen
+inside a messenger: `Place` sets the latents from u, `Evaluate` also sums log densities, and
+`Unconstrain` collects u from given values or from prior draws.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -11,28 +11,59 @@ from typing import Any
 
 import pyro
 import torch
+from jaxtyping import Float
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from amortized.program.bijection import bijection_to
-from amortized.program.support import contains, is_fixed, log_prob, outside, support_of
+from amortized.program.support import contains, is_fixed, log_prob, support_of
 from amortized.program.vectorised import Program, draw, is_subsample, quiet_program
 
-Layout = dict[str, tuple[slice, torch.Size]]
+
+class LatentSpace(dict[str, tuple[slice, torch.Size]]):
+    """The latents of a program end to end in unconstrained space.
+
+    A mapping from each latent's name to its slice of u and its unconstrained shape.
+
+    Example:
+        >>> space = LatentSpace()
+        >>> space.append("slope", torch.Size([2]))
+        >>> space.append("noise", torch.Size([]))
+        >>> space.dim, space.unpack("noise", torch.tensor([1.0, 2.0, 3.0]))
+        (3, tensor(3.))
+    """
+
+    @property
+    def dim(self) -> int:
+        """Length of u."""
+        return sum(shape.numel() for _, shape in self.values())
+
+    def append(self, name: str, shape: torch.Size) -> None:
+        """Puts a latent after the last one."""
+        self[name] = (slice(self.dim, self.dim + shape.numel()), shape)
+
+    def unpack(self, name: str, u: Float[Tensor, " dim"]) -> Tensor:
+        """The part of u that belongs to a latent, in its unconstrained shape."""
+        where, shape = self[name]
+        return u[where].reshape(shape)
+
+    def pack(self, values: Mapping[str, Tensor]) -> Float[Tensor, " dim"]:
+        """The unconstrained values of all latents as one vector."""
+        return torch.cat([values[name].reshape(-1) for name in self])
 
 
 class _AllPlaced(Exception):
-    """Ends a run of the program whose latents are all that is wanted of it."""
+    """Stops a run of a program after its last latent."""
 
 
 class _Site(Messenger):
-    """What the messengers below share: which sites are latent, and where each lies in u."""
+    """Knows which sites are latents, and keeps their values."""
 
     to_the_end = True
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: LatentSpace) -> None:
         super().__init__()
         self.layout = layout
         self.values: dict[str, Tensor] = {}
@@ -55,25 +86,50 @@ class _Site(Messenger):
             raise _AllPlaced
 
 
-class Place(_Site):
-    """Gives the latents their values from u, and keeps what their log Jacobian takes."""
+def refuse(message: Any) -> None:
+    """Raises for a site that is neither observed nor in u."""
+    raise ValueError(
+        f"Expected the sample site '{message['name']}' in every run of the program; it "
+        "appears in some runs only. Draw it always, and choose with torch.where what it is "
+        "used for."
+    )
 
-    def __init__(self, layout: Layout, u: Tensor) -> None:
+
+def leave(message: Any) -> None:
+    """Leaves a site to Pyro, which draws it."""
+
+
+class Place(_Site):
+    """Sets the latents from u.
+
+    Args:
+        layout: where each latent lies in u.
+        u: the vector.
+        other: called with the message of each site that is neither observed nor in u.
+        observed: called with the message of each observation.
+    """
+
+    def __init__(
+        self,
+        layout: LatentSpace,
+        u: Tensor,
+        other: Callable[[Any], None] = refuse,
+        observed: Callable[[Any], None] = leave,
+    ) -> None:
         super().__init__(layout)
-        self.u = u
+        self.u, self._other, self._observed = u, other, observed
         self._jacobians: list[Callable[[], Tensor]] = []
 
     @property
     def log_jacobian(self) -> Tensor:
-        """Sum over the latents; not computed unless it is asked for."""
+        """Sum over the latents; computed on demand."""
         return sum((jacobian() for jacobian in self._jacobians), self.u.new_zeros(()))
 
     def _pyro_sample(self, message: Any) -> None:
         if is_subsample(message):
             return
         if self._is_latent(message):
-            where, shape = self.layout[message["name"]]
-            unconstrained = self.u[where].reshape(shape)
+            unconstrained = self.layout.unpack(message["name"], self.u)
             transform = bijection_to(support_of(message["fn"]))
             value = message["value"] = transform(unconstrained)
             self.values[message["name"]] = value
@@ -81,33 +137,30 @@ class Place(_Site):
                 lambda: transform.log_abs_det_jacobian(unconstrained, value).sum()
             )
         elif message["value"] is None:
-            self._not_in_u(message)
-
-    def _not_in_u(self, message: Any) -> None:
-        """What to do about a site that is neither observed nor in u."""
-        raise ValueError(
-            f"Expected the sample site '{message['name']}' in every run of the program; it "
-            "appears in some runs only. Draw it always, and choose with torch.where what it is "
-            "used for."
-        )
-
-
-class PlaceAndDraw(Place):
-    """Leaves discrete latents to be drawn."""
-
-    def _not_in_u(self, message: Any) -> None:
-        pass
+            self._other(message)
+        if message["is_observed"]:
+            self._observed(message)
 
 
 class Evaluate(Place):
-    """Adds up the log densities as well; for programs without discrete latents."""
+    """Sets the latents from u and sums log densities; for programs without discrete latents.
 
-    def __init__(self, layout: Layout, u: Tensor) -> None:
+    Args:
+        layout: where each latent lies in u.
+        u: the vector.
+        is_simulator: whether the observation has no density; the log likelihood is then NaN.
+    """
+
+    def __init__(self, layout: LatentSpace, u: Tensor, is_simulator: bool = False) -> None:
         super().__init__(layout, u)
+        self.is_simulator = is_simulator
         self.log_prior = u.new_zeros(())
         self.log_likelihood = u.new_zeros(())
 
     def _pyro_sample(self, message: Any) -> None:
+        if self.is_simulator and message["is_observed"]:
+            self.log_likelihood = self.log_likelihood + torch.nan
+            return
         super()._pyro_sample(message)
         if is_subsample(message):
             return
@@ -119,29 +172,6 @@ class Evaluate(Place):
             self.log_likelihood = self.log_likelihood + total
 
 
-class EvaluatePrior(Evaluate):
-    """Leaves out the observation, which has no density: the log likelihood is not known."""
-
-    def _pyro_sample(self, message: Any) -> None:
-        if message["is_observed"]:
-            self.log_likelihood = self.log_likelihood + torch.nan
-        else:
-            super()._pyro_sample(message)
-
-
-class Outside(PlaceAndDraw):
-    """Adds up how far observations lie outside their supports."""
-
-    def __init__(self, layout: Layout, u: Tensor) -> None:
-        super().__init__(layout, u)
-        self.distance = u.new_zeros(())
-
-    def _pyro_sample(self, message: Any) -> None:
-        super()._pyro_sample(message)
-        if message["is_observed"] and not is_subsample(message):
-            self.distance = self.distance + outside(message["fn"], message["value"])
-
-
 class Unconstrain(_Site):
     """Collects u from given values, or from prior draws where none are given.
 
@@ -151,7 +181,7 @@ class Unconstrain(_Site):
 
     def __init__(
         self,
-        layout: Layout,
+        layout: LatentSpace,
         given: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(layout)
@@ -165,12 +195,12 @@ class Unconstrain(_Site):
         value = message["value"] = draw(fn) if self.given is None else self.given[name]
         if self.given is not None:
             self.inside = self.inside & contains(fn, value).all()
-        self.values[name] = bijection_to(support_of(fn)).inv(value).reshape(-1)
+        self.values[name] = bijection_to(support_of(fn)).inv(value)
 
     def vector(self) -> Tensor:
-        """The values end to end, in the order of the layout."""
+        """The collected u."""
         self.require_all()
-        return torch.cat([self.values[name] for name in self.layout])
+        return self.layout.pack(self.values)
 
 
 def run_for_latents(site: _Site, model: Program, *data: Tensor) -> None:
@@ -226,10 +256,9 @@ def latent_sites(trace: Any) -> dict[str, Any]:
     }
 
 
-def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = False) -> Layout:
+def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = False) -> LatentSpace:
     """Lays the latents of a program, some left out, end to end in unconstrained space."""
-    layout: Layout = {}
-    start = 0
+    layout = LatentSpace()
     for name, site in latent_sites(trace).items():
         if name in without:
             continue
@@ -248,8 +277,7 @@ def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = Fal
                 f"Expected latents whose support has a bijection to the real line; got '{name}' "
                 f"with the support {support}. Rewrite the program with other latents."
             ) from reason
-        layout[name] = (slice(start, start + u.numel()), u.shape)
-        start += u.numel()
+        layout.append(name, u.shape)
     if not layout and not allow_none:
         beside = f"continuous latents beside the discrete {sorted(without)}"
         raise ValueError(
