@@ -8,7 +8,6 @@ released network again and renews its card.
 
 import argparse
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from amortized.diagnostics import calibration_rows
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors.catalogue import TASKS, named_tasks
+from amortized.latent_priors.problems import PROBLEMS, Problem, named_tasks
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
@@ -29,7 +28,7 @@ from amortized.training.train import CHECKPOINT
 
 
 class Recipe(NamedTuple):
-    """All that a training needs beside its tasks, which have the same name.
+    """A problem's recipe with the defaults that all problems share.
 
     Attributes:
         network: size of the network.
@@ -43,39 +42,22 @@ class Recipe(NamedTuple):
     n_reference: int
 
 
-def _training(n_steps: int, n_context: tuple[int, int], **changes: Any) -> TrainingConfig:
-    settings = TrainingConfig(
-        n_steps=n_steps,
-        n_tasks=128,
-        n_context=n_context,
-        n_query=1,
-        log_uniform_context=n_context[0] < n_context[1],
-        weight_decay=1e-4,
-        ema_decay=0.999,
-    )
-    return replace(settings, **changes)
+def _recipe(problem: Problem) -> Recipe:
+    low, high = problem.n_context
+    settings: dict[str, Any] = {
+        "n_steps": problem.n_steps,
+        "n_tasks": 128,
+        "n_context": problem.n_context,
+        "n_query": 1,
+        "log_uniform_context": low < high,
+        "weight_decay": 1e-4,
+        "ema_decay": 0.999,
+    }
+    training = TrainingConfig(**(settings | dict(problem.training)))
+    return Recipe(DistributionTransformerConfig(**problem.network), training, problem.n_reference)
 
 
-# Sizes and lengths for a quarter of an hour of one core. Where the program's sketch holds
-# sufficient statistics, rows need not be read: a step then costs the same for any number of rows.
-_SIZE = DistributionTransformerConfig()
-_SUMMARY = replace(_SIZE, reads_rows=False)
-RECIPES: Mapping[str, Recipe] = {
-    "dt-mean": Recipe(replace(_SUMMARY, d_model=32, n_layers=2), _training(12_000, (1, 1)), 1000),
-    "dt-variance": Recipe(replace(_SUMMARY, n_components=8), _training(12_000, (1, 1)), 1000),
-    # One number from a normal of unknown spread leaves a funnel, which takes many components.
-    "dt-normal": Recipe(replace(_SUMMARY, n_components=12), _training(16_000, (1, 50)), 1000),
-    "dt-linear": Recipe(
-        replace(_SUMMARY, n_components=12), _training(12_000, (5, 100), n_tasks=256), 500
-    ),
-    "dt-logistic": Recipe(_SIZE, _training(8000, (5, 200), n_rows=6000), 0),
-    "dt-oup": Recipe(replace(_SIZE, n_components=8), _training(8000, (25, 25)), 500),
-    "dt-sir": Recipe(replace(_SIZE, n_components=8), _training(10_000, (10, 10)), 300),
-    "dt-filter": Recipe(replace(_SIZE, n_components=6), _training(8000, (2, 2), n_tasks=192), 0),
-    "dt-quantum": Recipe(_SIZE, _training(8000, (10, 10)), 500),
-    "dt-nonlinear": Recipe(replace(_SIZE, n_components=12), _training(12_000, (2, 2)), 500),
-    "dt-gp-hyper": Recipe(_SIZE, _training(8000, (5, 20)), 300),
-}
+RECIPES = {name: _recipe(problem) for name, problem in PROBLEMS.items()}
 
 
 OF_THE_TRAINING = {"Parameters", "Latents", "Data", "Training", "Software", "Command"}
@@ -155,7 +137,7 @@ def card(
         "Software": f"torch {torch.__version__}",
         "Command": f"`python -m amortized.dt_recipes {name}`",
     }
-    return card_text(name, TASKS[name].__doc__ or "", rows | measured(name, network, tasks))
+    return card_text(name, PROBLEMS[name].about, rows | measured(name, network, tasks))
 
 
 def measured(name: str, network: DistributionTransformer, tasks: LatentTasks) -> dict[str, str]:
@@ -180,7 +162,7 @@ def renewed_card(name: str, folder: Path) -> str:
     """The card of a released network with all that can be measured on it measured again."""
     kept = {key: row for key, row in card_rows(folder).items() if key in OF_THE_TRAINING}
     again = measured(name, load(folder), named_tasks(name))
-    return card_text(name, TASKS[name].__doc__ or "", kept | again)
+    return card_text(name, PROBLEMS[name].about, kept | again)
 
 
 def main() -> None:

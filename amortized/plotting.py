@@ -189,7 +189,7 @@ def plot_prior_sensitivity(
 
     Example:
         >>> from amortized.infer.prior_sensitivity import prior_sensitivity
-        >>> from amortized.priors.linear_model import LinearModelPrior
+        >>> from amortized.priors.regression.linear_model import LinearModelPrior
         >>> from torch.distributions import LogNormal
         >>> grid = {"loud": {"noise": LogNormal(3.0, 1.0)}}
         >>> found = prior_sensitivity(LinearModelPrior(0), [1.0, 2.0, 3.0], latent_priors=grid)

@@ -5,7 +5,7 @@ r"""The posterior predictive of a program: its observation's distribution, avera
 Each term is read off the program itself, run on the asked inputs with the latents of draw i put
 in. Where the rows depend on each other beyond the latents, as those of a Gaussian process with its
 function integrated out, each is conditioned on the known answers: see
-`amortized.priors.observation`.
+`amortized.program.row_distribution`.
 """
 
 import math
@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.utils._pytree import tree_map
 
-from amortized.priors.observation import NoPredictive, row_distribution
-from amortized.priors.support import log_prob
-from amortized.priors.vectorised import FunctionalSamplers, Program, draw, precision, quiet_program
+from amortized.program.row_distribution import NoPredictive, row_distribution
+from amortized.program.support import log_prob
+from amortized.program.vectorised import FunctionalSamplers, Program, draw, precision, quiet_program
 
 _N_DRAWS_FOR_CDF = 2000  # where torch knows no cdf; an error of about 0.01
 _PAIRS_AT_ONCE = 2**21  # pairs of rows whose covariances are in memory together

@@ -20,7 +20,7 @@ from amortized.networks import PFN, PFNConfig, TabularPFN, TabularPFNConfig, new
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
 from amortized.pretrained.storage import SHIPPED
 from amortized.priors import Prior, TaskBatch, named_prior
-from amortized.priors.catalogue import PRIORS
+from amortized.priors.named import PRIORS
 from amortized.training import TrainingConfig, train
 from amortized.training.data import NumberedBatches
 from amortized.training.train import CHECKPOINT

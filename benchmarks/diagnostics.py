@@ -35,7 +35,7 @@ from amortized.diagnostics import (
     tarp,
 )
 from amortized.priors import ProgramPrior, TaskBatch
-from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
 
 FAULTS = ("exact", "narrow", "shifted", "one mode")
 ALARM = 0.05

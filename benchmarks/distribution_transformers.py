@@ -1,4 +1,4 @@
-"""Distribution Transformers beside exact answers, SMC and NUTS, under priors of the metaprior.
+"""Distribution Transformers beside exact answers, SMC and NUTS, under priors of the hyperprior.
 
     python benchmarks/distribution_transformers.py [--problems dt-normal ...] [--tasks 1000]
         [--methods dt auto smc vi nuts] [--few 5] [--networks folder]
@@ -27,7 +27,7 @@ from torch import Tensor
 from amortized.infer import infer
 from amortized.infer.problem import make_problem
 from amortized.latent_priors import LatentTaskBatch, LatentTasks, fit_draws
-from amortized.latent_priors.catalogue import TASKS, named_tasks
+from amortized.latent_priors.problems import PROBLEMS, named_tasks
 from amortized.posterior import Posterior
 from amortized.pretrained import load
 from amortized.sampling.latent_reference import reference_log_prob
@@ -35,8 +35,6 @@ from amortized.sampling.latent_reference import reference_log_prob
 SIZES = {"dt-mean": 1, "dt-variance": 1, "dt-normal": 10, "dt-linear": 30, "dt-logistic": 50}
 SIZES |= {"dt-oup": 25, "dt-sir": 10, "dt-filter": 2}
 SIZES |= {"dt-quantum": 10, "dt-nonlinear": 2, "dt-gp-hyper": 10}
-HAS_REFERENCE = {"dt-mean", "dt-variance", "dt-normal", "dt-linear", "dt-oup", "dt-sir"}
-HAS_REFERENCE |= {"dt-quantum", "dt-nonlinear", "dt-gp-hyper"}
 ONE_BY_ONE = {"nuts", "vi"}
 REPEATED = 5.0  # seconds; in shorter ones page faults and other processes show
 
@@ -119,7 +117,7 @@ def compare(
         n = len(log_prob)
         one = ask(tasks, batch, seen[:1], method, network)[1] if is_batched else seconds / n
         results.append(Row(name, method, n, log_prob, levels, one, seconds / n, note))
-    return results, reference_log_prob(tasks, batch)[seen] if name in HAS_REFERENCE else None
+    return results, reference_log_prob(tasks, batch)[seen] if PROBLEMS[name].n_reference else None
 
 
 def line(row: Row, exact: Tensor | None) -> str:
@@ -141,7 +139,7 @@ def line(row: Row, exact: Tensor | None) -> str:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--problems", nargs="+", choices=sorted(TASKS), default=sorted(TASKS))
+    parser.add_argument("--problems", nargs="+", choices=sorted(PROBLEMS), default=sorted(PROBLEMS))
     parser.add_argument("--methods", nargs="+", default=["dt", "auto", "smc", "vi", "nuts"])
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--few", type=int, default=5, help="tasks for VI and NUTS")

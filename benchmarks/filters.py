@@ -23,8 +23,8 @@ from typing import Any  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from amortized.priors.sensor_fusion import SensorFusion  # noqa: E402
-from amortized.priors.stochastic_volatility import StochasticVolatility  # noqa: E402
+from amortized.priors.state_space.sensor_fusion import SensorFusion  # noqa: E402
+from amortized.priors.state_space.stochastic_volatility import StochasticVolatility  # noqa: E402
 from amortized.sampling.kalman import LinearGaussianModel, kalman_filter  # noqa: E402
 from amortized.sampling.kalman_smoother import kalman_smoother  # noqa: E402
 from amortized.sampling.particle_filter import particle_filter  # noqa: E402

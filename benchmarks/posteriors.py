@@ -25,7 +25,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc

@@ -26,7 +26,7 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from amortized.priors.tabular.tables import table_prior
+from amortized.priors.tabular.table_mixtures import table_prior
 
 N_CONTEXT, N_QUERY, N_FEATURES = 900, 100, 20
 N_TASKS, N_ROUNDS = 16, 6

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from amortized.diagnostics import PosteriorTrial
 from amortized.diagnostics.sbc import ranks
-from amortized.priors.program import ProgramPrior
-from amortized.priors.state_space import LinearGaussianModel
+from amortized.priors.program_prior import ProgramPrior
+from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.sampling.particle_mcmc import smc_squared
 
 N_DRAWS, LOT, BINS = 63, 100, 16

@@ -37,7 +37,7 @@ import torch  # noqa: E402
 from pyro.infer import MCMC, NUTS  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from amortized.priors.density import ProgramDensity  # noqa: E402
+from amortized.program.density import ProgramDensity  # noqa: E402
 from amortized.sampling.convergence import ess_bulk, replicate_ess  # noqa: E402
 from amortized.sampling.smc import smc  # noqa: E402
 

@@ -3,12 +3,12 @@
     python benchmarks/streams.py [--series 10] [--steps 100] [--streams 100] [--networks folder]
     python benchmarks/streams.py --tables updates
 
-Two tables. The first is the moving target of `amortized.priors.sensor_fusion`: the mean negative
-log density of the true state given all observations so far, for the network ``dt-filter`` with
-exact predictions between its updates, a particle filter with 20,000 particles, whose density is a
-mixture of 8 normals fitted to 3,000 of them, and the extended Kalman filter: told the mean and the
-variance of its readings, or that every range is a normal reading. The errors are of the differences
-to the particle filter, over series.
+Two tables. The first is the moving target of `amortized.priors.state_space.sensor_fusion`: the mean
+negative log density of the true state given all observations so far, for the network ``dt-filter``
+with exact predictions between its updates, a particle filter with 20,000 particles, whose density
+is a mixture of 8 normals fitted to 3,000 of them, and the extended Kalman filter: told the mean and
+the variance of its readings, or that every range is a normal reading. The errors are of the
+differences to the particle filter, over series.
 
 The second streams 50 answers of a normal law one at a time, each posterior the prior of the next,
 by `amortized.infer.streaming.update` and by the passes of ``dt-normal`` alone, and compares the end
@@ -29,9 +29,9 @@ from torch.distributions import MultivariateNormal
 from amortized import infer, load
 from amortized.infer.streaming import filter_states, symmetric_kl, update
 from amortized.latent_priors import fit_draws
-from amortized.latent_priors.catalogue import named_tasks
-from amortized.priors.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
-from amortized.priors.sensor_reading import SensorReadingPrior
+from amortized.latent_priors.problems import named_tasks
+from amortized.priors.state_space.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
+from amortized.priors.state_space.sensor_reading import SensorReadingPrior
 from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
 from amortized.sampling.latent_reference import reference_log_prob
 from amortized.sampling.particle_filter import init, step

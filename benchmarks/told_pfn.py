@@ -23,7 +23,7 @@ from amortized import load, train
 from amortized.distributions import equal_mass_borders
 from amortized.dt_recipes import RECIPES, answers, held_out
 from amortized.latent_priors import LatentTaskBatch, LatentTasks
-from amortized.latent_priors.catalogue import named_tasks
+from amortized.latent_priors.problems import named_tasks
 from amortized.networks import PFN, PFNConfig
 from amortized.priors import Prior, TaskBatch
 from amortized.sampling.latent_reference import reference_log_prob

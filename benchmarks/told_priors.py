@@ -30,10 +30,10 @@ from amortized import infer, load
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.problem import make_problem
 from amortized.latent_priors import as_mixture
-from amortized.latent_priors.catalogue import PROGRAMS
 from amortized.latent_priors.fitting import stacked
+from amortized.latent_priors.problems import PROBLEMS
 from amortized.networks import DistributionTransformer
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.grid import grid_posterior
 from amortized.sampling.start import FromMixture
 
@@ -152,7 +152,7 @@ def compare(
     name: str, network: DistributionTransformer, n_tasks: int, kinds: Sequence[str]
 ) -> None:
     """The rows of one simulator."""
-    prior = PROGRAMS[name]()
+    prior = PROBLEMS[name].program()
     batch = prior.sample(n_tasks, ROWS[name], 0, seed=31_000)
     assert batch.latents is not None
     truth = {latent: value.double() for latent, value in batch.latents.items()}

@@ -23,7 +23,7 @@ from torch import nn
 
 from amortized.networks import NETWORKS
 from amortized.networks.calibration import Calibration
-from amortized.priors.catalogue import PRIORS, named_prior
+from amortized.priors.named import PRIORS, named_prior
 
 SHIPPED = Path(__file__).resolve().parent
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "CARD.md"

@@ -3,12 +3,12 @@
 if __name__ == "priors":
     raise ImportError("Expected 'import amortized.priors'; got 'import priors'. Add 'amortized.'.")
 
-from amortized.priors.catalogue import named_prior
-from amortized.priors.gaussian_process import GaussianProcessPrior
-from amortized.priors.learning_curve import LearningCurvePrior
-from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.curves.learning_curve import LearningCurvePrior
+from amortized.priors.named import named_prior
 from amortized.priors.prior import Prior
-from amortized.priors.program import ProgramPrior
+from amortized.priors.program_prior import ProgramPrior
+from amortized.priors.regression.gaussian_process import GaussianProcessPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.priors.task import TaskBatch
 
 __all__ = [

@@ -16,7 +16,7 @@ class ContextStandardised(Prior):
         prior: draws the tasks, in units of its own; complete sets (no masks).
 
     Example:
-        >>> from amortized.priors.linear_regression import LinearRegressionPrior
+        >>> from amortized.priors.regression.linear_regression import LinearRegressionPrior
         >>> batch = ContextStandardised(LinearRegressionPrior(2)).sample(3, 20, 5, seed=0)
         >>> batch.y_context.std(-1, correction=0)
         tensor([1., 1., 1.])

@@ -22,8 +22,8 @@ class MixturePrior(Prior):
         weights: their probabilities up to a factor; equal when None.
 
     Example:
-        >>> from amortized.priors.tabular.rules import RulePrior
-        >>> from amortized.priors.tabular.clusters import ClusterPrior
+        >>> from amortized.priors.tabular.families.rules import RulePrior
+        >>> from amortized.priors.tabular.families.clusters import ClusterPrior
         >>> prior = MixturePrior([RulePrior(), ClusterPrior()], weights=[1, 3])
         >>> prior.sample(8, 40, 10, seed=0).n_tasks
         8

@@ -35,7 +35,7 @@ class PredictablePrior(Prior):
         surplus: additional tasks to choose from, as a fraction of those asked for.
 
     Example:
-        >>> from amortized.priors.tabular.neural_network import NeuralNetworkPrior
+        >>> from amortized.priors.tabular.families.neural_network import NeuralNetworkPrior
         >>> PredictablePrior(NeuralNetworkPrior()).sample(4, 60, 40, seed=0).n_tasks
         4
     """

@@ -8,8 +8,8 @@ import torch
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.infer.streaming import drift, update
-from amortized.latent_priors.catalogue import named_tasks
-from amortized.priors.linear_model import LinearModelPrior
+from amortized.latent_priors.problems import named_tasks
+from amortized.priors.regression.linear_model import LinearModelPrior
 from amortized.sampling.adaptation import adapt
 
 

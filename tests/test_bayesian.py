@@ -17,11 +17,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from amortized import BayesianClassifier, BayesianRegressor, infer
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors import LatentTasks
-from amortized.latent_priors.catalogue import PROGRAMS
+from amortized.latent_priors.problems import PROBLEMS
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.linear_regression import LinearRegressionPrior
-from amortized.priors.student_t import StudentT
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.program.student_t import StudentT
 
 
 # Of some checks' few rows a normal approximation is poor, and says so.
@@ -180,7 +180,7 @@ def sketched(name):
         reads_rows=False,
         prior=name,
     )
-    return DistributionTransformer.new(LatentTasks(PROGRAMS[name]()), config).eval()
+    return DistributionTransformer.new(LatentTasks(PROBLEMS[name].program()), config).eval()
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import torch
 from torch.distributions import Normal, Uniform, constraints
 
 from amortized.latent_priors import fit_mixture
-from amortized.priors.bijection import bijection_to
-from amortized.priors.density import ProgramDensity
+from amortized.program.bijection import bijection_to
+from amortized.program.density import ProgramDensity
 
 SUPPORTS = {
     "real": constraints.real,

@@ -29,9 +29,9 @@ from amortized.diagnostics.importance_efficiency import ImportanceEfficiency
 from amortized.diagnostics.order_sensitivity import OrderSensitivity
 from amortized.diagnostics.sbc import ranks
 from amortized.diagnostics.uniformity import Uniformity, simultaneous_band
-from amortized.latent_priors.catalogue import named_tasks
-from amortized.priors.linear_regression import LinearRegressionPrior
-from amortized.priors.normal_mean import NormalMeanPrior
+from amortized.latent_priors.problems import named_tasks
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
 
 ALARM = 0.05
 FAULTS = ("narrow", "shifted", "one mode")

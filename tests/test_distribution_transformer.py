@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors import LatentTasks, Metaprior, merge
+from amortized.latent_priors import Hyperprior, LatentTasks, merge
 from amortized.latent_priors.tasks import posterior_draws
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.networks.distribution_transformer import cross_entropy
 from amortized.pretrained import load, save
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.normal_mean import NormalMeanPrior
-from amortized.priors.normal_variance import NormalVariancePrior
-from amortized.priors.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
+from amortized.priors.regression.normal_variance import NormalVariancePrior
+from amortized.priors.simulators.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
 from amortized.training import TrainingConfig, train
 
 SMALL = DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=2, d_hidden=16)
@@ -164,7 +164,7 @@ def test_saving_and_loading(problem, tmp_path):
 
 
 def test_an_untrained_network_starts_from_the_prior():
-    tasks = LatentTasks(NormalMeanPrior(), Metaprior(flat=0.0))
+    tasks = LatentTasks(NormalMeanPrior(), Hyperprior(flat=0.0))
     batch = tasks.sample(50, 1, seed=0)
     start = answer(DistributionTransformer.new(tasks, SMALL), batch)
     assert batch.latent_prior.kl(start, 500).abs().max() < 0.05
@@ -172,7 +172,7 @@ def test_an_untrained_network_starts_from_the_prior():
 
 def test_a_sketch_is_used_before_any_training():
     """With many rows least squares is nearly the posterior: its mean is close to the truth."""
-    tasks = LatentTasks(LinearModelPrior(1), Metaprior(flat=1.0, point=0.0, own=0.0))
+    tasks = LatentTasks(LinearModelPrior(1), Hyperprior(flat=1.0, point=0.0, own=0.0))
     batch = tasks.sample(50, 400, seed=0)
     start = answer(DistributionTransformer.new(tasks, SMALL), batch)
     z = (start.mean - batch.u) / start.stddev
@@ -213,7 +213,7 @@ def test_channels_can_be_missing_and_change_the_answer():
 def test_larger_priors_are_merged_and_single_ones_serve_all():
     tasks = LatentTasks(NormalMeanPrior())
     network = DistributionTransformer.new(tasks, SMALL)
-    batch = LatentTasks(NormalMeanPrior(), Metaprior(n_components=12)).sample(6, 2, seed=0)
+    batch = LatentTasks(NormalMeanPrior(), Hyperprior(n_components=12)).sample(6, 2, seed=0)
     large = answer(network, batch)
     small = answer(network, batch, latent_prior=merge(batch.latent_prior, 5))
     assert_equal(large, small, batch)

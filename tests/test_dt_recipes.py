@@ -8,7 +8,7 @@ import torch
 
 from amortized import dt_recipes
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors.catalogue import PROGRAMS, TASKS, named_tasks
+from amortized.latent_priors.problems import PROBLEMS, named_tasks
 from amortized.networks import DistributionTransformer
 from amortized.pretrained import available, card_rows, load, save
 from amortized.pretrained.storage import SHIPPED
@@ -16,12 +16,13 @@ from amortized.pretrained.storage import SHIPPED
 RELEASED = [name for name in available() if name in dt_recipes.RECIPES]
 
 
-def test_every_named_task_has_a_recipe():
-    """For a series with all its rows; others are no tasks."""
-    assert dt_recipes.RECIPES.keys() == TASKS.keys()
-    for name, program in PROGRAMS.items():
-        rows = getattr(program(), "ordered", 0)
-        assert dt_recipes.RECIPES[name].training.n_context == (rows, rows) or not rows
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_a_problem_agrees_with_its_program(name):
+    """A series is trained with all its rows; the latents are as many as the program has."""
+    problem = PROBLEMS[name]
+    tasks = problem.tasks()
+    assert problem.n_latents == tasks.dim
+    assert problem.n_context == (tasks.ordered, tasks.ordered) or not tasks.ordered
 
 
 def stated_gap(card):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from amortized.infer import infer
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 
 X = torch.zeros(2, 7, 0, dtype=torch.float64)
 Y = torch.randn(2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from amortized.infer import infer
-from amortized.priors.density import ProgramDensity
-from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.program.density import ProgramDensity
 from amortized.sampling.exact import exact
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from amortized.latent_priors import LatentTasks
-from amortized.latent_priors.catalogue import PROGRAMS
 from amortized.latent_priors.exchangeability import rows_are_exchangeable
+from amortized.latent_priors.problems import PROBLEMS
 from amortized.networks import DistributionTransformerConfig
 from amortized.priors import ProgramPrior
 from amortized.training import TrainingConfig, train
@@ -105,7 +105,7 @@ def test_order_is_seen_in_the_density_or_in_draws(prior, n_rows, expected, law):
 
 @pytest.mark.parametrize("name", ["dt-mean", "dt-linear", "dt-logistic", "dt-gp-hyper"])
 def test_named_sets_are_sets(name):
-    assert rows_are_exchangeable(PROGRAMS[name]())
+    assert rows_are_exchangeable(PROBLEMS[name].program())
 
 
 def test_an_ordered_program_of_a_fixed_length_is_read_in_order():

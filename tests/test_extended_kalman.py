@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_kalman import anything, as_nonlinear, nothing, random_model
 
-from amortized.priors.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
+from amortized.priors.state_space.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
 from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
 from amortized.sampling.kalman import kalman_filter
 

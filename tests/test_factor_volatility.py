@@ -8,8 +8,8 @@ from scipy import stats
 from test_particle_filter import replicates, z_of_evidence
 
 from amortized.infer import infer
-from amortized.priors.factor_volatility import FactorVolatility
-from amortized.priors.stochastic_volatility import StochasticVolatility
+from amortized.priors.state_space.factor_volatility import FactorVolatility
+from amortized.priors.state_space.stochastic_volatility import StochasticVolatility
 from amortized.sampling.particle_filter import particle_filter
 
 PARAMETERS = {

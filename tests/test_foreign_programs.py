@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from amortized import infer
-from amortized.priors.normal_mean import NormalMeanPrior
-from amortized.priors.normal_variance import NormalVariancePrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
+from amortized.priors.regression.normal_variance import NormalVariancePrior
 
 
 def mean_with(noise, prior=None):

@@ -11,9 +11,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as peer
 
 from amortized.priors import GaussianProcessPrior, named_prior
-from amortized.priors.density import ProgramDensity
-from amortized.priors.gaussian_process import JITTER, standardised_inputs, uniform_inputs
+from amortized.priors.regression.gaussian_process import JITTER, standardised_inputs, uniform_inputs
 from amortized.priors.task import TaskBatch
+from amortized.program.density import ProgramDensity
 
 FIXED = {
     name: lambda name=name, **more: GaussianProcessPrior(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from amortized.infer import infer
-from amortized.priors.gaussian_process import GaussianProcessPrior
-from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.gaussian_process import GaussianProcessPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
 
 PRIOR = LinearRegressionPrior(2)
 BATCH = PRIOR.sample(2, 12, 3, seed=2)

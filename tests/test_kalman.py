@@ -6,7 +6,7 @@ import pytest
 import torch
 from statsmodels.tsa.statespace.kalman_filter import KalmanFilter
 
-from amortized.priors.sensor_fusion import SensorFusion
+from amortized.priors.state_space.sensor_fusion import SensorFusion
 from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
 from amortized.sampling.kalman import LinearGaussianModel, kalman_filter
 from amortized.sampling.kalman_smoother import kalman_smoother

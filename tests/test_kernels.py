@@ -8,7 +8,7 @@ import torch
 from sklearn.gaussian_process import kernels as peer
 from torch.func import grad, vmap
 
-from amortized.priors.kernels import KERNELS
+from amortized.priors.regression.kernels import KERNELS
 
 LENGTHSCALE = torch.tensor([0.7, 1.3, 2.0], dtype=torch.float64)
 PERIOD = torch.tensor([1.1, 2.5, 0.6], dtype=torch.float64)

@@ -24,14 +24,14 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.infer.problem import make_problem
 from amortized.latent_priors import LatentTasks, fit_mixture
-from amortized.latent_priors.catalogue import PROGRAMS, place_among_tasks
+from amortized.latent_priors.problems import PROBLEMS, embedding_of
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.pretrained import save
-from amortized.priors.likelihood_sketch import LikelihoodSketch
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.logistic_model import LogisticModelPrior
-from amortized.priors.normal_mean import NormalMeanPrior
-from amortized.priors.normal_variance import NormalVariancePrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.regression.logistic_model import LogisticModelPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
+from amortized.priors.regression.normal_variance import NormalVariancePrior
+from amortized.program.likelihood_summary import LikelihoodSummary
 
 SMALL = DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1, d_hidden=16)
 
@@ -40,7 +40,7 @@ class SketchedMean(NormalMeanPrior):
     """With its exact likelihood as sketch, so that an untrained network is right already."""
 
     def sketch(self, x, y, mask):
-        return LikelihoodSketch(*self.linear_observation(y, mask))
+        return LikelihoodSummary(*self.linear_observation(y, mask))
 
 
 def network_of(program, bad=0.0, **changes):
@@ -235,7 +235,7 @@ def test_named_networks_serve_models_with_fewer_coefficients(tmp_path):
     torch.manual_seed(0)
     x = torch.randn(3, 40, 2, dtype=torch.float64)
     y = x @ torch.tensor([1.0, -2.0]).double() + 0.5 * torch.randn(3, 40).double()
-    network = network_of(PROGRAMS["dt-linear"](), prior="dt-linear", reads_rows=False)
+    network = network_of(PROBLEMS["dt-linear"].program(), prior="dt-linear", reads_rows=False)
     path = save(network, tmp_path / "linear")
     posterior = infer(LinearModelPrior(2, intercept=False), x, y, method="dt", network=path)
     least_squares = torch.linalg.lstsq(x, y.unsqueeze(-1)).solution.squeeze(-1)
@@ -247,12 +247,12 @@ def test_named_networks_serve_models_with_fewer_coefficients(tmp_path):
 
 
 def test_places():
-    assert place_among_tasks(LinearModelPrior(0)).name == "dt-normal"
-    assert place_among_tasks(LinearModelPrior(3)).coordinates == (0, 1, 2, 3, 5)
-    assert place_among_tasks(LogisticModelPrior(4)).name == "dt-logistic"
-    assert place_among_tasks(LogisticModelPrior(7)) is None
-    assert place_among_tasks(NormalVariancePrior(9.0, 9.0)).name == "dt-variance"
-    assert place_among_tasks(lambda x, y=None: None) is None
+    assert embedding_of(LinearModelPrior(0)).name == "dt-normal"
+    assert embedding_of(LinearModelPrior(3)).coordinates == (0, 1, 2, 3, 5)
+    assert embedding_of(LogisticModelPrior(4)).name == "dt-logistic"
+    assert embedding_of(LogisticModelPrior(7)) is None
+    assert embedding_of(NormalVariancePrior(9.0, 9.0)).name == "dt-variance"
+    assert embedding_of(lambda x, y=None: None) is None
 
 
 def test_without_a_network_auto_is_exact_or_smc():

@@ -1,4 +1,4 @@
-"""Latent priors: reduction keeps moments, fits are close and repeatable, metapriors are as said."""
+"""Latent priors: reduction keeps moments, fits are close and repeatable, hyperpriors hold."""
 
 import math
 
@@ -16,8 +16,8 @@ from torch.distributions import (
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors import (
+    Hyperprior,
     LatentTasks,
-    Metaprior,
     as_mixture,
     fit_draws,
     fit_mixture,
@@ -25,10 +25,10 @@ from amortized.latent_priors import (
     product,
     split,
 )
-from amortized.priors.bijection import bijection_to
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.normal_mean import NormalMeanPrior
-from amortized.priors.program import ProgramPrior
+from amortized.priors.program_prior import ProgramPrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
+from amortized.program.bijection import bijection_to
 
 each_mixture = pytest.mark.parametrize("make", MIXTURES.values(), ids=MIXTURES)
 
@@ -107,8 +107,8 @@ def test_draws_and_vectors():
     assert torch.allclose(fit_mixture(law).covariance_matrix, law.covariance_matrix)
 
 
-def test_metaprior_is_as_it_says():
-    priors = Metaprior().sample(torch.tensor([5.0, 0.0]), torch.tensor([10.0, 1.0]), 4000)
+def test_hyperprior_is_as_it_says():
+    priors = Hyperprior().sample(torch.tensor([5.0, 0.0]), torch.tensor([10.0, 1.0]), 4000)
     n = (priors.log_weights > -math.inf).sum(-1)
     assert set(n.tolist()) == {1, 2, 3, 4, 5}
     sd = priors.scale_tril.square().sum(-1).sqrt()[:, 0] / torch.tensor([10.0, 1.0])
@@ -166,8 +166,8 @@ WRONG = {
         lambda: fit_mixture(torch.distributions.Poisson(torch.tensor(2.0))),
         "continuous",
     ),
-    "metaprior": (lambda: Metaprior(sd=(3.0, 0.1)), "sd"),
-    "shares": (lambda: Metaprior(flat=0.7, point=0.7), "flat"),
+    "hyperprior": (lambda: Hyperprior(sd=(3.0, 0.1)), "sd"),
+    "shares": (lambda: Hyperprior(flat=0.7, point=0.7), "flat"),
     "no program": (lambda: LatentTasks(object()), "ProgramPrior"),
     "discrete latents": (lambda: LatentTasks(ProgramPrior(discrete)), "continuous latents"),
     "nothing to multiply": (lambda: product([]), "one mixture"),
@@ -183,8 +183,8 @@ def test_wrong_inputs(make, message, no_shape_checks):
 def test_a_correlation_without_direction_is_none(monkeypatch):
     """torch's LKJ law draws NaN once in a long training, which must not end it."""
     monkeypatch.setattr(
-        "amortized.latent_priors.metaprior.draw",
+        "amortized.latent_priors.hyperprior.draw",
         lambda law, shape: torch.full((*shape, *law.event_shape), torch.nan),
     )
-    factors = Metaprior()._correlations((4, 2, 3), torch.device("cpu"))
+    factors = Hyperprior()._correlations((4, 2, 3), torch.device("cpu"))
     assert torch.equal(factors, torch.eye(3).expand(4, 2, 3, 3))

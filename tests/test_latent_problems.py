@@ -13,30 +13,34 @@ from scipy import stats
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
-from amortized.latent_priors import LatentTasks, Metaprior
-from amortized.latent_priors.catalogue import PROGRAMS, TASKS, named_tasks, place_among_tasks
-from amortized.latent_priors.density import LatentPriorDensity
+from amortized.latent_priors import Hyperprior, LatentTasks
+from amortized.latent_priors.problems import PROBLEMS, embedding_of, named_tasks
+from amortized.latent_priors.replaced_density import LatentPriorDensity
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
-from amortized.priors.density import ProgramDensity
-from amortized.priors.epidemic import EpidemicPrior, infected_share
-from amortized.priors.gaussian_process import JITTER, GaussianProcessPrior
-from amortized.priors.gaussian_process_lengthscale import LengthscalePrior
-from amortized.priors.likelihood_sketch import gauss_newton_sketch
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.logistic_model import LogisticModelPrior
-from amortized.priors.nonlinear_observation import NonlinearObservationPrior
-from amortized.priors.normal_mean import NormalMeanPrior
-from amortized.priors.normal_variance import NormalVariancePrior
-from amortized.priors.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
-from amortized.priors.program import ProgramPrior
-from amortized.priors.quantum_parameter import QuantumParameterPrior, excitation
+from amortized.priors.program_prior import ProgramPrior
+from amortized.priors.regression.gaussian_process import JITTER, GaussianProcessPrior
+from amortized.priors.regression.gaussian_process_lengthscale import LengthscalePrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.regression.logistic_model import LogisticModelPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
+from amortized.priors.regression.normal_variance import NormalVariancePrior
+from amortized.priors.simulators.epidemic import EpidemicPrior, infected_share
+from amortized.priors.simulators.nonlinear_observation import NonlinearObservationPrior
+from amortized.priors.simulators.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
+from amortized.priors.simulators.quantum_parameter import QuantumParameterPrior, excitation
 from amortized.priors.task import TaskBatch
+from amortized.program.density import ProgramDensity
+from amortized.program.likelihood_summary import gauss_newton_summary
 from amortized.sampling.grid import grid_posterior
 from amortized.sampling.latent_reference import reference_log_prob
 
-ROWS = {"dt-mean": 1, "dt-variance": 1, "dt-oup": 25, "dt-sir": 10, "dt-filter": 2}
-ROWS |= {"dt-quantum": 10, "dt-nonlinear": 2}
 ONE_LATENT = ["dt-variance", "dt-quantum", "dt-nonlinear", "dt-gp-hyper"]
+
+
+def rows_of(name, n):
+    """About n rows, as many as a dataset of the problem may have."""
+    low, high = PROBLEMS[name].n_context
+    return min(max(n, low), high)
 
 
 @lru_cache
@@ -44,9 +48,9 @@ def tasks_of(name):
     return named_tasks(name)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_tasks_are_finite_and_pure(name):
-    tasks, n = tasks_of(name), ROWS.get(name, 7)
+    tasks, n = tasks_of(name), rows_of(name, 7)
     a, b = (tasks.sample(6, n, seed=3) for _ in range(2))
     assert torch.equal(a.observations["data"], b.observations["data"])
     assert a.u.isfinite().all()
@@ -60,11 +64,11 @@ def test_tasks_are_finite_and_pure(name):
     assert not unseen.sketch.matrix.any()
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", PROBLEMS)
 def test_sketch_lies_around_the_true_latents(name):
     """In their own coordinates: its made-up observations err by about one standard deviation."""
     tasks = tasks_of(name)
-    batch = tasks.sample(300, ROWS.get(name, 30), seed=5)
+    batch = tasks.sample(300, rows_of(name, 30), seed=5)
     if batch.sketch is None:
         return
     value, matrix = batch.sketch
@@ -119,7 +123,7 @@ def test_gauss_newton_finds_the_maximum():
     def predict(u):
         return torch.cat([u.exp(), u[:, :1] * u[:, 1:]], -1) * 100
 
-    sketch = gauss_newton_sketch(predict, predict(truth), torch.zeros(1, 2), prior_sd=100.0)
+    sketch = gauss_newton_summary(predict, predict(truth), torch.zeros(1, 2), prior_sd=100.0)
     estimate = torch.linalg.solve(sketch.matrix, sketch.value.unsqueeze(-1)).squeeze(-1)
     assert torch.allclose(estimate, truth, atol=1e-3)
 
@@ -128,7 +132,7 @@ def test_gauss_newton_finds_the_maximum():
 def test_reference_is_the_plain_sum(name):
     """A fine grid over the whole prior, neither moved nor narrowed; narrow modes and all."""
     tasks = tasks_of(name)
-    batch = tasks.sample(3, ROWS.get(name, 6), seed=1)
+    batch = tasks.sample(3, rows_of(name, 6), seed=1)
     rows, prior = batch.observations["data"].double(), batch.latent_prior.to(torch.float64)
     density = ProgramDensity(tasks.prior.model, rows[..., :-1], rows[..., -1])
     reach = 9 * prior.scale_tril[..., 0, 0].amax(-1, keepdim=True)
@@ -275,21 +279,21 @@ def test_told_mean_and_scale_leave_a_gaussian_process_exact():
     assert torch.allclose(ours.stddev, oracle.stddev.double(), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_each_program_has_its_place(name):
-    place = place_among_tasks(PROGRAMS[name]())
-    assert place.name == name
-    assert place.coordinates == tuple(range(tasks_of(name).dim))
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_program_embeds_in_its_problem(name):
+    embedding = embedding_of(PROBLEMS[name].program())
+    assert embedding.name == name
+    assert embedding.coordinates == tuple(range(tasks_of(name).dim))
 
 
-def test_a_gaussian_process_has_its_place_by_its_likelihood():
+def test_a_gaussian_process_embeds_by_its_likelihood():
     known = {"outputscale": 1.0, "noise": 1e-3**0.5}
     flat = GaussianProcessPrior(lengthscale=dist.Uniform(0.1, 9.0), **known)
-    assert place_among_tasks(flat).name == "dt-gp-hyper"
-    assert place_among_tasks(LengthscalePrior(3.0, 1.0)).name == "dt-gp-hyper"
+    assert embedding_of(flat).name == "dt-gp-hyper"
+    assert embedding_of(LengthscalePrior(3.0, 1.0)).name == "dt-gp-hyper"
     for other in ({"noise": 0.1}, {"outputscale": dist.LogNormal(0.0, 1.0)}, {"n_features": 2}):
         prior = GaussianProcessPrior(lengthscale=dist.LogNormal(0.0, 1.0), **(known | other))
-        assert place_among_tasks(prior) is None
+        assert embedding_of(prior) is None
 
 
 def test_an_epidemic_without_contacts_dies_out():
@@ -321,7 +325,7 @@ WRONG = {
     "readings": (lambda: NonlinearObservationPrior().sample(2, 3, 0, seed=0), "2 readings; got 3"),
     "nothing": (lambda: LinearModelPrior(0, intercept=False), "a feature or an intercept"),
     "scale": (
-        lambda: LatentTasks(NormalMeanPrior(), Metaprior(), scale=torch.zeros(1)),
+        lambda: LatentTasks(NormalMeanPrior(), Hyperprior(), scale=torch.zeros(1)),
         "scale > 0",
     ),
     "wrong prior": (lambda: LatentTasks(NormalMeanPrior(), wrong_prior=1.0), "wrong_prior"),

@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 
 from amortized.priors import LearningCurvePrior, named_prior
-from amortized.priors.bijection import bijection_to
-from amortized.priors.curve_families import PEAKED, UNIFORM
-from amortized.priors.density import ProgramDensity
-from amortized.priors.learning_curve import WITHIN
+from amortized.priors.curves.curve_families import PEAKED, UNIFORM
+from amortized.priors.curves.learning_curve import WITHIN
+from amortized.program.bijection import bijection_to
+from amortized.program.density import ProgramDensity
 
 # The formulas as the papers print them, with parameters in the order of the families' priors.
 PRINTED = {

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy import stats
 
-from amortized.priors.density import ProgramDensity
-from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.priors.task import TaskBatch
+from amortized.program.density import ProgramDensity
 
 PRIORS = {
     "known": LinearRegressionPrior(2, weight_scale=1.5, variance=0.3),

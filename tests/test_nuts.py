@@ -7,7 +7,7 @@ import torch
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.nuts import nuts
 
 Y = torch.tensor([1.0, 2.0, 3.0, 2.5], dtype=torch.float64)

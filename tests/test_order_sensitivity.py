@@ -4,8 +4,8 @@ import torch
 from torch.distributions import Normal
 
 from amortized.diagnostics import PosteriorTrial, order_sensitivity, predictive_check
-from amortized.priors.linear_regression import LinearRegressionPrior
-from amortized.priors.normal_mean import NormalMeanPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
 
 ALARM = 0.05
 PRIOR = LinearRegressionPrior(1)

@@ -9,8 +9,11 @@ import torch
 from scipy import stats
 from test_kalman import anything, nothing, random_model
 
-from amortized.priors.sensor_fusion import SensorFusion
-from amortized.priors.stochastic_volatility import StochasticVolatility, StochasticVolatilityGuide
+from amortized.priors.state_space.sensor_fusion import SensorFusion
+from amortized.priors.state_space.stochastic_volatility import (
+    StochasticVolatility,
+    StochasticVolatilityGuide,
+)
 from amortized.sampling.kalman import kalman_filter
 from amortized.sampling.particle_filter import particle_filter
 from amortized.sampling.resampling import systematic_resample

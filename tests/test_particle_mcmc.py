@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch.distributions import Dirichlet, Gamma, Independent, LogNormal, Normal, Uniform
 
-from amortized.priors.state_space import LinearGaussianModel
+from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.sampling.kalman import kalman_filter
 from amortized.sampling.parameter_space import ParameterSpace
 from amortized.sampling.particle_mcmc import smc_squared

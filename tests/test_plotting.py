@@ -19,8 +19,8 @@ from amortized.plotting import (
     prior_preview,
 )
 from amortized.priors import named_prior
-from amortized.priors.linear_regression import LinearRegressionPrior
-from amortized.priors.normal_mean import NormalMeanPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
 
 FIGURES = {
     "band": lambda: predictive_band(Normal(torch.zeros(9), 1.0), np.arange(9.0), label="a"),

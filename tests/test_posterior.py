@@ -9,7 +9,7 @@ import torch
 
 from amortized.infer import infer
 from amortized.posterior import Posterior
-from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
 
 N = 4000
 

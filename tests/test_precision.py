@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.bridge import bridge_evidence
 from amortized.sampling.convergence import clustered_variance
 from amortized.sampling.precision import precision, standard_errors

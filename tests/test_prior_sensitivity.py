@@ -12,7 +12,7 @@ from amortized import BayesianRegressor, infer, load
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.prior_sensitivity import prior_sensitivity
 from amortized.plotting import plot_prior_sensitivity
-from amortized.priors.linear_model import LinearModelPrior
+from amortized.priors.regression.linear_model import LinearModelPrior
 
 SAMPLE = 1 + 2 * torch.randn(12, generator=torch.Generator().manual_seed(0)).double()
 TWO = GaussianMixture(

@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-from amortized.priors.bijection import bijection_to
-from amortized.priors.density import ProgramDensity
-from amortized.priors.program import ProgramPrior
-from amortized.priors.vectorised import draw, run_programs
+from amortized.priors.program_prior import ProgramPrior
+from amortized.program.bijection import bijection_to
+from amortized.program.density import ProgramDensity
+from amortized.program.vectorised import draw, run_programs
 
 ONE = torch.ones(())
 

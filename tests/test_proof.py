@@ -11,8 +11,8 @@ from oracles import moments_by_quadrature
 from scipy import stats
 
 from amortized.infer import infer
-from amortized.priors.density import ProgramDensity
-from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.program.density import ProgramDensity
 from amortized.sampling.exact import exact
 
 T = torch.tensor

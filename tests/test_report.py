@@ -12,12 +12,12 @@ from amortized import PFNRegressor, infer, load
 from amortized.diagnostics import Report, TrainingRange, report, report_posterior
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors.catalogue import named_tasks
+from amortized.latent_priors.problems import named_tasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.posterior import Posterior
 from amortized.priors import named_prior
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.normal_mean import NormalMeanPrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from amortized.infer import infer
-from amortized.priors.vectorised import precision
+from amortized.program.vectorised import precision
 
 N, SD = 30, 0.5
 POINTS = torch.randn(N, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + 1.0

@@ -12,9 +12,9 @@ from scipy import stats
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
-from amortized.priors.density import ProgramDensity
-from amortized.priors.linear_regression import LinearRegressionPrior
-from amortized.priors.program import ProgramPrior
+from amortized.priors.program_prior import ProgramPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.program.density import ProgramDensity
 from amortized.sampling import smc as replicates
 from amortized.sampling import tempered_run as module
 from amortized.sampling.hmc import hmc

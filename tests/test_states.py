@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from amortized.infer import infer
-from amortized.priors.state_space import LinearGaussianModel
-from amortized.priors.stochastic_volatility import StochasticVolatility
+from amortized.priors.state_space.state_space_model import LinearGaussianModel
+from amortized.priors.state_space.stochastic_volatility import StochasticVolatility
 from amortized.sampling.extended_kalman import NonlinearGaussianModel
 from amortized.sampling.kalman import kalman_filter
 from amortized.sampling.kalman_smoother import kalman_smoother

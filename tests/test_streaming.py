@@ -13,14 +13,14 @@ from amortized.estimators import BayesianRegressor
 from amortized.infer import infer
 from amortized.infer.streaming import filter_states
 from amortized.latent_priors import LatentTasks
-from amortized.latent_priors.catalogue import PROGRAMS
+from amortized.latent_priors.problems import PROBLEMS
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
-from amortized.priors.likelihood_sketch import LikelihoodSketch
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.program import ProgramPrior
-from amortized.priors.sensor_fusion import SensorFusion
-from amortized.priors.sensor_reading import SensorReading, SensorReadingPrior
-from amortized.priors.state_space import LinearGaussianModel
+from amortized.priors.program_prior import ProgramPrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.state_space.sensor_fusion import SensorFusion
+from amortized.priors.state_space.sensor_reading import SensorReading, SensorReadingPrior
+from amortized.priors.state_space.state_space_model import LinearGaussianModel
+from amortized.program.likelihood_summary import LikelihoodSummary
 from amortized.sampling.kalman import kalman_filter
 
 # One component and heads of zero: the sketch alone, which is exact where it is the likelihood.
@@ -42,7 +42,7 @@ class FirstOfTwo(ProgramPrior):
         return pyro.sample("y", dist.Normal(state[:1], 1.0).to_event(1), obs=y)
 
     def sketch(self, x, y, mask):
-        return LikelihoodSketch(y, y.new_tensor([[[1.0, 0.0]]]).expand(len(y), 1, 2))
+        return LikelihoodSummary(y, y.new_tensor([[[1.0, 0.0]]]).expand(len(y), 1, 2))
 
 
 def test_filter_of_a_linear_model_is_kalmans():
@@ -78,7 +78,7 @@ def line(n, seed):
 @pytest.fixture(scope="module")
 def linear_network():
     size = dataclasses.replace(PLAIN, prior="dt-linear")
-    return DistributionTransformer.new(LatentTasks(PROGRAMS["dt-linear"]()), size).eval()
+    return DistributionTransformer.new(LatentTasks(PROBLEMS["dt-linear"].program()), size).eval()
 
 
 def test_partial_fit_reads_further_rows_only_and_says_how_far_it_drifted(linear_network):

@@ -11,10 +11,10 @@ from scipy import stats
 from torch.distributions import transforms as maps
 
 from amortized.infer import infer
-from amortized.priors.bijection import bijection_to
-from amortized.priors.density import ProgramDensity
-from amortized.priors.possible import check_possible
-from amortized.priors.support import contains, log_prob, support_of
+from amortized.program.bijection import bijection_to
+from amortized.program.density import ProgramDensity
+from amortized.program.possible import check_possible
+from amortized.program.support import contains, log_prob, support_of
 
 T = torch.tensor
 EYE = torch.eye(2)

@@ -14,7 +14,7 @@ from amortized.networks.cells import CellDescription, column_groups, column_stat
 from amortized.networks.decoders import class_slots
 from amortized.pretrained import load, save
 from amortized.priors import TaskBatch, named_prior
-from amortized.priors.tabular.tables import table_prior
+from amortized.priors.tabular.table_mixtures import table_prior
 from amortized.training import TrainingConfig, train
 from amortized.training.data import NumberedBatches
 

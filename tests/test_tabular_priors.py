@@ -7,27 +7,27 @@ import torch
 from amortized.priors.mixture import MixturePrior
 from amortized.priors.predictability import PredictablePrior, predictability
 from amortized.priors.tabular import contrasts, counts, rules, sampled_rows
-from amortized.priors.tabular.category_rules import (
+from amortized.priors.tabular.columns import bend, dense_codes, dress, level_codes, shuffle_codes
+from amortized.priors.tabular.families.category_rules import (
     CategoryRulePrior,
     ExactRulePrior,
     exact_classes,
 )
-from amortized.priors.tabular.clusters import ClusterPrior
-from amortized.priors.tabular.columns import bend, dense_codes, dress, level_codes, shuffle_codes
-from amortized.priors.tabular.contrasts import ContrastPrior
-from amortized.priors.tabular.counts import CountPrior
-from amortized.priors.tabular.heavy_tailed import StudentProcessPrior
+from amortized.priors.tabular.families.clusters import ClusterPrior
+from amortized.priors.tabular.families.contrasts import ContrastPrior
+from amortized.priors.tabular.families.counts import CountPrior
+from amortized.priors.tabular.families.heavy_tailed import StudentProcessPrior
+from amortized.priors.tabular.families.levels import LevelPrior
+from amortized.priors.tabular.families.neural_network import NeuralNetworkPrior
+from amortized.priors.tabular.families.rules import RulePrior
+from amortized.priors.tabular.families.sampled_rows import SampledRowsPrior
+from amortized.priors.tabular.families.smooth import SmoothPrior
+from amortized.priors.tabular.families.structural_causal import StructuralCausalPrior
 from amortized.priors.tabular.inputs import draw_inputs
-from amortized.priors.tabular.levels import LevelPrior
 from amortized.priors.tabular.mechanisms import MECHANISMS
 from amortized.priors.tabular.missingness import drop_cells
-from amortized.priors.tabular.neural_network import NeuralNetworkPrior
 from amortized.priors.tabular.preview import preview, summarise
-from amortized.priors.tabular.rules import RulePrior
-from amortized.priors.tabular.sampled_rows import SampledRowsPrior
-from amortized.priors.tabular.smooth import SmoothPrior
-from amortized.priors.tabular.structural_causal import StructuralCausalPrior
-from amortized.priors.tabular.tables import diverse_table_prior, table_prior
+from amortized.priors.tabular.table_mixtures import diverse_table_prior, table_prior
 from amortized.priors.tabular.targets import compact_classes, draw_classes, show_classes_in_context
 from amortized.priors.task import TaskBatch
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from amortized.priors import GaussianProcessPrior, LinearRegressionPrior, Prior, named_prior
-from amortized.priors.catalogue import PRIORS
+from amortized.priors.named import PRIORS
 from amortized.priors.prior import split
 from amortized.priors.task import TaskBatch
 from amortized.training import TrainingConfig

@@ -20,8 +20,8 @@ from amortized import PFNRegressor, infer, load, save
 from amortized.networks import PFN, DistributionTransformerConfig, PFNConfig, TabularPFNConfig
 from amortized.priors import LinearRegressionPrior, ProgramPrior, named_prior
 from amortized.priors.context_standardised import ContextStandardised
-from amortized.priors.linear_model import LinearModelPrior
-from amortized.priors.normal_mean import NormalMeanPrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
 from amortized.training import PriorDataModule, PriorFitting, TrainingConfig, train
 from amortized.training.calibration import measure
 from amortized.training.data import NumberedBatches, batch_seed

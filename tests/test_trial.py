@@ -18,12 +18,12 @@ from amortized.diagnostics import (
     pit,
     sbc,
 )
-from amortized.latent_priors.catalogue import named_tasks
+from amortized.latent_priors.problems import named_tasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.priors import named_prior
-from amortized.priors.linear_regression import LinearRegressionPrior
-from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.prior import Prior, split
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.normal_mean import NormalMeanPrior
 
 ALARM = 0.05
 PRIOR = LinearRegressionPrior(1)

@@ -11,8 +11,8 @@ import torch
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
-from amortized.priors.density import ProgramDensity
-from amortized.priors.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.program.density import ProgramDensity
 from amortized.sampling.draws import Draws, put_draws, take_draws
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc

@@ -106,7 +106,7 @@ def c2st(
         progress: shows a bar.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> size = {"n_datasets": 3, "n_context": 3, "n_draws": 500, "progress": False}
         >>> trial = PosteriorTrial.run(NormalMeanPrior(), "exact", **size)
         >>> other = PosteriorTrial.run(NormalMeanPrior(), "laplace", **size)

@@ -49,7 +49,7 @@ def coverage(trial: PosteriorTrial, region: Region = "central", *, seed: int = 0
         seed: breaks ties among draws.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> trial = PosteriorTrial.run(
         ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
         ... )

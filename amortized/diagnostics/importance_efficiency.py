@@ -23,8 +23,8 @@ from amortized.diagnostics.trial import PosteriorTrial
 from amortized.finite import refuse_nan
 from amortized.infer import METHODS
 from amortized.plotting import COLOURS, label_axes, new_axes
-from amortized.priors.density import ProgramDensity
-from amortized.priors.program import ProgramPrior
+from amortized.priors.program_prior import ProgramPrior
+from amortized.program.density import ProgramDensity
 from amortized.sampling.pareto import smooth_weights
 
 TRUSTED_K = 0.7
@@ -92,7 +92,7 @@ def importance_efficiency(
         prior: the program whose density is exact; not needed where the trial has it.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> prior = NormalMeanPrior()
         >>> trial = PosteriorTrial.run(prior, "exact", n_datasets=8, n_context=3, progress=False)
         >>> round(importance_efficiency(trial, prior).mean, 6)

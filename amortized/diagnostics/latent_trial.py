@@ -9,7 +9,7 @@ from tqdm import tqdm
 from amortized.diagnostics.trial import PosteriorTrial, batch_seed
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 from amortized.networks import DistributionTransformer
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 
 
 def latent_trial(
@@ -31,7 +31,7 @@ def latent_trial(
 
     Args:
         network: answers.
-        tasks: that it was trained on, of `amortized.latent_priors.catalogue.named_tasks`.
+        tasks: that it was trained on, of `amortized.latent_priors.problems.named_tasks`.
         n_datasets: how many; those at which the program overflows are left out.
         n_context: rows of each.
         n_draws: posterior draws for each.
@@ -41,7 +41,7 @@ def latent_trial(
         progress: shows a bar.
 
     Example:
-        >>> from amortized.latent_priors.catalogue import named_tasks
+        >>> from amortized.latent_priors.problems import named_tasks
         >>> from amortized.networks import DistributionTransformerConfig
         >>> tasks = named_tasks("dt-mean")
         >>> config = DistributionTransformerConfig(d_model=16, n_layers=1, n_components=3)

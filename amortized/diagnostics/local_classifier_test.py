@@ -106,7 +106,7 @@ def local_c2st(
         progress: shows a bar.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> trial = PosteriorTrial.run(
         ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
         ... )

@@ -98,7 +98,7 @@ def log_score(trial: Trial, oracle: Trial | None = None) -> LogScore:
         oracle: of the exact answer on the same datasets: run with equal seed and sizes.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> prior, size = NormalMeanPrior(), {"n_datasets": 50, "n_context": 3, "progress": False}
         >>> exact = PredictiveTrial.run(prior, "exact", **size)
         >>> log_score(exact, oracle=exact).gap

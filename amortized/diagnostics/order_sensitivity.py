@@ -96,7 +96,7 @@ def order_sensitivity(
         **options: for `infer`.
 
     Example:
-        >>> from amortized.priors.linear_regression import LinearRegressionPrior
+        >>> from amortized.priors.regression.linear_regression import LinearRegressionPrior
         >>> prior = LinearRegressionPrior(1)
         >>> order_sensitivity(prior, prior.posterior_predictive, progress=False).mean < 1e-3
         True

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from amortized.finite import refuse_nan
 from amortized.networks import PFN
-from amortized.priors.gaussian_process import GaussianProcessPrior
 from amortized.priors.prior import Prior
+from amortized.priors.regression.gaussian_process import GaussianProcessPrior
 
 _N_FOLDS = 4
 _BATCH = 100

@@ -21,7 +21,7 @@ def pit(trial: PredictiveTrial) -> Uniformity:
     in turn. More datasets give more power, more queries do not.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> trial = PredictiveTrial.run(
         ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
         ... )

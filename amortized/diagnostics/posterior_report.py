@@ -17,10 +17,10 @@ from amortized.infer.problem import Problem, make_problem
 from amortized.plotting import compare_methods, label_axes, line_style, new_axes
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior, split
-from amortized.priors.program import ProgramPrior
-from amortized.priors.simulation import ProgramSimulator
+from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.task import TaskBatch
-from amortized.priors.vectorised import Program
+from amortized.program.simulation import ProgramSimulator
+from amortized.program.vectorised import Program
 
 _IN_WORDS = {
     "exact": "a closed form: nothing is approximated",
@@ -63,7 +63,7 @@ def report_posterior(
         seed: of these and of the reference.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> prior, x = NormalMeanPrior(), torch.zeros(5, 0)
         >>> y = torch.tensor([0.1, 2.0, -0.5, 1.5, 1.0])
         >>> posterior = infer(prior, x, y, method="exact")

@@ -19,9 +19,9 @@ from torch import Tensor
 from amortized.diagnostics.sbc import ranks
 from amortized.diagnostics.trial import PosteriorTrial, batch_seed
 from amortized.diagnostics.uniformity import Uniformity
-from amortized.priors.density import ProgramDensity
-from amortized.priors.program import ProgramPrior
-from amortized.priors.simulation import ProgramSimulator
+from amortized.priors.program_prior import ProgramPrior
+from amortized.program.density import ProgramDensity
+from amortized.program.simulation import ProgramSimulator
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
 """Of x ``(n_datasets, n, n_features)`` and y ``(n_datasets, n)``: one number a dataset."""
@@ -51,7 +51,7 @@ def predictive_check(
         seed: of the replicates.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> prior = NormalMeanPrior()
         >>> trial = PosteriorTrial.run(prior, "exact", n_datasets=200, n_context=3, progress=False)
         >>> predictive_check(trial, prior).p_value > 0.01

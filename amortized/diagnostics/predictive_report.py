@@ -17,7 +17,7 @@ from amortized.infer import infer
 from amortized.networks import PFN
 from amortized.plotting import predictive_band
 from amortized.predictive import OneOfBatch
-from amortized.priors.catalogue import PRIORS, named_prior
+from amortized.priors.named import PRIORS, named_prior
 
 _MAX_REFERENCE_ROWS = 100
 _N_DRAWS = 500  # of the reference's predictive, for the divergence between the two

@@ -37,7 +37,7 @@ class PredictiveTrial:
         seconds: that the method took in all.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> trial = PredictiveTrial.run(
         ...     NormalMeanPrior(), "exact", n_datasets=8, n_context=3, progress=False
         ... )

@@ -18,11 +18,11 @@ from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.sbc import sbc
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.diagnostics.uniformity import Uniformity
-from amortized.latent_priors.catalogue import TASKS, named_tasks
+from amortized.latent_priors.problems import PROBLEMS, named_tasks
 from amortized.latent_priors.tasks import LatentTasks
 from amortized.networks import PFN, DistributionTransformer, TabularPFN
 from amortized.plotting import compare_methods
-from amortized.priors.catalogue import PRIORS, named_prior
+from amortized.priors.named import PRIORS, named_prior
 
 
 def report(
@@ -159,7 +159,7 @@ def _judge_dt(
     seed: int,
 ) -> Report:
     tasks = named_tasks(name)
-    about = {"name": name, "in words": in_words(TASKS[name])}
+    about = {"name": name, "in words": PROBLEMS[name].about}
     result = Report("", {"Prior": about, "Calibration": {}, "Cost": {}})
     for n_context in sizes or _trained_sizes(network, tasks):
         size: dict[str, Any] = {"n_datasets": n_datasets, "n_context": n_context, "seed": seed}

@@ -59,7 +59,7 @@ def sbc(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
         seed: breaks ties among draws.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> trial = PosteriorTrial.run(
         ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
         ... )

@@ -31,7 +31,7 @@ def tarp(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
         seed: draws the reference points.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> trial = PosteriorTrial.run(
         ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
         ... )

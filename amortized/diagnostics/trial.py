@@ -44,7 +44,7 @@ class PosteriorTrial:
         seconds: that the method took in all.
 
     Example:
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> trial = PosteriorTrial.run(
         ...     NormalMeanPrior(), "exact", n_datasets=8, n_context=3, progress=False
         ... )

@@ -17,9 +17,9 @@ from amortized.estimators.bayesian_estimator import BayesianEstimator, Model
 from amortized.estimators.class_labels import class_labels
 from amortized.estimators.tables import location_and_scale
 from amortized.predictive import Affine
-from amortized.priors.linear_regression import LinearRegressionPrior
-from amortized.priors.logistic_model import LogisticModelPrior
 from amortized.priors.prior import Prior
+from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.logistic_model import LogisticModelPrior
 
 
 class BayesianRegressor(RegressorMixin, BayesianEstimator):

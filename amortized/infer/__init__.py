@@ -17,7 +17,7 @@ from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
-from amortized.priors.vectorised import ONE_AT_A_TIME, Program
+from amortized.program.vectorised import ONE_AT_A_TIME, Program
 from amortized.sampling.checking import checked_approximation, checked_chains
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance

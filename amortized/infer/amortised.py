@@ -18,15 +18,15 @@ from torch import Tensor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.problem import Problem
 from amortized.infer.programs import posterior_from_draws
-from amortized.latent_priors.catalogue import PROGRAMS, Place, place_among_tasks
-from amortized.latent_priors.density import LatentPriorDensity
 from amortized.latent_priors.fitting import fit_draws, fit_mixture, product
+from amortized.latent_priors.problems import PROBLEMS, Embedding, embedding_of
+from amortized.latent_priors.replaced_density import LatentPriorDensity
 from amortized.networks import DistributionTransformer
 from amortized.networks.calibration import Calibration
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load
-from amortized.priors.density import ProgramDensity
-from amortized.priors.possible import check_possible
+from amortized.program.density import ProgramDensity
+from amortized.program.possible import check_possible
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import FromMixture
 
@@ -75,7 +75,7 @@ def network_answer(problem: Problem, network: Network | None = None) -> Answer:
     served = find_network(problem, network)
     if served is None:
         raise ValueError(
-            f"Expected a model that a pretrained network is for ({sorted(PROGRAMS)}; here are "
+            f"Expected a model that a pretrained network is for ({sorted(PROBLEMS)}; here are "
             f"{available()}); got {type(problem.source).__name__}. Train one with train(prior, "
             "DistributionTransformerConfig()) and give it as network=..."
         )
@@ -106,9 +106,9 @@ def in_one_pass(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
 
 def find_network(
     problem: Problem, network: Network | None = None
-) -> tuple[DistributionTransformer, Place] | None:
+) -> tuple[DistributionTransformer, Embedding] | None:
     """The network for a problem, and how the problem fits into its tasks; None if there is none."""
-    place = place_among_tasks(problem.source)
+    place = embedding_of(problem.source)
     if network is None:
         if place is None or place.name not in available():
             return None
@@ -121,8 +121,8 @@ def find_network(
         )
     if place is None or network.config.prior != place.name:
         # A network without a name was trained on a program that only its user knows.
-        name = network.config.prior if network.config.prior in PROGRAMS else ""
-        place = Place(name or "", tuple(range(network.config.dim)), lambda x: x)
+        name = network.config.prior if network.config.prior in PROBLEMS else ""
+        place = Embedding(name or "", tuple(range(network.config.dim)), lambda x: x)
         if name:
             _require_program_of(name, problem)
     return network, place
@@ -136,11 +136,13 @@ def _require_program_of(name: str, problem: Problem) -> None:
     """
     refusal = (
         f"Expected the program that the network {name!r} was trained on, "
-        f"{type(PROGRAMS[name]()).__name__}; got one that "
+        f"{type(PROBLEMS[name].program()).__name__}; got one that "
     )
     ours = problem.density(allow_simulator=True).take(torch.tensor([0]))
     try:
-        theirs = ProgramDensity(PROGRAMS[name]().model, ours.x, ours.y, allow_simulator=True)
+        theirs = ProgramDensity(
+            PROBLEMS[name].program().model, ours.x, ours.y, allow_simulator=True
+        )
     except ValueError as reason:
         raise ValueError(refusal + f"has other data. {reason}") from reason
     if [shape.numel() for _, shape in ours.layout.values()] != [
@@ -175,7 +177,7 @@ def _loaded(name: str) -> DistributionTransformer:
     return network
 
 
-def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -> Answer:
+def one_pass(problem: Problem, network: DistributionTransformer, place: Embedding) -> Answer:
     """The network's answer for every dataset of a problem, in float64.
 
     Raises:
@@ -196,7 +198,7 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -
 
 def mixture_answer(
     network: DistributionTransformer,
-    place: Place,
+    place: Embedding,
     model: Any,
     prior: GaussianMixture,
     x: Float[Tensor, "batch n features"],
@@ -220,7 +222,7 @@ def mixture_answer(
     rows = torch.cat((x, y.unsqueeze(-1)), -1)
     sketch = None
     if config.n_sketch:
-        program: Any = PROGRAMS[place.name]() if place.name else model
+        program: Any = PROBLEMS[place.name].program() if place.name else model
         if not hasattr(program, "sketch"):
             raise ValueError(
                 "Expected a model with the sketch of its likelihood that the network was trained "

@@ -29,7 +29,7 @@ from amortized.infer.amortised import Network, find_network, in_one_pass, one_pa
 from amortized.infer.problem import Problem
 from amortized.infer.programs import exactly, posterior_from_draws, start_for
 from amortized.posterior import Posterior
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.adaptation import adapt
 from amortized.sampling.checking import checked_chains
 from amortized.sampling.draws import Draws, blocks_of_chains, put_draws, take_draws

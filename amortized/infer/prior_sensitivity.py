@@ -27,12 +27,12 @@ from torch.distributions import Distribution
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.infer.amortised import check_supports, prior_mixture
-from amortized.infer.latent_prior import is_by_name
 from amortized.infer.problem import Data, Problem, make_problem
+from amortized.latent_priors.conversion import is_by_name
 from amortized.latent_priors.fitting import stacked
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
-from amortized.priors.vectorised import Program
+from amortized.program.vectorised import Program
 from amortized.sampling.start import FromMixture
 
 BASE = "base"
@@ -127,7 +127,7 @@ def prior_sensitivity(
 
     Example:
         >>> from torch.distributions import Normal
-        >>> from amortized.priors.linear_model import LinearModelPrior
+        >>> from amortized.priors.regression.linear_model import LinearModelPrior
         >>> grid = {f"sd {sd}": {"coefficients": Normal(0.0, sd)} for sd in (0.1, 3.0)}
         >>> found = prior_sensitivity(LinearModelPrior(0), [1.0, 2.0, 3.0], latent_priors=grid)
         >>> found.labels, found.posterior.mean["coefficients"].shape

@@ -9,13 +9,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.infer.latent_prior import is_by_name, mixture_over_u
 from amortized.infer.rows import is_one_dataset, program_of
-from amortized.latent_priors.density import LatentPriorDensity
-from amortized.priors.density import ProgramDensity
-from amortized.priors.latent_prior import with_latent_prior
+from amortized.latent_priors.conversion import is_by_name, mixture_over_u
+from amortized.latent_priors.replaced_density import LatentPriorDensity
+from amortized.latent_priors.replaced_sites import with_latent_prior
 from amortized.priors.prior import Prior
-from amortized.priors.vectorised import Program
+from amortized.program.density import ProgramDensity
+from amortized.program.vectorised import Program
 
 Data = Tensor | ArrayLike
 

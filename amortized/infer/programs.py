@@ -12,8 +12,8 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.problem import Data, Problem, as_tensor
 from amortized.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
-from amortized.priors.density import ProgramDensity
-from amortized.priors.possible import check_possible
+from amortized.program.density import ProgramDensity
+from amortized.program.possible import check_possible
 from amortized.sampling.draws import Draws
 from amortized.sampling.exact import exact
 from amortized.sampling.proof import proved_evidence

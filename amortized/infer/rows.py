@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from amortized.priors.prior import Prior
-from amortized.priors.vectorised import Program, precision, quiet_program, run_program
+from amortized.program.vectorised import Program, precision, quiet_program, run_program
 
 
 def program_of(model: Program | Prior) -> Program:

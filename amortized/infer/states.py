@@ -10,7 +10,7 @@ from torch import Tensor
 
 from amortized.infer.problem import Data, as_tensor
 from amortized.posterior import Posterior
-from amortized.priors.state_space import LinearGaussianModel, StateSpaceModel
+from amortized.priors.state_space.state_space_model import LinearGaussianModel, StateSpaceModel
 from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
 from amortized.sampling.kalman_smoother import kalman_smoother
 from amortized.sampling.particle_filter import particle_filter

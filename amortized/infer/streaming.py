@@ -34,10 +34,10 @@ from amortized.infer.problem import Data, Problem, make_problem
 from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.latent_priors.reduction import merge, split
 from amortized.posterior import Posterior
-from amortized.priors.density import ProgramDensity
 from amortized.priors.prior import Prior
-from amortized.priors.state_space import LinearGaussianModel
-from amortized.priors.vectorised import ONE_AT_A_TIME, Program
+from amortized.priors.state_space.state_space_model import LinearGaussianModel
+from amortized.program.density import ProgramDensity
+from amortized.program.vectorised import ONE_AT_A_TIME, Program
 from amortized.sampling.adaptation import adapt
 from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture

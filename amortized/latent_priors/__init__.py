@@ -1,14 +1,14 @@
 """Priors of latents as Gaussian mixtures: made, reduced, drawn at random, and turned into tasks."""
 
 from amortized.latent_priors.fitting import as_mixture, fit_draws, fit_mixture, product
-from amortized.latent_priors.metaprior import Metaprior
+from amortized.latent_priors.hyperprior import Hyperprior
 from amortized.latent_priors.reduction import merge, split
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 
 __all__ = [
     "LatentTaskBatch",
     "LatentTasks",
-    "Metaprior",
+    "Hyperprior",
     "as_mixture",
     "fit_draws",
     "fit_mixture",

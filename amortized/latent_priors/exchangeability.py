@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.density import ProgramDensity
-from amortized.priors.program import ProgramPrior
-from amortized.priors.simulation import ProgramSimulator
+from amortized.priors.program_prior import ProgramPrior
+from amortized.program.density import ProgramDensity
+from amortized.program.simulation import ProgramSimulator
 
 _N_ROWS = (5, 2)  # tried in turn where a program does not say how many it has
 _N_DENSITIES, _N_RUNS = 32, 4096

@@ -1,6 +1,6 @@
 r"""Tasks for a network that is told the latent prior: prior, latents from it, data from them.
 
-.. math:: \phi \sim \mathrm{metaprior}, \quad u \sim p_\phi, \quad y \sim p(y \mid b(u), x)
+.. math:: \phi \sim \mathrm{hyperprior}, \quad u \sim p_\phi, \quad y \sim p(y \mid b(u), x)
 
 Any Pyro program with continuous latents will do; its observation may be a simulator without a
 density. Only the program's likelihood enters the tasks. Its own prior gives the latents their
@@ -19,11 +19,11 @@ from torch import Tensor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.exchangeability import rows_are_exchangeable
 from amortized.latent_priors.fitting import fit_draws
-from amortized.latent_priors.metaprior import Metaprior
-from amortized.priors.density import ProgramDensity
-from amortized.priors.likelihood_sketch import LikelihoodSketch
-from amortized.priors.program import ProgramPrior
-from amortized.priors.simulation import ProgramSimulator
+from amortized.latent_priors.hyperprior import Hyperprior
+from amortized.priors.program_prior import ProgramPrior
+from amortized.program.density import ProgramDensity
+from amortized.program.likelihood_summary import LikelihoodSummary
+from amortized.program.simulation import ProgramSimulator
 
 _N_DRAWS = 4096
 _ROUNDING = 0.01  # nats of curvature over the last digit of the answers
@@ -51,7 +51,7 @@ class LatentTaskBatch:
     u: Float[Tensor, "batch dim"]
     observations: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
-    sketch: LikelihoodSketch | None = None
+    sketch: LikelihoodSummary | None = None
     density: ProgramDensity | None = None
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class LatentTaskBatch:
             self.u.to(device),
             {name: value.to(device) for name, value in self.observations.items()},
             {name: value.to(device) for name, value in self.masks.items()},
-            None if sketch is None else LikelihoodSketch(*(t.to(device) for t in sketch)),
+            None if sketch is None else LikelihoodSummary(*(t.to(device) for t in sketch)),
             None
             if density is None
             else density.of_data(density.x.to(device), density.y.to(device)),
@@ -122,19 +122,19 @@ def posterior_draws(
 
 
 class LatentTasks:
-    """Draws inference tasks of a program under latent priors of a metaprior.
+    """Draws inference tasks of a program under latent priors of a hyperprior.
 
     The one channel, "data", has rows ``(x, y)``. A program may offer ``sketch(x, y, mask)``, a
-    `LikelihoodSketch`, which is then part of every task; and ``ordered = n``, which says that a
+    `LikelihoodSummary`, which is then part of every task; and ``ordered = n``, which says that a
     dataset is always the same n rows, such as a series, and is to be read in their order.
 
     Args:
         prior: the program, with the inputs it is given.
-        metaprior: of the latent priors.
+        hyperprior: of the latent priors.
         location: centre of the latents in unconstrained space; None takes the mean of the
             program's own prior.
         scale: their unit there; None takes half the standard deviation of the program's own
-            prior, so that the metaprior reaches about two such deviations to each side.
+            prior, so that the hyperprior reaches about two such deviations to each side.
         wrong_prior: share of tasks whose latents come from a prior five times as wide as the one
             the network is told: it learns to doubt a prior that the data contradict.
         n_rows: of every dataset; None where it varies. It is what ``ordered`` will be where the
@@ -157,7 +157,7 @@ class LatentTasks:
     def __init__(
         self,
         prior: ProgramPrior,
-        metaprior: Metaprior | None = None,
+        hyperprior: Hyperprior | None = None,
         *,
         location: Tensor | None = None,
         scale: Tensor | None = None,
@@ -171,7 +171,7 @@ class LatentTasks:
             )
         if not 0 <= wrong_prior < 1:
             raise ValueError(f"Expected 0 <= wrong_prior < 1; got {wrong_prior}.")
-        self.prior, self.metaprior = prior, metaprior or Metaprior()
+        self.prior, self.hyperprior = prior, hyperprior or Hyperprior()
         self.wrong_prior = wrong_prior
         self.ordered = _ordered(prior, n_rows)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -179,7 +179,7 @@ class LatentTasks:
             self._x = prior._inputs(_N_DRAWS, self.ordered or 2)
             self.simulator = ProgramSimulator(prior.model, self._x[0])
             draws = self.simulator.sample_prior(self._x)
-        self.own = fit_draws(draws, self.metaprior.n_components)
+        self.own = fit_draws(draws, self.hyperprior.n_components)
         self.location = draws.mean(0) if location is None else location.to(draws)
         self.scale = draws.std(0) / 2 if scale is None else scale.to(draws)
         if {tuple(self.location.shape), tuple(self.scale.shape)} != {(self.dim,)}:
@@ -257,7 +257,7 @@ class LatentTasks:
         cuda = [torch.device("cuda", device.index or 0)] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), torch.no_grad(), device:
             torch.manual_seed(seed)
-            latent_prior = self.metaprior.sample(
+            latent_prior = self.hyperprior.sample(
                 self.location.to(device), self.scale.to(device), n_tasks, self.own.to(device)
             )
             u = self._draw_latents(latent_prior)
@@ -319,7 +319,7 @@ class LatentTasks:
         # Far out in a wide prior a program may overflow: such a dataset is given as not observed.
         usable = y.where(mask, 0.0).isfinite().all(-1, keepdim=True)
         mask, y = mask & usable, y.where(mask & usable, 0.0)
-        make: Callable[..., LikelihoodSketch] | None = getattr(self.prior, "sketch", None)
+        make: Callable[..., LikelihoodSummary] | None = getattr(self.prior, "sketch", None)
         sketch = None if make is None else make(x, y, mask)
         rows = torch.cat([x, y.unsqueeze(-1)], -1)
         return LatentTaskBatch(latent_prior, u, {"data": rows}, {"data": mask}, sketch)

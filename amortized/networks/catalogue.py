@@ -32,7 +32,7 @@ def new_network(prior: Prior | LatentTasks, config: Any, seed: int = 0) -> nn.Mo
         TypeError: if no network has such a configuration.
 
     Example:
-        >>> from amortized.priors.tabular.rules import RulePrior
+        >>> from amortized.priors.tabular.families.rules import RulePrior
         >>> new_network(RulePrior(), TabularPFNConfig(n_cell_blocks=1)).config.target
         'classification'
     """

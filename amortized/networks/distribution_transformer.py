@@ -1,15 +1,15 @@
 r"""The Distribution Transformer: from a latent prior and data to the posterior of the latents.
 
 Prior and posterior are Gaussian mixtures over u, the latents in unconstrained space. Minimising
-:math:`-\log q(u \mid D, p)` over priors p of a metaprior, latents u of p and data D brings q to the
-posterior for every prior and dataset at once. Four steps:
+:math:`-\log q(u \mid D, p)` over priors p of a hyperprior, latents u of p and data D brings q to
+the posterior for every prior and dataset at once. Four steps:
 
 1. The prior is split to K distinct components and whitened by its own mean and Cholesky factor, so
    that the answer moves and stretches with the prior.
 2. Data rows and one summary token attend to each other; the order of rows does not matter.
 3. The summary gives a normal approximation of the likelihood, :math:`z = H u + e`, and the prior
    is updated by it exactly. What priors do to a posterior is mostly this closed form and need not
-   be learned. A program's own `LikelihoodSketch` enters here.
+   be learned. A program's own `LikelihoodSummary` enters here.
 4. The components before and after are tokens: they attend to each other and to the data, and a
    head that starts at zero corrects the weights, and the means and factors in units of each
    component's own factor (beyond ten latents in four directions and along the diagonal). No row
@@ -34,8 +34,8 @@ from amortized.networks.calibration import Calibration
 from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.observation_encoder import ObservationEncoder, mlp
 from amortized.networks.triangular import described, n_answered, n_read, triangular
-from amortized.priors.likelihood_sketch import LikelihoodSketch
-from amortized.priors.program import ProgramPrior
+from amortized.priors.program_prior import ProgramPrior
+from amortized.program.likelihood_summary import LikelihoodSummary
 
 _FAINT = -4.0  # log of the learned sketch's first precision, in reference units: hardly any
 
@@ -97,7 +97,7 @@ class DistributionTransformer(nn.Module):
         """An untrained network whose inputs fit the tasks it will be trained on.
 
         Args:
-            prior: draws the tasks; a bare `ProgramPrior` under the default metaprior.
+            prior: draws the tasks; a bare `ProgramPrior` under the default hyperprior.
             config: size of the network; what depends on the problem is filled in.
             seed: of the weights.
         """
@@ -111,7 +111,7 @@ class DistributionTransformer(nn.Module):
         latent_prior: GaussianMixture,
         observations: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
-        sketch: LikelihoodSketch | None = None,
+        sketch: LikelihoodSummary | None = None,
     ) -> GaussianMixture:
         """The posterior of each task.
 
@@ -133,7 +133,7 @@ class DistributionTransformer(nn.Module):
             )
             mean, factor = prior.whitening()
             white = prior.whiten(mean, factor)
-            white_sketch = LikelihoodSketch(
+            white_sketch = LikelihoodSummary(
                 sketch.value - (sketch.matrix @ mean.unsqueeze(-1)).squeeze(-1),
                 sketch.matrix @ factor,
             )
@@ -185,17 +185,17 @@ class DistributionTransformer(nn.Module):
             )
         return latent_prior.expand((max(sizes, default=1),))
 
-    def _check_sketch(self, sketch: LikelihoodSketch | None, n_tasks: int) -> LikelihoodSketch:
+    def _check_sketch(self, sketch: LikelihoodSummary | None, n_tasks: int) -> LikelihoodSummary:
         n, dim = self.config.n_sketch, self.config.dim
         if sketch is None and n == 0:
             empty = self.location.new_zeros(n_tasks, 0, dim)
-            return LikelihoodSketch(empty[..., 0], empty)
+            return LikelihoodSummary(empty[..., 0], empty)
         if sketch is None or sketch.matrix.shape != (n_tasks, n, dim):
             raise ValueError(
                 f"Expected a sketch of the likelihood with {n} rows, from the program's "
                 f"sketch(x, y, mask); got {None if sketch is None else tuple(sketch.matrix.shape)}."
             )
-        return LikelihoodSketch(sketch.value.float(), sketch.matrix.float())
+        return LikelihoodSummary(sketch.value.float(), sketch.matrix.float())
 
     def _about_whitening(self, mean: Tensor, factor: Tensor) -> Tensor:
         """Where the prior lies, in reference units: what data in their own units are read by."""
@@ -205,7 +205,7 @@ class DistributionTransformer(nn.Module):
     def _conjugate(
         self,
         white: GaussianMixture,
-        sketch: LikelihoodSketch,
+        sketch: LikelihoodSummary,
         outputs: Tensor,
         mean: Tensor,
         factor: Tensor,
@@ -276,7 +276,7 @@ def _features(mixture: GaussianMixture) -> Float[Tensor, "batch k features"]:
     return torch.cat((log_weights, mixture.means.asinh(), described(mixture.scale_tril)), -1)
 
 
-def _about_sketch(sketch: LikelihoodSketch) -> Tensor:
+def _about_sketch(sketch: LikelihoodSummary) -> Tensor:
     """Mean and factor of the posterior that the sketch gives a standard normal prior."""
     n, dim = sketch.matrix.shape[0], sketch.matrix.shape[-1]
     eye = torch.eye(dim, device=sketch.matrix.device).expand(n, dim, dim)

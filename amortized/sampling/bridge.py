@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.convergence import clustered_variance
 from amortized.sampling.hamiltonian import spread_factor
 from amortized.sampling.start import FromMixture

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.bridge import bridge_evidence
 from amortized.sampling.draws import Draws, blocks_of_chains, take_draws
 from amortized.sampling.smc import smc

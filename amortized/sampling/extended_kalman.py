@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.priors.covariances import check_covariance, is_covariance
+from amortized.priors.state_space.covariances import check_covariance, is_covariance
 from amortized.sampling.kalman import FilteredStates, observed_entries
 from amortized.sampling.kalman_update import leave_out_missing, update
 

@@ -15,7 +15,7 @@ import math
 import torch
 from torch.distributions import Distribution
 
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.hamiltonian import (
     hamiltonian_move,

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
-from amortized.priors.gaussian_process import GaussianProcessPrior
+from amortized.priors.regression.gaussian_process import GaussianProcessPrior
 from amortized.priors.task import TaskBatch
 
 

@@ -8,7 +8,7 @@ The shape :math:`\hat k` of the weights' tail says whether the answer can be tru
 import torch
 from torch.distributions import Distribution
 
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.laplace import fit_modes
 from amortized.sampling.pareto import smooth_weights

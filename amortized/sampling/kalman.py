@@ -35,8 +35,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amortized.priors.covariances import own_scale
-from amortized.priors.state_space import LinearGaussianModel
+from amortized.priors.state_space.covariances import own_scale
+from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.sampling.kalman_update import Update, leave_out_missing, update
 
 __all__ = ["FilteredStates", "LinearGaussianModel", "kalman_filter"]

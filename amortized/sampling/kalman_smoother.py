@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amortized.priors.covariances import covariance_inverse
-from amortized.priors.state_space import LinearGaussianModel
+from amortized.priors.state_space.covariances import covariance_inverse
+from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.sampling.kalman import as_matrix, as_vector, batch_first, filter_path
 
 __all__ = ["SmoothedStates", "kalman_smoother"]

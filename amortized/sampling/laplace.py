@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.start import FromMixture, Start, as_start

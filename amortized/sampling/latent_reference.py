@@ -17,8 +17,8 @@ from torch import Tensor
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
-from amortized.priors.density import ProgramDensity
-from amortized.priors.linear_model import LinearModelPrior
+from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.program.density import ProgramDensity
 from amortized.sampling.grid import grid_posterior
 
 _CHUNK = 20_000  # points or normals at once: few enough for the cache
@@ -38,7 +38,7 @@ def reference_log_prob(
         ValueError: if the program has more latents and no closed form given one of them.
 
     Example:
-        >>> from amortized.priors.normal_variance import NormalVariancePrior
+        >>> from amortized.priors.regression.normal_variance import NormalVariancePrior
         >>> tasks = LatentTasks(NormalVariancePrior())
         >>> reference_log_prob(tasks, tasks.sample(4, 1, seed=0)).shape
         torch.Size([4])

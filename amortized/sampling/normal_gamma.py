@@ -24,7 +24,7 @@ from pyro.distributions import InverseGamma
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, MultivariateNormal, constraints
 
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.quadratic import quadratic_terms
 
 

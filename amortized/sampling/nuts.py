@@ -20,8 +20,8 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.priors.density import ProgramDensity
-from amortized.priors.vectorised import quiet_program
+from amortized.program.density import ProgramDensity
+from amortized.program.vectorised import quiet_program
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import Start, as_start
 from amortized.sampling.verdict import measured

@@ -34,7 +34,7 @@ __all__ = ["ParticleFilterResult", "particle_filter"]
 
 @runtime_checkable
 class Program(Protocol):
-    """What a particle filter asks of a state-space program; see `amortized.priors.state_space`."""
+    """What a particle filter asks of a state-space program, a `StateSpaceModel` for example."""
 
     def sample_initial(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Draw ``x_0``, ``(batch, particles, state)``."""
@@ -195,7 +195,7 @@ def particle_filter(
         ValueError: if an argument is out of range, or the program returns wrong shapes or NaN.
 
     Example:
-        >>> from amortized.priors.stochastic_volatility import StochasticVolatility
+        >>> from amortized.priors.state_space.stochastic_volatility import StochasticVolatility
         >>> model = StochasticVolatility(*torch.tensor([-1.0, 0.95, 0.2]))
         >>> returns = model.simulate(n_series=5, n_steps=50, seed=0)[1]
         >>> particle_filter(model, returns, n_particles=500).log_evidence.shape

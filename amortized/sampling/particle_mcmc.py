@@ -103,7 +103,7 @@ def smc_squared(
 
     Example:
         >>> from torch.distributions import Normal, Uniform
-        >>> from amortized.priors.stochastic_volatility import StochasticVolatility
+        >>> from amortized.priors.state_space.stochastic_volatility import StochasticVolatility
         >>> def build(latents):
         ...     return StochasticVolatility(sigma=torch.full_like(latents["mu"], 0.3), **latents)
         >>> y = StochasticVolatility(*torch.tensor([-1.0, 0.9, 0.3])).simulate(2, 20, seed=0)[1]

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import constraints
 
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 
 _N_OWN, _N_FAR, _N_PRIOR = 32, 96, 64
 _FARTHEST = 1000.0

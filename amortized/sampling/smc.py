@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_map
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.fitting import fit_draws, stacked
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.bridge import bridge_evidence
 from amortized.sampling.draws import Draws, put_draws, take_draws
 from amortized.sampling.hamiltonian import hamiltonian_move

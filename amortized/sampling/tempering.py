@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.start import Start, as_start
 
 CHUNK_BYTES = 16 * 2**20  # what autograd keeps for one chunk of particles; more falls out of cache

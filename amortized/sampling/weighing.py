@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.priors.density import ProgramDensity
+from amortized.program.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.hamiltonian import spread_factor
 from amortized.sampling.laplace import fit_modes

@@ -21,7 +21,7 @@ from amortized.networks import (
 )
 from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.prior import Prior
-from amortized.priors.program import ProgramPrior
+from amortized.priors.program_prior import ProgramPrior
 from amortized.training.calibration import measure
 from amortized.training.config import TrainingConfig
 from amortized.training.data import PriorDataModule
@@ -124,7 +124,7 @@ def train(
 
     Args:
         prior: draws the tasks; for a Distribution Transformer the program of a `ProgramPrior`
-            under the default metaprior, or `LatentTasks`. A network over rows learns its units,
+            under the default hyperprior, or `LatentTasks`. A network over rows learns its units,
             ``prior.units``, and `PFNRegressor` follows; of tables, answers in raw units are
             standardised by each task's context.
         network: a network to be trained, or the configuration of a new one; "dt" and, for a

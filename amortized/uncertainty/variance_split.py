@@ -24,7 +24,7 @@ from torch import Tensor
 from amortized.networks import PFN
 from amortized.posterior import Posterior
 from amortized.predictive import ProgramPredictive
-from amortized.priors.vectorised import Program
+from amortized.program.vectorised import Program
 from amortized.uncertainty.growing_context import Predict
 
 
@@ -127,7 +127,7 @@ def split_by_posterior(
 
     Example:
         >>> from amortized.infer import infer
-        >>> from amortized.priors.normal_mean import NormalMeanPrior
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> x, y = torch.zeros(4, 0), torch.zeros(4)
         >>> program = NormalMeanPrior().model
         >>> split = split_by_posterior(program, infer(program, x, y), x[:1], x, y)

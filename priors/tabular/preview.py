@@ -31,7 +31,7 @@ def summarise(batch: TaskBatch) -> dict[str, Float[Tensor, " batch"]]:
             n_classes, majority: classes in the context and share of the largest (labels only)
 
     Example:
-        >>> from amortized.priors.tabular.rules import RulePrior
+        >>> from amortized.priors.tabular.families.rules import RulePrior
         >>> statistics = summarise(RulePrior(n_features=5).sample(3, 50, 50, seed=0))
         >>> statistics["n_features"]
         tensor([5., 5., 5.])

@@ -1,0 +1,1 @@
+"""Runs Pyro programs: their latents, densities, draws and supports; no particular model."""

@@ -1,0 +1,315 @@
+r"""The density of a Pyro program: what every sampler needs of it, and nothing else.
+
+The latents of one dataset, each mapped to the whole real line by :math:`b^{-1}` of its support
+and laid end to end, are a vector :math:`u \in R^d`. Its log density is
+
+.. math:: \log p(b(u)) + \log |\det J_b(u)| + \log p(y \mid b(u), x),
+
+whose first two terms are the log prior and whose last is the log likelihood. The supports are
+read anew in every run, so the support of one latent may depend on another.
+
+Discrete latents are summed out where Pyro can enumerate them (see `amortized.program.enumeration`)
+and refused where it cannot.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amortized.program.enumeration import enumerable_latents, log_densities
+from amortized.program.plain_trace import settle
+from amortized.program.sites import (
+    Evaluate,
+    Place,
+    Unconstrain,
+    base_support,
+    check_observation,
+    has_density,
+    lay_out,
+    leave,
+    run_for_latents,
+    trace_program,
+)
+from amortized.program.support import outside
+from amortized.program.vectorised import (
+    ONE_AT_A_TIME,
+    ForBatches,
+    FunctionalSamplers,
+    Program,
+    loop,
+    precision,
+    quiet_program,
+)
+
+
+class ProgramDensity:
+    """The log density of a program's latents, for a batch of datasets and many particles.
+
+    Args:
+        model: a Pyro program ``model(x, y=None)`` for one dataset, observing ``y`` at site "y".
+        x: inputs, ``(batch, n, n_features)``.
+        y: observations, ``(batch, n)``; any trailing shape that the site "y" has is allowed.
+        allow_no_latents: whether u may be empty; then the density is the evidence.
+        allow_simulator: whether the distribution of the site "y" may lack a ``log_prob``; then the
+            log likelihood, and the density with it, is NaN everywhere: not known.
+
+    Attributes:
+        dim: d, the number of unconstrained coordinates.
+        layout: ``{name: (slice into u, unconstrained shape)}``.
+        discrete: the discrete latents, which are summed out; None where there are none.
+        is_simulator: whether the observation has no density.
+        priors: the latents' distributions in one run of the program on the first dataset.
+        supports: those of their elements.
+
+    Raises:
+        ValueError: if the program raises, does not observe ``y``, has discrete latents that Pyro
+            cannot enumerate or a plate of some of its rows only, or if ``y`` is not finite or
+            outside the support of its distribution.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def coin(x, y=None):
+        ...     p = pyro.sample("p", dist.Beta(1.0, 1.0))
+        ...     return pyro.sample("y", dist.Bernoulli(p).expand([len(x)]).to_event(1), obs=y)
+        >>> density = ProgramDensity(coin, torch.zeros(2, 1, 0), torch.ones(2, 1))
+        >>> u = torch.zeros(2, 3, 1)
+        >>> density.log_likelihood(u).shape, round(density.constrain(u)["p"][0, 0].item(), 3)
+        (torch.Size([2, 3]), 0.5)
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n *event"],
+        *,
+        allow_no_latents: bool = False,
+        allow_simulator: bool = False,
+    ) -> None:
+        if x.ndim != 3 or y.ndim < 2 or x.shape[:2] != y.shape[:2]:
+            raise ValueError(
+                "Expected x of shape (batch, n, n_features) and y of shape (batch, n); got "
+                f"{tuple(x.shape)} and {tuple(y.shape)}."
+            )
+        self.model, self.x, self.y = model, x, y
+        with ONE_AT_A_TIME, precision(y.dtype):
+            trace = trace_program(model, x[0], y[0])
+        self.is_simulator = not has_density(trace.nodes["y"]["fn"], y[0])
+        if self.is_simulator and not allow_simulator:
+            raise ValueError(
+                "Expected an observation with a density; the distribution of the site 'y', "
+                f"{type(trace.nodes['y']['fn']).__name__}, has no log_prob. A network trained on "
+                "the program answers it: infer(..., method='dt', network=...)."
+            )
+        if not self.is_simulator:
+            check_observation(trace, y)
+        self.discrete = enumerable_latents(trace)
+        summed_out = () if self.discrete is None else self.discrete.names
+        self.layout = lay_out(trace, summed_out, allow_none=allow_no_latents)
+        self.priors = {name: trace.nodes[name]["fn"] for name in self.layout}
+        self.supports = {name: base_support(fn) for name, fn in self.priors.items()}
+        self.dim = self.layout.dim
+        self.vectorised = True
+        self._bytes: dict[tuple[torch.Size, torch.Size], int] = {}  # by the shapes of one dataset
+        settle(self, trace)
+
+    @property
+    def n_datasets(self) -> int:
+        """Number of datasets in the batch."""
+        return self.x.shape[0]
+
+    def take(self, index: Tensor) -> "ProgramDensity":
+        """The density of the chosen datasets alone."""
+        return self.of_data(self.x[index], self.y[index])
+
+    def of_data(
+        self, x: Float[Tensor, "batch n features"], y: Float[Tensor, "batch n *event"]
+    ) -> "ProgramDensity":
+        """The density of the same program for other datasets, which are not checked."""
+        other = object.__new__(ProgramDensity)
+        other.__dict__.update(self.__dict__)
+        other.x, other.y = x, y
+        return other
+
+    def log_prior_and_likelihood(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> tuple[Float[Tensor, "batch particles"], Float[Tensor, "batch particles"]]:
+        """Log prior with the Jacobian's log determinant, and log likelihood, in one run."""
+        self._check(u)
+
+        return self.over_all(self.evaluate, u)
+
+    def evaluate(
+        self, u: Tensor, x: Tensor, y: Tensor, pinned: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log prior and log likelihood of one particle of one dataset.
+
+        Discrete latents that are pinned have these values and are not summed out.
+        """
+        if self.discrete is not None:
+            return log_densities(self.model, self.layout, self.discrete, u, x, y, pinned)
+        run = Evaluate(self.layout, u, self.is_simulator)
+        with run:
+            self.model(x, y)
+        run.require_all()
+        return run.log_prior, run.log_likelihood
+
+    def log_prior(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """Log prior density of u, the Jacobian's log determinant included."""
+        return self.log_prior_and_likelihood(u)[0]
+
+    def log_likelihood(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """Log likelihood of the observations, with any `pyro.factor` in it."""
+        return self.log_prior_and_likelihood(u)[1]
+
+    def log_density(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """Log posterior density of u up to a constant: log prior + log likelihood."""
+        log_prior, log_likelihood = self.log_prior_and_likelihood(u)
+        return log_prior + log_likelihood
+
+    def log_density_of_one(self, u: Float[Tensor, " dim"]) -> Float[Tensor, ""]:
+        """Log posterior density of one point for the first dataset, in the plainest way.
+
+        Without any `vmap`, so that it can be traced; called outside `quiet_program` it checks
+        the program's arguments.
+        """
+        with precision(self.y.dtype):
+            log_prior, log_likelihood = self.evaluate(u, self.x[0], self.y[0])
+        return log_prior + log_likelihood
+
+    def log_jacobian(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """Log determinant of the Jacobian of `constrain`."""
+        return self._or_singly(lambda u, x, y: self._place(u, x, y).log_jacobian, u)
+
+    def _place(self, u: Tensor, x: Tensor, y: Tensor) -> Place:
+        """A run of the program with the latents at u, and any discrete ones drawn."""
+        with FunctionalSamplers():
+            if self.discrete is None:
+                run = Place(self.layout, u)
+                run_for_latents(run, self.model, x, y)
+                return run
+            run = Place(self.layout, u, leave)
+            with run:
+                self.model(x, y)
+        return run
+
+    def constrain(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
+        """The latents in their own units, ``{name: (batch, particles, ...)}``."""
+        self._check(u)
+
+        with torch.no_grad():
+            return self._or_singly(lambda u, x, y: self._place(u, x, y).values, u)
+
+    def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
+        """The inverse of `constrain`."""
+        return self.unconstrain_and_check(latents)[0]
+
+    def unconstrain_and_check(
+        self, latents: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch particles dim"], Bool[Tensor, "batch particles"]]:
+        """The inverse of `constrain`, and whether the latents lie in their supports.
+
+        Outside of them u has no meaning, and may be NaN.
+        """
+        missing = set(self.layout) - set(latents)
+        if missing:
+            raise ValueError(f"Expected values for {sorted(self.layout)}; got none for {missing}.")
+
+        def collect(given: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            run = Unconstrain(self.layout, given)
+            run_for_latents(run, self.model, x, y)
+            return run.vector(), run.inside
+
+        return self._or_singly(collect, {name: latents[name] for name in self.layout})
+
+    def outside(self, u: Float[Tensor, "batch particles dim"]) -> Float[Tensor, "batch particles"]:
+        """How far observations lie outside supports that depend on latents; 0 where none does."""
+
+        def far(u: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            distances = [u.new_zeros(())]
+
+            def add(message: Any) -> None:
+                distances.append(outside(message["fn"], message["value"]))
+
+            with FunctionalSamplers(), Place(self.layout, u, leave, add):
+                self.model(x, y)
+            return sum(distances)
+
+        return self.over_all(far, u)
+
+    def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
+        """Draws u from the prior with torch's global generator."""
+
+        def collect(_: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            run = Unconstrain(self.layout)
+            with FunctionalSamplers():
+                run_for_latents(run, self.model, x, y)
+            # A prior whose own parameters are float32 draws float32, whatever the data are.
+            return run.vector().to(y.dtype)
+
+        with torch.no_grad():
+            return self._or_singly(collect, self.x.new_empty(self.n_datasets, n_particles))
+
+    def prior_lots(self, n_lots: int, n_each: int) -> Float[Tensor, "batch lots each dim"]:
+        """Lots of draws from the prior, each of which may lead to a mode of its own."""
+        return self.sample_prior(n_lots * n_each).unflatten(1, (n_lots, n_each))
+
+    def bytes_per_particle(self) -> int:
+        """What autograd keeps of one evaluation of the density, by counting it once."""
+        shapes = self.x.shape[1:], self.y.shape[1:]
+        if shapes not in self._bytes:
+            self._bytes[shapes] = self._count_bytes()
+        return self._bytes[shapes]
+
+    def _count_bytes(self, n: int = 16) -> int:
+        kept = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel() * tensor.element_size()
+            return tensor
+
+        one = self.take(torch.tensor([0], device=self.x.device))
+        u = self.y.new_zeros(1, n, self.dim).requires_grad_()
+        hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept)
+        with torch.enable_grad(), hooks:
+            one.log_density(u)
+        return max(64, kept // n)
+
+    def _check(self, u: Tensor) -> None:
+        if u.ndim != 3 or u.shape[0] != self.n_datasets or u.shape[2] != self.dim:
+            raise ValueError(
+                f"Expected u of shape ({self.n_datasets}, particles, {self.dim}); got "
+                f"{tuple(u.shape)}."
+            )
+
+    def over_all(self, function: Callable[..., Any], particles: Any) -> Any:
+        """Maps a function of one particle and its dataset over particles and datasets."""
+        over_particles = torch.func.vmap(function, (0, None, None), randomness="different")
+        over_datasets = torch.func.vmap(over_particles, randomness="different")
+        with quiet_program(), precision(self.y.dtype), ForBatches():
+            if self.vectorised:
+                return over_datasets(particles, self.x, self.y)
+            return loop(function, particles, self.x, self.y)
+
+    def _or_singly(self, function: Callable[..., Any], particles: Any) -> Any:
+        """`over_all` for what draws: vmap may not bear a sampler though it bears the density."""
+        try:
+            return self.over_all(function, particles)
+        except Exception:  # a fault of the program itself comes again in the loop
+            if not self.vectorised:
+                raise
+        singly = self.take(torch.arange(self.n_datasets, device=self.x.device))
+        singly.vectorised = False
+        return singly.over_all(function, particles)

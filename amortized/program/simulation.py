@@ -1,0 +1,109 @@
+"""Data of a Pyro program at given latents: the other half of drawing from its prior.
+
+Latents come as vectors u in unconstrained space, laid out as `amortized.program.density` lays them
+out, so that a program can be simulated under any other prior over its latents. A program whose
+observation has no density, a simulator, is treated alike: only draws of its site "y" are needed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from amortized.program.sites import Place, Unconstrain, lay_out, run_for_latents, trace_program
+from amortized.program.vectorised import (
+    FunctionalSamplers,
+    Program,
+    draw,
+    precision,
+    quiet_program,
+    run_program,
+    warn_of_parameters,
+)
+
+
+class ProgramSimulator:
+    """Draws data of a program at given latents, for many tasks at once.
+
+    Args:
+        model: a Pyro program ``model(x, y=None)`` for one dataset, with the site "y".
+        x: inputs of one dataset to learn the latents from, ``(n, n_features)``.
+
+    Attributes:
+        layout: ``{name: (slice into u, unconstrained shape)}``.
+        dim: length of u.
+
+    Raises:
+        ValueError: if the program fails, has no site "y", or has discrete latents or none.
+
+    Example:
+        >>> import pyro, torch, pyro.distributions as dist
+        >>> def noise(x, y=None):
+        ...     sd = pyro.sample("sd", dist.LogNormal(0.0, 1.0))
+        ...     return pyro.sample("y", dist.Normal(0.0, sd).expand([len(x)]).to_event(1), obs=y)
+        >>> simulator = ProgramSimulator(noise, torch.zeros(2, 0))
+        >>> latents, y = simulator(torch.full((4, 1), -9.0), torch.zeros(4, 50, 0))
+        >>> y.shape, bool(y.abs().max() < 0.01)
+        (torch.Size([4, 50]), True)
+    """
+
+    def __init__(self, model: Program, x: Float[Tensor, "n features"]) -> None:
+        self.model = model
+        with torch.random.fork_rng(devices=[]), precision(x.dtype):
+            torch.manual_seed(0)
+            sites = run_program(model, x)
+            if "y" not in sites:
+                raise ValueError(
+                    f"Expected the program to have a sample site 'y'; got {sorted(sites)}. Name "
+                    "the observation: pyro.sample('y', ..., obs=y)."
+                )
+            trace = trace_program(model, x, sites["y"])
+            warn_of_parameters(trace)
+            self.layout = lay_out(trace)
+        self.dim = self.layout.dim
+
+    def __call__(
+        self, u: Float[Tensor, "batch dim"], x: Float[Tensor, "batch n features"]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The latents in their own units, and data drawn at them with torch's generator."""
+
+        def run(u: Tensor, x: Tensor) -> dict[str, Tensor]:
+            drawn: dict[str, Tensor] = {}
+
+            def draw_site(message: Any) -> None:
+                drawn[message["name"]] = message["value"] = draw(message["fn"])
+
+            with Place(self.layout, u, draw_site) as placed:
+                self.model(x)
+            return placed.values | {"y": drawn["y"]}
+
+        values = self._for_all(run, u, x)
+        y = values.pop("y")
+        if y.shape[:2] != x.shape[:2]:
+            raise ValueError(
+                f"Expected the site 'y' of shape ({x.shape[1]},), one answer a row; got "
+                f"{tuple(y.shape[1:])}. Draw it inside a plate of that size or with to_event."
+            )
+        return values, y.to(x.dtype)
+
+    def sample_prior(self, x: Float[Tensor, "batch n features"]) -> Float[Tensor, "batch dim"]:
+        """Draws u from the program's own prior, one for each dataset."""
+
+        def run(_: Tensor, x: Tensor) -> Tensor:
+            messenger = Unconstrain(self.layout)
+            run_for_latents(messenger, self.model, x)
+            return messenger.vector()
+
+        return self._for_all(run, x.new_empty(len(x), 0), x)
+
+    def _for_all(self, run: Callable[[Tensor, Tensor], Any], u: Tensor, x: Tensor) -> Any:
+        """One vectorised run; task by task where the program cannot bear it."""
+        with torch.no_grad(), quiet_program(), precision(x.dtype), FunctionalSamplers():
+            try:
+                return torch.func.vmap(run, randomness="different")(u, x)
+            except Exception:  # a fault of the program itself comes again in the loop
+                runs = [run(*pair) for pair in zip(u, x, strict=True)]
+                return tree_map(lambda *values: torch.stack(values), *runs)

@@ -1,0 +1,1 @@
+"""Priors of learning curves and the parametric families that they draw from."""

@@ -1,0 +1,220 @@
+r"""Gaussian-process regression, with hyperparameters that are fixed or have priors of their own.
+
+.. math::
+    y_i = s f(x_i) + \sigma \epsilon_i, \qquad f \sim GP(0, k_\ell), \quad \epsilon_i \sim N(0, 1)
+
+The function is integrated out, so the latents are the hyperparameters alone.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from jaxtyping import Float
+from pyro import distributions as dist
+from torch import Tensor
+from torch.distributions import Distribution, Normal
+
+from amortized.priors.program_prior import ProgramPrior
+from amortized.priors.regression.kernels import KERNELS
+from amortized.priors.task import TaskBatch
+
+# A variance this small beside the noise keeps the covariance of near-equal inputs positive.
+JITTER = 1e-6
+
+
+def uniform_inputs(low: float, high: float) -> Callable[..., Tensor]:
+    """Inputs spread evenly over ``[low, high]`` in every feature.
+
+    Example:
+        >>> uniform_inputs(0.0, 1.0)(2, 5, 3).shape
+        torch.Size([2, 5, 3])
+    """
+    return lambda *shape: low + (high - low) * torch.rand(shape)
+
+
+def standardised_inputs(*shape: int) -> Tensor:
+    """Features of mean 0 and variance 1: each uniform or normal, as a coin decides.
+
+    Example:
+        >>> standardised_inputs(2, 5, 3).shape
+        torch.Size([2, 5, 3])
+    """
+    uniform = math.sqrt(3) * (2 * torch.rand(shape) - 1)
+    is_uniform = torch.rand(shape[0], 1, shape[2]) < 0.5
+    return torch.where(is_uniform, uniform, torch.randn(shape))
+
+
+class GaussianProcessPrior(ProgramPrior):
+    r"""Gaussian-process regression as a prior over tasks, and as a Pyro program.
+
+    A hyperparameter given as a number is fixed; one given as a distribution is a latent. With all
+    of them fixed the prior knows its exact posterior predictive and evidence.
+
+    Args:
+        kernel: "rbf", "matern12", "matern32", "matern52" or "periodic".
+        lengthscale: of each feature (automatic relevance determination), in units of x.
+        outputscale: standard deviation s of the function.
+        noise: standard deviation of the noise.
+        period: of each feature; the periodic kernel needs it, the others refuse it.
+        n_features: number of features, or (fewest, most), drawn log-uniformly once a batch:
+            functions of few features bend most, and ask for most of the training.
+        inputs: ``(n_tasks, n_rows, n_features) -> x``.
+        scale_by_dimension: whether lengthscales grow with the root of the number of features,
+            so that functions of many features are no rougher than those of one.
+
+    Raises:
+        ValueError: if the kernel is unknown or the arguments do not fit it.
+
+    References:
+        | Gaussian Processes for Machine Learning (Rasmussen and Williams, 2006), chapters 2, 5
+        | Vanilla Bayesian Optimization Performs Great in High Dimensions
+        | (Hvarfner et al., 2024), arXiv:2402.02229: lengthscales and dimension
+
+    Example:
+        >>> prior = GaussianProcessPrior(lengthscale=0.5, outputscale=1.0, noise=0.1)
+        >>> batch = prior.sample(4, 10, 3, seed=0)
+        >>> prior.posterior_predictive(batch).mean.shape
+        torch.Size([4, 3])
+    """
+
+    def __init__(
+        self,
+        kernel: str = "rbf",
+        *,
+        lengthscale: Distribution | float,
+        outputscale: Distribution | float,
+        noise: Distribution | float,
+        period: Distribution | float | None = None,
+        n_features: int | tuple[int, int] = 1,
+        inputs: Callable[..., Tensor] = standardised_inputs,
+        scale_by_dimension: bool = False,
+    ) -> None:
+        if kernel not in KERNELS:
+            raise ValueError(f"Expected kernel to be one of {sorted(KERNELS)}; got {kernel!r}.")
+        if (kernel == "periodic") != (period is not None):
+            raise ValueError(
+                f"Expected a period with the periodic kernel and with no other; got kernel "
+                f"{kernel!r} and period {period!r}."
+            )
+        fewest, most = (n_features, n_features) if isinstance(n_features, int) else n_features
+        if not 1 <= fewest <= most:
+            raise ValueError(f"Expected 1 <= fewest <= most features; got {n_features!r}.")
+        self.kernel = kernel
+        self.n_features = (fewest, most)
+        self.inputs = inputs
+        self.scale_by_dimension = scale_by_dimension
+        self.hyperparameters: dict[str, Distribution | float] = {
+            "lengthscale": lengthscale,
+            "outputscale": outputscale,
+            "noise": noise,
+        } | ({} if period is None else {"period": period})
+        for name, value in self.hyperparameters.items():
+            if not isinstance(value, Distribution) and not value > 0:
+                raise ValueError(f"Expected {name} > 0; got {value!r}.")
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether no hyperparameter is a latent."""
+        return not any(isinstance(h, Distribution) for h in self.hyperparameters.values())
+
+    def _inputs(self, n_tasks: int, n_rows: int) -> Tensor:
+        fewest, most = self.n_features
+        n_features = int(fewest * ((most + 1) / fewest) ** torch.rand((), device="cpu").item())
+        return self.inputs(n_tasks, n_rows, n_features)
+
+    def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor | None:
+        """The prior as a Pyro program."""
+        values = {name: self._hyperparameter(name, x) for name in self.hyperparameters}
+        covariance = self.noisy_covariance(x, values)
+        scale, failed = torch.linalg.cholesky_ex(covariance)
+        # A matrix that is not positive definite in this precision has no density: NaN says so.
+        scale = torch.where((failed == 0)[..., None, None], scale, torch.nan)
+        mean = x.new_zeros(x.shape[0])
+        return pyro.sample("y", dist.MultivariateNormal(mean, scale_tril=scale), obs=y)
+
+    def _hyperparameter(self, name: str, x: Tensor) -> Tensor:
+        given: Any = self.hyperparameters[name]  # Pyro's types are not torch's
+        by_feature = name in ("lengthscale", "period")
+        if not isinstance(given, Distribution):
+            return x.new_full((x.shape[-1],) if by_feature else (), float(given))
+        if by_feature:
+            given = given.expand((x.shape[-1],)).to_event(1)
+        return pyro.sample(name, given)
+
+    def covariance(
+        self,
+        x: Float[Tensor, "*batch n features"],
+        z: Float[Tensor, "*batch m features"],
+        hyperparameters: dict[str, Any],
+    ) -> Float[Tensor, "*batch n m"]:
+        """Covariance of the function, without noise, for hyperparameters ``(*batch, ...)``."""
+        lengthscale = hyperparameters["lengthscale"]
+        if self.scale_by_dimension:
+            lengthscale = lengthscale * math.sqrt(x.shape[-1])
+        periods = [hyperparameters["period"]] if self.kernel == "periodic" else []
+        correlation = KERNELS[self.kernel](x, z, lengthscale, *periods)
+        return correlation * hyperparameters["outputscale"].square()[..., None, None]
+
+    def noisy_covariance(
+        self, x: Float[Tensor, "*batch n features"], hyperparameters: dict[str, Any]
+    ) -> Float[Tensor, "*batch n n"]:
+        """Covariance of the answers."""
+        variance = hyperparameters["noise"].square() + JITTER
+        eye = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+        return self.covariance(x, x, hyperparameters) + variance[..., None, None] * eye
+
+    def posterior_predictive(
+        self, batch: TaskBatch, hyperparameters: dict[str, Any] | None = None
+    ) -> Normal:
+        """The exact predictive of each query's noisy answer, ``(batch, query)``.
+
+        Args:
+            batch: whose context is conditioned on.
+            hyperparameters: each ``(batch, ...)``; None takes the fixed ones, and then all of
+                them must be fixed.
+
+        Raises:
+            ValueError: if hyperparameters are latent and not given.
+        """
+        if hyperparameters is None:
+            hyperparameters = self._fixed(batch.x_context)
+        x, z = batch.x_context, batch.x_query
+        # Alg. 2.1 of Rasmussen and Williams.
+        scale = torch.linalg.cholesky(self.noisy_covariance(x, hyperparameters))
+        cross = torch.linalg.solve_triangular(
+            scale, self.covariance(x, z, hyperparameters), upper=False
+        )
+        whitened = torch.linalg.solve_triangular(scale, batch.y_context[..., None], upper=False)
+        mean = (cross.transpose(-1, -2) @ whitened).squeeze(-1)
+        prior_variance = hyperparameters["outputscale"].square()[..., None]
+        noise = hyperparameters["noise"].square()[..., None] + JITTER
+        variance = (prior_variance - cross.square().sum(-2)).clamp_min(0) + noise
+        return Normal(mean, variance.sqrt())
+
+    def log_evidence(
+        self,
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n"],
+        hyperparameters: dict[str, Any] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """Exact log density of the answers, the function integrated out."""
+        if hyperparameters is None:
+            hyperparameters = self._fixed(x)
+        scale = torch.linalg.cholesky(self.noisy_covariance(x, hyperparameters))
+        whitened = torch.linalg.solve_triangular(scale, y[..., None], upper=False)
+        # Alg. 2.1, line 7; torch's multivariate normal has no density of an empty context.
+        log_normaliser = scale.diagonal(dim1=-1, dim2=-2).log() + 0.5 * math.log(2 * math.pi)
+        return -(0.5 * whitened.squeeze(-1).square() + log_normaliser).sum(-1)
+
+    def _fixed(self, x: Tensor) -> dict[str, Tensor]:
+        if not self.is_fixed:
+            raise ValueError(
+                "Expected fixed hyperparameters, for which the answer is exact; got latent ones. "
+                "Pass their values, or use infer(..., method='nuts')."
+            )
+        with torch.no_grad():
+            values = {name: self._hyperparameter(name, x[0]) for name in self.hyperparameters}
+        return {name: value.expand(len(x), *value.shape) for name, value in values.items()}

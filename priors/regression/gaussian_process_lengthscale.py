@@ -1,0 +1,81 @@
+r"""A Gaussian process of which the lengthscale alone is unknown: the hyperprior experiment.
+
+.. math:: \ell \sim IG(a, b), \quad f \sim GP(0, k_\ell), \quad y_i = f(x_i) + \epsilon_i, \quad
+    \epsilon_i \sim N(0, 10^{-3}), \quad x_i \sim U(0, 10)
+
+with an RBF kernel of unit variance. The function is integrated out, so the posterior is one of
+:math:`\log \ell`, and the joint posterior of it and an answer :math:`y^*` is that times the exact
+conditional :math:`p(y^* \mid x^*, \ell, D)`: the posterior's predictive is its average over draws.
+
+References:
+    | Distribution Transformers: Fast Approximate Bayesian Inference With On-The-Fly Prior
+    | Adaptation (Whittle et al., 2025), arXiv:2502.02463: there a and b are U(1, 2)
+"""
+
+import pyro.distributions as dist
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amortized.priors.regression.gaussian_process import (
+    JITTER,
+    GaussianProcessPrior,
+    uniform_inputs,
+)
+from amortized.program.likelihood_summary import LikelihoodSummary, moment_summary
+
+_NOISE_VARIANCE = 1e-3
+# Of the sketch's wide normal over log lengthscale: 0.05 to 50 within two deviations.
+_CENTRE, _SPREAD = 0.4, 1.75
+
+
+class LengthscalePrior(GaussianProcessPrior):
+    """Gaussian-process regression with the hyperprior ``lengthscale ~ IG(concentration, rate)``.
+
+    Args:
+        concentration: a.
+        rate: b.
+
+    Example:
+        >>> batch = LengthscalePrior().sample(3, 5, 1, seed=0)
+        >>> batch.x_context.shape, batch.latents["lengthscale"].shape
+        (torch.Size([3, 5, 1]), torch.Size([3, 1]))
+    """
+
+    def __init__(self, concentration: float = 1.5, rate: float = 1.5) -> None:
+        if not (concentration > 0 and rate > 0):
+            raise ValueError(
+                f"Expected concentration > 0 and rate > 0; got {concentration!r} and {rate!r}."
+            )
+        super().__init__(
+            "rbf",
+            lengthscale=dist.InverseGamma(concentration, rate),
+            outputscale=1.0,
+            noise=_NOISE_VARIANCE**0.5,
+            inputs=uniform_inputs(0.0, 10.0),
+        )
+
+    def sketch(
+        self,
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n"],
+        mask: Bool[Tensor, "batch n"],
+    ) -> LikelihoodSummary:
+        """Mean and variance of the likelihood, the function integrated out, on a grid."""
+        x, y = x.float(), y.float()
+        both = (mask.unsqueeze(-1) & mask.unsqueeze(-2)).unsqueeze(1)
+        squared = (x - x.mT).square().unsqueeze(1)
+        answers = y.where(mask, 0.0)[:, None, :, None]
+        eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        noise = ((_NOISE_VARIANCE + JITTER) * eye).where(both, eye)
+
+        def log_likelihood(u: Tensor) -> Tensor:
+            # `covariance` of the class for one feature: its distances would be made anew each time.
+            correlation = (-0.5 * squared * (-2 * u).exp()[..., None, None]).exp().where(both, 0.0)
+            scale, _ = torch.linalg.cholesky_ex(correlation + noise)
+            each = answers.expand(*u.shape, -1, 1)
+            white = torch.linalg.solve_triangular(scale, each, upper=False)
+            log_determinant = scale.diagonal(dim1=-1, dim2=-2).log().sum(-1)
+            return -log_determinant - 0.5 * white.square().sum((-1, -2))
+
+        return moment_summary(log_likelihood, mask.any(-1), _CENTRE, _SPREAD)

@@ -1,0 +1,46 @@
+"""The mean of a normal of known spread: one latent, a linear-Gaussian observation.
+
+Under a Gaussian-mixture prior the posterior is a mixture again, in closed form
+(`GaussianMixture.update`), which makes this the first problem of every amortised posterior.
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from amortized.priors.program_prior import ProgramPrior
+
+
+class NormalMeanPrior(ProgramPrior):
+    """``mean ~ N(0, 2^2)`` and ``y_i ~ N(mean, noise^2)``.
+
+    Args:
+        noise: standard deviation of an observation.
+
+    Example:
+        >>> NormalMeanPrior().sample(3, 5, 0, seed=0).y_context.shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, noise: float = 1.0) -> None:
+        if not noise > 0:
+            raise ValueError(f"Expected noise > 0; got {noise!r}.")
+        super().__init__(inputs=0)
+        self.noise = noise
+
+    def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
+        """The Pyro program for one dataset."""
+        mean = pyro.sample("mean", dist.Normal(x.new_zeros(()), 2.0))
+        return pyro.sample("y", dist.Normal(mean, self.noise).expand([len(x)]).to_event(1), obs=y)
+
+    def linear_observation(
+        self, y: Float[Tensor, "batch n"], mask: Bool[Tensor, "batch n"] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the data say, as z = H u + N(0, 1): z ``(batch, 1)`` and H ``(batch, 1, 1)``."""
+        mask = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
+        n = mask.sum(-1, keepdim=True).to(y.dtype)
+        root = n.sqrt() / self.noise
+        value = y.where(mask, 0.0).sum(-1, keepdim=True) / (n.clamp_min(1).sqrt() * self.noise)
+        return value, root.unsqueeze(-1)

@@ -1,0 +1,40 @@
+"""The variance of a normal of mean zero: one positive latent, conjugate to an inverse gamma.
+
+With ``v ~ IG(a, b)`` and n observations the posterior is ``IG(a + n / 2, b + sum y^2 / 2)``.
+"""
+
+import pyro
+import pyro.distributions as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.priors.program_prior import ProgramPrior
+
+
+class NormalVariancePrior(ProgramPrior):
+    """``variance ~ IG(concentration, rate)`` and ``y_i ~ N(0, variance)``.
+
+    Args:
+        concentration: a.
+        rate: b.
+
+    Example:
+        >>> NormalVariancePrior().sample(3, 1, 0, seed=0).latents["variance"].shape
+        torch.Size([3])
+    """
+
+    def __init__(self, concentration: float = 2.0, rate: float = 2.0) -> None:
+        if not (concentration > 0 and rate > 0):
+            raise ValueError(
+                f"Expected concentration > 0 and rate > 0; got {concentration!r} and {rate!r}."
+            )
+        super().__init__(inputs=0)
+        self.concentration, self.rate = concentration, rate
+
+    def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
+        """The Pyro program for one dataset."""
+        one = x.new_ones(())
+        law = dist.InverseGamma(self.concentration * one, self.rate * one)
+        variance = pyro.sample("variance", law)
+        normal = dist.Normal(0.0 * one, variance.sqrt())
+        return pyro.sample("y", normal.expand([len(x)]).to_event(1), obs=y)

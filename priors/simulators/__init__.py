@@ -1,0 +1,1 @@
+"""Priors of scientific simulators with a few latents: epidemics, diffusions, quantum outcomes."""

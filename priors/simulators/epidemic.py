@@ -1,0 +1,139 @@
+r"""The SIR epidemic of the simulation-based benchmarks: two latents, ten noisy counts.
+
+In a population of a million with one infected, day by day,
+
+.. math:: S' = S - \beta S I / N, \quad I' = I + \beta S I / N - \gamma I,
+
+and on every 17th day from the first, ten times, the infected among 1,000 people are counted:
+:math:`y = \mathrm{Binomial}(1000, I / N) / 1000`. :math:`\beta \sim U(0.01, 1.5)`,
+:math:`\gamma \sim U(0.02, 0.25)`.
+
+References:
+    | Amortized Probabilistic Conditioning for Optimization, Simulation and Inference
+    | (Chang et al., 2025), arXiv:2410.15320, whose SIR task this is
+"""
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.distributions import constraints
+
+from amortized.priors.program_prior import ProgramPrior
+from amortized.program.bijection import bijection_to
+from amortized.program.likelihood_summary import LikelihoodSummary, gauss_newton_summary
+
+_POPULATION, _TESTED, _DAYS = 1e6, 1000.0, 17
+_CONTACT, _RECOVERY = (0.01, 1.5), (0.02, 0.25)
+_TO_CONTACT, _TO_RECOVERY = (bijection_to(constraints.interval(*b)) for b in (_CONTACT, _RECOVERY))
+
+
+class CountShares(dist.TorchDistribution):
+    """Shares of those tested that are positive: independent binomials over 1,000.
+
+    Args:
+        share: true shares, ``(*batch, n)``.
+    """
+
+    arg_constraints = {"share": constraints.unit_interval}
+    support = constraints.independent(constraints.unit_interval, 1)
+
+    def __init__(self, share: Tensor) -> None:
+        self.share = share.clamp(1e-9, 1 - 1e-6)
+        super().__init__(share.shape[:-1], share.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: "CountShares | None" = None) -> "CountShares":
+        return CountShares(self.share.expand(*batch_shape, -1))
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        share = self.share.expand(self._extended_shape(torch.Size(sample_shape)))
+        return torch.binomial(torch.full_like(share, _TESTED), share) / _TESTED
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        count = (_TESTED * value).round()
+        chosen = torch.lgamma(torch.full_like(count, _TESTED + 1))
+        chosen = chosen - torch.lgamma(count + 1) - torch.lgamma(_TESTED - count + 1)
+        fit = count * self.share.log() + (_TESTED - count) * torch.log1p(-self.share)
+        return (chosen + fit).sum(-1)
+
+
+class EpidemicPrior(ProgramPrior):
+    """The SIR epidemic with uniform priors; a dataset is one series of ten counts.
+
+    Attributes:
+        ordered: counts of a series.
+
+    Example:
+        >>> y = EpidemicPrior().sample(3, 10, 0, seed=0).y_context
+        >>> y.shape, bool((y <= 1).all())
+        (torch.Size([3, 10]), True)
+    """
+
+    ordered = 10
+
+    def __init__(self) -> None:
+        super().__init__(inputs=0)
+
+    def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
+        """The Pyro program for one epidemic."""
+        zero = x.new_zeros(())
+        low, high = _CONTACT
+        contact = pyro.sample("contact", dist.Uniform(zero + low, zero + high))
+        low, high = _RECOVERY
+        recovery = pyro.sample("recovery", dist.Uniform(zero + low, zero + high))
+        share = infected_share(contact, recovery, len(x))
+        return pyro.sample("y", CountShares(share), obs=y)
+
+    def sketch(
+        self,
+        x: Float[Tensor, "batch n features"],
+        y: Float[Tensor, "batch n"],
+        mask: Bool[Tensor, "batch n"],
+    ) -> LikelihoodSummary:
+        """Gauss-Newton on the arcsines of the counts, from the best of a table of curves."""
+        n, y = y.shape[-1], y.double()
+
+        def predict(u: Tensor) -> Tensor:
+            contact, recovery = _rates(u)
+            return _stabilised(infected_share(contact, recovery, n))
+
+        observed = _stabilised(y)
+        line = torch.linspace(-3.0, 3.0, 61, dtype=y.dtype, device=y.device)
+        table = torch.cartesian_prod(line, line)
+        misfit = torch.cdist(observed, predict(table)).square() + table.square().sum(-1)
+        start = table[misfit.argmin(-1)]
+        sketch = gauss_newton_summary(predict, observed, start, prior_sd=1.0)
+        there = mask.all(-1)  # a series that is not there says nothing
+        value = sketch.value.where(there[:, None], 0.0)
+        return LikelihoodSummary(
+            value.float(), sketch.matrix.where(there[:, None, None], 0.0).float()
+        )
+
+
+def _rates(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Contact and recovery rate from unconstrained space."""
+    return _TO_CONTACT(u[..., 0]), _TO_RECOVERY(u[..., 1])
+
+
+def _stabilised(share: Tensor) -> Tensor:
+    """Anscombe's arcsine of a count's share, of standard deviation one."""
+    share = (_TESTED * share + 0.375) / (_TESTED + 0.75)
+    return 2 * (_TESTED + 0.5) ** 0.5 * share.clamp(0.0, 1.0).sqrt().arcsin()
+
+
+def infected_share(
+    contact: Float[Tensor, "*batch"], recovery: Float[Tensor, "*batch"], n: int
+) -> Float[Tensor, "*batch n"]:
+    """Share of infected on days 0, 17, 34 and so on, by daily steps."""
+    infected = torch.full_like(contact, 1 / _POPULATION)
+    susceptible = 1 - infected
+    shares = [infected]
+    for _ in range(n - 1):
+        for _ in range(_DAYS):
+            new = contact * susceptible * infected
+            susceptible, infected = susceptible - new, infected + new - recovery * infected
+        shares.append(infected)
+    return torch.stack(shares, -1)

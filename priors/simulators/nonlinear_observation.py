@@ -1,0 +1,54 @@
+r"""One number seen through a square and a cardinal sine: a posterior of many modes.
+
+.. math:: z_1 \sim N(x^2, 10), \qquad z_2 \sim N(\mathrm{sinc}(3 x), 0.01)
+
+with variances, and :math:`\mathrm{sinc}(a) = \sin(\pi a) / (\pi a)`. The likelihood is even: what
+speaks for x speaks for -x. Far out the square tells :math:`|x|`; within one of zero the sine has
+several solutions. Which of the modes are there is then up to the prior.
+
+References:
+    | Distribution Transformers: Fast Approximate Bayesian Inference With On-The-Fly Prior
+    | Adaptation (Whittle et al., 2025), arXiv:2502.02463, whose nonlinear experiment this is
+"""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.priors.program_prior import ProgramPrior
+
+_VARIANCES = (10.0, 0.01)
+
+
+class NonlinearObservationPrior(ProgramPrior):
+    """``position ~ N(0, spread^2)``; a dataset is its two readings, z_1 and z_2.
+
+    Args:
+        spread: standard deviation of the position.
+
+    Attributes:
+        ordered: numbers of a dataset.
+
+    Example:
+        >>> NonlinearObservationPrior().sample(3, 2, 0, seed=0).y_context.shape
+        torch.Size([3, 2])
+    """
+
+    ordered = 2
+
+    def __init__(self, spread: float = 2.0) -> None:
+        if not spread > 0:
+            raise ValueError(f"Expected spread > 0; got {spread!r}.")
+        super().__init__(inputs=0)
+        self.spread = spread
+
+    def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
+        """The Pyro program for one pair of readings."""
+        if len(x) != self.ordered:
+            raise ValueError(f"Expected {self.ordered} readings; got {len(x)}.")
+        position = pyro.sample("position", dist.Normal(x.new_zeros(()), self.spread))
+        expected = torch.stack((position.square(), torch.sinc(3 * position)))
+        sds = torch.tensor(_VARIANCES, dtype=x.dtype, device=x.device).sqrt()
+        return pyro.sample("y", dist.Normal(expected, sds).to_event(1), obs=y)

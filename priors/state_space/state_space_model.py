@@ -1,0 +1,228 @@
+r"""State-space programs: a hidden Markov state and a noisy look at it at every step.
+
+    x_0 ~ p(x_0),    x_t ~ p(x_t | x_{t-1}),    y_t ~ p(y_t | x_t),    t = 0, ..., n_steps - 1
+
+Here are the contract and its linear-Gaussian member, for which the Kalman filter is exact. A
+program simulates batches of series and knows its own observation density, so that a particle
+filter weighs with exactly the law that the simulator draws from. Parameters are tensors, with one
+value for all series or one a series.
+
+Left out: matrices that change with time; ``t`` reaches the methods of your own program.
+
+References:
+    An introduction to sequential Monte Carlo (Chopin and Papaspiliopoulos, 2020), chapter 2.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.priors.state_space.covariances import check_covariance, covariance_root
+
+_LOG_2PI = math.log(2 * math.pi)
+
+
+class StateSpaceModel(ABC):
+    """A state-space program over batches of series and particles.
+
+    To write a new one, implement the four methods below. States are ``(batch, particles, state)``,
+    observations ``(batch, 1 or particles, observed)``: one parameter a series is a tensor
+    ``(batch,)`` that a method lifts to ``(batch, 1, 1)``. ``t`` counts from 0. Particle filters
+    need no ``sample_observation``, and any object with the other three methods will do for them.
+    """
+
+    @abstractmethod
+    def sample_initial(
+        self, shape: tuple[int, int], generator: torch.Generator
+    ) -> Float[Tensor, "batch particles state"]:
+        """Draw ``x_0`` for ``shape = (batch, particles)``."""
+
+    @abstractmethod
+    def sample_transition(
+        self, state: Float[Tensor, "batch particles state"], t: int, generator: torch.Generator
+    ) -> Float[Tensor, "batch particles state"]:
+        """Draw ``x_t`` given ``x_{t-1} = state``, for ``t >= 1``."""
+
+    @abstractmethod
+    def sample_observation(
+        self, state: Float[Tensor, "batch particles state"], t: int, generator: torch.Generator
+    ) -> Float[Tensor, "batch particles observed"]:
+        """Draw ``y_t`` given ``x_t = state``."""
+
+    @abstractmethod
+    def log_observation(
+        self,
+        y: Float[Tensor, "batch _ observed"],
+        state: Float[Tensor, "batch particles state"],
+        t: int,
+    ) -> Float[Tensor, "batch particles"]:
+        """``log p(y_t | x_t)``. Where some entries of ``y`` are NaN, of the others alone."""
+
+    def simulate(
+        self, n_series: int, n_steps: int, *, seed: int, device: torch.device | str = "cpu"
+    ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch time observed"]]:
+        """Draw states and observations; the result depends on the arguments alone.
+
+        Args:
+            n_series: series in the batch; where a parameter has one value a series, their number.
+            n_steps: observations in a series, at least 1.
+            seed: any integer.
+            device: where the series are drawn.
+
+        Raises:
+            ValueError: if a count is below 1.
+        """
+        for name, value in (("n_series", n_series), ("n_steps", n_steps)):
+            if value < 1:
+                raise ValueError(f"Expected {name} of at least 1; got {value}.")
+        generator = torch.Generator(device).manual_seed(seed)
+        state = self.sample_initial((n_series, 1), generator)
+        states, observations = [], []
+        for t in range(n_steps):
+            if t > 0:
+                state = self.sample_transition(state, t, generator)
+            states.append(state)
+            observations.append(self.sample_observation(state, t, generator))
+        return torch.cat(states, 1), torch.cat(observations, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGaussianModel(StateSpaceModel):
+    r"""The linear-Gaussian state-space model.
+
+        x_0 ~ N(m_0, P_0),    x_t ~ N(A x_{t-1} + b, Q),    y_t ~ N(H x_t + d, R)
+
+    The first observation sees ``x_0`` itself: there is no transition before it. ``Q``, ``P_0`` and
+    ``R`` may be singular. Every tensor may carry one leading batch dimension: one model a series.
+
+    Attributes:
+        transition: ``A``, ``(state, state)``.
+        transition_cov: ``Q``, ``(state, state)``, a covariance, not its factor.
+        observation: ``H``, ``(observed, state)``.
+        observation_cov: ``R``, ``(observed, observed)``.
+        initial_mean: ``m_0``, ``(state,)``.
+        initial_cov: ``P_0``, ``(state, state)``.
+        transition_offset: ``b``, ``(state,)``; None is zero.
+        observation_offset: ``d``, ``(observed,)``; None is zero.
+
+    Raises:
+        ValueError: if shapes do not belong together or a covariance is not symmetric and
+            positive semi-definite.
+
+    Example:
+        >>> one = torch.ones(1, 1)
+        >>> walk = LinearGaussianModel(one, 0.1 * one, one, one, torch.zeros(1), one)
+        >>> states, y = walk.simulate(n_series=5, n_steps=30, seed=0)
+        >>> tuple(y.shape)
+        (5, 30, 1)
+    """
+
+    transition: Float[Tensor, "... state state"]
+    transition_cov: Float[Tensor, "... state state"]
+    observation: Float[Tensor, "... observed state"]
+    observation_cov: Float[Tensor, "... observed observed"]
+    initial_mean: Float[Tensor, "... state"]
+    initial_cov: Float[Tensor, "... state state"]
+    transition_offset: Float[Tensor, "... state"] | None = None
+    observation_offset: Float[Tensor, "... observed"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.observation.ndim < 2:
+            raise ValueError(
+                f"Expected observation (observed, state); got {tuple(self.observation.shape)}."
+            )
+        batches = set()
+        for name, shape in self._shapes().items():
+            value = getattr(self, name)
+            n_batch = 0 if value is None else value.ndim - len(shape)
+            if value is None:
+                continue
+            if n_batch not in (0, 1) or value.shape[n_batch:] != shape:
+                raise ValueError(
+                    f"Expected {name} of shape {tuple(shape)}, or with one batch dimension before "
+                    f"it, as observation is {tuple(self.observation.shape)}; got "
+                    f"{tuple(value.shape)}."
+                )
+            batches.update(value.shape[:n_batch])
+            if name.endswith("_cov"):
+                check_covariance(name, value)
+        if len(batches) > 1:
+            raise ValueError(f"Expected one batch size in all tensors; got {sorted(batches)}.")
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        """The shape of every tensor without its batch dimension."""
+        m, k = self.observation.shape[-2:]
+        matrices = {"transition": (k, k), "transition_cov": (k, k), "observation": (m, k)}
+        initial = {"observation_cov": (m, m), "initial_mean": (k,), "initial_cov": (k, k)}
+        offsets = {"transition_offset": (k,), "observation_offset": (m,)}
+        return {n: torch.Size(s) for n, s in (matrices | initial | offsets).items()}
+
+    @property
+    def n_models(self) -> int | None:
+        """Number of models in the batch; None where all series share one."""
+        for name, shape in self._shapes().items():
+            value = getattr(self, name)
+            if value is not None and value.ndim > len(shape):
+                return value.shape[0]
+        return None
+
+    @property
+    def shares_matrices(self) -> bool:
+        """Whether all series have the same matrices; vectors may still differ."""
+        matrices = (n for n, shape in self._shapes().items() if len(shape) == 2)
+        return all(getattr(self, name).ndim == 2 for name in matrices)
+
+    def sample_initial(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        return self.initial_mean.unsqueeze(-2) + _noise(self._roots["initial"], shape, generator)
+
+    def sample_transition(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
+        mean = state @ self.transition.mT + _row(self.transition_offset)
+        return mean + _noise(self._roots["transition"], state.shape[:2], generator)
+
+    def sample_observation(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
+        mean = state @ self.observation.mT + _row(self.observation_offset)
+        return mean + _noise(self._roots["observation"], state.shape[:2], generator)
+
+    @cached_property
+    def _roots(self) -> dict[str, Tensor]:
+        """Square roots of the three covariances, which a particle filter needs at every step."""
+        covs = {
+            name: getattr(self, f"{name}_cov") for name in ("initial", "transition", "observation")
+        }
+        return {name: covariance_root(cov) for name, cov in covs.items()}
+
+    def log_observation(self, y: Tensor, state: Tensor, t: int) -> Tensor:
+        mean = state @ self.observation.mT + _row(self.observation_offset)
+        # A missing entry gets residual 0 and an independent unit variance, so it adds nothing.
+        seen = ~y.isnan()
+        residual = torch.where(seen, y - mean, 0.0)
+        both = seen[..., :, None] & seen[..., None, :]
+        unit = torch.eye(y.shape[-1], dtype=mean.dtype, device=mean.device)
+        cov = torch.where(both, _per_series(self.observation_cov), unit)
+        factor, info = torch.linalg.cholesky_ex(cov)
+        white = torch.linalg.solve_triangular(factor, residual[..., None], upper=False)[..., 0]
+        log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        log_prob = -0.5 * (white**2).sum(-1) - log_det - 0.5 * seen.sum(-1) * _LOG_2PI
+        return torch.where(info == 0, log_prob, torch.nan)  # R singular: no density
+
+
+def _row(offset: Tensor | None) -> Tensor | float:
+    """An offset ready to be added to ``(batch, particles, dim)``."""
+    return 0.0 if offset is None else offset.unsqueeze(-2)
+
+
+def _per_series(cov: Tensor) -> Tensor:
+    """A covariance ready to meet ``(batch, particles, dim, dim)``."""
+    return cov if cov.ndim == 2 else cov.unsqueeze(-3)
+
+
+def _noise(root: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Draws from N(0, root root'), ``(batch, particles, dim)``."""
+    n, dtype, device = root.shape[-1], root.dtype, root.device
+    return torch.randn(*shape, n, generator=generator, dtype=dtype, device=device) @ root.mT

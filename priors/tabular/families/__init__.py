@@ -1,0 +1,1 @@
+"""Single families of synthetic tables, one a file; `table_mixtures` combines them."""
