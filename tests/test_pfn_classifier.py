@@ -14,12 +14,13 @@ from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from amortized import attention
-from amortized.estimators import PFNClassifier, PFNRegressor, table_views
-from amortized.estimators.screening import strongest_columns
-from amortized.estimators.table_views import QUERY_CHUNK, draw_views
-from amortized.estimators.tables import TableEncoder
+from amortized.estimators import PFNClassifier, PFNRegressor
 from amortized.networks import TabularPFN, TabularPFNConfig
 from amortized.pretrained import save
+from amortized.tables import views
+from amortized.tables.encoding import TableEncoder
+from amortized.tables.screening import strongest_columns
+from amortized.tables.views import QUERY_CHUNK, draw_views
 
 SIZE = TabularPFNConfig(
     d_model=32, d_hidden=16, n_cell_blocks=2, n_row_blocks=1, d_row=48, n_retrieval_heads=2
@@ -145,7 +146,7 @@ def test_the_query_may_be_split():
 @pytest.fixture
 def fast_bfloat16(monkeypatch):
     """Any CPU as one that multiplies bfloat16 faster: what it computes is the same."""
-    for module in (attention, table_views):
+    for module in (attention, views):
         monkeypatch.setattr(module, "has_fast_bfloat16", lambda: True)
 
 
@@ -165,7 +166,7 @@ def test_precision(fast_bfloat16):
 
 
 def test_precision_is_float32_where_bfloat16_is_slow(monkeypatch):
-    monkeypatch.setattr(table_views, "has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(views, "has_fast_bfloat16", lambda: False)
     X, y = np.random.default_rng(0).normal(size=(N, 4)), labels(n_classes=2)
     exact = classifier(precision="float32").fit(X, y).predict_proba(X)
     np.testing.assert_array_equal(classifier().fit(X, y).predict_proba(X), exact)

@@ -10,10 +10,10 @@ from sklearn.ensemble import BaggingRegressor
 from sklearn.multioutput import MultiOutputRegressor
 
 from amortized.estimators import PFNClassifier, PFNRegressor
-from amortized.estimators.sample_weights import MAX_REPEATED, resampled, weighted_rows
-from amortized.estimators.table_views import draw_views
 from amortized.networks import TabularPFN, TabularPFNConfig
 from amortized.pretrained import save
+from amortized.tables.sample_weights import MAX_REPEATED, resampled, weighted_rows
+from amortized.tables.views import draw_views
 
 N = 40
 SMALL = {

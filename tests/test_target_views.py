@@ -9,10 +9,10 @@ from scipy.stats import yeojohnson
 
 from amortized.distributions import BarDistribution
 from amortized.estimators import PFNRegressor
-from amortized.estimators.target_transforms import TRANSFORMS, YeoJohnson, fit_transform
-from amortized.estimators.target_views import TargetViews
 from amortized.networks import TabularPFN, TabularPFNConfig
 from amortized.pretrained import save
+from amortized.tables.target_transforms import TRANSFORMS, YeoJohnson, fit_transform
+from amortized.tables.target_views import TargetViews
 
 N = 60
 BORDERS = torch.linspace(-4, 4, 33).sinh() / 4

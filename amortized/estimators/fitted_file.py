@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
-from amortized.estimators.tables import TableEncoder
+from amortized.tables.encoding import TableEncoder
 
 _HEADER = "amortized"
 T = TypeVar("T", bound="FittedFile")

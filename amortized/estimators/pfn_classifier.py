@@ -11,21 +11,21 @@ from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.estimators.class_labels import class_labels
-from amortized.estimators.class_tree import ClassTree
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import warn_of_doubts
-from amortized.estimators.sample_weights import repeated
-from amortized.estimators.screening import strongest_columns
-from amortized.estimators.table_views import check_precision, number_of_views, rows_read
-from amortized.estimators.tables import (
+from amortized.networks.tabular_pfn import TabularPFN
+from amortized.pretrained import load
+from amortized.tables.class_labels import class_labels
+from amortized.tables.class_tree import ClassTree
+from amortized.tables.encoding import (
     MAX_COLUMNS,
     TableEncoder,
     in_canonical_order,
     validated_columns,
 )
-from amortized.networks.tabular_pfn import TabularPFN
-from amortized.pretrained import load
+from amortized.tables.sample_weights import repeated
+from amortized.tables.screening import strongest_columns
+from amortized.tables.views import check_precision, number_of_views, rows_read
 
 
 class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):

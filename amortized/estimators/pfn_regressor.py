@@ -17,10 +17,9 @@ from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.encoded_rows import EncodedRows, outside
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import NetworkReport, warn_of_doubts
-from amortized.estimators.sample_weights import repeated
-from amortized.estimators.screening import strongest_columns
-from amortized.estimators.table_views import check_precision, draw_views, number_of_views, rows_read
-from amortized.estimators.tables import (
+from amortized.networks import PFN, TabularPFN
+from amortized.pretrained import kind_of, load
+from amortized.tables.encoding import (
     MAX_COLUMNS,
     TableEncoder,
     in_canonical_order,
@@ -28,10 +27,11 @@ from amortized.estimators.tables import (
     refuse_extremes,
     validated_columns,
 )
-from amortized.estimators.target_transforms import check_transforms
-from amortized.estimators.target_views import TargetViews
-from amortized.networks import PFN, TabularPFN
-from amortized.pretrained import kind_of, load
+from amortized.tables.sample_weights import repeated
+from amortized.tables.screening import strongest_columns
+from amortized.tables.target_transforms import check_transforms
+from amortized.tables.target_views import TargetViews
+from amortized.tables.views import check_precision, draw_views, number_of_views, rows_read
 
 RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less than rounding apart.
 # Rows whose bars are in memory together: 2,000 bars of 8 bytes, some copies of them.

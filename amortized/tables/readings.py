@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from amortized.estimators.directions import Directions
-from amortized.estimators.level_means import LevelMeans
+from amortized.tables.directions import Directions
+from amortized.tables.level_means import LevelMeans
 
 Numbers = NDArray[np.floating]
 # Directions are read where two columns correlate so much: elsewhere they only mix what differs.

@@ -1,7 +1,7 @@
 r"""How much views count that read a table otherwise: as much as held-out rows say.
 
 Directions in place of columns are all a network needs on one table and a loss on the next. Where
-some views read a table otherwise (``view_readings``), a view of each kind learns three quarters of
+some views read a table otherwise (``readings``), a view of each kind learns three quarters of
 the rows and answers the others. With :math:`p_i, q_i` the densities of held-out row i as it is and
 read otherwise, the share of the latter is
 
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 
 from amortized.distributions import BarDistribution
-from amortized.estimators.table_views import EncodedViews
-from amortized.estimators.tables import location_and_scale
-from amortized.estimators.view_readings import KINDS, PLAIN, Reading
 from amortized.networks.tabular_pfn import TabularPFN
+from amortized.tables.encoding import location_and_scale
+from amortized.tables.readings import KINDS, PLAIN, Reading
+from amortized.tables.views import EncodedViews
 
 Numbers = NDArray[np.float64]
 _FEWEST, _MOST_HELD = 24, 256  # rows of a table; held-out rows

@@ -21,12 +21,12 @@ from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
 
 from amortized.distributions import BarDistribution
-from amortized.estimators.table_views import QUERY_CHUNK, EncodedViews, draw_views, rows_read
-from amortized.estimators.tables import location_and_scale
-from amortized.estimators.target_transforms import Unchanged, fit_transform
-from amortized.estimators.view_readings import Reading, reading_kinds
-from amortized.estimators.view_weights import held_out_share, view_weights
 from amortized.networks.tabular_pfn import TabularPFN
+from amortized.tables.encoding import location_and_scale
+from amortized.tables.readings import Reading, reading_kinds
+from amortized.tables.target_transforms import Unchanged, fit_transform
+from amortized.tables.view_weights import held_out_share, view_weights
+from amortized.tables.views import QUERY_CHUNK, EncodedViews, draw_views, rows_read
 
 Numbers = NDArray[np.float64]
 

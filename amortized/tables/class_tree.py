@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amortized.estimators.class_groups import class_groups
-from amortized.estimators.table_views import EncodedViews, View, draw_views, rows_read
-from amortized.estimators.view_readings import Reading, reading_kinds
-from amortized.estimators.view_weights import held_out_share, view_weights
 from amortized.networks.tabular_pfn import TabularPFN
+from amortized.tables.class_groups import class_groups
+from amortized.tables.readings import Reading, reading_kinds
+from amortized.tables.view_weights import held_out_share, view_weights
+from amortized.tables.views import EncodedViews, View, draw_views, rows_read
 
 _MOST_GROUPS = 10  # tasks, and encodings, of one split
 

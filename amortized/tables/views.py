@@ -1,7 +1,7 @@
 """A fitted table as a network sees it: several views of it, each encoded once, read by queries.
 
 Views differ in the order of columns, which decides how a network over cells groups them, in how
-they read categories and correlated columns (``view_readings``), and in the rows where there are
+they read categories and correlated columns (``readings``), and in the rows where there are
 more than it reads, or where weights draw them. Their average depends less on any of these. An
 encoded view of n rows takes the memory that ``amortized.networks.tabular_pfn`` states.
 """
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from amortized.attention import has_fast_bfloat16
-from amortized.estimators.sample_weights import resampled
-from amortized.estimators.view_readings import Reading
 from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
+from amortized.tables.readings import Reading
+from amortized.tables.sample_weights import resampled
 
 # Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
 # summation, and so one answer for a row, however the query was split.
