@@ -39,7 +39,7 @@ def network_of(target="classification", **changes):
 
 
 def classifier(**parameters):
-    return PFNClassifier(**{"model": network_of(), "n_estimators": 2, **parameters})
+    return PFNClassifier(**{"network": network_of(), "n_estimators": 2, **parameters})
 
 
 def messy_table(n=N, seed=0):
@@ -111,7 +111,7 @@ def test_renaming_the_classes_permutes_the_probabilities():
 def test_a_network_of_ten_classes_tells_them_apart_in_one_pass():
     X, y = messy_table(), labels(n_classes=6)
     network = network_of(classes_at_once=10)
-    estimator = classifier(model=network, precision="float32", n_estimators=1).fit(X, y)
+    estimator = classifier(network=network, precision="float32", n_estimators=1).fit(X, y)
     assert len(estimator._tree._tasks) == 1
     x = torch.as_tensor(estimator.X_train_)[None]
     known = torch.as_tensor(estimator.y_train_).float()[None]
@@ -121,8 +121,8 @@ def test_a_network_of_ten_classes_tells_them_apart_in_one_pass():
     np.testing.assert_allclose(estimator.predict_proba(X), expected, atol=1e-4)
     assert len(classifier(n_estimators=1).fit(X, y)._tree._tasks) == 6
     names = np.random.default_rng(1).permutation(6)
-    renamed = classifier(model=network).fit(X, names[y]).predict_proba(X)
-    as_before = classifier(model=network).fit(X, y).predict_proba(X)
+    renamed = classifier(network=network).fit(X, names[y]).predict_proba(X)
+    as_before = classifier(network=network).fit(X, y).predict_proba(X)
     np.testing.assert_allclose(renamed[:, names], as_before, atol=1e-5)
 
 
@@ -183,7 +183,7 @@ def test_any_number_of_classes(n_classes):
 def test_more_rows_and_columns_than_trained_for():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(90, 130)), labels(90)
-    estimator = classifier(model=network_of(max_context=40)).fit(X, y)
+    estimator = classifier(network=network_of(max_context=40)).fit(X, y)
     np.testing.assert_allclose(estimator.predict_proba(X[:5]).sum(1), 1)
 
 
@@ -229,7 +229,7 @@ def test_a_file_holds_all_but_the_network(names, tmp_path):
     X, y = messy_table(), np.array(names, dtype=object if names[0] == "a" else None)[labels()]
     y = y if names[0] != 1.5 else y.astype(str)
     folder = str(save(network_of(), tmp_path / "network"))
-    estimator = classifier(model=folder).fit(X, y)
+    estimator = classifier(network=folder).fit(X, y)
     file = estimator.save(tmp_path / "fitted")
     assert file.stat().st_size < 20_000
     again = PFNClassifier.load(file)
@@ -246,7 +246,7 @@ def test_a_file_holds_all_but_the_network(names, tmp_path):
 def test_a_regressor_in_a_file(tmp_path):
     X, y = messy_table(), np.random.default_rng(2).normal(size=N)
     folder = str(save(network_of("regression", n_bars=20), tmp_path / "network"))
-    estimator = PFNRegressor(model=folder).fit(X, y)
+    estimator = PFNRegressor(network=folder).fit(X, y)
     again = PFNRegressor.load(estimator.save(tmp_path / "fitted"))
     np.testing.assert_array_equal(again.predict(X), estimator.predict(X))
 
@@ -259,12 +259,12 @@ def test_what_a_file_cannot_hold(tmp_path):
 def test_a_file_names_a_folder_given_as_a_path(tmp_path):
     folder = save(network_of("regression", n_bars=20), tmp_path / "network")
     with config_context(enable_metadata_routing=True):
-        estimator = PFNRegressor(model=folder).set_fit_request(sample_weight=True)
+        estimator = PFNRegressor(network=folder).set_fit_request(sample_weight=True)
     assert estimator.__sklearn_tags__().input_tags.allow_nan
     X = messy_table()
     estimator.fit(X, np.arange(N))
     again = PFNRegressor.load(estimator.save(tmp_path / "fitted"))
-    assert again.model == str(folder)
+    assert again.network == str(folder)
     np.testing.assert_array_equal(again.predict(X), estimator.predict(X))
 
 
@@ -372,11 +372,11 @@ WRONG = {
     "views": (lambda X, y: classifier(n_estimators=0).fit(X, y), "n_estimators"),
     "temperature": (lambda X, y: classifier(temperature=0.0).fit(X, y), "temperature"),
     "regression network": (
-        lambda X, y: classifier(model=network_of("regression")).fit(X, y),
+        lambda X, y: classifier(network=network_of("regression")).fit(X, y),
         "classification of tables",
     ),
     "classification network": (
-        lambda X, y: PFNRegressor(model=network_of()).fit(X, y),
+        lambda X, y: PFNRegressor(network=network_of()).fit(X, y),
         "network for regression",
     ),
     "text where numbers were": (
@@ -455,7 +455,7 @@ def test_few_rows(n_rows):
 def test_regression_of_a_messy_table():
     X = messy_table()
     y = np.random.default_rng(2).normal(size=N) * 100 + 7
-    estimator = PFNRegressor(model=network_of("regression", n_bars=20)).fit(X, y)
+    estimator = PFNRegressor(network=network_of("regression", n_bars=20)).fit(X, y)
     predictive = estimator.predict_distribution(X)
     assert predictive.batch_shape == (N,) and predictive.log_prob(torch.tensor(y)).isfinite().all()
     mean, std = estimator.predict(X, return_std=True)
@@ -471,6 +471,6 @@ def test_scikit_learn_checks_of_the_classifier(estimator, check, no_shape_checks
     check(estimator)
 
 
-@parametrize_with_checks([PFNRegressor(model="tabular-regressor", n_estimators=2)])
+@parametrize_with_checks([PFNRegressor(network="tabular-regressor", n_estimators=2)])
 def test_scikit_learn_checks_of_the_table_regressor(estimator, check, no_shape_checks):
     check(estimator)

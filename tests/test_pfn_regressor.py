@@ -255,20 +255,6 @@ def test_a_file_that_says_no_units_has_those_of_its_prior(tmp_path, prior, units
     assert load(old_file(own, tmp_path / "own", prior=prior)).config.units == units
 
 
-def test_a_file_of_an_estimator_that_standardised_for_a_raw_network_is_read_in_raw_units():
-    X, y, Z, _ = data("gp-1d")
-    estimator = PFNRegressor("gp-1d").fit(X, y)
-    state = estimator.__getstate__()
-    for name in ("x", "y"):
-        rows = f"{'X' if name == 'x' else 'y'}_train_"
-        mean, scale = state[rows].mean(0), state[rows].std(0)
-        state |= {rows: (state[rows] - mean) / scale, f"_{name}_mean": mean}
-        state[f"_{name}_scale"] = scale
-    again = PFNRegressor.__new__(PFNRegressor)
-    again.__setstate__(state)
-    np.testing.assert_allclose(again.predict(Z), estimator.predict(Z), rtol=1e-4, atol=1e-5)
-
-
 # --- devices
 
 
@@ -298,7 +284,7 @@ def test_a_pickle_of_an_estimator_that_ran_elsewhere_opens_here(named):
     with pytest.warns(UserWarning, match="It runs on 'cpu' now"):
         again = pickle.loads(pickle.dumps(estimator))
     assert np.array_equal(again.predict(Z), expected)
-    assert again.model == "gp-1d" if named else again.network_ is again.model
+    assert again.network == "gp-1d" if named else again.network_ is again.network
 
 
 def test_state_of_an_estimator_holds_its_network_on_the_cpu():
@@ -332,7 +318,7 @@ def test_a_copy_gives_the_same_answers(model, copied):
 
 
 def test_an_unfitted_estimator_can_be_copied():
-    assert pickle.loads(pickle.dumps(PFNRegressor("gp-1d"))).model == "gp-1d"
+    assert pickle.loads(pickle.dumps(PFNRegressor("gp-1d"))).network == "gp-1d"
     assert clone(fit("gp-1d", random_state=3)[0]).get_params() == (
         PFNRegressor("gp-1d", random_state=3).get_params()
     )
@@ -353,8 +339,8 @@ def test_a_network_of_ones_own_can_be_given(tmp_path):
 
 def test_works_in_a_grid_and_in_a_pipeline():
     X, y, Z, _ = data("gp-1d")
-    search = GridSearchCV(PFNRegressor(), {"model": ["gp", "gp-1d"]}, cv=2).fit(X, y)
-    assert search.best_params_["model"] in ("gp", "gp-1d") and search.best_score_ > 0.5
+    search = GridSearchCV(PFNRegressor(), {"network": ["gp", "gp-1d"]}, cv=2).fit(X, y)
+    assert search.best_params_["network"] in ("gp", "gp-1d") and search.best_score_ > 0.5
     pipeline = make_pipeline(StandardScaler(), PFNRegressor("gp")).fit(X, y)
     alone = PFNRegressor("gp").fit(X, y)
     np.testing.assert_allclose(pipeline.predict(Z), alone.predict(Z), rtol=1e-3, atol=1e-4)
@@ -478,12 +464,12 @@ WARNED = {
     "more rows than trained for": (
         np.linspace(0, 1, 300)[:, None],
         np.linspace(0, 1, 300),
-        "at most 200 rows, which model='gp' was trained for; got 300",
+        "at most 200 rows, which network='gp' was trained for; got 300",
     ),
     "more features than trained for": (
         np.ones((8, 11)) * X,
         Y,
-        "at most 10 features, which model='gp' was trained for; got 11. The strongest 10",
+        "at most 10 features, which network='gp' was trained for; got 11. The strongest 10",
     ),
     "a column of y": (X, Y[:, None], "A column-vector y was passed"),
 }

@@ -199,6 +199,6 @@ def test_temperature_by_cross_validation():
     proba = calibrated.fit(X, y).predict_proba(X)
     np.testing.assert_allclose(proba.sum(1), 1)
     inverse = calibrated.calibrated_classifiers_[0].calibrators[0].beta_
-    by_hand = PFNClassifier(estimator.model, n_estimators=1, temperature=1 / inverse).fit(X, y)
+    by_hand = PFNClassifier(estimator.network, n_estimators=1, temperature=1 / inverse).fit(X, y)
     np.testing.assert_allclose(proba, by_hand.predict_proba(X), rtol=1e-4, atol=1e-6)
     assert abs(inverse - 1) > 0.01

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from amortized.estimators import PFNClassifier, PFNRegressor
-from amortized.tables.class_groups import class_groups
-from amortized.tables.level_means import LevelMeans
-from amortized.tables.readings import PLAIN, Kind, Reading, reading_kinds
+from amortized.tables.class_tree import class_groups
+from amortized.tables.readings import PLAIN, Kind, LevelMeans, Reading, reading_kinds
 from amortized.tables.screening import strongest_columns
 from amortized.tables.view_weights import view_weights
 

@@ -139,7 +139,7 @@ def _as_json(name: str, value: Any) -> Any:
     raise ValueError(
         f"Expected {name} to be a number, text, or an array of these; got "
         f"{type(value).__name__}. A network goes into a folder of its own by "
-        "amortized.pretrained.save: then give that folder as model, and an int as random_state."
+        "amortized.pretrained.save: then give that folder as network, and an int as random_state."
     )
 
 

@@ -59,7 +59,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     to be, and log-loss can become several times as large (0.18 for 0.05 on scikit-learn's wine).
 
     Parameters:
-        model: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
+        network: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
         n_estimators: views of the table, with shuffled columns, whose answers are averaged; cost
             and memory grow with it. None is as many as have 40,000 cells together, from two to
             eight: two for 1,000 rows of 20 columns. Of several classes each has its share of them.
@@ -86,7 +86,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | Path | TabularPFN = "tabular-classifier",
+        network: str | Path | TabularPFN = "tabular-classifier",
         *,
         n_estimators: int | None = None,
         temperature: float = 1.0,
@@ -94,7 +94,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
-        self.model = model
+        self.network = network
         self.n_estimators = n_estimators
         self.temperature = temperature
         self.precision = precision
@@ -148,11 +148,11 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
             raise ValueError(f"Expected temperature to be positive; got {self.temperature!r}.")
 
     def _encode(self) -> None:
-        network = self.model if isinstance(self.model, TabularPFN) else load(self.model)
+        network = self.network if isinstance(self.network, TabularPFN) else load(self.network)
         if not isinstance(network, TabularPFN) or network.config.target != "classification":
             raise ValueError(
-                f"Expected a network for the classification of tables; model={self.model!r} is "
-                "none. Take 'tabular-classifier'."
+                f"Expected a network for the classification of tables; network={self.network!r} "
+                "is none. Take 'tabular-classifier'."
             )
         self.network_ = network.to(self.device).eval()
         members = np.eye(len(self.classes_))[self.y_train_]

@@ -48,12 +48,12 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     gets the numbers as they are: with "gp-1d" x lies in (-2, 2), y varies by .1 to 1 about zero
     and its noise is .02. Data outside what such a prior draws are answered with a warning.
 
-    ``model="tabular-regressor"`` reads tables as ``PFNClassifier`` does: DataFrames or arrays with
-    numbers, datetimes, categories, strings and missing values. Of more columns than the network
-    takes (a hundred of a table) those are taken that say more of the target than chance; of more
-    rows than it reads each of the ``n_estimators`` views takes its own. Half of the views read
-    correlated columns and categories otherwise, as in `PFNClassifier`. The views' predictives are
-    averaged into one (`target_views`).
+    ``network="tabular-regressor"`` reads tables as ``PFNClassifier`` does: DataFrames or arrays
+    with numbers, datetimes, categories, strings and missing values. Of more columns than the
+    network takes (a hundred of a table) those are taken that say more of the target than chance;
+    of more rows than it reads each of the ``n_estimators`` views takes its own. Half of the views
+    read correlated columns and categories otherwise, as in `PFNClassifier`. The views' predictives
+    are averaged into one (`target_views`).
 
     ``sample_weight`` says how often each row was seen: rows of weight zero are left out, whole
     weights repeat rows, and of other weights the ratios count, by which each view draws its rows
@@ -62,7 +62,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     One answer a row: for more, ``sklearn.multioutput.MultiOutputRegressor(PFNRegressor())``.
 
     Parameters:
-        model: name of a pretrained network, folder of a saved one, a ``PFN`` or a ``TabularPFN``.
+        network: name of a pretrained network, folder of a saved one, a ``PFN`` or a ``TabularPFN``.
         n_estimators: views of a table, with shuffled columns, whose answers are averaged; None as
             in `PFNClassifier`; networks over rows make one.
         target_transforms: maps of a table's target, which the views take in turn: 'none', 'power'
@@ -96,7 +96,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | Path | PFN | TabularPFN = "gp",
+        network: str | Path | PFN | TabularPFN = "gp",
         *,
         n_estimators: int | None = None,
         target_transforms: Sequence[str] = ("none", "power"),
@@ -104,7 +104,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
-        self.model = model
+        self.network = network
         self.n_estimators = n_estimators
         self.target_transforms = target_transforms
         self.precision = precision
@@ -113,8 +113,8 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        named = isinstance(self.model, str | Path) and kind_of(self.model) == "tabular-pfn"
-        reads_tables = named or isinstance(self.model, TabularPFN)
+        named = isinstance(self.network, str | Path) and kind_of(self.network) == "tabular-pfn"
+        reads_tables = named or isinstance(self.network, TabularPFN)
         tags.input_tags.allow_nan = reads_tables
         tags.input_tags.categorical = reads_tables
         tags.input_tags.string = reads_tables
@@ -159,9 +159,9 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         for name, found, limit in (("features", x.shape[1], most), ("rows", len(x), n_rows)):
             if found > limit:
                 warnings.warn(
-                    f"Expected at most {limit} {name}, which model={self.model!r} was trained for; "
-                    f"got {found}. {'A random' if name == 'rows' else 'The strongest'} {limit} of "
-                    "them are used: choose them yourself, or use another model.",
+                    f"Expected at most {limit} {name}, which network={self.network!r} was trained "
+                    f"for; got {found}. {'A random' if name == 'rows' else 'The strongest'} "
+                    f"{limit} of them are used: choose them yourself, or use another network.",
                     stacklevel=3,
                 )
         self._columns = strongest_columns(x, target[:, None], most)
@@ -176,15 +176,15 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         else:
             refuse_extremes(target, "y")
             self.y_train_, self._y_mean, self._y_scale = target, 0.0, 1.0
-        for message in outside(self.network_, x, target, self.model):
+        for message in outside(self.network_, x, target, self.network):
             warnings.warn(message, stacklevel=3)
         self.X_train_: NDArray[Any] = (x - self._x_mean) / self._x_scale
 
     def _network(self) -> Any:
-        network = self.model if isinstance(self.model, PFN | TabularPFN) else load(self.model)
+        network = self.network if isinstance(self.network, PFN | TabularPFN) else load(self.network)
         if not isinstance(network, PFN | TabularPFN):
             raise ValueError(
-                f"Expected a network for regression; model={self.model!r} is a "
+                f"Expected a network for regression; network={self.network!r} is a "
                 f"{type(network).__name__}."
             )
         return network
@@ -207,7 +207,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     def _check_parameters(self) -> None:
         if self.network_.config.target != "regression":
             raise ValueError(
-                f"Expected a network for regression; model={self.model!r} is one for "
+                f"Expected a network for regression; network={self.network!r} is one for "
                 "classification. Take 'tabular-regressor', or PFNClassifier."
             )
         number_of_views(self.n_estimators, 1, 1, 1)
@@ -261,7 +261,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         if isinstance(self.network_, TabularPFN):
             return self.encoder_.transform(validated_columns(self, X, reset=False))
         x = validate_data(self, X, dtype=np.float64, reset=False)[:, self._columns]
-        for message in outside(self.network_, x, None, self.model):
+        for message in outside(self.network_, x, None, self.network):
             warnings.warn(message, stacklevel=4)
         return x
 
@@ -337,7 +337,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         """Without the encoded context, which is large and quickly made again."""
         state = super().__getstate__().copy()
         state.pop("_context", None)
-        if not isinstance(self.model, PFN | TabularPFN):
+        if not isinstance(self.network, PFN | TabularPFN):
             state.pop("network_", None)
         return state
 
@@ -346,10 +346,4 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         if hasattr(self, "X_train_"):
             if not hasattr(self, "network_"):
                 self.network_ = self._network().to(self.device).eval()
-            if self.network_.config.units != "standardised":
-                # Files of before hold standardised numbers, whatever the network reads.
-                self.X_train_ = self.X_train_ * self._x_scale + self._x_mean
-                self.y_train_ = self.y_train_ * self._y_scale + self._y_mean
-                self._x_mean, self._x_scale = 0 * self._x_mean, np.ones_like(self._x_scale)
-                self._y_mean, self._y_scale = 0.0, 1.0
             self._encode()
