@@ -168,7 +168,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
             random_state=np.random.RandomState(self._views_seed),
             weight=self._row_weights,
             precision=self.precision,
-        )
+        ).encode()
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Probability of each class, ``(m, classes)``, in the order of ``classes_``.

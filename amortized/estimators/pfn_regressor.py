@@ -253,7 +253,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             random_state=np.random.RandomState(self._views_seed),
             weight=self._row_weights,
             precision=self.precision,
-        )
+        ).encode()
 
     def _numbers(self, X: ArrayLike) -> NDArray[np.float64]:
         """Queries as the encoded context reads them."""

@@ -1,11 +1,13 @@
 """Any number of classes by tasks of a few: in one pass where the network can, in a tree if many."""
 
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
+from torch import Tensor
 
 from amortized.networks.tabular_pfn import TabularPFN
 from amortized.tables.readings import Reading, reading_kinds
@@ -37,6 +39,9 @@ class ClassTree:
         weight: by which they draw rows, ``(rows,)``; None takes each once.
         precision: one of ``PRECISIONS``.
 
+    Attributes:
+        views: of the first split's tasks, one task after the other; None of a single class.
+
     References:
         In defense of one-vs-all classification (Rifkin and Klautau, 2004), JMLR 5.
     """
@@ -61,7 +66,7 @@ class ClassTree:
         for place, members in enumerate(self.groups):
             number[members] = place
         group = number[labels]
-        self._tasks: list[EncodedViews] = []
+        self.views: EncodedViews | None = None
         if n_groups > 1:
             views = draw_views(n_views, group, columns, rows_read(network), random_state, weight)
             self._ask(network, x, group, views, columns, unordered, random_state, precision)
@@ -117,9 +122,22 @@ class ClassTree:
                 precision=precision,
             )
         self._weights = torch.as_tensor(view_weights(reads, share))[:, None, None]
-        for asked in questions:
-            answers = [asked[view.rows] for view in views]
-            self._tasks.append(EncodedViews(network, reads, answers, precision))
+        answers = [asked[view.rows] for asked in questions for view in views]
+        self.views = EncodedViews(network, reads * len(questions), answers, precision)
+
+    def encode(self) -> "ClassTree":
+        """Encode all views now."""
+        if self.views is not None:
+            self.views.encode()
+        for child in self._children:
+            if child is not None:
+                child.encode()
+        return self
+
+    @property
+    def is_one_split(self) -> bool:
+        """Whether `views` hold all that is asked of the network."""
+        return self.views is not None and not any(self._children)
 
     def predict_proba(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of each class, ``(queries, classes)``.
@@ -127,20 +145,25 @@ class ClassTree:
         Args:
             x: queries as numbers, ``(queries, columns)``.
         """
-        if not self._tasks:
+        if self.views is None:
             return np.ones((len(x), 1))
-        by_group = self._of_groups(x)
+        by_group = np.concatenate([self.by_group(chunk) for chunk in self.views.masses(x)])
         proba = np.empty((len(x), self.n_classes))
         for place, (classes, child) in enumerate(zip(self.groups, self._children, strict=True)):
             within = 1.0 if child is None else child.predict_proba(x)
             proba[:, classes] = by_group[:, [place]] * within
         return proba
 
-    def _of_groups(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probability of each group, ``(queries, groups)``."""
+    def by_group(self, masses: Sequence[Tensor]) -> NDArray[np.float64]:
+        """Probability of each group, or class of one split, ``(queries, groups)``.
+
+        Args:
+            masses: what the network answers under each of `views`, ``(queries, classes)``.
+        """
+        n_views = len(self._weights)
         answers = [
-            torch.cat([(torch.stack(v) * self._weights).sum(0) for v in task.masses(x)]).numpy()
-            for task in self._tasks
+            (torch.stack(list(masses[start : start + n_views])) * self._weights).sum(0).numpy()
+            for start in range(0, len(masses), n_views)
         ]
         if len(answers) == 1:
             return answers[0][:, : len(self.groups)]

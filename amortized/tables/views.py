@@ -8,21 +8,23 @@ encoded view of n rows takes the memory that ``amortized.networks.tabular_pfn`` 
 
 from collections.abc import Iterator, Sequence
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributions import Categorical
 
 from amortized.attention import has_fast_bfloat16
+from amortized.distributions import BarDistribution
 from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 from amortized.tables.readings import Reading
 from amortized.tables.sample_weights import resampled
 
-# Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
-# summation, and so one answer for a row, however the query was split.
-QUERY_CHUNK = 128
+# Cells of all the views that go through the network together: more would only leave its caches.
+CELLS_AT_ONCE = 20_000
+SMALLEST_CHUNK, LARGEST_CHUNK = 8, 128  # queries that are decoded together
 # Views by default: as many as have this many cells together, within bounds. Small tables cost
 # little and gain most from an average.
 _CELLS, _FEWEST_VIEWS, _MOST_VIEWS = 40_000, 2, 8
@@ -122,11 +124,15 @@ def _with_every_stratum(
 
 
 class EncodedViews:
-    """A table encoded under each of its views.
+    """A table under each of its views, encoded once and read by any number of queries.
+
+    Views of one shape go through the network together. Queries are decoded in chunks of few sizes,
+    the last one filled up: a row's answer is the same, at most up to rounding, however the query
+    was split.
 
     Args:
         network: what encodes and decodes.
-        reads: how each view reads the table.
+        reads: how each view reads the table; some may be the same object.
         answers: for each view, those of its rows as the network wants them.
         precision: one of ``PRECISIONS``.
     """
@@ -138,22 +144,42 @@ class EncodedViews:
         answers: Sequence[NDArray[np.floating]],
         precision: str,
     ) -> None:
-        self.network, self.reads, self.precision = network, reads, precision
-        self._contexts: list[EncodedTable] = []
-        with torch.inference_mode(), self._arithmetic():
-            for read, y in zip(reads, answers, strict=True):
-                context, known = self._tensor(read.context), self._tensor(y)
-                self._contexts.append(network.encode(context, known))
+        self.network, self.reads, self.answers = network, list(reads), list(answers)
+        self.precision = precision
+        self._encoded: list[tuple[list[int], EncodedTable]] | None = None
 
-    def _arithmetic(self) -> torch.autocast:
-        """The numbers that the network computes with."""
-        device = self.network.unknown_y.device.type
-        fast = self.precision == "auto" and device == "cpu" and has_fast_bfloat16()
-        return torch.autocast(device, torch.bfloat16, enabled=fast)
+    def encode(self) -> "EncodedViews":
+        """Encode now what the first query would otherwise wait for."""
+        if self._encoded is None:
+            self._encoded = []
+            for members in self._batches():
+                x = _tensor(self.network, [self.reads[i].context for i in members])
+                y = _tensor(self.network, [self.answers[i] for i in members])
+                with torch.inference_mode(), arithmetic(self.network, self.precision):
+                    self._encoded.append((members, self.network.encode(x, y).contiguous()))
+        return self
 
-    def _tensor(self, values: NDArray[np.floating]) -> Tensor:
-        device = self.network.unknown_y.device
-        return torch.as_tensor(values, dtype=torch.float32, device=device).unsqueeze(0)
+    def _batches(self) -> list[list[int]]:
+        """Numbers of the views that are encoded together."""
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for number, read in enumerate(self.reads):
+            by_shape.setdefault(read.context.shape, []).append(number)
+        return [
+            members[start : start + size]
+            for (n_rows, n_columns), members in by_shape.items()
+            for size in [max(1, CELLS_AT_ONCE // max(1, n_rows * n_columns))]
+            for start in range(0, len(members), size)
+        ]
+
+    def read(self, x: NDArray[np.floating]) -> list[NDArray[np.float64]]:
+        """Queries as each view reads them.
+
+        Args:
+            x: queries as numbers, ``(queries, columns)``.
+        """
+        distinct = {id(read): read for read in self.reads}
+        by_read = {key: read(x) for key, read in distinct.items()}
+        return [by_read[id(read)] for read in self.reads]
 
     def masses(self, x: NDArray[np.floating]) -> Iterator[list[Tensor]]:
         """Probabilities of the classes or bars under each view, for one chunk after the other.
@@ -164,13 +190,89 @@ class EncodedViews:
         Yields:
             For each view ``(chunk, masses)`` in float64.
         """
-        padded = np.pad(x, ((0, -len(x) % QUERY_CHUNK), (0, 0)))
-        for start in range(0, len(x), QUERY_CHUNK):
-            chunk = padded[start : start + QUERY_CHUNK]
-            with torch.inference_mode(), self._arithmetic():
-                predictives = [
-                    self.network.decode(context, self._tensor(read(chunk)))
-                    for context, read in zip(self._contexts, self.reads, strict=True)
-                ]
-            n_asked = len(x) - start
-            yield [p.logits[0, :n_asked].double().softmax(-1).cpu() for p in predictives]
+        self.encode()
+        for start, size in chunks_of(len(x)):
+            part = x[start : start + size]
+            by_view = self.read(np.pad(part, ((0, size - len(part)), (0, 0))))
+            found: list[Any] = [None] * len(self.reads)
+            for members, context in self._encoded or ():
+                asked = _tensor(self.network, [by_view[i] for i in members])
+                with torch.inference_mode(), arithmetic(self.network, self.precision):
+                    masses = _masses(self.network.decode(context, asked))
+                for place, number in enumerate(members):
+                    found[number] = masses[place, : len(part)]
+            yield found
+
+
+def chunks_of(n_queries: int) -> Iterator[tuple[int, int]]:
+    """Start and size of the chunks in which queries are decoded.
+
+    Sizes are powers of two, of which matrix products treat every row in the same way.
+
+    Args:
+        n_queries: how many queries there are.
+
+    Example:
+        >>> list(chunks_of(1)), list(chunks_of(300))
+        ([(0, 8)], [(0, 128), (128, 128), (256, 64)])
+    """
+    for start in range(0, n_queries, LARGEST_CHUNK):
+        rest = max(n_queries - start, SMALLEST_CHUNK)
+        yield start, min(LARGEST_CHUNK, 2 ** (rest - 1).bit_length())
+
+
+def arithmetic(network: TabularPFN, precision: str) -> torch.autocast:
+    """The numbers that a network computes with, as a context manager.
+
+    Args:
+        network: what computes.
+        precision: one of ``PRECISIONS``.
+    """
+    device = network.unknown_y.device.type
+    fast = precision == "auto" and device == "cpu" and has_fast_bfloat16()
+    return torch.autocast(device, torch.bfloat16, enabled=fast)
+
+
+def masses_together(
+    asked: Sequence[tuple[EncodedViews, NDArray[np.floating]]],
+) -> list[list[Tensor]]:
+    """Probabilities for the queries of many tables, those of one shape in one call of the network.
+
+    The same as ``masses`` of each up to rounding, and nothing is kept of the contexts.
+
+    Args:
+        asked: for each table its views and its queries as numbers, ``(queries, columns)``.
+
+    Returns:
+        For each table and view ``(queries, masses)`` in float64.
+    """
+    found: list[list[Any]] = [[None] * len(views.reads) for views, _ in asked]
+    buckets: dict[Any, list[tuple[int, int]]] = {}
+    read = [views.read(x) for views, x in asked]
+    for table, (views, x) in enumerate(asked):
+        for number, reading in enumerate(views.reads):
+            shape = (*reading.context.shape, len(x), id(views.network), views.precision)
+            buckets.setdefault(shape, []).append((table, number))
+    for (n_rows, n_columns, n_queries, *_), places in buckets.items():
+        size = max(1, CELLS_AT_ONCE // max(1, (n_rows + n_queries) * n_columns))
+        network, precision = asked[places[0][0]][0].network, asked[places[0][0]][0].precision
+        for start in range(0, len(places), size):
+            batch = places[start : start + size]
+            contexts = [asked[table][0].reads[number].context for table, number in batch]
+            answers = [asked[table][0].answers[number] for table, number in batch]
+            queries = [read[table][number] for table, number in batch]
+            tensors = (_tensor(network, values) for values in (contexts, answers, queries))
+            with torch.inference_mode(), arithmetic(network, precision):
+                masses = _masses(network(*tensors))
+            for place, (table, number) in enumerate(batch):
+                found[table][number] = masses[place]
+    return found
+
+
+def _tensor(network: TabularPFN, values: Sequence[NDArray[np.floating]]) -> Tensor:
+    stacked = np.stack(values)
+    return torch.as_tensor(stacked, dtype=torch.float32, device=network.unknown_y.device)
+
+
+def _masses(predictive: Categorical | BarDistribution) -> Tensor:
+    return predictive.logits.double().softmax(-1).cpu()
