@@ -170,10 +170,10 @@ def test_several_outputs():
     rng = np.random.default_rng(0)
     X, weight = rng.uniform(-1, 1, (30, 2)), rng.integers(0, 3, 30)
     Y = np.stack([X[:, 0] + X[:, 1], np.sin(2 * X[:, 0])], axis=1)
-    both = MultiOutputRegressor(PFNRegressor()).fit(X, Y, sample_weight=weight)
+    both = MultiOutputRegressor(PFNRegressor("gp")).fit(X, Y, sample_weight=weight)
     assert both.predict(X).shape == (30, 2) and both.score(X, Y) > 0.9
     for j in range(2):
-        alone = PFNRegressor().fit(X, Y[:, j], sample_weight=weight)
+        alone = PFNRegressor("gp").fit(X, Y[:, j], sample_weight=weight)
         np.testing.assert_array_equal(both.predict(X)[:, j], alone.predict(X))
 
 
@@ -184,7 +184,7 @@ def test_several_outputs_of_a_table():
 
 def test_weights_go_through_a_bag():
     _, X, y = estimators()["rows"]
-    bag = BaggingRegressor(PFNRegressor(), n_estimators=2, random_state=0)
+    bag = BaggingRegressor(PFNRegressor("gp"), n_estimators=2, random_state=0)
     assert np.isfinite(bag.fit(X, y, sample_weight=np.linspace(0.1, 1, N)).predict(X)).all()
 
 

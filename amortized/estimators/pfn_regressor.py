@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor
 
 from amortized.distributions import BarDistribution
 from amortized.estimators.asked import number_of_draws, quantile_levels
@@ -31,7 +32,15 @@ from amortized.tables.sample_weights import repeated
 from amortized.tables.screening import strongest_columns
 from amortized.tables.target_transforms import check_transforms
 from amortized.tables.target_views import TargetViews
-from amortized.tables.views import check_precision, draw_views, number_of_views, rows_read
+from amortized.tables.views import (
+    EncodedViews,
+    check_precision,
+    draw_views,
+    number_of_views,
+    ready,
+    rows_read,
+    warn_of_unread_rows,
+)
 
 RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less than rounding apart.
 # Rows whose bars are in memory together: 2,000 bars of 8 bytes, some copies of them.
@@ -41,19 +50,20 @@ ROWS_AT_ONCE = 4096
 class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     """Bayesian regression in a single forward pass of a pretrained network.
 
-    The answer is the posterior predictive of the prior that the network was trained on, in the
-    units that ``network_.config.units`` names. A network of "standardised" data, such as "gp" or
-    "tabular-regressor", gets features and target standardised, so that their units do not matter.
-    One of "raw" units, such as "gp-1d" or one's own that was trained on a prior in natural units,
-    gets the numbers as they are: with "gp-1d" x lies in (-2, 2), y varies by .1 to 1 about zero
-    and its noise is .02. Data outside what such a prior draws are answered with a warning.
+    The default network reads any table, as `PFNClassifier` does: DataFrames, arrays or sparse
+    matrices with numbers, datetimes, categories, strings and missing values. Of more columns than
+    the network takes (a hundred) those are used that say more of the target than chance; of more
+    rows than it reads (2,000) each of the ``n_estimators`` views takes its own, with a warning.
+    Half of the views read correlated columns and categories otherwise, as in `PFNClassifier`. The
+    views' predictives are averaged into one (`target_views`).
 
-    ``network="tabular-regressor"`` reads tables as ``PFNClassifier`` does: DataFrames or arrays
-    with numbers, datetimes, categories, strings and missing values. Of more columns than the
-    network takes (a hundred of a table) those are taken that say more of the target than chance;
-    of more rows than it reads each of the ``n_estimators`` views takes its own. Half of the views
-    read correlated columns and categories otherwise, as in `PFNClassifier`. The views' predictives
-    are averaged into one (`target_views`).
+    Other networks are given by name. They are over rows, for up to a few hundred rows of finite
+    numbers, and the answer is the posterior predictive of the prior that they were trained on, in
+    the units that ``network_.config.units`` names. One of "standardised" data, such as "gp", gets
+    features and target standardised, so that their units do not matter. One of "raw" units, such
+    as "gp-1d" or one's own that was trained on a prior in natural units, gets the numbers as they
+    are: with "gp-1d" x lies in (-2, 2), y varies by .1 to 1 about zero and its noise is .02. Data
+    outside what such a prior draws are answered with a warning.
 
     ``sample_weight`` says how often each row was seen: rows of weight zero are left out, whole
     weights repeat rows, and of other weights the ratios count, by which each view draws its rows
@@ -96,7 +106,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        network: str | Path | PFN | TabularPFN = "gp",
+        network: str | Path | PFN | TabularPFN = "tabular-regressor",
         *,
         n_estimators: int | None = None,
         target_transforms: Sequence[str] = ("none", "power"),
@@ -118,6 +128,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         tags.input_tags.allow_nan = reads_tables
         tags.input_tags.categorical = reads_tables
         tags.input_tags.string = reads_tables
+        tags.input_tags.sparse = reads_tables
         return tags
 
     def fit(
@@ -135,19 +146,28 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
                 out of range.
 
         Warns:
-            UserWarning: if a network over rows gets more rows or features than it was trained for
-                (a part is kept), one of raw units gets data outside what its prior draws, or a
-                target that is standardised does not vary.
+            UserWarning: if a network over rows gets more rows or features than it was trained for,
+                or one over tables more rows than it reads (a part is used); one of raw units gets
+                data outside what its prior draws; or a target that is standardised does not vary.
         """
-        self.network_: Any = self._network().to(self.device).eval()
+        self._prepare(X, y, sample_weight)
+        if isinstance(self._context, TargetViews):
+            self._context.encode()
         warn_of_doubts(self.network_)
+        return self
+
+    def _prepare(
+        self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
+    ) -> "PFNRegressor":
+        """All of ``fit`` but what a network over tables does."""
+        self.network_: Any = ready(self._network(), self.device)
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         if isinstance(self.network_, TabularPFN):
             self._fit_table(X, y, sample_weight)
         else:
             self._fit_rows(X, y, sample_weight)
-        self._encode()
+        self._make_views()
         return self
 
     def _fit_rows(self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any) -> None:
@@ -162,7 +182,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
                     f"Expected at most {limit} {name}, which network={self.network!r} was trained "
                     f"for; got {found}. {'A random' if name == 'rows' else 'The strongest'} "
                     f"{limit} of them are used: choose them yourself, or use another network.",
-                    stacklevel=3,
+                    stacklevel=4,
                 )
         self._columns = strongest_columns(x, target[:, None], most)
         random_state = np.random.RandomState(self._views_seed)
@@ -177,7 +197,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             refuse_extremes(target, "y")
             self.y_train_, self._y_mean, self._y_scale = target, 0.0, 1.0
         for message in outside(self.network_, x, target, self.network):
-            warnings.warn(message, stacklevel=3)
+            warnings.warn(message, stacklevel=4)
         self.X_train_: NDArray[Any] = (x - self._x_mean) / self._x_scale
 
     def _network(self) -> Any:
@@ -199,6 +219,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         )
         check_consistent_length(columns[0], target)
         columns, target, weight = repeated(columns, target, sample_weight)
+        warn_of_unread_rows(self.network_, len(target), stacklevel=5)
         self.encoder_: TableEncoder = TableEncoder()
         numbers = self.encoder_.fit_transform(columns).astype(np.float32)
         self.X_train_, target, self._row_weights = in_canonical_order(numbers, target, weight)
@@ -220,12 +241,12 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         self._y_scale = max(self._y_scale, RESOLUTION * abs(self._y_mean))
         if np.ptp(y) == 0:
             warnings.warn(
-                "The target does not vary; the scale of the answer is a guess.", stacklevel=4
+                "The target does not vary; the scale of the answer is a guess.", stacklevel=5
             )
         self.y_train_ = (y - self._y_mean) / self._y_scale
 
-    def _encode(self) -> None:
-        """Encode the training data with the network, whichever kind it is."""
+    def _make_views(self) -> None:
+        """Make the views of a table, or encode the rows."""
         y_mean, y_scale = float(self._y_mean), float(self._y_scale)
         if not isinstance(self.network_, TabularPFN):
             self._context: Any = EncodedRows(
@@ -253,7 +274,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             random_state=np.random.RandomState(self._views_seed),
             weight=self._row_weights,
             precision=self.precision,
-        ).encode()
+        )
 
     def _numbers(self, X: ArrayLike) -> NDArray[np.float64]:
         """Queries as the encoded context reads them."""
@@ -264,6 +285,20 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         for message in outside(self.network_, x, None, self.network):
             warnings.warn(message, stacklevel=4)
         return x
+
+    def _point(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Means of queries that are numbers."""
+        means: NDArray[np.float64] = self._context.predictive(numbers).mean.numpy()
+        return means
+
+    def _views(self) -> EncodedViews | None:
+        """All that is asked of a network over tables."""
+        return self._context.views if isinstance(self._context, TargetViews) else None
+
+    def _answered(self, masses: Sequence[Tensor], method: str) -> Any:
+        """What a method returns, of the masses of `_views`."""
+        predictive = self._context.of_bars(self._context.by_bar(masses))
+        return predictive.mean.numpy() if method == "predict" else predictive
 
     def _predictives(self, X: ArrayLike) -> Iterator[BarDistribution]:
         """The predictive of so many rows at a time that memory is bounded."""
@@ -345,5 +380,5 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         super().__setstate__(state)
         if hasattr(self, "X_train_"):
             if not hasattr(self, "network_"):
-                self.network_ = self._network().to(self.device).eval()
-            self._encode()
+                self.network_ = ready(self._network(), self.device)
+            self._make_views()

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
@@ -32,7 +33,8 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
 
     Args:
         estimator: gets, or has, ``n_features_in_`` and ``feature_names_in_``.
-        X: a DataFrame, or anything that numpy makes a matrix of numbers or objects of.
+        X: a DataFrame, a sparse matrix, or anything that numpy makes a matrix of numbers or
+            objects of.
         reset: whether this is the table the estimator is fitted to.
 
     Raises:
@@ -49,7 +51,7 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
             raise ValueError(f"Expected distinct names of columns; got {twice!r} twice. Rename it.")
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         return [X.iloc[:, j] for j in range(X.shape[1])]
-    array = _objects_of_lists(X)
+    array = _objects_of_lists(X.toarray() if issparse(X) else X)
     if getattr(getattr(array, "dtype", None), "kind", "f") in "OUSmM":
         array = check_array(array, dtype=None, ensure_all_finite=False)
         validate_data(estimator, array, skip_check_array=True, reset=reset)

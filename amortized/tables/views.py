@@ -6,6 +6,7 @@ more than it reads, or where weights draw them. Their average depends less on an
 encoded view of n rows takes the memory that ``amortized.networks.tabular_pfn`` states.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Categorical
 
 from amortized.attention import has_fast_bfloat16
@@ -22,8 +23,9 @@ from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 from amortized.tables.readings import Reading
 from amortized.tables.sample_weights import resampled
 
-# Cells of all the views that go through the network together: more would only leave its caches.
-CELLS_AT_ONCE = 20_000
+# Cells of one table's views that are encoded together, and of many tables that are answered
+# together: there nothing but the first call's overhead is saved, and more would leave the caches.
+CELLS_AT_ONCE, CELLS_OF_MANY = 20_000, 5_000
 SMALLEST_CHUNK, LARGEST_CHUNK = 8, 128  # queries that are decoded together
 # Views by default: as many as have this many cells together, within bounds. Small tables cost
 # little and gain most from an average.
@@ -35,9 +37,37 @@ PRECISIONS = ("auto", "float32")
 """What networks over tables compute in: "auto" is bfloat16 on a CPU with instructions for it."""
 
 
+def ready(network: nn.Module, device: str) -> nn.Module:
+    """The network on the device and in evaluation mode; most often it is already.
+
+    Args:
+        network: any.
+        device: where it shall run.
+    """
+    here = next(network.parameters()).device == torch.device(device)
+    return network if here and not network.training else network.to(device).eval()
+
+
 def rows_read(network: TabularPFN) -> int:
     """Most rows that a view shows a network: it extrapolates to more than it was trained for."""
     return ROWS_BEYOND * network.config.max_context
+
+
+def warn_of_unread_rows(network: TabularPFN, n_rows: int, stacklevel: int = 3) -> None:
+    """Warns where ``fit`` was called that each view takes only some of the table's rows.
+
+    Args:
+        network: that the rows are for.
+        n_rows: of the table.
+        stacklevel: as of ``warnings.warn``, 3 if ``fit`` itself calls this.
+    """
+    most = rows_read(network)
+    if n_rows > most:
+        warnings.warn(
+            f"Expected at most {most} rows, which this network reads; got {n_rows}. Each of the "
+            f"views takes {most} of them at random: a larger n_estimators uses more of them.",
+            stacklevel=stacklevel,
+        )
 
 
 def check_precision(precision: str) -> None:
@@ -254,7 +284,7 @@ def masses_together(
             shape = (*reading.context.shape, len(x), id(views.network), views.precision)
             buckets.setdefault(shape, []).append((table, number))
     for (n_rows, n_columns, n_queries, *_), places in buckets.items():
-        size = max(1, CELLS_AT_ONCE // max(1, (n_rows + n_queries) * n_columns))
+        size = max(1, CELLS_OF_MANY // max(1, (n_rows + n_queries) * n_columns))
         network, precision = asked[places[0][0]][0].network, asked[places[0][0]][0].precision
         for start in range(0, len(places), size):
             batch = places[start : start + size]
