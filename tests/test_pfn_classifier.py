@@ -1,6 +1,7 @@
 """The classifier of tables: messy tables in, probabilities out, and what may not change them."""
 
 import pickle
+import warnings
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import sparse
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
@@ -233,6 +235,62 @@ def test_temperature():
     careful = classifier(temperature=2.0).fit(X, y).predict_proba(X)
     expected = np.sqrt(plain)
     np.testing.assert_allclose(careful, expected / expected.sum(1, keepdims=True), rtol=1e-6)
+
+
+def test_class_weights_multiply_the_probabilities():
+    """Of classes that came w times as often the posterior odds are w times as large."""
+    X, y = messy_table(), np.array(["a", "b", "c"])[np.arange(N) % 5 // 2]  # 2 : 2 : 1
+    plain = classifier().fit(X, y).predict_proba(X)
+    weights = {"a": 1.0, "b": 3.0, "c": 0.5}
+    weighed = classifier(class_weight=weights).fit(X, y).predict_proba(X)
+    expected = plain * list(weights.values())
+    np.testing.assert_allclose(weighed, expected / expected.sum(1, keepdims=True), rtol=1e-6)
+    balanced = classifier(class_weight="balanced").fit(X, y)
+    counts = np.unique(y, return_counts=True)[1]
+    np.testing.assert_allclose(balanced.class_weight_, N / (3 * counts))
+    with pytest.raises(ValueError):
+        classifier(class_weight="equal").fit(X, y)
+
+
+def test_log_probabilities():
+    X, y = messy_table(), labels()
+    estimator = classifier().fit(X, y)
+    np.testing.assert_allclose(np.exp(estimator.predict_log_proba(X)), estimator.predict_proba(X))
+    assert np.isfinite(classifier(temperature=1e-3).fit(X, y).predict_log_proba(X)).all()
+
+
+@pytest.mark.parametrize("make", [sparse.csr_matrix, sparse.csc_array, sparse.coo_array])
+def test_sparse_matrices_are_read_as_dense_ones(make, no_shape_checks):
+    X, y = np.random.default_rng(0).poisson(0.5, size=(N, 4)).astype(float), labels()
+    dense, thin = classifier().fit(X, y), classifier().fit(make(X), y)
+    np.testing.assert_array_equal(thin.predict_proba(make(X)), dense.predict_proba(X))
+    network = network_of("regression", n_bars=20)
+    means = [PFNRegressor(network).fit(x, y).predict(x) for x in (X, make(X))]
+    np.testing.assert_array_equal(*means)
+
+
+@pytest.mark.parametrize("target", ["classification", "regression"])
+def test_rows_that_views_leave_out_are_said(target, no_shape_checks):
+    x = np.random.default_rng(0).normal(size=(81, 2))
+    network = network_of(target, max_context=40, n_bars=20)
+    make = PFNClassifier if target == "classification" else PFNRegressor
+    y = (x[:, 0] > 0).astype(int)
+    message = "Expected at most 80 rows, which this network reads; got 81. Each of the views takes"
+    with pytest.warns(UserWarning, match=message):
+        make(network, n_estimators=1).fit(x, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make(network, n_estimators=1).fit(x[:80], y[:80])
+
+
+def test_a_regressor_reads_any_table_by_default():
+    """More rows than networks over rows take, with text and missing values."""
+    rng = np.random.default_rng(0)
+    size, kind = rng.normal(size=260), rng.choice(["low", "high"], size=260)
+    table = pd.DataFrame({"size": np.where(rng.random(260) < 0.1, np.nan, size), "kind": kind})
+    y = 3.0 * (kind == "high") + np.nan_to_num(table["size"])
+    estimator = PFNRegressor(n_estimators=1).fit(table[:240], y[:240])
+    assert estimator.score(table[240:], y[240:]) > 0.9
 
 
 def test_random_state_and_pickle():
