@@ -19,7 +19,7 @@ from amortized import attention
 from amortized.estimators import PFNClassifier, PFNRegressor
 from amortized.networks import TabularPFN, TabularPFNConfig
 from amortized.pretrained import save
-from amortized.tables import views
+from amortized.tables import class_tree, views
 from amortized.tables.encoding import TableEncoder
 from amortized.tables.screening import strongest_columns
 from amortized.tables.views import LARGEST_CHUNK, draw_views, masses_together
@@ -201,6 +201,18 @@ def test_any_number_of_classes(n_classes):
     proba = classifier(n_estimators=1).fit(X, y).predict_proba(X)
     assert proba.shape == (N, n_classes) and (proba >= 0).all()
     np.testing.assert_allclose(proba.sum(1), 1)
+
+
+def test_classes_of_improbable_groups_have_their_frequencies(monkeypatch):
+    """A group that is not asked about changes no probability by more than its own."""
+    X, y = np.random.default_rng(0).normal(size=(N, 3)), labels(n_classes=25)
+    estimator = classifier(n_estimators=1).fit(X, y)
+    exact = estimator.predict_proba(X)
+    threshold = np.quantile(exact, 0.6)
+    monkeypatch.setattr(class_tree, "_NEGLIGIBLE", threshold)
+    close = estimator.predict_proba(X)
+    np.testing.assert_allclose(close.sum(1), 1)
+    assert 0 < np.abs(close - exact).max() <= threshold
 
 
 def test_more_rows_and_columns_than_trained_for():

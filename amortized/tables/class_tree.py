@@ -15,6 +15,9 @@ from amortized.tables.view_weights import held_out_share, view_weights
 from amortized.tables.views import EncodedViews, View, draw_views, rows_read
 
 _MOST_GROUPS = 10  # tasks, and encodings, of one split
+# Of a less probable group the classes are not told apart by the network: that would change no
+# probability by more, and most groups of many are far off.
+_NEGLIGIBLE = 1e-4
 
 
 class ClassTree:
@@ -40,6 +43,7 @@ class ClassTree:
         precision: one of ``PRECISIONS``.
 
     Attributes:
+        frequency: share of each class in the rows, ``(classes,)``.
         views: of the first split's tasks, one task after the other; None of a single class.
 
     References:
@@ -60,6 +64,7 @@ class ClassTree:
         precision: str = "auto",
     ) -> None:
         self.n_classes = int(labels.max()) + 1
+        self.frequency = np.bincount(labels) / len(labels)
         self.groups = class_groups(x[:, columns], labels, _MOST_GROUPS)
         n_groups = len(self.groups)
         number = np.empty(self.n_classes, dtype=np.intp)
@@ -145,13 +150,18 @@ class ClassTree:
         Args:
             x: queries as numbers, ``(queries, columns)``.
         """
-        if self.views is None:
-            return np.ones((len(x), 1))
+        if self.views is None or not len(x):
+            return np.ones((len(x), self.n_classes))
         by_group = np.concatenate([self.by_group(chunk) for chunk in self.views.masses(x)])
         proba = np.empty((len(x), self.n_classes))
         for place, (classes, child) in enumerate(zip(self.groups, self._children, strict=True)):
-            within = 1.0 if child is None else child.predict_proba(x)
-            proba[:, classes] = by_group[:, [place]] * within
+            if child is not None:
+                within = np.tile(child.frequency, (len(x), 1))
+                asked = by_group[:, place] >= _NEGLIGIBLE
+                within[asked] = child.predict_proba(x[asked])
+                proba[:, classes] = by_group[:, [place]] * within
+            else:
+                proba[:, classes] = by_group[:, [place]]
         return proba
 
     def by_group(self, masses: Sequence[Tensor]) -> NDArray[np.float64]:
