@@ -5,6 +5,7 @@ from amortized.estimators.early_stopping import EarlyStopping, EarlyStoppingCall
 from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
 from amortized.estimators.pfn_attribution import ShapleyValues, shapley_values
 from amortized.estimators.pfn_classifier import PFNClassifier
+from amortized.estimators.pfn_imputer import PFNImputer
 from amortized.estimators.pfn_regressor import PFNRegressor
 from amortized.estimators.pfn_tables import predict_tables
 
@@ -15,6 +16,7 @@ __all__ = [
     "EarlyStoppingCallback",
     "LearningCurveRegressor",
     "PFNClassifier",
+    "PFNImputer",
     "PFNRegressor",
     "ShapleyValues",
     "predict_tables",
