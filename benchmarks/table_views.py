@@ -23,10 +23,10 @@ from real_tables import classification_tables, load_table, regression_tables, sp
 from tabular import classification_scores, regression_scores
 
 from amortized import PFNClassifier, PFNRegressor
-from amortized.estimators.view_readings import Kind
+from amortized.tables.readings import Kind
 
 PLAIN, RENAMED, TURNED, MEANS = Kind(), Kind(True), Kind(turned=True), Kind(means=True)
-READINGS = "amortized.estimators.view_readings."
+READINGS = "amortized.tables.readings."
 SHARE = "amortized.estimators.{}.held_out_share"
 EQUAL = {SHARE.format(where): lambda *_, **__: 0.5 for where in ("class_tree", "target_views")}
 
@@ -48,7 +48,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "all three, equal weights": {**kinds(PLAIN, Kind(True, True, True)), **EQUAL},
     "rows as in training": {
         **kinds(PLAIN),
-        "amortized.estimators.table_views.ROWS_BEYOND": 1,
+        "amortized.tables.views.ROWS_BEYOND": 1,
     },
 }
 SIGN = {"auc": 1, "log_loss": -1, "ece": -1, "r2": 1, "crps": -1, "nlpd": -1}

@@ -13,7 +13,7 @@ LEVELS = (
     {"distributions", "attention", "gaussian_mixture", "plotting"},
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
-    {"posterior", "training", "pretrained", "infer"},
+    {"posterior", "training", "pretrained", "infer", "tables"},
     {"estimators", "diagnostics", "uncertainty"},
     {"recipes", "dt_recipes"},
     {"amortized"},  # amortized/__init__.py

@@ -257,7 +257,7 @@ WRONG = {
 @pytest.mark.parametrize("options, X, y, message", WRONG.values(), ids=WRONG)
 def test_wrong_input_is_refused(options, X, y, message, no_shape_checks):
     with pytest.raises(ValueError, match=message):
-        LearningCurveRegressor(**{"model": NETWORK} | options).fit(X, y)
+        LearningCurveRegressor(**{"network": NETWORK} | options).fit(X, y)
 
 
 def test_wrong_questions_are_refused(no_shape_checks):

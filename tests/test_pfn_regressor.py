@@ -30,7 +30,7 @@ from amortized.training import TrainingConfig, train
 
 # The checks use up to 30 features, of which gp-1d takes one and gp the ten strongest.
 @pytest.mark.filterwarnings("ignore:Expected at most 10 features")
-@parametrize_with_checks([PFNRegressor()])
+@parametrize_with_checks([PFNRegressor("gp")])
 def test_scikit_learn_checks(estimator, check, no_shape_checks):
     check(estimator)
 
@@ -255,20 +255,6 @@ def test_a_file_that_says_no_units_has_those_of_its_prior(tmp_path, prior, units
     assert load(old_file(own, tmp_path / "own", prior=prior)).config.units == units
 
 
-def test_a_file_of_an_estimator_that_standardised_for_a_raw_network_is_read_in_raw_units():
-    X, y, Z, _ = data("gp-1d")
-    estimator = PFNRegressor("gp-1d").fit(X, y)
-    state = estimator.__getstate__()
-    for name in ("x", "y"):
-        rows = f"{'X' if name == 'x' else 'y'}_train_"
-        mean, scale = state[rows].mean(0), state[rows].std(0)
-        state |= {rows: (state[rows] - mean) / scale, f"_{name}_mean": mean}
-        state[f"_{name}_scale"] = scale
-    again = PFNRegressor.__new__(PFNRegressor)
-    again.__setstate__(state)
-    np.testing.assert_allclose(again.predict(Z), estimator.predict(Z), rtol=1e-4, atol=1e-5)
-
-
 # --- devices
 
 
@@ -298,7 +284,7 @@ def test_a_pickle_of_an_estimator_that_ran_elsewhere_opens_here(named):
     with pytest.warns(UserWarning, match="It runs on 'cpu' now"):
         again = pickle.loads(pickle.dumps(estimator))
     assert np.array_equal(again.predict(Z), expected)
-    assert again.model == "gp-1d" if named else again.network_ is again.model
+    assert again.network == "gp-1d" if named else again.network_ is again.network
 
 
 def test_state_of_an_estimator_holds_its_network_on_the_cpu():
@@ -332,7 +318,7 @@ def test_a_copy_gives_the_same_answers(model, copied):
 
 
 def test_an_unfitted_estimator_can_be_copied():
-    assert pickle.loads(pickle.dumps(PFNRegressor("gp-1d"))).model == "gp-1d"
+    assert pickle.loads(pickle.dumps(PFNRegressor("gp-1d"))).network == "gp-1d"
     assert clone(fit("gp-1d", random_state=3)[0]).get_params() == (
         PFNRegressor("gp-1d", random_state=3).get_params()
     )
@@ -353,8 +339,8 @@ def test_a_network_of_ones_own_can_be_given(tmp_path):
 
 def test_works_in_a_grid_and_in_a_pipeline():
     X, y, Z, _ = data("gp-1d")
-    search = GridSearchCV(PFNRegressor(), {"model": ["gp", "gp-1d"]}, cv=2).fit(X, y)
-    assert search.best_params_["model"] in ("gp", "gp-1d") and search.best_score_ > 0.5
+    search = GridSearchCV(PFNRegressor("gp"), {"network": ["gp", "gp-1d"]}, cv=2).fit(X, y)
+    assert search.best_params_["network"] in ("gp", "gp-1d") and search.best_score_ > 0.5
     pipeline = make_pipeline(StandardScaler(), PFNRegressor("gp")).fit(X, y)
     alone = PFNRegressor("gp").fit(X, y)
     np.testing.assert_allclose(pipeline.predict(Z), alone.predict(Z), rtol=1e-3, atol=1e-4)
@@ -366,13 +352,13 @@ def test_real_data():
     X, y = X[150:300], y[150:300]
     ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 4, 20)))
     best = cross_val_score(ridge, X, y, cv=3).mean()
-    assert cross_val_score(PFNRegressor(), X, y, cv=3).mean() > best - 0.15
+    assert cross_val_score(PFNRegressor("gp"), X, y, cv=3).mean() > best - 0.15
 
 
 def test_feature_names_are_kept_and_checked():
     X, y, Z, _ = data("gp")
     table = pandas.DataFrame(X, columns=["a", "b", "c"])
-    estimator = PFNRegressor().fit(table, y)
+    estimator = PFNRegressor("gp").fit(table, y)
     assert list(estimator.feature_names_in_) == ["a", "b", "c"]
     with pytest.raises(ValueError, match="feature names should match"):
         estimator.predict(table[["b", "a", "c"]])
@@ -423,12 +409,12 @@ BAD_FITS = {
 def test_bad_data_are_refused(bad, no_shape_checks):
     bad_x, bad_y, message = bad
     with pytest.raises((ValueError, TypeError), match=message):
-        PFNRegressor().fit(bad_x, bad_y)
+        PFNRegressor("gp").fit(bad_x, bad_y)
 
 
 def test_sparse_data_are_refused(no_shape_checks):
     with pytest.raises(TypeError, match="dense data is required"):
-        PFNRegressor().fit(sparse.csr_matrix(X), Y)
+        PFNRegressor("gp").fit(sparse.csr_matrix(X), Y)
 
 
 BAD_QUERIES = {
@@ -445,7 +431,7 @@ BAD_QUERIES = {
 def test_bad_queries_are_refused(bad, no_shape_checks):
     query, message = bad
     with pytest.raises(ValueError, match=message):
-        PFNRegressor().fit(X, Y).predict(query)
+        PFNRegressor("gp").fit(X, Y).predict(query)
 
 
 BAD_CALLS = {
@@ -462,7 +448,7 @@ BAD_CALLS = {
 def test_bad_calls_are_refused(bad, no_shape_checks):
     call, message = bad
     with pytest.raises(ValueError, match=message):
-        call(PFNRegressor().fit(X, Y))
+        call(PFNRegressor("gp").fit(X, Y))
 
 
 @pytest.mark.parametrize("model", ["no-such-network", "", __file__, 3, None])
@@ -478,12 +464,12 @@ WARNED = {
     "more rows than trained for": (
         np.linspace(0, 1, 300)[:, None],
         np.linspace(0, 1, 300),
-        "at most 200 rows, which model='gp' was trained for; got 300",
+        "at most 200 rows, which network='gp' was trained for; got 300",
     ),
     "more features than trained for": (
         np.ones((8, 11)) * X,
         Y,
-        "at most 10 features, which model='gp' was trained for; got 11. The strongest 10",
+        "at most 10 features, which network='gp' was trained for; got 11. The strongest 10",
     ),
     "a column of y": (X, Y[:, None], "A column-vector y was passed"),
 }
@@ -493,7 +479,7 @@ WARNED = {
 def test_odd_data_are_answered_with_a_warning(odd):
     odd_x, odd_y, message = odd
     with pytest.warns(UserWarning, match=message):
-        estimator = PFNRegressor(random_state=0).fit(odd_x, odd_y)
+        estimator = PFNRegressor("gp", random_state=0).fit(odd_x, odd_y)
     mean, std = estimator.predict(odd_x, return_std=True)
     assert np.isfinite(mean).all() and (std > 0).all()
     if np.ptp(odd_y) == 0:
@@ -503,7 +489,8 @@ def test_odd_data_are_answered_with_a_warning(odd):
 def test_which_rows_are_kept_is_up_to_the_random_state(filter_warnings):
     long = np.linspace(0, 1, 300)[:, None]
     kept = [
-        PFNRegressor(random_state=seed).fit(long, long[:, 0]).X_train_[:, 0] for seed in (0, 0, 1)
+        PFNRegressor("gp", random_state=seed).fit(long, long[:, 0]).X_train_[:, 0]
+        for seed in (0, 0, 1)
     ]
     assert len(kept[0]) == 200 and np.array_equal(kept[0], kept[1])
     assert not np.array_equal(kept[0], kept[2])
@@ -525,5 +512,5 @@ UNUSUAL = {
 @pytest.mark.parametrize("unusual", UNUSUAL.values(), ids=UNUSUAL)
 def test_unusual_data_are_answered(unusual):
     X, y = unusual
-    mean, std = PFNRegressor().fit(X, y).predict(X, return_std=True)
+    mean, std = PFNRegressor("gp").fit(X, y).predict(X, return_std=True)
     assert np.isfinite(mean).all() and np.isfinite(std).all() and (std >= 0).all()

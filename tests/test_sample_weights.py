@@ -10,10 +10,10 @@ from sklearn.ensemble import BaggingRegressor
 from sklearn.multioutput import MultiOutputRegressor
 
 from amortized.estimators import PFNClassifier, PFNRegressor
-from amortized.estimators.sample_weights import MAX_REPEATED, resampled, weighted_rows
-from amortized.estimators.table_views import draw_views
 from amortized.networks import TabularPFN, TabularPFNConfig
 from amortized.pretrained import save
+from amortized.tables.sample_weights import MAX_REPEATED, resampled, weighted_rows
+from amortized.tables.views import draw_views
 
 N = 40
 SMALL = {
@@ -170,10 +170,10 @@ def test_several_outputs():
     rng = np.random.default_rng(0)
     X, weight = rng.uniform(-1, 1, (30, 2)), rng.integers(0, 3, 30)
     Y = np.stack([X[:, 0] + X[:, 1], np.sin(2 * X[:, 0])], axis=1)
-    both = MultiOutputRegressor(PFNRegressor()).fit(X, Y, sample_weight=weight)
+    both = MultiOutputRegressor(PFNRegressor("gp")).fit(X, Y, sample_weight=weight)
     assert both.predict(X).shape == (30, 2) and both.score(X, Y) > 0.9
     for j in range(2):
-        alone = PFNRegressor().fit(X, Y[:, j], sample_weight=weight)
+        alone = PFNRegressor("gp").fit(X, Y[:, j], sample_weight=weight)
         np.testing.assert_array_equal(both.predict(X)[:, j], alone.predict(X))
 
 
@@ -184,7 +184,7 @@ def test_several_outputs_of_a_table():
 
 def test_weights_go_through_a_bag():
     _, X, y = estimators()["rows"]
-    bag = BaggingRegressor(PFNRegressor(), n_estimators=2, random_state=0)
+    bag = BaggingRegressor(PFNRegressor("gp"), n_estimators=2, random_state=0)
     assert np.isfinite(bag.fit(X, y, sample_weight=np.linspace(0.1, 1, N)).predict(X)).all()
 
 
@@ -199,6 +199,6 @@ def test_temperature_by_cross_validation():
     proba = calibrated.fit(X, y).predict_proba(X)
     np.testing.assert_allclose(proba.sum(1), 1)
     inverse = calibrated.calibrated_classifiers_[0].calibrators[0].beta_
-    by_hand = PFNClassifier(estimator.model, n_estimators=1, temperature=1 / inverse).fit(X, y)
+    by_hand = PFNClassifier(estimator.network, n_estimators=1, temperature=1 / inverse).fit(X, y)
     np.testing.assert_allclose(proba, by_hand.predict_proba(X), rtol=1e-4, atol=1e-6)
     assert abs(inverse - 1) > 0.01

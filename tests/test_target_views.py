@@ -9,10 +9,10 @@ from scipy.stats import yeojohnson
 
 from amortized.distributions import BarDistribution
 from amortized.estimators import PFNRegressor
-from amortized.estimators.target_transforms import TRANSFORMS, YeoJohnson, fit_transform
-from amortized.estimators.target_views import TargetViews
 from amortized.networks import TabularPFN, TabularPFNConfig
 from amortized.pretrained import save
+from amortized.tables.target_transforms import TRANSFORMS, YeoJohnson, fit_transform
+from amortized.tables.target_views import TargetViews
 
 N = 60
 BORDERS = torch.linspace(-4, 4, 33).sinh() / 4
@@ -109,7 +109,7 @@ def test_every_view_has_its_masses_between_its_borders(transforms):
     found = views.predictive(x[:5])
     asked = views.borders[1:-1]
     expected = torch.zeros(len(asked), 5, dtype=torch.float64)
-    for own, name in zip(next(views._views.masses(x[:5])), transforms, strict=True):
+    for own, name in zip(next(views.views.masses(x[:5])), transforms, strict=True):
         transform = fit_transform(name, y, 0.0)
         mapped = transform.forward(y)
         centre, unit = (0.0, 1.0) if name == "none" else (mapped.mean(), mapped.std())
@@ -152,7 +152,7 @@ def test_views_are_standardised_by_their_own_rows():
     network = TabularPFN(TabularPFNConfig(target="regression", max_context=20, n_bars=32), BORDERS)
     x, y = table()
     views = views_of(network, x, y, n_views=3)
-    means = [y[view.rows].mean() for view in views.views]
+    means = [y[view.rows].mean() for view in views.drawn]
     assert len(set(means)) == 3
     # Beyond the untransformed bars a half-normal tail stands for others.
     assert abs(float(views.predictive(x[:1]).mean) - np.mean(means)) < 0.05

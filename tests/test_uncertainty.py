@@ -258,7 +258,7 @@ def test_a_column_of_answers_is_a_vector():
 
 def test_intervals_are_of_the_level_that_was_fitted():
     X, y = np.arange(40.0)[:, None], np.sin(np.arange(40.0))
-    fitted = ConformalRegressor(PFNRegressor(), level=0.5, random_state=0).fit(X, y)
+    fitted = ConformalRegressor(PFNRegressor("gp"), level=0.5, random_state=0).fit(X, y)
     before = fitted.predict_interval(X)
     np.testing.assert_array_equal(fitted.set_params(level=0.9).predict_interval(X), before)
 

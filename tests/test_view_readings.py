@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from amortized.estimators import PFNClassifier, PFNRegressor
-from amortized.estimators.class_groups import class_groups
-from amortized.estimators.level_means import LevelMeans
-from amortized.estimators.screening import strongest_columns
-from amortized.estimators.view_readings import PLAIN, Kind, Reading, reading_kinds
-from amortized.estimators.view_weights import view_weights
+from amortized.tables.class_tree import class_groups
+from amortized.tables.readings import PLAIN, Kind, LevelMeans, Reading, reading_kinds
+from amortized.tables.screening import strongest_columns
+from amortized.tables.view_weights import view_weights
 
 N = 200
 

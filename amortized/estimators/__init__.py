@@ -3,8 +3,11 @@
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
 from amortized.estimators.early_stopping import EarlyStopping, EarlyStoppingCallback, survivors
 from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
+from amortized.estimators.pfn_attribution import ShapleyValues, shapley_values
 from amortized.estimators.pfn_classifier import PFNClassifier
+from amortized.estimators.pfn_imputer import PFNImputer
 from amortized.estimators.pfn_regressor import PFNRegressor
+from amortized.estimators.pfn_tables import predict_tables
 
 __all__ = [
     "BayesianClassifier",
@@ -13,6 +16,10 @@ __all__ = [
     "EarlyStoppingCallback",
     "LearningCurveRegressor",
     "PFNClassifier",
+    "PFNImputer",
     "PFNRegressor",
+    "ShapleyValues",
+    "predict_tables",
+    "shapley_values",
     "survivors",
 ]

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.estimators.bayesian_estimator import BayesianEstimator, Model
-from amortized.estimators.class_labels import class_labels
-from amortized.estimators.tables import location_and_scale
 from amortized.predictive import Affine
 from amortized.priors.prior import Prior
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.priors.regression.logistic_model import LogisticModelPrior
+from amortized.tables.class_labels import class_labels
+from amortized.tables.encoding import location_and_scale
 
 
 class BayesianRegressor(RegressorMixin, BayesianEstimator):

@@ -12,12 +12,12 @@ from sklearn.utils.validation import check_is_fitted, check_random_state, valida
 from torch import Tensor
 
 from amortized.estimators.reporting import PosteriorReport
-from amortized.estimators.tables import location_and_scale, refuse_extremes
 from amortized.infer import LatentPrior, infer
 from amortized.infer.prior_sensitivity import PriorSensitivity, prior_sensitivity
 from amortized.infer.streaming import drift, update
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
+from amortized.tables.encoding import location_and_scale, refuse_extremes
 
 Model = Callable[..., Any] | Prior
 Same = TypeVar("Same", bound="BayesianEstimator")

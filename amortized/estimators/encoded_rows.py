@@ -76,7 +76,7 @@ class EncodedRows:
 
 
 def outside(
-    network: PFN, x: NDArray[np.floating], y: NDArray[np.float64] | None, model: Any
+    network: PFN, x: NDArray[np.floating], y: NDArray[np.float64] | None, asked_by: Any
 ) -> Iterator[str]:
     """Warnings of data outside of what the prior of a network in raw units draws.
 
@@ -84,7 +84,7 @@ def outside(
         network: any over rows; standardised data are never outside.
         x: inputs, ``(rows, features)``.
         y: answers, ``(rows,)``; None of queries.
-        model: what the network was asked for by, for the message.
+        asked_by: what the network was asked for by, for the message.
     """
     if network.config.units == "standardised":
         return
@@ -92,13 +92,13 @@ def outside(
     parts = [(f"feature {j} of X", x[:, j], ends) for j, ends in enumerate(ranges)]
     if y is not None:
         parts.append(("y", y, (network.borders[0].item(), network.borders[-1].item())))
-    named = type(model).__name__ if isinstance(model, PFN) else repr(model)
+    named = type(asked_by).__name__ if isinstance(asked_by, PFN) else repr(asked_by)
     for name, values, (low, high) in parts:
         beyond = MARGIN * (high - low)
         if values.min() < low - beyond or values.max() > high + beyond:
             yield (
-                f"Expected {name} between {low:.3g} and {high:.3g}, as the prior of model={named} "
-                f"draws it, in raw units; got {values.min():.3g} to {values.max():.3g}. Do not "
-                "trust the answer: give the data in the prior's units, or take a network of "
-                "standardised units, such as 'gp'."
+                f"Expected {name} between {low:.3g} and {high:.3g}, as the prior of "
+                f"network={named} draws it, in raw units; got {values.min():.3g} to "
+                f"{values.max():.3g}. Do not trust the answer: give the data in the prior's units, "
+                "or take a network of standardised units, such as 'gp'."
             )

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import nn
 
-from amortized.estimators.tables import TableEncoder
+from amortized.tables.encoding import TableEncoder
 
 _HEADER = "amortized"
 T = TypeVar("T", bound="FittedFile")
@@ -139,7 +139,7 @@ def _as_json(name: str, value: Any) -> Any:
     raise ValueError(
         f"Expected {name} to be a number, text, or an array of these; got "
         f"{type(value).__name__}. A network goes into a folder of its own by "
-        "amortized.pretrained.save: then give that folder as model, and an int as random_state."
+        "amortized.pretrained.save: then give that folder as network, and an int as random_state."
     )
 
 

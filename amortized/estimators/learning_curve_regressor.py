@@ -40,7 +40,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
     the prior, 1 to 100.
 
     Parameters:
-        model: name of a pretrained network, folder of a saved one, or a ``PFN``, trained on a
+        network: name of a pretrained network, folder of a saved one, or a ``PFN``, trained on a
             ``LearningCurvePrior`` (of 100 steps, if it has no name): for curves that follow a
             formula only roughly, "learning-curve-discrepancy"; "learning-curve" has the prior of
             the literature.
@@ -78,7 +78,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | PFN = "learning-curve-discrepancy",
+        network: str | PFN = "learning-curve-discrepancy",
         *,
         low: float = 0.0,
         high: float = 1.0,
@@ -89,7 +89,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
         step_scale: str = "linear",
         device: str = "cpu",
     ) -> None:
-        self.model = model
+        self.network = network
         self.low = low
         self.high = high
         self.minimize = minimize
@@ -138,11 +138,11 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
             raise ValueError(f"Expected usual > 0 or None; got {self.usual!r}.")
 
     def _network(self) -> PFN:
-        network = self.model if isinstance(self.model, PFN) else load(self.model)
+        network = self.network if isinstance(self.network, PFN) else load(self.network)
         prior = _prior_of(network.config.prior) if isinstance(network, PFN) else None
         if not isinstance(prior, LearningCurvePrior):
             raise ValueError(
-                f"Expected a network trained on learning curves; model={self.model!r} is none. "
+                f"Expected a network trained on learning curves; network={self.network!r} is none. "
                 "Take 'learning-curve-discrepancy'."
             )
         # To walk through all modules for nothing takes a tenth of an answer.
@@ -331,7 +331,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         """Without the network, where it has a name."""
         state = super().__getstate__().copy()
-        if not isinstance(self.model, PFN):
+        if not isinstance(self.network, PFN):
             state.pop("network_", None)
         return state
 

@@ -1,5 +1,6 @@
 """Classification of tables with a pretrained PFN: fitting encodes, predicting reads that."""
 
+from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -8,24 +9,33 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, check_consistent_length, check_random_state
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
-from amortized.estimators.class_labels import class_labels
-from amortized.estimators.class_tree import ClassTree
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import warn_of_doubts
-from amortized.estimators.sample_weights import repeated
-from amortized.estimators.screening import strongest_columns
-from amortized.estimators.table_views import check_precision, number_of_views, rows_read
-from amortized.estimators.tables import (
+from amortized.networks.tabular_pfn import TabularPFN
+from amortized.pretrained import load
+from amortized.tables.class_labels import class_labels
+from amortized.tables.class_tree import ClassTree
+from amortized.tables.encoding import (
     MAX_COLUMNS,
     TableEncoder,
     in_canonical_order,
     validated_columns,
 )
-from amortized.networks.tabular_pfn import TabularPFN
-from amortized.pretrained import load
+from amortized.tables.sample_weights import repeated
+from amortized.tables.screening import strongest_columns
+from amortized.tables.views import (
+    EncodedViews,
+    check_precision,
+    number_of_views,
+    ready,
+    rows_read,
+    warn_of_unread_rows,
+)
 
 
 class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
@@ -37,12 +47,14 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     ten classes permutes the probabilities and changes nothing else; the order of the rows changes
     nothing at all.
 
-    Tables may be DataFrames or arrays, with numbers, bools, datetimes, categories, strings and
-    missing values, the latter in any column; categories not seen in fitting count as missing.
+    Tables may be DataFrames, arrays or sparse matrices, with numbers, bools, datetimes, categories,
+    strings and missing values, the latter in any column; categories not seen in fitting count as
+    missing.
     Beyond what the network was trained for:
         many classes    more than ten are put into groups of those that look alike, in a tree
         many rows       each of the ``n_estimators`` views of the table takes its own random rows,
-                        at most twice ``max_context`` of the network, every class among them
+                        at most twice ``max_context`` of the network, every class among them; a
+                        warning says so
         many columns    of more than a hundred, those that say more than chance, alone or in pairs
 
     Half of the views read otherwise what a network finds hard: columns that correlate by their
@@ -59,12 +71,15 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     to be, and log-loss can become several times as large (0.18 for 0.05 on scikit-learn's wine).
 
     Parameters:
-        model: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
+        network: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
         n_estimators: views of the table, with shuffled columns, whose answers are averaged; cost
             and memory grow with it. None is as many as have 40,000 cells together, from two to
             eight: two for 1,000 rows of 20 columns. Of several classes each has its share of them.
         temperature: the probabilities are raised to the power of its inverse and normalised;
             above 1 they become more careful.
+        class_weight: the probability of each class is multiplied by its weight and all are
+            normalised, as if classes came so many times as often; a dictionary, or "balanced" for
+            classes that are equally frequent.
         precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
             for it, twice as fast and equal to about a hundredth; "float32" in it everywhere.
         device: where the network runs, such as "cpu" or "cuda".
@@ -73,6 +88,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     Attributes:
         network_: the network.
         classes_: the classes, sorted.
+        class_weight_: the weight of each.
         encoder_: how the table was made into numbers.
         X_train_: the table as numbers, its rows sorted, ``(n, columns that vary)``.
         y_train_: the number of each row's class among ``classes_``, ``(n,)``.
@@ -86,17 +102,19 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | Path | TabularPFN = "tabular-classifier",
+        network: str | Path | TabularPFN = "tabular-classifier",
         *,
         n_estimators: int | None = None,
         temperature: float = 1.0,
+        class_weight: dict[Any, float] | str | None = None,
         precision: str = "auto",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
-        self.model = model
+        self.network = network
         self.n_estimators = n_estimators
         self.temperature = temperature
+        self.class_weight = class_weight
         self.precision = precision
         self.device = device
         self.random_state = random_state
@@ -106,6 +124,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True
         tags.input_tags.string = True
+        tags.input_tags.sparse = True
         return tags
 
     def fit(
@@ -122,6 +141,16 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
             ValueError: if the table is empty or holds infinite numbers, the classes are no
                 classes, or a weight or a parameter is out of range.
         """
+        self._prepare(X, y, sample_weight)
+        self._tree.encode()
+        warn_of_doubts(self.network_)
+        warn_of_unread_rows(self.network_, len(self.X_train_))
+        return self
+
+    def _prepare(
+        self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
+    ) -> "PFNClassifier":
+        """All of ``fit`` but the network's part."""
         self._check_parameters()
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
@@ -132,13 +161,15 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         with np.errstate(invalid="ignore"):  # where huge numbers are no integers
             check_classification_targets(target)
         self.classes_, codes = np.unique(target, return_inverse=True)
+        self.class_weight_ = compute_class_weight(
+            self.class_weight, classes=self.classes_, y=target
+        )
         self.encoder_ = TableEncoder()
         numbers = self.encoder_.fit_transform(columns).astype(np.float32)
         self.X_train_, self.y_train_, self._row_weights = in_canonical_order(numbers, codes, weight)
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
-        self._encode()
-        warn_of_doubts(self.network_)
+        self._make_views()
         return self
 
     def _check_parameters(self) -> None:
@@ -147,14 +178,17 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         if not isinstance(self.temperature, Real) or not 0 < self.temperature < np.inf:
             raise ValueError(f"Expected temperature to be positive; got {self.temperature!r}.")
 
-    def _encode(self) -> None:
-        network = self.model if isinstance(self.model, TabularPFN) else load(self.model)
+    def _network(self) -> TabularPFN:
+        network = self.network if isinstance(self.network, TabularPFN) else load(self.network)
         if not isinstance(network, TabularPFN) or network.config.target != "classification":
             raise ValueError(
-                f"Expected a network for the classification of tables; model={self.model!r} is "
-                "none. Take 'tabular-classifier'."
+                f"Expected a network for the classification of tables; network={self.network!r} "
+                "is none. Take 'tabular-classifier'."
             )
-        self.network_ = network.to(self.device).eval()
+        return network
+
+    def _make_views(self) -> None:
+        self.network_: Any = ready(self._network(), self.device)
         members = np.eye(len(self.classes_))[self.y_train_]
         columns = strongest_columns(self.X_train_, members, MAX_COLUMNS)
         most = rows_read(self.network_)
@@ -176,13 +210,41 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         Args:
             X: the rows to be classified, ``(m, n_features)``.
         """
+        return self._point(self._numbers(X))
+
+    def _numbers(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Queries as the views read them."""
         check_is_fitted(self)
-        columns = validated_columns(self, X, reset=False)
-        proba = self._tree.predict_proba(self.encoder_.transform(columns))
+        return self.encoder_.transform(validated_columns(self, X, reset=False))
+
+    def _point(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probabilities of queries that are numbers."""
+        return self._weighed(self._tree.predict_proba(numbers))
+
+    def _views(self) -> EncodedViews | None:
+        """All that is asked of the network, or None where that is a tree of several tables."""
+        return self._tree.views if self._tree.is_one_split else None
+
+    def _answered(self, masses: Sequence[Tensor], method: str) -> NDArray[Any]:
+        """What a method returns, of the masses of `_views`."""
+        proba = self._weighed(self._tree.by_group(masses))
+        return self.classes_[proba.argmax(1)] if method == "predict" else proba
+
+    def _weighed(self, proba: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probabilities after temperature and class weights."""
         if self.temperature != 1:
             logits = np.log(np.maximum(proba, np.finfo(np.float64).tiny)) / self.temperature
             proba = np.exp(logits - logits.max(1, keepdims=True))
+        proba = proba / proba.sum(1, keepdims=True) * self.class_weight_
         return proba / proba.sum(1, keepdims=True)
+
+    def predict_log_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Logarithm of ``predict_proba``; a probability of 0 counts as the smallest float.
+
+        Args:
+            X: the rows to be classified, ``(m, n_features)``.
+        """
+        return np.log(np.maximum(self.predict_proba(X), np.finfo(np.float64).tiny))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable class of each row, ``(m,)``.
@@ -204,4 +266,4 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "X_train_"):
-            self._encode()
+            self._make_views()

@@ -11,16 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor
 
 from amortized.distributions import BarDistribution
 from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.encoded_rows import EncodedRows, outside
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import NetworkReport, warn_of_doubts
-from amortized.estimators.sample_weights import repeated
-from amortized.estimators.screening import strongest_columns
-from amortized.estimators.table_views import check_precision, draw_views, number_of_views, rows_read
-from amortized.estimators.tables import (
+from amortized.networks import PFN, TabularPFN
+from amortized.pretrained import kind_of, load
+from amortized.tables.encoding import (
     MAX_COLUMNS,
     TableEncoder,
     in_canonical_order,
@@ -28,10 +28,19 @@ from amortized.estimators.tables import (
     refuse_extremes,
     validated_columns,
 )
-from amortized.estimators.target_transforms import check_transforms
-from amortized.estimators.target_views import TargetViews
-from amortized.networks import PFN, TabularPFN
-from amortized.pretrained import kind_of, load
+from amortized.tables.sample_weights import repeated
+from amortized.tables.screening import strongest_columns
+from amortized.tables.target_transforms import check_transforms
+from amortized.tables.target_views import TargetViews
+from amortized.tables.views import (
+    EncodedViews,
+    check_precision,
+    draw_views,
+    number_of_views,
+    ready,
+    rows_read,
+    warn_of_unread_rows,
+)
 
 RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less than rounding apart.
 # Rows whose bars are in memory together: 2,000 bars of 8 bytes, some copies of them.
@@ -41,19 +50,20 @@ ROWS_AT_ONCE = 4096
 class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     """Bayesian regression in a single forward pass of a pretrained network.
 
-    The answer is the posterior predictive of the prior that the network was trained on, in the
-    units that ``network_.config.units`` names. A network of "standardised" data, such as "gp" or
-    "tabular-regressor", gets features and target standardised, so that their units do not matter.
-    One of "raw" units, such as "gp-1d" or one's own that was trained on a prior in natural units,
-    gets the numbers as they are: with "gp-1d" x lies in (-2, 2), y varies by .1 to 1 about zero
-    and its noise is .02. Data outside what such a prior draws are answered with a warning.
+    The default network reads any table, as `PFNClassifier` does: DataFrames, arrays or sparse
+    matrices with numbers, datetimes, categories, strings and missing values. Of more columns than
+    the network takes (a hundred) those are used that say more of the target than chance; of more
+    rows than it reads (2,000) each of the ``n_estimators`` views takes its own, with a warning.
+    Half of the views read correlated columns and categories otherwise, as in `PFNClassifier`. The
+    views' predictives are averaged into one (`target_views`).
 
-    ``model="tabular-regressor"`` reads tables as ``PFNClassifier`` does: DataFrames or arrays with
-    numbers, datetimes, categories, strings and missing values. Of more columns than the network
-    takes (a hundred of a table) those are taken that say more of the target than chance; of more
-    rows than it reads each of the ``n_estimators`` views takes its own. Half of the views read
-    correlated columns and categories otherwise, as in `PFNClassifier`. The views' predictives are
-    averaged into one (`target_views`).
+    Other networks are given by name. They are over rows, for up to a few hundred rows of finite
+    numbers, and the answer is the posterior predictive of the prior that they were trained on, in
+    the units that ``network_.config.units`` names. One of "standardised" data, such as "gp", gets
+    features and target standardised, so that their units do not matter. One of "raw" units, such
+    as "gp-1d" or one's own that was trained on a prior in natural units, gets the numbers as they
+    are: with "gp-1d" x lies in (-2, 2), y varies by .1 to 1 about zero and its noise is .02. Data
+    outside what such a prior draws are answered with a warning.
 
     ``sample_weight`` says how often each row was seen: rows of weight zero are left out, whole
     weights repeat rows, and of other weights the ratios count, by which each view draws its rows
@@ -62,7 +72,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     One answer a row: for more, ``sklearn.multioutput.MultiOutputRegressor(PFNRegressor())``.
 
     Parameters:
-        model: name of a pretrained network, folder of a saved one, a ``PFN`` or a ``TabularPFN``.
+        network: name of a pretrained network, folder of a saved one, a ``PFN`` or a ``TabularPFN``.
         n_estimators: views of a table, with shuffled columns, whose answers are averaged; None as
             in `PFNClassifier`; networks over rows make one.
         target_transforms: maps of a table's target, which the views take in turn: 'none', 'power'
@@ -96,7 +106,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str | Path | PFN | TabularPFN = "gp",
+        network: str | Path | PFN | TabularPFN = "tabular-regressor",
         *,
         n_estimators: int | None = None,
         target_transforms: Sequence[str] = ("none", "power"),
@@ -104,7 +114,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
-        self.model = model
+        self.network = network
         self.n_estimators = n_estimators
         self.target_transforms = target_transforms
         self.precision = precision
@@ -113,11 +123,12 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        named = isinstance(self.model, str | Path) and kind_of(self.model) == "tabular-pfn"
-        reads_tables = named or isinstance(self.model, TabularPFN)
+        named = isinstance(self.network, str | Path) and kind_of(self.network) == "tabular-pfn"
+        reads_tables = named or isinstance(self.network, TabularPFN)
         tags.input_tags.allow_nan = reads_tables
         tags.input_tags.categorical = reads_tables
         tags.input_tags.string = reads_tables
+        tags.input_tags.sparse = reads_tables
         return tags
 
     def fit(
@@ -135,19 +146,28 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
                 out of range.
 
         Warns:
-            UserWarning: if a network over rows gets more rows or features than it was trained for
-                (a part is kept), one of raw units gets data outside what its prior draws, or a
-                target that is standardised does not vary.
+            UserWarning: if a network over rows gets more rows or features than it was trained for,
+                or one over tables more rows than it reads (a part is used); one of raw units gets
+                data outside what its prior draws; or a target that is standardised does not vary.
         """
-        self.network_: Any = self._network().to(self.device).eval()
+        self._prepare(X, y, sample_weight)
+        if isinstance(self._context, TargetViews):
+            self._context.encode()
         warn_of_doubts(self.network_)
+        return self
+
+    def _prepare(
+        self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
+    ) -> "PFNRegressor":
+        """All of ``fit`` but what a network over tables does."""
+        self.network_: Any = ready(self._network(), self.device)
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         if isinstance(self.network_, TabularPFN):
             self._fit_table(X, y, sample_weight)
         else:
             self._fit_rows(X, y, sample_weight)
-        self._encode()
+        self._make_views()
         return self
 
     def _fit_rows(self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any) -> None:
@@ -159,10 +179,10 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         for name, found, limit in (("features", x.shape[1], most), ("rows", len(x), n_rows)):
             if found > limit:
                 warnings.warn(
-                    f"Expected at most {limit} {name}, which model={self.model!r} was trained for; "
-                    f"got {found}. {'A random' if name == 'rows' else 'The strongest'} {limit} of "
-                    "them are used: choose them yourself, or use another model.",
-                    stacklevel=3,
+                    f"Expected at most {limit} {name}, which network={self.network!r} was trained "
+                    f"for; got {found}. {'A random' if name == 'rows' else 'The strongest'} "
+                    f"{limit} of them are used: choose them yourself, or use another network.",
+                    stacklevel=4,
                 )
         self._columns = strongest_columns(x, target[:, None], most)
         random_state = np.random.RandomState(self._views_seed)
@@ -176,15 +196,15 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         else:
             refuse_extremes(target, "y")
             self.y_train_, self._y_mean, self._y_scale = target, 0.0, 1.0
-        for message in outside(self.network_, x, target, self.model):
-            warnings.warn(message, stacklevel=3)
+        for message in outside(self.network_, x, target, self.network):
+            warnings.warn(message, stacklevel=4)
         self.X_train_: NDArray[Any] = (x - self._x_mean) / self._x_scale
 
     def _network(self) -> Any:
-        network = self.model if isinstance(self.model, PFN | TabularPFN) else load(self.model)
+        network = self.network if isinstance(self.network, PFN | TabularPFN) else load(self.network)
         if not isinstance(network, PFN | TabularPFN):
             raise ValueError(
-                f"Expected a network for regression; model={self.model!r} is a "
+                f"Expected a network for regression; network={self.network!r} is a "
                 f"{type(network).__name__}."
             )
         return network
@@ -199,6 +219,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         )
         check_consistent_length(columns[0], target)
         columns, target, weight = repeated(columns, target, sample_weight)
+        warn_of_unread_rows(self.network_, len(target), stacklevel=5)
         self.encoder_: TableEncoder = TableEncoder()
         numbers = self.encoder_.fit_transform(columns).astype(np.float32)
         self.X_train_, target, self._row_weights = in_canonical_order(numbers, target, weight)
@@ -207,7 +228,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     def _check_parameters(self) -> None:
         if self.network_.config.target != "regression":
             raise ValueError(
-                f"Expected a network for regression; model={self.model!r} is one for "
+                f"Expected a network for regression; network={self.network!r} is one for "
                 "classification. Take 'tabular-regressor', or PFNClassifier."
             )
         number_of_views(self.n_estimators, 1, 1, 1)
@@ -220,12 +241,12 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         self._y_scale = max(self._y_scale, RESOLUTION * abs(self._y_mean))
         if np.ptp(y) == 0:
             warnings.warn(
-                "The target does not vary; the scale of the answer is a guess.", stacklevel=4
+                "The target does not vary; the scale of the answer is a guess.", stacklevel=5
             )
         self.y_train_ = (y - self._y_mean) / self._y_scale
 
-    def _encode(self) -> None:
-        """Encode the training data with the network, whichever kind it is."""
+    def _make_views(self) -> None:
+        """Make the views of a table, or encode the rows."""
         y_mean, y_scale = float(self._y_mean), float(self._y_scale)
         if not isinstance(self.network_, TabularPFN):
             self._context: Any = EncodedRows(
@@ -261,9 +282,23 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         if isinstance(self.network_, TabularPFN):
             return self.encoder_.transform(validated_columns(self, X, reset=False))
         x = validate_data(self, X, dtype=np.float64, reset=False)[:, self._columns]
-        for message in outside(self.network_, x, None, self.model):
+        for message in outside(self.network_, x, None, self.network):
             warnings.warn(message, stacklevel=4)
         return x
+
+    def _point(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Means of queries that are numbers."""
+        means: NDArray[np.float64] = self._context.predictive(numbers).mean.numpy()
+        return means
+
+    def _views(self) -> EncodedViews | None:
+        """All that is asked of a network over tables."""
+        return self._context.views if isinstance(self._context, TargetViews) else None
+
+    def _answered(self, masses: Sequence[Tensor], method: str) -> Any:
+        """What a method returns, of the masses of `_views`."""
+        predictive = self._context.of_bars(self._context.by_bar(masses))
+        return predictive.mean.numpy() if method == "predict" else predictive
 
     def _predictives(self, X: ArrayLike) -> Iterator[BarDistribution]:
         """The predictive of so many rows at a time that memory is bounded."""
@@ -337,7 +372,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         """Without the encoded context, which is large and quickly made again."""
         state = super().__getstate__().copy()
         state.pop("_context", None)
-        if not isinstance(self.model, PFN | TabularPFN):
+        if not isinstance(self.network, PFN | TabularPFN):
             state.pop("network_", None)
         return state
 
@@ -345,11 +380,5 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         super().__setstate__(state)
         if hasattr(self, "X_train_"):
             if not hasattr(self, "network_"):
-                self.network_ = self._network().to(self.device).eval()
-            if self.network_.config.units != "standardised":
-                # Files of before hold standardised numbers, whatever the network reads.
-                self.X_train_ = self.X_train_ * self._x_scale + self._x_mean
-                self.y_train_ = self.y_train_ * self._y_scale + self._y_mean
-                self._x_mean, self._x_scale = 0 * self._x_mean, np.ones_like(self._x_scale)
-                self._y_mean, self._y_scale = 0.0, 1.0
-            self._encode()
+                self.network_ = ready(self._network(), self.device)
+            self._make_views()

@@ -46,7 +46,7 @@ class NetworkReport:
         if not isinstance(self.network_, PFN):
             raise ValueError(
                 "Expected a network over rows, whose prior has a density to compare with; got a "
-                f"{type(self.network_).__name__}. Take model='gp'."
+                f"{type(self.network_).__name__}. Take network='gp'."
             )
         x, y = torch.as_tensor(self.X_train_), torch.as_tensor(self.y_train_)
         network = deepcopy(self.network_).cpu()  # modules move in place

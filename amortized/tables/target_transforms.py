@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 from scipy.stats import yeojohnson, yeojohnson_llf
 
-from amortized.estimators.tables import centre_and_unit
+from amortized.tables.encoding import centre_and_unit
 
 Numbers = NDArray[np.float64]
 TRANSFORMS = ("none", "power", "quantile")

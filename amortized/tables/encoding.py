@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
@@ -32,7 +33,8 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
 
     Args:
         estimator: gets, or has, ``n_features_in_`` and ``feature_names_in_``.
-        X: a DataFrame, or anything that numpy makes a matrix of numbers or objects of.
+        X: a DataFrame, a sparse matrix, or anything that numpy makes a matrix of numbers or
+            objects of.
         reset: whether this is the table the estimator is fitted to.
 
     Raises:
@@ -49,7 +51,7 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
             raise ValueError(f"Expected distinct names of columns; got {twice!r} twice. Rename it.")
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         return [X.iloc[:, j] for j in range(X.shape[1])]
-    array = _objects_of_lists(X)
+    array = _objects_of_lists(X.toarray() if issparse(X) else X)
     if getattr(getattr(array, "dtype", None), "kind", "f") in "OUSmM":
         array = check_array(array, dtype=None, ensure_all_finite=False)
         validate_data(estimator, array, skip_check_array=True, reset=reset)
@@ -185,11 +187,11 @@ def _holds_times(column: Any) -> bool:
     kind = getattr(column.dtype, "kind", "O")
     if kind != "O" or hasattr(column.dtype, "ordered"):
         return kind in "mM"
-    values = [value for value in _objects(column) if value is not None]
+    values = [value for value in objects_of(column) if value is not None]
     return bool(values) and all(isinstance(value, date) for value in values)
 
 
-def _objects(column: Any) -> NDArray[Any]:
+def objects_of(column: Any) -> NDArray[Any]:
     """The column's values as Python objects, missing ones as None."""
     values = np.array(column.astype(object), dtype=object)
     present = np.array([is_present(value) for value in values], dtype=bool)
@@ -216,7 +218,7 @@ def _categories(column: Any) -> list[str] | None:
         return [_text(category) for category in column.dtype.categories]
     if ordered is None and getattr(column.dtype, "kind", "O") in "biufMm":
         return None
-    values = [value for value in _objects(column) if value is not None]
+    values = [value for value in objects_of(column) if value is not None]
     if ordered is None and all(isinstance(value, Number | np.bool_) for value in values):
         return None
     return sorted({_text(value) for value in values})
@@ -235,13 +237,13 @@ def _codes(column: Any, categories: list[str]) -> Numbers:
         # The fitted table may have had "3.0" as text.
         return np.nan if value is None else code.get(_text(value), code.get(str(value), np.nan))
 
-    return np.array([number(value) for value in _objects(column)])
+    return np.array([number(value) for value in objects_of(column)])
 
 
 def _as_numbers(column: Any, position: int, times: bool) -> Numbers:
     """Numbers, or times as days; the position is for the error."""
     held = _holds_times(column)
-    if held != times and any(value is not None for value in _objects(column)):
+    if held != times and any(value is not None for value in objects_of(column)):
         found = "times" if held else "numbers" if _categories(column) is None else "text"
         raise ValueError(
             f"Expected {'times' if times else 'numbers'} in column {position}, as in the fitted "
@@ -254,7 +256,7 @@ def _days(column: Any) -> Numbers:
     if getattr(column.dtype, "tz", None) is not None:
         column = column.dt.tz_convert(None)
     if column.dtype == object:
-        column = np.array([_naive(value) for value in _objects(column)], dtype="datetime64[us]")
+        column = np.array([_naive(value) for value in objects_of(column)], dtype="datetime64[us]")
     times = np.asarray(column.to_numpy() if hasattr(column, "to_numpy") else column)
     return np.where(np.isnat(times), np.nan, times.astype("int64") / _ticks_a_day(times.dtype))
 
@@ -268,7 +270,7 @@ def _naive(value: date | None) -> date | None:
 def _floats(column: Any, position: int) -> Numbers:
     try:
         if getattr(column.dtype, "kind", "O") == "O" or hasattr(column, "iloc"):
-            objects = _objects(column)
+            objects = objects_of(column)
             values = np.array([np.nan if value is None else float(value) for value in objects])
         else:
             values = np.asarray(column, dtype=np.float64)

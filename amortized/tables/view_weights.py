@@ -1,7 +1,7 @@
 r"""How much views count that read a table otherwise: as much as held-out rows say.
 
 Directions in place of columns are all a network needs on one table and a loss on the next. Where
-some views read a table otherwise (``view_readings``), a view of each kind learns three quarters of
+some views read a table otherwise (``readings``), a view of each kind learns three quarters of
 the rows and answers the others. With :math:`p_i, q_i` the densities of held-out row i as it is and
 read otherwise, the share of the latter is
 
@@ -12,15 +12,17 @@ References:
     | arXiv:1704.02030
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from amortized.distributions import BarDistribution
-from amortized.estimators.table_views import EncodedViews
-from amortized.estimators.tables import location_and_scale
-from amortized.estimators.view_readings import KINDS, PLAIN, Reading
 from amortized.networks.tabular_pfn import TabularPFN
+from amortized.tables.encoding import location_and_scale
+from amortized.tables.readings import KINDS, Reading
+from amortized.tables.views import EncodedViews, masses_together
 
 Numbers = NDArray[np.float64]
 _FEWEST, _MOST_HELD = 24, 256  # rows of a table; held-out rows
@@ -78,37 +80,38 @@ def held_out_share(
     rows = random_state.permutation(len(x))
     n_held = min(len(x) // 4, _MOST_HELD)
     held, learned = rows[:n_held], rows[n_held:][:most_rows]
-    densities = []
-    for kind in reversed(KINDS):
-        read = Reading(x[learned], target[learned], columns, unordered, kind, random_state)
-        if kind != PLAIN and read.is_plain:
-            return 0.5
-        densities.append(_densities(network, read, answer, learned, held, x[held], precision))
-    otherwise, plain = densities
+    reads = [
+        Reading(x[learned], target[learned], columns, unordered, kind, random_state)
+        for kind in reversed(KINDS)
+    ]
+    if reads[0].is_plain:
+        return 0.5
+    otherwise, plain = _densities(network, reads, answer, learned, held, x[held], precision)
     mixed = np.log(np.outer(1 - _GRID, plain) + np.outer(_GRID, otherwise)).sum(1)
     return float(_GRID[np.argmax(mixed + np.log(_GRID) + np.log(1 - _GRID))])
 
 
 def _densities(
     network: TabularPFN,
-    read: Reading,
+    reads: list[Reading],
     answer: Numbers,
     learned: NDArray[np.intp],
     held: NDArray[np.intp],
     x: NDArray[np.floating],
     precision: str,
-) -> Numbers:
-    """Density of each held-out answer, given the rows that were learned."""
+) -> Iterator[Numbers]:
+    """Density of each held-out answer under each reading, given the rows that were learned."""
     centre, unit = 0.0, 1.0
     if network.config.target == "regression":
         centre, unit = location_and_scale(answer[learned])
     answers = (answer - centre) / unit
-    views = EncodedViews(network, [read], [answers[learned]], precision)
-    masses = torch.cat([chunk[0] for chunk in views.masses(x)])
+    views = EncodedViews(network, reads, [answers[learned]] * len(reads), precision)
     asked = torch.as_tensor(answers[held])
-    if network.config.target == "classification":
-        density = masses.gather(1, asked.long()[:, None])[:, 0]
-    else:
-        bars = BarDistribution(masses.log(), network.borders.double().cpu(), validate_args=False)
-        density = bars.log_prob(asked).exp()
-    return density.clamp_min(1e-6).numpy()
+    for masses in masses_together([(views, x)])[0]:
+        if network.config.target == "classification":
+            density = masses.gather(1, asked.long()[:, None])[:, 0]
+        else:
+            borders = network.borders.double().cpu()
+            bars = BarDistribution(masses.log(), borders, validate_args=False)
+            density = bars.log_prob(asked).exp()
+        yield density.clamp_min(1e-6).numpy()

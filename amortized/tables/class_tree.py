@@ -1,18 +1,23 @@
 """Any number of classes by tasks of a few: in one pass where the network can, in a tree if many."""
 
+from collections.abc import Sequence
 from math import ceil
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from torch import Tensor
 
-from amortized.estimators.class_groups import class_groups
-from amortized.estimators.table_views import EncodedViews, View, draw_views, rows_read
-from amortized.estimators.view_readings import Reading, reading_kinds
-from amortized.estimators.view_weights import held_out_share, view_weights
 from amortized.networks.tabular_pfn import TabularPFN
+from amortized.tables.readings import Reading, reading_kinds
+from amortized.tables.view_weights import held_out_share, view_weights
+from amortized.tables.views import EncodedViews, View, draw_views, rows_read
 
 _MOST_GROUPS = 10  # tasks, and encodings, of one split
+# Of a less probable group the classes are not told apart by the network: that would change no
+# probability by more, and most groups of many are far off.
+_NEGLIGIBLE = 1e-4
 
 
 class ClassTree:
@@ -37,6 +42,10 @@ class ClassTree:
         weight: by which they draw rows, ``(rows,)``; None takes each once.
         precision: one of ``PRECISIONS``.
 
+    Attributes:
+        frequency: share of each class in the rows, ``(classes,)``.
+        views: of the first split's tasks, one task after the other; None of a single class.
+
     References:
         In defense of one-vs-all classification (Rifkin and Klautau, 2004), JMLR 5.
     """
@@ -55,13 +64,14 @@ class ClassTree:
         precision: str = "auto",
     ) -> None:
         self.n_classes = int(labels.max()) + 1
+        self.frequency = np.bincount(labels) / len(labels)
         self.groups = class_groups(x[:, columns], labels, _MOST_GROUPS)
         n_groups = len(self.groups)
         number = np.empty(self.n_classes, dtype=np.intp)
         for place, members in enumerate(self.groups):
             number[members] = place
         group = number[labels]
-        self._tasks: list[EncodedViews] = []
+        self.views: EncodedViews | None = None
         if n_groups > 1:
             views = draw_views(n_views, group, columns, rows_read(network), random_state, weight)
             self._ask(network, x, group, views, columns, unordered, random_state, precision)
@@ -117,9 +127,22 @@ class ClassTree:
                 precision=precision,
             )
         self._weights = torch.as_tensor(view_weights(reads, share))[:, None, None]
-        for asked in questions:
-            answers = [asked[view.rows] for view in views]
-            self._tasks.append(EncodedViews(network, reads, answers, precision))
+        answers = [asked[view.rows] for asked in questions for view in views]
+        self.views = EncodedViews(network, reads * len(questions), answers, precision)
+
+    def encode(self) -> "ClassTree":
+        """Encode all views now."""
+        if self.views is not None:
+            self.views.encode()
+        for child in self._children:
+            if child is not None:
+                child.encode()
+        return self
+
+    @property
+    def is_one_split(self) -> bool:
+        """Whether `views` hold all that is asked of the network."""
+        return self.views is not None and not any(self._children)
 
     def predict_proba(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probability of each class, ``(queries, classes)``.
@@ -127,23 +150,85 @@ class ClassTree:
         Args:
             x: queries as numbers, ``(queries, columns)``.
         """
-        if not self._tasks:
-            return np.ones((len(x), 1))
-        by_group = self._of_groups(x)
+        if self.views is None or not len(x):
+            return np.ones((len(x), self.n_classes))
+        by_group = np.concatenate([self.by_group(chunk) for chunk in self.views.masses(x)])
         proba = np.empty((len(x), self.n_classes))
         for place, (classes, child) in enumerate(zip(self.groups, self._children, strict=True)):
-            within = 1.0 if child is None else child.predict_proba(x)
-            proba[:, classes] = by_group[:, [place]] * within
+            if child is not None:
+                within = np.tile(child.frequency, (len(x), 1))
+                asked = by_group[:, place] >= _NEGLIGIBLE
+                within[asked] = child.predict_proba(x[asked])
+                proba[:, classes] = by_group[:, [place]] * within
+            else:
+                proba[:, classes] = by_group[:, [place]]
         return proba
 
-    def _of_groups(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probability of each group, ``(queries, groups)``."""
+    def by_group(self, masses: Sequence[Tensor]) -> NDArray[np.float64]:
+        """Probability of each group, or class of one split, ``(queries, groups)``.
+
+        Args:
+            masses: what the network answers under each of `views`, ``(queries, classes)``.
+        """
+        n_views = len(self._weights)
         answers = [
-            torch.cat([(torch.stack(v) * self._weights).sum(0) for v in task.masses(x)]).numpy()
-            for task in self._tasks
+            (torch.stack(list(masses[start : start + n_views])) * self._weights).sum(0).numpy()
+            for start in range(0, len(masses), n_views)
         ]
         if len(answers) == 1:
             return answers[0][:, : len(self.groups)]
         rest, own = np.clip(answers, np.finfo(float).tiny, None).transpose(2, 1, 0)[:2]
         by_group = own / np.sqrt(rest)
         return by_group / by_group.sum(1, keepdims=True)
+
+
+def class_groups(
+    x: NDArray[np.floating], labels: NDArray[np.intp], most: int
+) -> list[NDArray[np.intp]]:
+    """Put classes into at most so many groups; each is its own where there are no more.
+
+    The groups are those of Ward's method on the means of the classes, in units of the standard
+    deviation within classes: what differs little is told apart last, by a task of its own. They do
+    not depend on the classes' numbers.
+
+    Args:
+        x: the table as numbers, ``(rows, columns)``; missing values are NaN.
+        labels: class numbers 0, 1, ..., ``(rows,)``, each of which occurs.
+        most: groups, at least 2.
+
+    Returns:
+        The class numbers of each group, ascending; groups by their first one.
+
+    References:
+        | Hierarchical Grouping to Optimize an Objective Function (Ward, 1963)
+
+    Example:
+        >>> x = np.array([[0.0], [9.0], [0.1], [9.1]])
+        >>> [group.tolist() for group in class_groups(x, np.arange(4), 2)]
+        [[0, 2], [1, 3]]
+    """
+    n_classes = int(labels.max()) + 1
+    if n_classes <= most:
+        return [np.array([number]) for number in range(n_classes)]
+    means = _class_means(x.astype(np.float64), labels, n_classes)
+    if not np.ptp(means, axis=0).any():  # nothing tells them apart
+        return np.array_split(np.arange(n_classes), most)
+    group = fcluster(linkage(means, "ward"), most, "maxclust")
+    groups = [np.flatnonzero(group == number) for number in np.unique(group)]
+    return sorted(groups, key=lambda members: int(members[0]))
+
+
+def _class_means(
+    x: NDArray[np.float64], labels: NDArray[np.intp], n_classes: int
+) -> NDArray[np.float64]:
+    known = ~np.isnan(x)
+    filled = np.where(known, x, 0.0)
+    filled = np.where(known, x, filled.sum(0) / np.maximum(known.sum(0), 1))
+    count = np.bincount(labels, minlength=n_classes)[:, None]
+    means = np.zeros((n_classes, x.shape[1]))
+    np.add.at(means, labels, filled)
+    means /= count
+    within = np.sqrt(np.square(filled - means[labels]).mean(0))
+    # Where nothing varies within classes, one row a class for instance, all of it is between.
+    within = np.where(within > 1e-9 * filled.std(0), within, filled.std(0))
+    return means / np.where(within > 0, within, 1.0)

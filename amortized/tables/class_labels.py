@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import assert_all_finite
 
-from amortized.estimators.tables import is_present
+from amortized.tables.encoding import is_present
 
 
 def class_labels(y: ArrayLike) -> NDArray[Any]:

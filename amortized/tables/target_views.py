@@ -13,20 +13,22 @@ half-normal tails.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
+from torch import Tensor
 
 from amortized.distributions import BarDistribution
-from amortized.estimators.table_views import QUERY_CHUNK, EncodedViews, draw_views, rows_read
-from amortized.estimators.tables import location_and_scale
-from amortized.estimators.target_transforms import Unchanged, fit_transform
-from amortized.estimators.view_readings import Reading, reading_kinds
-from amortized.estimators.view_weights import held_out_share, view_weights
 from amortized.networks.tabular_pfn import TabularPFN
+from amortized.tables.encoding import location_and_scale
+from amortized.tables.readings import Reading, reading_kinds
+from amortized.tables.target_transforms import Unchanged, fit_transform
+from amortized.tables.view_weights import held_out_share, view_weights
+from amortized.tables.views import EncodedViews, draw_views, rows_read
 
 Numbers = NDArray[np.float64]
 
@@ -47,6 +49,11 @@ class TargetViews:
         random_state: draws the views.
         weight: by which they draw rows, ``(rows,)``; None takes each once.
         precision: one of ``PRECISIONS``.
+
+    Attributes:
+        drawn: rows and columns of each view.
+        views: the views, encoded when the first query comes or by `encode`.
+        borders: of the common bars, in the target's units.
     """
 
     def __init__(
@@ -67,16 +74,24 @@ class TargetViews:
     ) -> None:
         most, strata = rows_read(network), np.zeros(len(y), dtype=np.intp)
         kinds = len(transforms)
-        self.views = views = draw_views(n_views, strata, columns, most, random_state, weight, kinds)
+        self.drawn = views = draw_views(n_views, strata, columns, most, random_state, weight, kinds)
         bars = network.borders.double().cpu().numpy()
-        answers, images = [], []
+        answers, images, self._image = [], [], []
+        known: dict[tuple[str, bytes], int] = {}  # views of the same rows share what is fitted
         for number, view in enumerate(views):
-            transform = fit_transform(transforms[number % kinds], y[view.rows], y_mean / y_scale)
+            key = (transforms[number % kinds], view.rows.tobytes())
+            if key in known:
+                answers.append(answers[known[key]])
+                self._image.append(self._image[known[key]])
+                continue
+            known[key] = number
+            transform = fit_transform(key[0], y[view.rows], y_mean / y_scale)
             answer, centre, unit = transform.forward(y[view.rows]), 0.0, 1.0
             # All rows as they are have been standardised.
             if weight is not None or len(answer) < len(y) or not isinstance(transform, Unchanged):
                 centre, unit = location_and_scale(answer)
             answers.append((answer - centre) / unit)
+            self._image.append(len(images))
             images.append(y_mean + y_scale * transform.inverse(centre + unit * bars))
         reads = [
             Reading(x[view.rows], y[view.rows, None], view.columns, unordered, kind, random_state)
@@ -95,9 +110,14 @@ class TargetViews:
                 precision=precision,
             )
         self._weights = view_weights(reads, share)
-        self._views = EncodedViews(network, reads, answers, precision)
+        self.views = EncodedViews(network, reads, answers, precision)
         self.borders = _common_borders(y_mean + y_scale * bars, images)
         self._shares = [csr_array(_shares(image, self.borders)) for image in images]
+
+    def encode(self) -> "TargetViews":
+        """Encode all views now."""
+        self.views.encode()
+        return self
 
     def masses(self, x: NDArray[np.floating]) -> Numbers:
         """Probability of each bar, ``(queries, bars)``.
@@ -105,15 +125,18 @@ class TargetViews:
         Args:
             x: queries as numbers, ``(queries, columns)``.
         """
-        masses = np.empty((len(x), len(self.borders) - 1))
-        for number, chunk in enumerate(self._views.masses(x)):
-            parts = [
-                weight * (own.numpy() @ shares)
-                for weight, own, shares in zip(self._weights, chunk, self._shares, strict=True)
-            ]
-            start = number * QUERY_CHUNK
-            masses[start : start + len(parts[0])] = sum(parts)
-        return masses
+        return np.concatenate([self.by_bar(chunk) for chunk in self.views.masses(x)])
+
+    def by_bar(self, masses: Sequence[Tensor]) -> Numbers:
+        """Probability of each common bar, ``(queries, bars)``.
+
+        Args:
+            masses: what the network answers under each of `views`, ``(queries, own bars)``.
+        """
+        by_image: list[Any] = [0.0] * len(self._shares)
+        for weight, image, own in zip(self._weights, self._image, masses, strict=True):
+            by_image[image] = by_image[image] + weight * own.numpy()
+        return sum(own @ shares for own, shares in zip(by_image, self._shares, strict=True))
 
     def predictive(self, x: NDArray[np.floating]) -> BarDistribution:
         """The posterior predictive of each query, in the target's units.
@@ -121,7 +144,15 @@ class TargetViews:
         Args:
             x: queries as numbers, ``(queries, columns)``.
         """
-        logits = torch.as_tensor(self.masses(x)).clamp_min_(torch.finfo(torch.float64).tiny).log_()
+        return self.of_bars(self.masses(x))
+
+    def of_bars(self, masses: Numbers) -> BarDistribution:
+        """The predictive that has these masses.
+
+        Args:
+            masses: of the common bars, ``(queries, bars)``.
+        """
+        logits = torch.as_tensor(masses).clamp_min_(torch.finfo(torch.float64).tiny).log_()
         return BarDistribution(logits, torch.as_tensor(self.borders), validate_args=False)
 
 

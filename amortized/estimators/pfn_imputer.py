@@ -1,0 +1,126 @@
+"""Missing cells of a table filled in by a pretrained PFN, each given the rest of its row."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from amortized.estimators.pfn_classifier import PFNClassifier
+from amortized.estimators.pfn_regressor import PFNRegressor
+from amortized.tables.encoding import TableEncoder, objects_of, validated_columns
+
+
+class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Fills in missing cells of a table by predictions from the other columns.
+
+    A missing number becomes the mean of its posterior predictive given the row's other cells, a
+    missing category the most probable one. The networks read missing cells, so that one pass is
+    enough: nothing that was filled in is learned from. A column is learned when a cell of it is
+    missing for the first time.
+
+    Parameters:
+        n_estimators: views of the table, as of `PFNClassifier`.
+        precision: as of `PFNClassifier`.
+        device: where the networks run.
+        random_state: as of `PFNClassifier`.
+
+    Attributes:
+        encoder_: says which columns are numbers.
+        table_: the fitted table as objects, missing cells as None, ``(n, n_features)``.
+        n_features_in_: number of columns.
+        feature_names_in_: their names, if they are strings.
+
+    Example:
+        >>> x = np.linspace(0, 1, 30)
+        >>> X = np.stack((x, 2 * x), axis=1)
+        >>> X[7, 1] = np.nan
+        >>> filled = PFNImputer(n_estimators=1).fit_transform(X)
+        >>> bool(abs(filled[7, 1] - 2 * x[7]) < 0.1)
+        True
+    """
+
+    def __init__(
+        self,
+        *,
+        n_estimators: int | None = None,
+        precision: str = "auto",
+        device: str = "cpu",
+        random_state: int | np.random.RandomState | None = 0,
+    ) -> None:
+        self.n_estimators = n_estimators
+        self.precision = precision
+        self.device = device
+        self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.input_tags.sparse = True
+        return tags
+
+    def fit(self, X: ArrayLike, y: Any = None) -> "PFNImputer":
+        """Keep the table whose rows will be learned from.
+
+        Args:
+            X: the table, ``(n, n_features)``.
+            y: not read.
+        """
+        columns = validated_columns(self, X, reset=True)
+        self.encoder_ = TableEncoder()
+        self.encoder_.fit_transform(columns)
+        self.table_ = np.stack([objects_of(column) for column in columns], axis=1)
+        self._estimators: dict[int, PFNClassifier | PFNRegressor] = {}
+        return self
+
+    def transform(self, X: ArrayLike) -> NDArray[Any]:
+        """A table with its missing cells filled in, ``(m, n_features)``.
+
+        Args:
+            X: the table; the fitted one or another one.
+
+        Returns:
+            Floats, or objects where a column is not of numbers.
+
+        Raises:
+            ValueError: if a cell is missing of a column of times, or of one that the fitted table
+                knows no value of.
+        """
+        check_is_fitted(self)
+        columns = validated_columns(self, X, reset=False)
+        table = np.stack([objects_of(column) for column in columns], axis=1)
+        missing, filled = np.equal(table, None), table.copy()
+        for j in np.flatnonzero(missing.any(0)).tolist():
+            rows = missing[:, j]
+            asked = _without(table[rows], j)
+            filled[rows, j] = self._estimator(j).predict(asked)
+        is_number = [names is None for names in self.encoder_.categories]
+        numbers = all(is_number) and not any(self.encoder_.times)
+        return filled.astype(np.float64) if numbers else filled
+
+    def _estimator(self, j: int) -> PFNClassifier | PFNRegressor:
+        """What predicts column j from the others."""
+        if j not in self._estimators:
+            known = ~np.equal(self.table_[:, j], None)
+            if self.encoder_.times[j] or not known.any():
+                found = "times" if self.encoder_.times[j] else "missing cells only"
+                raise ValueError(
+                    f"Expected numbers or categories in column {j}, a cell of which is missing; "
+                    f"got {found}. Leave it out, or fill it in yourself."
+                )
+            is_number = self.encoder_.categories[j] is None
+            estimator = (PFNRegressor if is_number else PFNClassifier)(**self.get_params())
+            target = self.table_[known, j]
+            target = target.astype(np.float64) if is_number else target
+            self._estimators[j] = estimator.fit(_without(self.table_[known], j), target)
+        return self._estimators[j]
+
+
+def _without(table: NDArray[Any], j: int) -> NDArray[Any]:
+    """The other columns; a column of zeros where there are none."""
+    others = np.delete(table, j, axis=1)
+    return others if others.shape[1] else np.zeros((len(table), 1))

@@ -1,0 +1,103 @@
+"""Many tables in one call: the network answers those of one shape together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
+
+from amortized.estimators.pfn_classifier import PFNClassifier
+from amortized.estimators.pfn_regressor import PFNRegressor
+from amortized.tables.views import masses_together
+
+Estimator = PFNClassifier | PFNRegressor
+METHODS = {
+    PFNClassifier: ("predict", "predict_proba"),
+    PFNRegressor: ("predict", "predict_distribution"),
+}
+_TOGETHER = 64  # tables that are in memory at once, for each job
+
+
+def predict_tables(
+    estimator: Estimator,
+    tables: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    method: str = "predict",
+    n_jobs: int | None = None,
+) -> list[Any]:
+    """Fit an estimator to each of many tables and answer its queries.
+
+    The same as ``getattr(estimator.fit(X, y), method)(X_query)`` for one table after the other, up
+    to rounding, but tables of one shape go through the network together and nothing is kept of
+    them. For thousands of small tables take ``n_estimators=1`` or 2: by default a small table has
+    eight views, which cost eight times as much.
+
+    Args:
+        estimator: its parameters hold for all tables; it is not fitted itself.
+        tables: ``(X, y, X_query)`` of each, of any shapes.
+        method: "predict" or "predict_proba" of a classifier, "predict" or "predict_distribution"
+            of a regressor.
+        n_jobs: processes, as everywhere in scikit-learn; with ``joblib.parallel_config`` another
+            backend, Dask for instance, spreads them over machines.
+
+    Returns:
+        What the method returns, in the order of the tables.
+
+    Raises:
+        TypeError: if the estimator is not one of these two.
+        ValueError: if there is no such method, or a table is not one.
+
+    Example:
+        >>> import numpy as np
+        >>> X = np.random.default_rng(0).normal(size=(3, 30, 2))
+        >>> tables = [(x[:20], x[:20, 0] > 0, x[20:]) for x in X]
+        >>> found = predict_tables(PFNClassifier(n_estimators=1), tables, method="predict_proba")
+        >>> [proba.shape for proba in found]
+        [(10, 2), (10, 2), (10, 2)]
+    """
+    if not isinstance(estimator, Estimator):
+        raise TypeError(
+            "Expected a PFNClassifier or a PFNRegressor; got "
+            f"{type(estimator).__name__}. Fit others one by one."
+        )
+    known = next(names for kind, names in METHODS.items() if isinstance(estimator, kind))
+    if method not in known:
+        raise ValueError(f"Expected method to be one of {known}; got {method!r}.")
+    wrong = [number for number, table in enumerate(tables) if len(table) != 3]
+    if wrong:
+        raise ValueError(
+            f"Expected tables as (X, y, X_query); got {len(tables[wrong[0]])} members in table "
+            f"{wrong[0]}."
+        )
+    # Tables of one shape beside each other.
+    order = sorted(range(len(tables)), key=lambda number: [_shape(x) for x in tables[number]])
+    parts = [order[start : start + _TOGETHER] for start in range(0, len(order), _TOGETHER)]
+    found = Parallel(n_jobs=n_jobs)(
+        delayed(_answers)(estimator, [tables[number] for number in part], method) for part in parts
+    )
+    by_number = dict(zip(order, (answer for part in found for answer in part), strict=True))
+    return [by_number[number] for number in range(len(tables))]
+
+
+def _shape(x: Any) -> tuple[int, ...]:
+    shape: tuple[int, ...] = getattr(x, "shape", None) or (len(x),)
+    return shape
+
+
+def _answers(estimator: Estimator, tables: list[Any], method: str) -> list[Any]:
+    """Answers of some tables."""
+    # One network for all, which is what lets them go through it together.
+    parameters = estimator.get_params(deep=False) | {"network": estimator._network()}
+    prepared = [type(estimator)(**parameters)._prepare(X, y) for X, y, _ in tables]
+    answers: list[Any] = [None] * len(tables)
+    asked, numbers = [], []
+    for number, (one, (_, _, query)) in enumerate(zip(prepared, tables, strict=True)):
+        views = one._views()
+        if views is None:  # a tree of classes, or a network over rows
+            answers[number] = getattr(one, method)(query)
+        else:
+            asked.append((views, one._numbers(query)))
+            numbers.append(number)
+    for number, masses in zip(numbers, masses_together(asked), strict=True):
+        answers[number] = prepared[number]._answered(masses, method)
+    return answers
