@@ -7,7 +7,7 @@ by whether it is missing. The description of a query depends on the context and 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -77,9 +77,11 @@ class CellDescription(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         low, high = map(math.log, _ANGULAR_FREQUENCIES)
-        waves = torch.linspace(low, high, _N_FREQUENCIES).exp()
+        # On the CPU whatever the default device: loading fills nothing in that is not stored.
+        kept: Any = {"device": "cpu", "dtype": torch.float32}
+        waves = torch.linspace(low, high, _N_FREQUENCIES, **kept).exp()
         self.register_buffer("frequencies", waves, persistent=False)
-        half_waves = math.pi * torch.arange(1.0, _N_RANK_FREQUENCIES + 1)
+        half_waves = math.pi * torch.arange(1.0, _N_RANK_FREQUENCIES + 1, **kept)
         self.register_buffer("rank_frequencies", half_waves, persistent=False)
 
     def forward(

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from amortized.attention import Rotation
 from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import Block, KeysValues
+from amortized.networks.config_fields import check_fields, check_positive
 from amortized.networks.decoders import BarDecoder
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
@@ -51,6 +52,10 @@ class PFNConfig:
     n_bars: int = 1000
     frequencies: tuple[float, float] = (0.1, 20.0)
     prior: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, layers=("n_layers",))
+        check_positive(self, "frequencies")
 
 
 class EncodedContext(NamedTuple):

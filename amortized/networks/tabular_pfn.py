@@ -35,6 +35,7 @@ from amortized.networks.cells import (
     column_groups,
     column_statistics,
 )
+from amortized.networks.config_fields import check_fields
 from amortized.networks.decoders import BarDecoder, ClassDecoder, ClassSlots, class_slots
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
@@ -81,12 +82,15 @@ class TabularPFNConfig:
     prior: str | None = None
 
     def __post_init__(self) -> None:
+        check_fields(
+            self,
+            may_be_zero=("n_row_blocks", "n_thinking"),
+            layers=("n_cell_blocks", "n_row_blocks"),
+        )
         if self.target not in ("classification", "regression"):
             raise ValueError(
                 f"Expected target 'classification' or 'regression'; got {self.target!r}."
             )
-        if self.n_cell_blocks < 1:
-            raise ValueError(f"Expected at least one cell block; got {self.n_cell_blocks}.")
 
 
 class EncodedTable(NamedTuple):

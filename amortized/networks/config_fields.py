@@ -1,0 +1,73 @@
+"""Fields of a network's configuration, checked: a file may say anything, and a user too."""
+
+import math
+import types
+from collections.abc import Collection
+from dataclasses import fields
+from numbers import Integral, Real
+from typing import Any, get_args, get_type_hints
+
+_MOST = 2**31 - 1
+_MOST_LAYERS = 256  # modules take memory even where their weights do not
+
+
+def check_fields(
+    config: Any, *, may_be_zero: Collection[str] = (), layers: Collection[str] = ()
+) -> None:
+    """Refuses fields of another type than declared, and numbers out of range.
+
+    Numbers of numpy become Python's, and lists tuples: what is checked is also what is stored.
+
+    Args:
+        config: an instance of a frozen dataclass of numbers, words and tuples of these.
+        may_be_zero: integers that need not be positive.
+        layers: integers that count layers, of which there are not many.
+
+    Raises:
+        ValueError: if a field is not what it should be.
+    """
+    kinds = get_type_hints(type(config))
+    for field in fields(config):
+        value = _read(field.name, getattr(config, field.name), kinds[field.name])
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and not isinstance(number, bool):
+                least = 0 if isinstance(value, tuple) or field.name in may_be_zero else 1
+                most = _MOST_LAYERS if field.name in layers else _MOST
+                if not least <= number <= most:
+                    raise ValueError(
+                        f"Expected {field.name} from {least} to {most}; got {number!r:.99}."
+                    )
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"Expected {field.name} to be finite; got {value}.")
+        object.__setattr__(config, field.name, value)
+
+
+def _read(name: str, value: Any, kind: Any) -> Any:
+    """A value of the declared kind."""
+    members = get_args(kind)
+    if isinstance(kind, types.UnionType):
+        if value is None and types.NoneType in members:
+            return None
+        kind = next(member for member in members if member is not types.NoneType)
+        members = get_args(kind)
+    if members:
+        open_ended = members[-1] is Ellipsis
+        if isinstance(value, tuple | list) and (open_ended or len(value) == len(members)):
+            return tuple(_read(name, member, members[0]) for member in value)
+    elif kind is bool or kind is str:
+        if isinstance(value, kind):
+            return value
+    elif isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool):
+        try:
+            return kind(value)
+        except OverflowError:
+            pass
+    wanted = getattr(kind, "__name__", str(kind)) if not members else str(kind)
+    raise ValueError(f"Expected {name} of type {wanted}; got {value!r:.99}.")
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuses fields with a number that is not above zero."""
+    for name in names:
+        if any(number <= 0 for number in getattr(config, name)):
+            raise ValueError(f"Expected positive {name}; got {getattr(config, name)}.")
