@@ -24,6 +24,7 @@ from amortized.networks import DistributionTransformer, DistributionTransformerC
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
 from amortized.sampling.latent_reference import reference_log_prob
 from amortized.training import TrainingConfig, train
+from amortized.training.checkpoint import read_checkpoint
 from amortized.training.data import step_seed
 from amortized.training.train import CHECKPOINT
 
@@ -206,7 +207,7 @@ def main() -> None:
         accelerator=options.accelerator,
     ).cpu()
     if options.stop_at is None or options.stop_at >= recipe.training.n_steps:
-        stored = torch.load(options.runs / options.name / CHECKPOINT, weights_only=False)
+        stored = read_checkpoint(options.runs / options.name / CHECKPOINT)
         text = card(options.name, as_stored(network), tasks, stored["seconds"])
         print(text, save(network, options.out / options.name, text))
 

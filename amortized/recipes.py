@@ -21,6 +21,7 @@ from amortized.pretrained import as_stored, card_rows, card_text, load, replace_
 from amortized.priors import Prior, TaskBatch, named_prior
 from amortized.priors.catalogue import PRIORS
 from amortized.training import TrainingConfig, train
+from amortized.training.checkpoint import read_checkpoint
 from amortized.training.data import StepBatches
 from amortized.training.train import CHECKPOINT
 
@@ -248,7 +249,7 @@ def main() -> None:
     for number, stage in enumerate(recipe.stages, 1):
         directory = arguments.runs / name / str(number)
         network = train(named_prior(name), network, stage, directory=directory)
-        seconds.append(torch.load(directory / CHECKPOINT, weights_only=False)["seconds"])
+        seconds.append(read_checkpoint(directory / CHECKPOINT)["seconds"])
         text = card(name, as_stored(network), tuple(seconds))
         print(text, save(network, arguments.to / name, text))
 

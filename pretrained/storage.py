@@ -99,7 +99,7 @@ def _stored(network: nn.Module) -> dict[str, Tensor]:
         if not kept.isfinite().all():
             raise ValueError(
                 f"Expected weights that float16 can hold, below 65,504; got {name} up to "
-                f"{value.abs().max().item():g}. Train again, with a lower rate or more weight decay."
+                f"{value.abs().max().item():g}. Train again, with a lower rate."
             )
     return stored
 

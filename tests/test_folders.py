@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_who_is_killed_leaves_the_old_or_the_new(tmp_path, before):
         old = None if before == "nothing" and step == 0 else float(step)
         if old is not None:
             save(network(old), path)
-        died = dies_at(step, lambda: save(network(step + 0.5), path))
+        died = dies_at(step, partial(save, network(step + 0.5), path))
         try:
             seen.add(found := value_at(path))
         except ValueError as error:

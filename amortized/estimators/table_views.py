@@ -24,6 +24,7 @@ QUERY_CHUNK = 128
 # Views by default: as many as have this many cells together, within bounds. Small tables cost
 # little and gain most from an average.
 _CELLS, _FEWEST_VIEWS, _MOST_VIEWS = 40_000, 2, 8
+_MOST_WANTED = 1000  # each is a pass of the network over the table
 
 
 def number_of_views(wanted: int | None, n_rows: int, n_columns: int, max_rows: int) -> int:
@@ -36,7 +37,7 @@ def number_of_views(wanted: int | None, n_rows: int, n_columns: int, max_rows: i
         max_rows: most rows of a view.
 
     Raises:
-        ValueError: if the number is no positive integer.
+        ValueError: if the number is no positive integer, or too large.
 
     Example:
         >>> [number_of_views(None, n, 20, 1000) for n in (100, 1_000, 10_000)]
@@ -45,8 +46,11 @@ def number_of_views(wanted: int | None, n_rows: int, n_columns: int, max_rows: i
     if wanted is None:
         n_cells = max(1, min(n_rows, max_rows) * n_columns)
         return int(np.clip(_CELLS // n_cells, _FEWEST_VIEWS, _MOST_VIEWS))
-    if not isinstance(wanted, Integral) or wanted < 1:
-        raise ValueError(f"Expected n_estimators to be an integer >= 1 or None; got {wanted!r}.")
+    if not isinstance(wanted, Integral) or not 1 <= wanted <= _MOST_WANTED:
+        raise ValueError(
+            f"Expected n_estimators to be an integer >= 1, at most {_MOST_WANTED}, or None; got "
+            f"{wanted!r:.99}."
+        )
     return int(wanted)
 
 

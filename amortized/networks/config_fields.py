@@ -14,14 +14,33 @@ _MOST_LAYERS = 256  # modules take memory even where their weights do not
 def check_fields(
     config: Any, *, may_be_zero: Collection[str] = (), layers: Collection[str] = ()
 ) -> None:
-    """Refuses fields of another type than declared, and numbers out of range.
+    """Refuses fields of another type than declared, and integers out of range.
+
+    Args:
+        config: an instance of a frozen dataclass, as for `check_types`.
+        may_be_zero: integers that need not be positive; those in tuples never need to be.
+        layers: integers that count layers, of which there are not many.
+
+    Raises:
+        ValueError: if a field is not what it should be.
+    """
+    check_types(config)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        least = 0 if isinstance(value, tuple) or field.name in may_be_zero else 1
+        most = _MOST_LAYERS if field.name in layers else _MOST
+        for number in value if isinstance(value, tuple) else (value,):
+            if type(number) is int and not least <= number <= most:
+                raise ValueError(f"Expected {field.name} from {least} to {most}; got {number}.")
+
+
+def check_types(config: Any) -> None:
+    """Refuses fields of another type than declared, and numbers that are not finite.
 
     Numbers of numpy become Python's, and lists tuples: what is checked is also what is stored.
 
     Args:
         config: an instance of a frozen dataclass of numbers, words and tuples of these.
-        may_be_zero: integers that need not be positive.
-        layers: integers that count layers, of which there are not many.
 
     Raises:
         ValueError: if a field is not what it should be.
@@ -30,13 +49,6 @@ def check_fields(
     for field in fields(config):
         value = _read(field.name, getattr(config, field.name), kinds[field.name])
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, int) and not isinstance(number, bool):
-                least = 0 if isinstance(value, tuple) or field.name in may_be_zero else 1
-                most = _MOST_LAYERS if field.name in layers else _MOST
-                if not least <= number <= most:
-                    raise ValueError(
-                        f"Expected {field.name} from {least} to {most}; got {number!r:.99}."
-                    )
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"Expected {field.name} to be finite; got {value}.")
         object.__setattr__(config, field.name, value)

@@ -27,6 +27,13 @@ FIXED = {f.name for f in fields(TrainingConfig)} - {
 }
 
 
+def _plain(value: Any) -> Any:
+    """A setting as a checkpoint holds it, which is read without unpickling objects."""
+    if isinstance(value, tuple | list):
+        return tuple(_plain(member) for member in value)
+    return value if type(value) in (bool, int, float, str, type(None)) else repr(value)
+
+
 class PriorFitting(lightning.LightningModule):
     """Fits a network to a prior.
 
@@ -48,7 +55,7 @@ class PriorFitting(lightning.LightningModule):
         settings = {name: getattr(self.config, name) for name in FIXED}
         for field in fields(size) if is_dataclass(size) else ():
             settings[f"network.{field.name}"] = getattr(size, field.name)
-        return settings
+        return {name: _plain(value) for name, value in settings.items()}
 
     def on_fit_start(self) -> None:
         self._began = time.monotonic()

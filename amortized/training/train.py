@@ -1,6 +1,5 @@
 """From a prior to a trained network in one call, in one go or in many."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +20,10 @@ from amortized.networks import (
 )
 from amortized.priors.prior import Prior
 from amortized.priors.program import ProgramPrior
+from amortized.training.checkpoint import CheckedFiles, read_checkpoint
 from amortized.training.config import TrainingConfig
 from amortized.training.data import PriorDataModule
+from amortized.training.interruption import Interruption
 from amortized.training.module import PriorFitting
 
 CHECKPOINT = "last.ckpt"
@@ -35,24 +36,22 @@ class _Checkpoint(Callback):
         self.path, self.every = path, every
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
-            partial = self.path.with_suffix(".partial")
-            trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
-                os.replace(partial, self.path)
+        due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
+        if due or trainer.should_stop:
+            trainer.save_checkpoint(self.path)
+
+
+def _listed(plugins: Any) -> list[Any]:
+    """Lightning takes one plugin or many."""
+    return list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins else []
 
 
 def _read_state(path: Path, module: PriorFitting) -> dict[str, Any]:
     """The state of a run; one that is damaged or is another run's is refused."""
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=False)
-        state, settings = stored["state_dict"], stored.get("settings", {})
-    except Exception as reason:  # what a damaged file raises depends on where the damage is
-        raise ValueError(
-            f"Expected {path} to hold the state of a training; got {type(reason).__name__}: "
-            f"{reason}. Remove the file to start anew."
-        ) from reason
-    now = module.settings()
+    # The weights, their average and two moments of each; the rest is small.
+    size = sum(value.nbytes for value in module.state_dict().values())
+    stored = read_checkpoint(path, most_bytes=8 * size + 2**26)
+    state, settings, now = stored["state_dict"], stored.get("settings", {}), module.settings()
     for name in settings.keys() & now.keys():
         if settings[name] != now[name]:
             raise ValueError(
@@ -103,7 +102,8 @@ def train(
 
     With a directory the run writes ``last.ckpt`` and ``metrics.csv`` there, and a call with the
     same arguments goes on where the last one stopped, to the same weights that an uninterrupted
-    run would have reached.
+    run would have reached. Ctrl-C ends a run after the step in hand, whose state is kept; a second
+    one ends it at once.
 
     Args:
         prior: draws the tasks; for a Distribution Transformer the program of a `ProgramPrior`
@@ -116,7 +116,8 @@ def train(
         **trainer_options: for ``lightning.Trainer``, such as ``devices`` or ``strategy``.
 
     Raises:
-        ValueError: if the directory holds a run with other settings.
+        ValueError: if the directory holds a run with other settings, or a damaged one.
+        KeyboardInterrupt: on Ctrl-C.
 
     Example:
         >>> from amortized.networks import PFNConfig
@@ -137,7 +138,11 @@ def train(
     if isinstance(network, DistributionTransformer) and isinstance(prior, ProgramPrior):
         prior = LatentTasks(prior)
     module = PriorFitting(network, config)
-    callbacks: list[Callback] = [EMAWeightAveraging(use_buffers=False, decay=config.ema_decay)]
+    interruption = Interruption()
+    callbacks: list[Callback] = [
+        interruption,
+        EMAWeightAveraging(use_buffers=False, decay=config.ema_decay),
+    ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     resume = None
@@ -160,8 +165,10 @@ def train(
         enable_progress_bar=progress,
         enable_model_summary=False,
         log_every_n_steps=50,
+        plugins=[CheckedFiles(), *_listed(trainer_options.pop("plugins", None))],
         **{"devices": 1, **trainer_options},
     )
     module.train()  # a network that was trained before comes in eval mode
-    trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume, weights_only=False)
+    with interruption.heard():
+        trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume)
     return network.eval()
