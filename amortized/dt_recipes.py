@@ -22,6 +22,7 @@ from amortized.latent_priors.catalogue import TASKS, named_tasks
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
+from amortized.priors.seeding import seeded
 from amortized.sampling.latent_reference import reference_log_prob
 from amortized.training import TrainingConfig, train
 from amortized.training.checkpoint import read_checkpoint
@@ -165,8 +166,7 @@ def measured(name: str, network: DistributionTransformer, tasks: LatentTasks) ->
     batches = held_out(tasks, recipe.training, recipe.n_reference or 1000)
     mixtures = answers(network, batches)
     by = "quadrature" if recipe.n_reference else "importance weights"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         gap = gaps(tasks, batches, mixtures, bool(recipe.n_reference))
     low, high = recipe.training.n_context
     found = {

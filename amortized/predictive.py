@@ -20,6 +20,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from amortized.priors.seeding import seeded
 from amortized.priors.vectorised import FunctionalSamplers, Program, draw, quiet_program
 
 _N_DRAWS_FOR_CDF = 2000  # where torch knows no cdf; an error of about 0.01
@@ -221,8 +222,7 @@ class ProgramPredictive(Distribution):
 
     def _draws(self) -> Tensor:
         if self._sorted_draws is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with seeded(0):
                 draws = self.sample([_N_DRAWS_FOR_CDF])
             self._sorted_draws = draws.sort(0).values
         return self._sorted_draws

@@ -12,6 +12,7 @@ from amortized.priors.gaussian_process import (
 )
 from amortized.priors.learning_curve import LearningCurvePrior
 from amortized.priors.mixture import MixturePrior
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.prior import Prior
 from amortized.priors.tabular.tables import table_prior
 
@@ -111,4 +112,5 @@ def named_prior(name: str) -> Prior:
     """
     if name not in PRIORS:
         raise ValueError(f"Expected a prior among {sorted(PRIORS)}; got {name!r}.")
-    return PRIORS[name]()
+    with ONE_AT_A_TIME:  # its numbers have the user's default dtype, not that of another thread
+        return PRIORS[name]()

@@ -26,6 +26,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from amortized.priors.enumeration import enumerable_latents, log_densities
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
+from amortized.priors.seeding import nothing_drawn
 from amortized.priors.sites import (
     Evaluate,
     EvaluatePrior,
@@ -40,7 +42,6 @@ from amortized.priors.sites import (
     trace_program,
 )
 from amortized.priors.vectorised import (
-    ONE_AT_A_TIME,
     FunctionalSamplers,
     Program,
     quiet_program,
@@ -178,7 +179,8 @@ class ProgramDensity:
         """Log prior with the Jacobian's log determinant, and log likelihood, in one run."""
         self._check(u)
 
-        return self._over_all(self._evaluate, u)
+        with nothing_drawn():
+            return self._over_all(self._evaluate, u)
 
     def _evaluate(self, u: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Log prior and log likelihood of one particle of one dataset."""
@@ -214,7 +216,7 @@ class ProgramDensity:
         Without any `vmap`, so that it can be traced; called outside `quiet_program` it checks
         the program's arguments.
         """
-        with _precision(self.y.dtype):
+        with nothing_drawn(), _precision(self.y.dtype):
             log_prior, log_likelihood = self._evaluate(u, self.x[0], self.y[0])
         return log_prior + log_likelihood
 

@@ -4,16 +4,18 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
+from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
 
 
 class Prior(ABC):
     """A distribution over tasks.
 
-    To write a new prior, implement ``_sample``: draw freely from torch's global generator, which
-    the public ``sample`` has seeded and will put back. Draw ``n_context + n_query`` rows together
-    and give them to ``split`` as the last step. A prior that knows an exact answer offers it as
-    ``posterior_predictive(batch)``.
+    To write a new prior, implement ``_sample``: draw freely, as from torch's global generator; the
+    public ``sample`` sees to it that a seeded one is drawn from. Draw ``n_context + n_query`` rows
+    together and give them to ``split`` as the last step. A prior that knows an exact answer offers
+    it as ``posterior_predictive(batch)``.
     """
 
     def sample(
@@ -45,14 +47,12 @@ class Prior(ABC):
             if int(value) != value or value < least:
                 raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
         device = torch.device(device)
-        cuda = [torch.device("cuda", device.index or 0)] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), torch.no_grad(), device:
-            torch.manual_seed(seed)
+        with ONE_AT_A_TIME, seeded(seed), torch.no_grad(), device:
             return self._sample(int(n_tasks), int(n_context), int(n_query))
 
     @abstractmethod
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
-        """Draw tasks from the global generator on torch's current default device."""
+        """Draw tasks on torch's current default device."""
 
 
 def split(

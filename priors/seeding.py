@@ -6,13 +6,22 @@ back, changes what all other threads draw meanwhile, and they change what is dra
 torch belongs to one thread: within `seeded` every draw of this thread is told the generator.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from threading import local
 from typing import Any, no_type_check
 
 import torch
+import torch.nn.functional as functional
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.nn import init
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode,
+    _pop_mode_temporarily,
+)
+from torch.random import fork_rng
 
 _ACTIVE = local()
 
@@ -22,7 +31,9 @@ def _like(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def draw(like: Tensor, *args: Any, **options: Any) -> Tensor:
         options.pop("memory_format", None)
-        given = {name: options.pop(name, None) or getattr(like, name) for name in ("dtype", "device")}
+        given = {
+            name: options.pop(name, None) or getattr(like, name) for name in ("dtype", "device")
+        }
         return make(*args, like.shape, **given, **options)
 
     return draw
@@ -34,16 +45,23 @@ _LIKE = {
     torch.randn_like: _like(torch.randn),
     torch.randint_like: _like(torch.randint),
 }
+_LAYERS = (init.kaiming_uniform_, init.normal_, init.uniform_)
 _OF_TENSORS = (
     *(torch.bernoulli, torch.multinomial, torch.poisson, torch.binomial),
     *(torch._standard_gamma, torch._sample_dirichlet),
     *(Tensor.bernoulli, Tensor.multinomial, Tensor.bernoulli_, Tensor.normal_, Tensor.uniform_),
     *(Tensor.exponential_, Tensor.cauchy_, Tensor.log_normal_, Tensor.geometric_, Tensor.random_),
 )
-_DRAWS: dict[Any, Callable[..., Tensor]] = {f: f for f in (*_FRESH, *_OF_TENSORS)} | _LIKE
+# Take no generator: while they run the global one has a state of ours, and then its own again.
+_NO_GENERATOR = {
+    *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
+    *(functional.alpha_dropout, functional.feature_alpha_dropout, functional.gumbel_softmax),
+    *(functional.rrelu, torch.dropout, torch.dropout_, torch.native_dropout, torch.rrelu),
+}
+_DRAWS: dict[Any, Callable[..., Tensor]] = {f: f for f in (*_FRESH, *_LAYERS, *_OF_TENSORS)} | _LIKE
 
 
-class seeded(TorchFunctionMode):  # noqa: N801 - used as a function
+class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
     """Within it the draws of this thread come from a generator with this seed.
 
     Torch's global generator is neither read nor changed. Equal seeds give equal draws, those that
@@ -82,10 +100,15 @@ class seeded(TorchFunctionMode):  # noqa: N801 - used as a function
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        draws = _DRAWS.get(func)
+        draws, kwargs = _DRAWS.get(func), dict(kwargs or {})
+        if func in _NO_GENERATOR:
+            device = _device_of(args, kwargs)
+            seed = torch.randint(2**62, (), generator=self.generator(device), device=device)
+            with fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(int(seed))
+                return func(*args, **kwargs)
         if draws is None:
-            return func(*args, **(kwargs or {}))
-        kwargs = dict(kwargs or {})
+            return func(*args, **kwargs)
         if kwargs.get("generator") is None:
             kwargs["generator"] = self.generator(_device_of(args, kwargs))
         return draws(*args, **kwargs)
@@ -104,14 +127,17 @@ def _device_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         first = next(tensors, None)
         device = torch.get_default_device() if first is None else first.device
-    return torch.device(device)
+    device = torch.device(device)
+    if device.index is None and device.type != "cpu":  # its name in full: one generator, not two
+        device = torch.empty(0, device=device).device
+    return device
 
 
 def remembered(device: torch.device) -> Callable[[], None]:
     """A function that puts the generator of the draws made here back to where it is now."""
     modes = getattr(_ACTIVE, "modes", ())
     if modes:
-        generator = modes[-1].generator(device)
+        generator = modes[-1].generator(_device_of((), {"device": device}))
         state = generator.get_state()
         return lambda: generator.set_state(state) and None
     if device.type == "cuda":
@@ -119,3 +145,36 @@ def remembered(device: torch.device) -> Callable[[], None]:
         return lambda: torch.cuda.set_rng_state(state, device)
     state = torch.random.get_rng_state()
     return lambda: torch.random.set_rng_state(state)
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """Within it nothing is drawn, and `seeded` need not look at every call of torch."""
+    with ExitStack() as stack:
+        while isinstance(_get_current_function_mode(), seeded):
+            stack.enter_context(_pop_mode_temporarily())
+        yield
+
+
+@contextmanager
+def only_sites_drawn() -> Iterator[None]:
+    """Within it Pyro's sample sites alone are drawn: `seeded` looks at those."""
+    modes = getattr(_ACTIVE, "modes", ())
+    if modes:
+        with nothing_drawn(), _DrawnSites(modes[-1]):
+            yield
+    else:
+        yield
+
+
+class _DrawnSites(Messenger):
+    """Draws what is not given from the generator of a mode."""
+
+    def __init__(self, mode: seeded) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def _pyro_sample(self, message: Any) -> None:
+        if message["value"] is None and not message["is_observed"]:
+            with self.mode:
+                message["value"] = message["fn"]()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from amortized.priors.bijection import bijection_to
+from amortized.priors.seeding import seeded
 from amortized.priors.sites import Unconstrain, _Site, lay_out, run_for_latents, trace_program
 from amortized.priors.vectorised import (
     FunctionalSamplers,
@@ -74,8 +75,7 @@ class ProgramSimulator:
 
     def __init__(self, model: Program, x: Float[Tensor, "n features"]) -> None:
         self.model = model
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with seeded(0):
             sites = run_program(model, x)
             if "y" not in sites:
                 raise ValueError(

@@ -18,6 +18,7 @@ from amortized.plotting import compare_methods, label_axes, line_style, new_axes
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior, split
 from amortized.priors.program import ProgramPrior
+from amortized.priors.seeding import seeded
 from amortized.priors.simulation import ProgramSimulator
 from amortized.priors.task import TaskBatch
 from amortized.priors.vectorised import Program
@@ -186,8 +187,7 @@ def _fits(
     posterior: Posterior, x: Tensor, y: Tensor, seed: int, warnings: list[str]
 ) -> tuple[dict[str, float], Any]:
     """Ordinary posterior predictive checks, row by row drawn from the predictive."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         replicates = posterior.predictive(x).sample(torch.Size([500]))
     shares = {}
     for name, statistic in STATISTICS.items():

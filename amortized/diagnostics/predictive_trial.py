@@ -14,6 +14,7 @@ from tqdm import tqdm
 from amortized.diagnostics.trial import batch_seed, method_name
 from amortized.infer import infer
 from amortized.priors.prior import Prior
+from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
 
 PredictiveMethod = str | nn.Module | Callable[[TaskBatch], Distribution]
@@ -134,8 +135,7 @@ def predictive(
             prior, batch.x_context, batch.y_context, method=method, seed=seed, **(options or {})
         )
         return posterior.predictive(batch.x_query)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         if isinstance(method, nn.Module):
             answer = method(batch.x_context, batch.y_context, batch.x_query, batch.context_mask)
         else:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from amortized.infer import infer
 from amortized.posterior import Latents, Posterior
 from amortized.priors.prior import Prior
+from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
 
 PosteriorMethod = str | Callable[[TaskBatch, int], Posterior | Latents]
@@ -187,8 +188,7 @@ def _answer(
             seed=seed,
             **options,
         )
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         return method(batch, n_draws, **options)
 
 

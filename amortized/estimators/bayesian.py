@@ -21,6 +21,7 @@ from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.logistic_model import LogisticModelPrior
 from amortized.priors.prior import Prior
+from amortized.priors.seeding import seeded
 
 
 class BayesianRegressor(RegressorMixin, BayesianEstimator):
@@ -125,8 +126,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
     ) -> NDArray[np.float64]:
         """Draws of the targets, ``(m, n_samples)``."""
         predictive = self.predict_distribution(X)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
+        with seeded(int(check_random_state(random_state).randint(2**31 - 1))):
             return predictive.sample(torch.Size([n_samples])).T.numpy()
 
 

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -15,8 +14,10 @@ from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
 from amortized.posterior import Posterior
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.prior import Prior
-from amortized.priors.vectorised import ONE_AT_A_TIME, Program
+from amortized.priors.seeding import seeded
+from amortized.priors.vectorised import Program
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
@@ -101,9 +102,7 @@ def infer(
     with ONE_AT_A_TIME:
         began = time.perf_counter()  # the wait for other threads is not the method's
         problem = make_problem(model, x, y, latent_prior)
-        cuda = [problem.x.device] if problem.x.is_cuda else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(seed)
+        with seeded(seed):
             posterior = (automatically if method == "auto" else METHODS[method])(
                 problem, int(n_draws), **options
             )

@@ -24,6 +24,7 @@ from amortized.networks import DistributionTransformer
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load
 from amortized.priors.density import ProgramDensity
+from amortized.priors.seeding import seeded
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import FromMixture
 
@@ -179,8 +180,7 @@ def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture
     if isinstance(density, LatentPriorDensity):
         return density.latent_prior
     one = density.take(torch.tensor([0]))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         u = one.sample_prior(4096)
     try:
         each = [fit_mixture(density.priors[name], n_components) for name in density.layout]

@@ -17,6 +17,7 @@ from amortized.priors.logistic_model import LogisticModelPrior
 from amortized.priors.nonlinear_observation import NonlinearObservationPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.normal_variance import NormalVariancePrior
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
 from amortized.priors.program import ProgramPrior
 from amortized.priors.quantum_parameter import QuantumParameterPrior
@@ -153,7 +154,8 @@ def named_tasks(name: str) -> LatentTasks:
     """
     if name not in TASKS:
         raise ValueError(f"Expected tasks among {sorted(TASKS)}; got {name!r}.")
-    return TASKS[name]()
+    with ONE_AT_A_TIME:
+        return TASKS[name]()
 
 
 _N_LATENTS = {

@@ -21,7 +21,9 @@ from amortized.latent_priors.fitting import fit_draws
 from amortized.latent_priors.metaprior import Metaprior
 from amortized.priors.density import ProgramDensity
 from amortized.priors.likelihood_sketch import LikelihoodSketch
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.program import ProgramPrior
+from amortized.priors.seeding import seeded
 from amortized.priors.simulation import ProgramSimulator
 
 _N_DRAWS = 4096
@@ -165,8 +167,7 @@ class LatentTasks:
             raise ValueError(f"Expected 0 <= wrong_prior < 1; got {wrong_prior}.")
         self.prior, self.metaprior = prior, metaprior or Metaprior()
         self.wrong_prior = wrong_prior
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
+        with ONE_AT_A_TIME, seeded(0), torch.no_grad():
             self._x = prior._inputs(_N_DRAWS, self.ordered or 2)
             self.simulator = ProgramSimulator(prior.model, self._x[0])
             draws = self.simulator.sample_prior(self._x)
@@ -250,9 +251,7 @@ class LatentTasks:
         if self.ordered and n_context != self.ordered:
             raise ValueError(f"Expected n_context = {self.ordered}; got {n_context}.")
         device = torch.device(device)
-        cuda = [torch.device("cuda", device.index or 0)] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), torch.no_grad(), device:
-            torch.manual_seed(seed)
+        with ONE_AT_A_TIME, seeded(seed), torch.no_grad(), device:
             latent_prior = self.metaprior.sample(
                 self.location.to(device), self.scale.to(device), n_tasks, self.own.to(device)
             )

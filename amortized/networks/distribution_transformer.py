@@ -34,7 +34,9 @@ from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.observation_encoder import ObservationEncoder, mlp
 from amortized.networks.triangular import described, n_answered, n_read, triangular
 from amortized.priors.likelihood_sketch import LikelihoodSketch
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.program import ProgramPrior
+from amortized.priors.seeding import seeded
 
 _FAINT = -4.0  # log of the learned sketch's first precision, in reference units: hardly any
 
@@ -99,8 +101,7 @@ class DistributionTransformer(nn.Module):
             seed: of the weights.
         """
         tasks = prior if isinstance(prior, LatentTasks) else LatentTasks(prior)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with ONE_AT_A_TIME, seeded(seed):
             return cls(config.fitted_to(tasks))
 
     def forward(

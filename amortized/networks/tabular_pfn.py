@@ -37,7 +37,9 @@ from amortized.networks.cells import (
 )
 from amortized.networks.config_fields import check_fields
 from amortized.networks.decoders import BarDecoder, ClassDecoder, ClassSlots, class_slots
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.prior import Prior
+from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
 
 _OFFSETS = (0, 1, 3)
@@ -179,8 +181,7 @@ class TabularPFN(nn.Module):
             config: size of the network.
             seed: of the weights and of those draws.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with ONE_AT_A_TIME, seeded(seed):
             if config.target == "classification":
                 return cls(config)
             batches = [prior.sample(32, 64, 64, seed=seed + i) for i in range(20)]

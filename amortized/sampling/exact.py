@@ -38,6 +38,7 @@ from torch.distributions import (
 
 from amortized.priors.bijection import bijection_to
 from amortized.priors.density import ProgramDensity
+from amortized.priors.seeding import seeded
 from amortized.sampling.normal_gamma import normal_gamma
 from amortized.sampling.quadratic import quadratic_terms
 
@@ -156,8 +157,7 @@ def _verified(
 ) -> ExactPosterior | None:
     """The answer, if log joint minus log posterior is the same everywhere: the log evidence."""
     latents = _EndToEnd(density.layout)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         value = distribution.sample((8,))
     u = density.unconstrain({k: v.transpose(0, 1) for k, v in latents.unpack(value).items()})
     joint = density.log_density(u) - density.log_jacobian(u)

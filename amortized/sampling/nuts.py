@@ -11,6 +11,7 @@ References:
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.priors.density import ProgramDensity
+from amortized.priors.seeding import only_sites_drawn
 from amortized.priors.vectorised import quiet_program
 from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
 from amortized.sampling.draws import Draws
@@ -65,7 +67,7 @@ def nuts(
         )
         chains, divergences = [], 0
         for point in initial:
-            kernel = NUTS(
+            kernel = _SeededNUTS(
                 potential_fn=potential, target_accept_prob=target_accept, full_mass=full_mass
             )
             run = MCMC(kernel, length, n_warmup, {"u": point}, disable_progbar=True)
@@ -78,6 +80,18 @@ def nuts(
     draws = _collect(results, n_chains)
     draws.diagnostics["start"] = "uniform" if start is None else type(start).__name__
     return draws
+
+
+class _SeededNUTS(NUTS):
+    """NUTS whose draws, all at sample sites, come from where `seeded` says."""
+
+    def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
+        with only_sites_drawn():
+            super().setup(warmup_steps, *args, **kwargs)
+
+    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        with only_sites_drawn():
+            return super().sample(params)
 
 
 def _potential(density: ProgramDensity, jit: bool) -> tuple[Callable[..., Tensor], bool]:

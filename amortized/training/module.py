@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from amortized.latent_priors.tasks import LatentTaskBatch
+from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
 from amortized.training.config import TrainingConfig
 from amortized.training.data import step_seed
@@ -69,9 +70,8 @@ class PriorFitting(lightning.LightningModule):
     def training_step(self, batch: TaskBatch | LatentTaskBatch, batch_idx: int) -> Tensor:
         assert self._loss is not None
         step, rank = self.trainer.global_step, self.trainer.global_rank
-        cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):  # a resumed run draws what it would have drawn
-            torch.manual_seed(step_seed(step_seed(self.config.seed, step, rank), 0))
+        # A resumed run draws what it would have drawn.
+        with seeded(step_seed(step_seed(self.config.seed, step, rank), 0)):
             loss = self._loss(batch)
         self.log("loss", loss, prog_bar=True)
         return loss

@@ -10,10 +10,10 @@ References:
     arXiv 2510.09477: new rows that read a cached context.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amortized.priors.seeding import seeded
 from amortized.uncertainty.growing_context import GrowingContext, Predict
 
 
@@ -78,6 +78,7 @@ def joint_sample(
         seed: of the draws.
 
     Example:
+        >>> import torch
         >>> from amortized.pretrained import load
         >>> x = torch.linspace(-2, 2, 5).reshape(1, 5, 1)
         >>> joint_sample(load("gp-1d"), x, x[..., 0], x + 0.1, 3).shape
@@ -92,8 +93,7 @@ def joint_sample(
 
     context = GrowingContext(predict, repeated(x_context), repeated(y_context), n_query, refresh)
     asked = repeated(x_query)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for i in range(n_query):
             x = asked[:, i : i + 1]
             context.append(x, context.predictive(x).sample())

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amortized.priors.seeding import seeded
 from amortized.uncertainty.growing_context import GrowingContext, Predict
 
 
@@ -72,8 +73,7 @@ def martingale_posterior(
         predict, x.expand(n_draws, *x.shape), y.expand(n_draws, -1), n_future, refresh
     )
     every = torch.arange(n_draws)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for _ in range(n_future):
             chosen = torch.randint(context.n, (n_draws,))
             new = context.x[every, chosen].unsqueeze(1)
