@@ -26,7 +26,7 @@ from amortized.priors.seeding import seeded
 from amortized.sampling.latent_reference import reference_log_prob
 from amortized.training import TrainingConfig, train
 from amortized.training.checkpoint import read_checkpoint
-from amortized.training.data import step_seed
+from amortized.training.data import batch_seed
 from amortized.training.train import CHECKPOINT
 
 
@@ -89,7 +89,7 @@ def held_out(tasks: LatentTasks, config: TrainingConfig, n_tasks: int) -> list[L
     low, high = config.n_context
     sizes = [round(low * (high / low) ** (i / 9)) for i in range(10)]
     n = max(1, n_tasks // 10)
-    return [tasks.sample(n, size, seed=step_seed(10**9, i)) for i, size in enumerate(sizes)]
+    return [tasks.sample(n, size, seed=batch_seed(10**9, i)) for i, size in enumerate(sizes)]
 
 
 def answers(

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat, replicate_ess
+from amortized.sampling.convergence import replicate_ess
 from amortized.sampling.modes import find_modes
+from amortized.sampling.precision import precision
 
 Latents = Mapping[str, Tensor]
 
@@ -27,6 +28,8 @@ class Posterior:
             where the model leaves nothing to infer but its evidence and its predictive.
         log_weights: of the draws, ``(n, *batch)``; None for equal weights.
         n_chains: number of chains that the draws are made of, chain after chain.
+        cluster: draws with equal labels depend on each other, ``(n, *batch)`` integers, such as the
+            first ancestor of a particle; None where they depend along chains.
         log_evidence: ``log p(y | x)``, ``(*batch,)``, where the method knows it.
         log_evidence_error: its Monte Carlo standard error, 0 where it is exact; None if unknown.
         log_prob: normalised log density of latents, where the method knows it.
@@ -54,6 +57,7 @@ class Posterior:
         *,
         log_weights: Tensor | None = None,
         n_chains: int = 1,
+        cluster: Tensor | None = None,
         log_evidence: Tensor | None = None,
         log_evidence_error: Tensor | None = None,
         log_prob: Callable[[Latents], Tensor] | None = None,
@@ -71,7 +75,7 @@ class Posterior:
         if log_weights is not None:
             log_weights = log_weights - log_weights.logsumexp(0)
         self._log_weights = log_weights
-        self.n_chains = n_chains
+        self.n_chains, self._cluster = n_chains, cluster
         self.log_evidence, self.log_evidence_error = log_evidence, log_evidence_error
         self._log_prob, self._predictive, self.mixture = log_prob, predictive, mixture
         self.diagnostics = dict(diagnostics or {})
@@ -202,8 +206,8 @@ class Posterior:
         r"""Effective draws for each latent's mean, ``(*event)``, where the batch is one dataset.
 
         :math:`\mathrm{Var}(\theta \mid y) / \mathrm{Var}(\bar\theta)` over the runs that a batch
-        of equal datasets is. The honest measure of a sampler whose particles share ancestors, for
-        which autocorrelation has no eye. With b copies it is known to about ``sqrt(2 / b)``.
+        of equal datasets is: a check of the effective number that one run states. With b copies it
+        is known to about ``sqrt(2 / b)``.
 
         Raises:
             ValueError: for fewer than 8 datasets. That they are equal is for the caller to see to.
@@ -228,7 +232,11 @@ class Posterior:
         return ess
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Mean, sd, quantiles, and for draws of chains R-hat and ESS, of every scalar latent.
+        """Mean, sd, quantiles and their precision, of every scalar latent.
+
+        ``ess_bulk`` and ``ess_tail`` are effective numbers of draws, ``mcse_mean`` and ``mcse_sd``
+        the standard errors of the mean and the standard deviation, ``r_hat`` compares chains or
+        groups of draws; see `amortized.sampling.precision`. Weighted draws have no ``r_hat``.
 
         One entry a scalar, named as in ``"weights[0]"``; for a batch the dataset comes first.
         """
@@ -236,7 +244,7 @@ class Posterior:
         mean, std = self.mean, self.std
         quantiles = {q: self.quantile(q) for q in (0.05, 0.5, 0.95)}
         for name, value in self._draws.items():
-            checks = self._chain_checks(value)
+            checks = self._precision(value)
             for at in product(*map(range, value.shape[1:])):
                 label = f"{name}[{', '.join(map(str, at))}]" if at else name
                 rows[label] = {"mean": mean[name][at].item(), "sd": std[name][at].item()}
@@ -304,13 +312,25 @@ class Posterior:
     def _average(self, value: Tensor) -> Tensor:
         return (self._over_event(self.log_weights.exp(), value) * value).sum(0)
 
-    def _chain_checks(self, value: Tensor) -> dict[str, Tensor]:
-        if self._log_weights is not None or self.n_draws // self.n_chains < 8:
+    def _precision(self, value: Tensor) -> dict[str, Tensor]:
+        """Of one latent's draws ``(n, *batch, *event)``, each ``(*batch, *event)``."""
+        if self.n_draws // self.n_chains < 4:
             return {}
-        if self.diagnostics.get("method") != "nuts":
-            return {}  # independent draws, or particles with shared ancestors: see diagnostics
-        chains = value.unflatten(0, (self.n_chains, -1))
-        return {"ess_bulk": ess_bulk(chains), "ess_tail": ess_tail(chains), "r_hat": r_hat(chains)}
+        n_datasets = self.batch_shape.numel()
+
+        def rows(per_draw: Tensor | None) -> Tensor | None:
+            return None if per_draw is None else per_draw.reshape(self.n_draws, n_datasets).T
+
+        of = precision(
+            value.detach().reshape(self.n_draws, n_datasets, -1).movedim(0, 1),
+            rows(self._log_weights),
+            self.n_chains,
+            rows(self._cluster),
+        )
+        found = {name: part.reshape(value.shape[1:]) for name, part in of._asdict().items()}
+        if self._log_weights is not None:
+            del found["r_hat"]
+        return found
 
 
 def _modes(draws: Latents) -> list[dict[str, Any]]:

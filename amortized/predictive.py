@@ -3,25 +3,25 @@ r"""The posterior predictive of a program: its observation's distribution, avera
 .. math:: p(y^* \mid x^*, D) = \sum_i w_i \, p(y^* \mid \theta_i, x^*, D)
 
 Each term is read off the program itself, run on the asked inputs with the latents of draw i put
-in. Where the program's observation is a multivariate normal (a Gaussian process with its function
-integrated out) the rows depend on each other beyond the latents; then the program is run on the
-known and the asked rows together, and each asked row is conditioned on the known answers.
+in. Where the rows depend on each other beyond the latents, as those of a Gaussian process with its
+function integrated out, each is conditioned on the known answers: see
+`amortized.priors.observation`.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pyro
 import torch
 from jaxtyping import Float
-from pyro.distributions import MaskedDistribution
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+from torch.utils._pytree import tree_map
 
+from amortized.priors.observation import NoPredictive, row_distribution
 from amortized.priors.seeding import seeded
-from amortized.priors.vectorised import FunctionalSamplers, Program, draw, quiet_program
+from amortized.priors.support import log_prob
+from amortized.priors.vectorised import FunctionalSamplers, Program, draw, precision, quiet_program
 
 _N_DRAWS_FOR_CDF = 2000  # where torch knows no cdf; an error of about 0.01
 _PAIRS_AT_ONCE = 2**21  # pairs of rows whose covariances are in memory together
@@ -61,6 +61,8 @@ class ProgramPredictive(Distribution):
         try:
             self._rows = self._known_rows()
             self._over_draws(lambda fn, _: fn.mean + 0.0)
+        except NoPredictive:
+            raise
         except Exception as reason:
             raise ValueError(
                 f"Expected a program that also runs on {x.shape[1]} new rows given its latents; "
@@ -85,7 +87,7 @@ class ProgramPredictive(Distribution):
         n_rows = self.x.shape[1] + self.x_known.shape[1]
 
         def one(latents: dict[str, Tensor], x: Tensor, known: Tensor, y: Tensor, a: Tensor) -> Any:
-            return of(_row_distribution(self.model, latents, x, known, y), a)
+            return of(row_distribution(self.model, latents, x, known, y), a)
 
         over_datasets = torch.func.vmap(one, randomness="different")
         over_draws = torch.func.vmap(
@@ -94,8 +96,14 @@ class ProgramPredictive(Distribution):
             randomness="different",
             chunk_size=max(1, _PAIRS_AT_ONCE // (len(self.x) * n_rows**2)),
         )
-        with quiet_program(), torch.no_grad(), FunctionalSamplers():
-            return over_draws(self.latents, self.x, self.x_known, self.y_known, argument)
+        given = self.latents, self.x, self.x_known, self.y_known, argument
+        with quiet_program(), precision(self.x.dtype), torch.no_grad(), FunctionalSamplers():
+            try:
+                return over_draws(*given)
+            except (NoPredictive, NotImplementedError):
+                raise
+            except Exception:  # a fault of the program itself comes again in the loop
+                return _singly(one, *given)
 
     def _known_rows(self) -> tuple[Any, dict[str, Tensor]] | None:
         """Kind and parameters, ``(n, batch, m, ...)``, of every row's distribution in every draw.
@@ -133,7 +141,7 @@ class ProgramPredictive(Distribution):
         """Log of the mixture's density or probability."""
         value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
         moved = value.movedim(-2, 0)
-        each = self._over_draws(lambda fn, y: fn.log_prob(y), moved)
+        each = self._over_draws(log_prob, moved)
         weights = self.log_weights.reshape(self.log_weights.shape + (1,) * (each.ndim - 2))
         return (each + weights).logsumexp(0).movedim(0, -2)
 
@@ -228,51 +236,21 @@ class ProgramPredictive(Distribution):
         return self._sorted_draws
 
 
+def _singly(function: Callable[..., Any], latents: Any, *data: Tensor) -> Any:
+    """What the two vmaps do, one draw of one dataset at a time."""
+    n, n_datasets = len(next(iter(latents.values()))), len(data[0])
+    results = [
+        function({name: v[i, b] for name, v in latents.items()}, *(each[b] for each in data))
+        for i in range(n)
+        for b in range(n_datasets)
+    ]
+    shape = n, n_datasets
+    return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
+
+
 def _for_each(predictive: Distribution, value: Tensor) -> Tensor:
     """A value for each row of a predictive, where fewer are meant for several."""
     return value.expand(torch.broadcast_shapes(value.shape, predictive.batch_shape))
-
-
-def _row_distribution(
-    model: Program, latents: dict[str, Tensor], x: Tensor, x_known: Tensor, y_known: Tensor
-) -> Any:
-    """The distribution of each row's answer given the latents, with batch shape ``(m,)``."""
-    fn = _observation(model, latents, x)
-    if not isinstance(fn, torch.distributions.MultivariateNormal):
-        return fn
-    joint = _observation(model, latents, torch.cat([x_known, x]))
-    k = len(x_known)
-    covariance = joint.covariance_matrix
-    factor, _ = torch.linalg.cholesky_ex(covariance[:k, :k])
-    half = torch.linalg.solve_triangular(factor, covariance[:k, k:], upper=False)
-    residual = (y_known - joint.loc[:k]).unsqueeze(-1)
-    whitened = torch.linalg.solve_triangular(factor, residual, upper=False).squeeze(-1)
-    mean = joint.loc[k:] + whitened @ half
-    variance = covariance.diagonal()[k:] - half.square().sum(0)
-    return torch.distributions.Normal(mean, variance.clamp(min=1e-12).sqrt())
-
-
-class _Observation(Messenger):
-    """Catches the distribution at site "y", per row, and gives the site a value undrawn."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.distribution: Any = None
-
-    def _pyro_sample(self, message: Any) -> None:
-        if message["name"] != "y":
-            return
-        fn = message["fn"]
-        message["value"] = torch.zeros(fn.shape())
-        while isinstance(fn, torch.distributions.Independent | MaskedDistribution):
-            fn = fn.base_dist
-        self.distribution = fn
-
-
-def _observation(model: Program, latents: dict[str, Tensor], x: Tensor) -> Any:
-    with _Observation() as caught, pyro.poutine.condition(data=latents):
-        model(x, None)
-    return caught.distribution
 
 
 class OneOfBatch(Distribution):

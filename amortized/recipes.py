@@ -18,11 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from amortized.diagnostics import calibration_rows
 from amortized.networks import PFN, PFNConfig, TabularPFN, TabularPFNConfig, new_network
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
+from amortized.pretrained.storage import SHIPPED
 from amortized.priors import Prior, TaskBatch, named_prior
 from amortized.priors.catalogue import PRIORS
 from amortized.training import TrainingConfig, train
 from amortized.training.checkpoint import read_checkpoint
-from amortized.training.data import StepBatches
+from amortized.training.data import NumberedBatches
 from amortized.training.train import CHECKPOINT
 
 
@@ -57,6 +58,25 @@ _LARGER_TABLES = replace(
     _TABLES, n_steps=4000, n_rows=2048, n_context=(32, 1000), lr=7e-4, muon_lr=2e-3, seed=1
 )
 _CLASSES = TabularPFNConfig(max_context=1000, n_features=30)
+
+
+# Harder tables of up to 2,000 rows and 100 columns. The moving average can be released at any time;
+# a longer or shorter schedule may be given to a run that goes on.
+_DIVERSE_TABLES = replace(
+    _TABLES,
+    n_steps=24_000,
+    n_context=(32, 2000),
+    n_query=96,
+    lr=4e-4,
+    muon_lr=1.2e-3,
+    warmup=0.01,
+    ema_decay=0.998,
+    checkpoint_every=100,
+    seed=3,
+)
+_DIVERSE_CLASSES = replace(
+    _CLASSES, max_context=2000, n_features=100, classes_at_once=10, n_hashes=4
+)
 
 
 _GP = TrainingConfig(
@@ -106,6 +126,14 @@ RECIPES: Mapping[str, Recipe] = {
         (_TABLES, _LARGER_TABLES, replace(_LARGER_TABLES, n_steps=3000, seed=2)),
         begins_with="tabular-classifier",
     ),
+    "tabular-classifier-2": Recipe(
+        _DIVERSE_CLASSES, (_DIVERSE_TABLES,), begins_with="tabular-classifier"
+    ),
+    "tabular-regressor-2": Recipe(
+        replace(_DIVERSE_CLASSES, target="regression"),
+        (_DIVERSE_TABLES,),
+        begins_with="tabular-regressor",
+    ),
 }
 
 
@@ -131,18 +159,35 @@ def untrained(name: str, released: Path) -> PFN | TabularPFN:
     """
     recipe = RECIPES[name]
     config, seed = replace(recipe.network, prior=name), recipe.stages[0].seed
+    begun = None if recipe.begins_with is None else load(released / recipe.begins_with)
+    if isinstance(begun, TabularPFN) and begun.config.target == getattr(config, "target", None):
+        return begun.extended(cast(TabularPFNConfig, config))
     network = cast(PFN | TabularPFN, new_network(named_prior(name), config, seed))
-    if recipe.begins_with is not None:
+    if begun is not None:
         own = dict(network.named_parameters())
-        for key, weight in load(released / recipe.begins_with).named_parameters():
+        for key, weight in begun.named_parameters():
             if key in own and own[key].shape == weight.shape:
                 own[key].data.copy_(weight)
     return network
 
 
+def average_so_far(name: str, checkpoint: Path, released: Path = SHIPPED) -> PFN | TabularPFN:
+    """The moving average of the weights in the state of a training that goes on.
+
+    Args:
+        name: of the recipe.
+        checkpoint: the state, as ``train`` keeps it.
+        released: the folder of released networks.
+    """
+    network = untrained(name, released)
+    state = read_checkpoint(checkpoint)["state_dict"]
+    network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
+    return network.eval()
+
+
 def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list[TaskBatch]:
     """Batches of the training's sizes that no training step has seen."""
-    batches = StepBatches(prior, replace(config, seed=config.seed + 10**9))
+    batches = NumberedBatches(prior, replace(config, seed=config.seed + 10**9))
     return [cast(TaskBatch, batches.batch(step)) for step in range(n_batches)]
 
 

@@ -28,10 +28,10 @@ from torch.distributions import Distribution, Normal, constraints
 
 from amortized import infer, load
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.infer.latent_prior import stacked
 from amortized.infer.problem import make_problem
 from amortized.latent_priors import as_mixture
 from amortized.latent_priors.catalogue import PROGRAMS
+from amortized.latent_priors.fitting import stacked
 from amortized.networks import DistributionTransformer
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.grid import grid_posterior

@@ -24,7 +24,10 @@ from torch import Tensor, nn
 
 from amortized.atomic_file import replace_file
 from amortized.networks import NETWORKS
+from amortized.networks.calibration import Calibration
+from amortized.networks.config_fields import check_types
 from amortized.pretrained.folders import in_place, read_folder, replace_folder, strangers
+from amortized.priors.catalogue import PRIORS, named_prior
 
 SHIPPED = Path(__file__).resolve().parent
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "CARD.md"
@@ -82,6 +85,9 @@ def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
     path = Path(path)
     read_folder(path, _refuse_others)
     config = {"network": kind, "config": asdict(cast(Any, network.config))}
+    calibration: Any = network.calibration
+    if calibration is not None:
+        config["calibration"] = asdict(calibration)
     files = {
         CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
         WEIGHTS: save_tensors(_stored(network)),
@@ -227,23 +233,38 @@ def _network(folder: Path) -> nn.Module:
     return network
 
 
-def _configuration(content: bytes, folder: Path) -> tuple[str, Any]:
-    """The kind of the network in a folder, and its configuration."""
+def _configuration(content: bytes, folder: Path) -> tuple[str, Any, Calibration | None]:
+    """The kind of the network in a folder, its configuration and its calibration."""
     try:
         stored = json.loads(content.decode())
-        kind, given = stored["network"], stored["config"].items()
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in given}
-        return kind, NETWORKS[kind][1](**values)
+        kind, values = stored["network"], _as_tuples(stored["config"])
+        if kind == "pfn" and values.get("units") is None:
+            # Files of before networks said it; a prior without a name is one in units of its own.
+            named = values.get("prior") in PRIORS
+            values["units"] = named_prior(values["prior"]).units if named else "raw"
+        measured = _as_tuples(stored.get("calibration"))
+        calibration = None if measured is None else Calibration(**measured)
+        if calibration is not None:
+            check_types(calibration)
+        return kind, NETWORKS[kind][1](**values), calibration
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as reason:
         raise _no_description(folder, reason) from reason
 
 
+def _as_tuples(value: Any) -> Any:
+    """JSON has no tuples."""
+    if isinstance(value, dict):
+        return {name: _as_tuples(member) for name, member in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
 def _without_weights(content: bytes, folder: Path) -> nn.Module:
     """The network that a configuration describes, on the device without memory."""
-    kind, config = _configuration(content, folder)
+    kind, config, calibration = _configuration(content, folder)
     try:
         with torch.device("meta"):
-            network: nn.Module = NETWORKS[kind][0](config)
+            network: Any = NETWORKS[kind][0](config)
+        network.calibration = calibration
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as reason:
         raise _no_description(folder, reason) from reason
     return network

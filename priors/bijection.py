@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
-from torch.distributions.transforms import IndependentTransform, Transform
+from torch.distributions.transforms import ComposeTransform, IndependentTransform, Transform
+
+from amortized.priors.support import Image
 
 _INTERVALS = type(constraints.interval(0, 1)), type(constraints.half_open_interval(0, 1))
 
@@ -55,7 +57,9 @@ class ProbitTransform(Transform):
             end + side * (finite.eps * end.abs() + finite.tiny)
             for end, side in ((low, 1), (high, -1))
         )
-        return (low + (high - low) * torch.special.ndtr(x)).clamp(least, most)
+        # torch's ndtr is 0 below -8.3, where this is still accurate.
+        level = 0.5 * torch.erfc(-x * math.sqrt(0.5))
+        return (low + (high - low) * level).clamp(least, most)
 
     def _inverse(self, y: Tensor) -> Tensor:
         low, high = self._ends(y)
@@ -69,7 +73,7 @@ class ProbitTransform(Transform):
 
 
 def bijection_to(support: Any) -> Transform:
-    """The bijection to a support, such as ``fn.support`` of a distribution ``fn``.
+    """The bijection to a support, such as `amortized.priors.support.support_of` gives.
 
     Raises:
         NotImplementedError: if there is none, as for discrete supports.
@@ -80,9 +84,8 @@ def bijection_to(support: Any) -> Transform:
         >>> bijection_to(constraints.positive)(torch.zeros(2))
         tensor([1., 1.])
     """
-    # torch registers no bijection for mixtures.
-    if isinstance(support, constraints.MixtureSameFamilyConstraint):
-        return bijection_to(support.base_constraint)
+    if isinstance(support, Image):
+        return ComposeTransform([bijection_to(support.base), *support.transform.parts])
     if isinstance(support, constraints.independent):
         return IndependentTransform(
             bijection_to(support.base_constraint), support.reinterpreted_batch_ndims

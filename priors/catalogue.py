@@ -14,7 +14,9 @@ from amortized.priors.learning_curve import LearningCurvePrior
 from amortized.priors.mixture import MixturePrior
 from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.prior import Prior
-from amortized.priors.tabular.tables import table_prior
+from amortized.priors.tabular.tables import diverse_table_prior, table_prior
+
+_MOST_CELLS = 32_000  # a step of a training then takes a few gigabytes
 
 
 def gp_1d() -> GaussianProcessPrior:
@@ -45,7 +47,7 @@ def gp() -> GaussianProcessPrior:
         | Vanilla Bayesian Optimization Performs Great in High Dimensions
         | (Hvarfner et al., 2024), arXiv:2402.02229
     """
-    return GaussianProcessPrior(
+    prior = GaussianProcessPrior(
         "matern52",
         lengthscale=LogNormal(math.log(1.5), 0.75),
         outputscale=LogNormal(0.0, 0.5),
@@ -54,6 +56,8 @@ def gp() -> GaussianProcessPrior:
         inputs=standardised_inputs,
         scale_by_dimension=True,
     )
+    prior.units = "standardised"
+    return prior
 
 
 def tabular_classifier() -> MixturePrior:
@@ -64,6 +68,22 @@ def tabular_classifier() -> MixturePrior:
 def tabular_regressor() -> MixturePrior:
     """Tables of 2 to 30 columns and a number to predict; see ``table_prior``."""
     return table_prior("regression", max_features=30)
+
+
+def tabular_classifier_2() -> MixturePrior:
+    """Tables of 2 to 100 columns (at most 32,000 cells) and 2 to 10 classes.
+
+    See ``diverse_table_prior``.
+    """
+    return diverse_table_prior("classification", max_cells=_MOST_CELLS)
+
+
+def tabular_regressor_2() -> MixturePrior:
+    """Tables of 2 to 100 columns (at most 32,000 cells) and a number to predict.
+
+    See ``diverse_table_prior``.
+    """
+    return diverse_table_prior("regression", max_cells=_MOST_CELLS)
 
 
 def learning_curve() -> LearningCurvePrior:
@@ -97,6 +117,8 @@ PRIORS: Mapping[str, Callable[[], Prior]] = {
     "learning-curve-discrepancy": learning_curve_discrepancy,
     "tabular-classifier": tabular_classifier,
     "tabular-regressor": tabular_regressor,
+    "tabular-classifier-2": tabular_classifier_2,
+    "tabular-regressor-2": tabular_regressor_2,
 }
 
 

@@ -12,25 +12,20 @@ Discrete latents are summed out where Pyro can enumerate them (see `amortized.pr
 and refused where it cannot.
 """
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
-from torch.nn.functional import softplus
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from amortized.priors.enumeration import enumerable_latents, log_densities
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
+from amortized.priors.plain_trace import settle
 from amortized.priors.seeding import nothing_drawn
 from amortized.priors.sites import (
     Evaluate,
     EvaluatePrior,
+    Outside,
     Place,
     PlaceAndDraw,
     Unconstrain,
@@ -42,47 +37,13 @@ from amortized.priors.sites import (
     trace_program,
 )
 from amortized.priors.vectorised import (
+    ForBatches,
     FunctionalSamplers,
     Program,
+    loop,
+    precision,
     quiet_program,
 )
-
-
-class _ForBatches(TorchFunctionMode):
-    """Replaces two functions of torch by equals that suit many particles at once.
-
-    A singular matrix spoils its own particle only: its Cholesky factor is NaN, where torch would
-    raise for all. The Bernoulli likelihood is ``y z - softplus(z)``, a third of the time that
-    torch's decomposition of it takes under `vmap`.
-    """
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.linalg.cholesky:
-            factor, info = torch.linalg.cholesky_ex(*args, **(kwargs or {}))
-            return torch.where((info == 0)[..., None, None], factor, torch.nan)
-        if func is cross_entropy:
-            options = {key: value for key, value in (kwargs or {}).items() if value is not None}
-            if options == {"reduction": "none"} and len(args) == 2:
-                logits, y = args
-                return softplus(logits, threshold=40.0) - y * logits
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _precision(dtype: torch.dtype) -> Iterator[None]:
-    """Lets constants that the program makes without a dtype be as precise as the data."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 class ProgramDensity:
@@ -135,7 +96,7 @@ class ProgramDensity:
                 f"{tuple(x.shape)} and {tuple(y.shape)}."
             )
         self.model, self.x, self.y = model, x, y
-        with ONE_AT_A_TIME, _precision(y.dtype):
+        with precision(y.dtype):
             trace = trace_program(model, x[0], y[0])
         self.is_simulator = not has_density(trace.nodes["y"]["fn"], y[0])
         if self.is_simulator and not allow_simulator:
@@ -153,7 +114,7 @@ class ProgramDensity:
         self.supports = {name: base_support(fn) for name, fn in self.priors.items()}
         self.dim = sum(shape.numel() for _, shape in self.layout.values())
         self.vectorised = True
-        self._try_out()
+        settle(self, trace)
 
     @property
     def n_datasets(self) -> int:
@@ -180,15 +141,21 @@ class ProgramDensity:
         self._check(u)
 
         with nothing_drawn():
-            return self._over_all(self._evaluate, u)
+            return self.over_all(self.evaluate, u)
 
-    def _evaluate(self, u: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Log prior and log likelihood of one particle of one dataset."""
+    def evaluate(
+        self, u: Tensor, x: Tensor, y: Tensor, pinned: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log prior and log likelihood of one particle of one dataset.
+
+        Discrete latents that are pinned have these values and are not summed out.
+        """
         if self.discrete is not None:
-            return log_densities(self.model, self.layout, self.discrete, u, x, y)
+            return log_densities(self.model, self.layout, self.discrete, u, x, y, pinned)
         run = (EvaluatePrior if self.is_simulator else Evaluate)(self.layout, u)
         with run:
             self.model(x, y)
+        run.require_all()
         return run.log_prior, run.log_likelihood
 
     def log_prior(
@@ -216,15 +183,15 @@ class ProgramDensity:
         Without any `vmap`, so that it can be traced; called outside `quiet_program` it checks
         the program's arguments.
         """
-        with nothing_drawn(), _precision(self.y.dtype):
-            log_prior, log_likelihood = self._evaluate(u, self.x[0], self.y[0])
+        with nothing_drawn(), precision(self.y.dtype):
+            log_prior, log_likelihood = self.evaluate(u, self.x[0], self.y[0])
         return log_prior + log_likelihood
 
     def log_jacobian(
         self, u: Float[Tensor, "batch particles dim"]
     ) -> Float[Tensor, "batch particles"]:
         """Log determinant of the Jacobian of `constrain`."""
-        return self._over_all(lambda u, x, y: self._place(u, x, y).log_jacobian, u)
+        return self._or_singly(lambda u, x, y: self._place(u, x, y).log_jacobian, u)
 
     def _place(self, u: Tensor, x: Tensor, y: Tensor) -> Place:
         """A run of the program with the latents at u, and any discrete ones drawn."""
@@ -243,20 +210,40 @@ class ProgramDensity:
         self._check(u)
 
         with torch.no_grad():
-            return self._over_all(lambda u, x, y: self._place(u, x, y).values, u)
+            return self._or_singly(lambda u, x, y: self._place(u, x, y).values, u)
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
         """The inverse of `constrain`."""
+        return self.unconstrain_and_check(latents)[0]
+
+    def unconstrain_and_check(
+        self, latents: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch particles dim"], Bool[Tensor, "batch particles"]]:
+        """The inverse of `constrain`, and whether the latents lie in their supports.
+
+        Outside of them u has no meaning, and may be NaN.
+        """
         missing = set(self.layout) - set(latents)
         if missing:
             raise ValueError(f"Expected values for {sorted(self.layout)}; got none for {missing}.")
 
-        def collect(given: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        def collect(given: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             run = Unconstrain(self.layout, given)
             run_for_latents(run, self.model, x, y)
-            return run.vector()
+            return run.vector(), run.inside
 
-        return self._over_all(collect, {name: latents[name] for name in self.layout})
+        return self._or_singly(collect, {name: latents[name] for name in self.layout})
+
+    def outside(self, u: Float[Tensor, "batch particles dim"]) -> Float[Tensor, "batch particles"]:
+        """How far observations lie outside supports that depend on latents; 0 where none does."""
+
+        def far(u: Tensor, x: Tensor, y: Tensor) -> Tensor:
+            run = Outside(self.layout, u)
+            with FunctionalSamplers(), run:
+                self.model(x, y)
+            return run.distance
+
+        return self.over_all(far, u)
 
     def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
         """Draws u from the prior with torch's global generator."""
@@ -269,36 +256,11 @@ class ProgramDensity:
             return run.vector().to(y.dtype)
 
         with torch.no_grad():
-            return self._over_all(collect, self.x.new_empty(self.n_datasets, n_particles))
+            return self._or_singly(collect, self.x.new_empty(self.n_datasets, n_particles))
 
     def prior_lots(self, n_lots: int, n_each: int) -> Float[Tensor, "batch lots each dim"]:
         """Lots of draws from the prior, each of which may lead to a mode of its own."""
         return self.sample_prior(n_lots * n_each).unflatten(1, (n_lots, n_each))
-
-    def _try_out(self) -> None:
-        """Evaluates once; leaves vectorisation where the program cannot bear it."""
-        one, origin = self.take(torch.tensor([0])), self.y.new_zeros(1, 1, self.dim)
-        try:
-            one.log_density(origin)
-            return
-        except Exception as error:  # the loop tells a program's own fault from vmap's limits
-            reason = error
-        one.vectorised = self.vectorised = False
-        try:
-            one.log_density(origin)
-        except Exception as error:
-            raise ValueError(
-                "Expected a program whose density can be evaluated wherever its latents may lie; "
-                f"got {type(error).__name__}: {error}"
-            ) from error
-        first_line = str(reason).split(". ")[0].split("\n")[0]
-        warnings.warn(
-            "The program's density cannot be computed for all particles at once and is computed "
-            f"one by one, which is slow. Torch says: {first_line}. Write choices on drawn values "
-            "with torch.where instead of if.",
-            UserWarning,
-            stacklevel=3,
-        )
 
     def _check(self, u: Tensor) -> None:
         if u.ndim != 3 or u.shape[0] != self.n_datasets or u.shape[2] != self.dim:
@@ -307,23 +269,22 @@ class ProgramDensity:
                 f"{tuple(u.shape)}."
             )
 
-    def _over_all(self, function: Callable[..., Any], particles: Any) -> Any:
+    def over_all(self, function: Callable[..., Any], particles: Any) -> Any:
         """Maps a function of one particle and its dataset over particles and datasets."""
         over_particles = torch.func.vmap(function, (0, None, None), randomness="different")
         over_datasets = torch.func.vmap(over_particles, randomness="different")
-        with quiet_program(), _precision(self.y.dtype), _ForBatches():
+        with quiet_program(), precision(self.y.dtype), ForBatches():
             if self.vectorised:
                 return over_datasets(particles, self.x, self.y)
-            return _loop(function, particles, self.x, self.y)
+            return loop(function, particles, self.x, self.y)
 
-
-def _loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
-    """What the two vmaps do, one particle at a time."""
-    leaves, spec = tree_flatten(particles)
-    results = [
-        function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
-        for i in range(len(x))
-        for j in range(leaves[0].shape[1])
-    ]
-    shape = leaves[0].shape[:2]
-    return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
+    def _or_singly(self, function: Callable[..., Any], particles: Any) -> Any:
+        """`over_all` for what draws: vmap may not bear a sampler though it bears the density."""
+        try:
+            return self.over_all(function, particles)
+        except Exception:  # a fault of the program itself comes again in the loop
+            if not self.vectorised:
+                raise
+        singly = self.take(torch.arange(self.n_datasets, device=self.x.device))
+        singly.vectorised = False
+        return singly.over_all(function, particles)

@@ -6,22 +6,34 @@ Pyro runs the program once with every value of each discrete latent along a dime
 left of all plates, and knows which dimensions each factor has. The sum over them is taken here, one
 variable after the other, in logarithms and by operations that `torch.func.vmap` can batch.
 
+Rows that are one event, as in ``dist.Normal(...).to_event(1)``, are no plate, and Pyro takes the
+values of a latent that broadcasts against them for another latent's, or for rows. Such a program is
+run once for every assignment of its latents outside of plates instead. Which of the two is right
+for a program, `amortized.priors.plain_trace` finds out.
+
 References:
     Obermeyer et al., Tensor variable elimination for plated factor graphs (2019), arXiv 1902.03210.
 """
 
+import itertools
+import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import pyro
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.ops.contract import contract_to_tensor
 from pyro.ops.rings import LogRing
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from amortized.priors.sites import Layout, Place, latent_sites
+from amortized.priors.support import log_prob
 from amortized.priors.vectorised import Program, is_subsample
+
+_MOST_ASSIGNMENTS = 256  # each takes one run of the program
 
 
 class Enumerable(NamedTuple):
@@ -30,10 +42,13 @@ class Enumerable(NamedTuple):
     Attributes:
         names: of their sites.
         first_dim: the first dimension, from the right, that no site of the program uses.
+        assignments: of the latents outside of plates, for each of which the program is run; none
+            where Pyro enumerates them all.
     """
 
     names: frozenset[str]
     first_dim: int
+    assignments: tuple[Mapping[str, Tensor], ...] = ()
 
 
 def enumerable_latents(trace: Any) -> Enumerable | None:
@@ -65,31 +80,110 @@ def enumerable_latents(trace: Any) -> Enumerable | None:
     return Enumerable(frozenset(sites), -1 - max(plates + events))
 
 
+def one_by_one(trace: Any, discrete: Enumerable) -> Enumerable | None:
+    """The same latents, those outside of plates by one run of the program for each assignment.
+
+    Returns:
+        None where there are no such latents, or too many assignments.
+    """
+    values = {}
+    for name in sorted(discrete.names):
+        site = trace.nodes[name]
+        if not site["fn"].batch_shape and not any(f.vectorized for f in site["cond_indep_stack"]):
+            values[name] = site["fn"].enumerate_support(expand=False)
+    if not values or math.prod(map(len, values.values())) > _MOST_ASSIGNMENTS:
+        return None
+    assignments = (
+        dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())
+    )
+    return discrete._replace(assignments=tuple(assignments))
+
+
 def log_densities(
-    model: Program, layout: Layout, discrete: Enumerable, u: Tensor, x: Tensor, y: Tensor
+    model: Program,
+    layout: Layout,
+    discrete: Enumerable,
+    u: Tensor,
+    x: Tensor,
+    y: Tensor,
+    pinned: Mapping[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Log prior of u and log likelihood of one particle, both with discrete latents summed out."""
+    """Log prior of u and log likelihood of one particle, both with discrete latents summed out.
+
+    Args:
+        model: the program.
+        layout: of its continuous latents.
+        discrete: its discrete latents.
+        u: the particle.
+        x: inputs of its dataset.
+        y: observations.
+        pinned: values of the discrete latents; the sum is then over these alone. So the terms of
+            the sum can be compared with the program.
+    """
+    parts = [
+        _enumerated(model, layout, discrete, u, x, y, assignment, pinned)
+        for assignment in discrete.assignments or ({},)
+    ]
+    log_prior, total = (torch.stack(each).logsumexp(0) for each in zip(*parts, strict=True))
+    # Where nothing is possible, -inf - -inf is not a number, but the likelihood is nil.
+    return log_prior, torch.where(total == -torch.inf, -torch.inf, total - log_prior)
+
+
+def _enumerated(
+    model: Program,
+    layout: Layout,
+    discrete: Enumerable,
+    u: Tensor,
+    x: Tensor,
+    y: Tensor,
+    assignment: Mapping[str, Tensor],
+    pinned: Mapping[str, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """Log prior and log joint density; latents with an assignment have it, others are summed."""
     with pyro.poutine.trace() as tracer, _DataUnderVmap():
-        with pyro.poutine.enum(first_available_dim=discrete.first_dim), _Mark(layout, u) as run:
-            model(x, y)
+        with pyro.poutine.enum(first_available_dim=discrete.first_dim):
+            with _Mark(layout, u, assignment) as run:
+                model(x, y)
         trace = tracer.trace
         for name, site in list(trace.nodes.items()):
             is_sample = site["type"] == "sample"
             if is_sample and (is_subsample(site) or (site["infer"] or {}).get("_deterministic")):
                 trace.remove_node(name)
-        trace.compute_log_prob()
+            elif is_sample:  # Pyro would ask torch, which knows a density outside the support too
+                each = log_prob(site["fn"], site["value"])
+                site["unscaled_log_prob"] = each
+                site["log_prob"] = scale_and_mask(each, site["scale"], site["mask"])
+                site["log_prob_sum"] = site["log_prob"].sum()
+        for name, value in (pinned or {}).items():
+            _pin(trace.nodes[name], value)
         trace.pack_tensors()
         sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
         total = _sum_out(trace, sites)
         log_prior = _sum_out(trace, [site for site in sites if not site["is_observed"]])
-    return log_prior + run.log_jacobian, total - log_prior
+    return log_prior + run.log_jacobian, total + run.log_jacobian
+
+
+def _pin(site: Any, value: Tensor) -> None:
+    """Makes all values of a site but one impossible."""
+    same: Any = site["value"] == value
+    n_event = len(site["fn"].event_shape)
+    if n_event:
+        same = same.flatten(-n_event).all(-1)
+    site["log_prob"] = site["log_prob"] + torch.where(same, 0.0, -torch.inf)
 
 
 class _Mark(Place):
-    """Puts continuous latents in and marks the discrete ones for enumeration."""
+    """Puts continuous latents in; discrete ones are assigned, or marked for enumeration."""
+
+    def __init__(self, layout: Layout, u: Tensor, assignment: Mapping[str, Tensor]) -> None:
+        super().__init__(layout, u)
+        self.assignment = assignment
 
     def _not_in_u(self, message: Any) -> None:
-        message["infer"]["enumerate"] = "parallel"
+        if message["name"] in self.assignment:
+            message["value"] = self.assignment[message["name"]]
+        else:
+            message["infer"]["enumerate"] = "parallel"
 
 
 class _DataUnderVmap(TorchFunctionMode):

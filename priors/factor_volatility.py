@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amortized.priors.covariances import is_covariance
 from amortized.priors.state_space import StateSpaceModel
 
 
@@ -77,9 +78,8 @@ class FactorVolatility(StateSpaceModel):
             raise ValueError(f"Expected delta between -1 and 1; got {self.delta}.")
         if not bool((self.sigma > 0).all()):
             raise ValueError(f"Expected sigma above 0; got {self.sigma}.")
-        if torch.linalg.cholesky_ex(self.noise_cov).info or not torch.allclose(
-            self.noise_cov, self.noise_cov.mT
-        ):
+        definite = torch.linalg.cholesky_ex(self.noise_cov).info == 0
+        if not bool(definite & is_covariance(self.noise_cov)):
             raise ValueError("Expected noise_cov to be symmetric and positive definite.")
 
     def sample_initial(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:

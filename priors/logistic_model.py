@@ -18,12 +18,13 @@ _RIDGE, _N_NEWTON = 0.25, 6  # the precision of N(0, 2^2): estimates stay finite
 
 
 class LogisticModelPrior(GeneralisedLinearPrior):
-    """``w_j ~ N(0, 1)`` and ``y ~ Bernoulli(sigmoid(x w))``; the intercept, if any, is last.
+    """``w_j ~ N(0, scale)`` and ``y ~ Bernoulli(sigmoid(x w))``; the intercept, if any, is last.
 
     Args:
         n_features: number of inputs.
         intercept: whether there is an intercept.
         vary_features: whether each task uses only the first few of the features.
+        scale: standard deviation of the coefficients.
 
     Example:
         >>> LogisticModelPrior(2).sample(3, 10, 0, seed=0).latents["coefficients"].shape
@@ -31,15 +32,21 @@ class LogisticModelPrior(GeneralisedLinearPrior):
     """
 
     def __init__(
-        self, n_features: int, *, intercept: bool = False, vary_features: bool = False
+        self,
+        n_features: int,
+        *,
+        intercept: bool = False,
+        vary_features: bool = False,
+        scale: float = 1.0,
     ) -> None:
         super().__init__(n_features, intercept=intercept, vary_features=vary_features)
+        self.scale = scale
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one dataset."""
         design = self.design(x)
         zeros = x.new_zeros(design.shape[-1])
-        coefficients = pyro.sample("coefficients", dist.Normal(zeros, 1.0).to_event(1))
+        coefficients = pyro.sample("coefficients", dist.Normal(zeros, self.scale).to_event(1))
         return pyro.sample("y", dist.Bernoulli(logits=design @ coefficients).to_event(1), obs=y)
 
     def sketch(

@@ -39,6 +39,13 @@ class MixturePrior(Prior):
                 f"Expected {len(priors)} weights >= 0 with a positive sum, one for each prior; "
                 f"got {weights}."
             )
+        units = {prior.units for prior in priors}
+        if len(units) > 1:
+            raise ValueError(
+                "Expected components that are all in raw units or all standardised; got both. "
+                "Standardise the tasks of the former."
+            )
+        self.units = units.pop()
         self.priors = priors
         self.weights = weights
 

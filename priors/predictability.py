@@ -48,6 +48,7 @@ class PredictablePrior(Prior):
         if not 0 <= surplus < math.inf:
             raise ValueError(f"Expected surplus to be a finite number >= 0; got {surplus!r}.")
         self.prior = prior
+        self.units = prior.units
         self.easy = easy
         self.surplus = surplus
 

@@ -1,12 +1,16 @@
 """The contract of every prior: a pure function from a seed to a batch of tasks."""
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 
 from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
+
+Units = Literal["raw", "standardised"]
+"""What the numbers of a prior's tasks are: natural ones, as they are, or standardised data."""
 
 
 class Prior(ABC):
@@ -16,7 +20,14 @@ class Prior(ABC):
     public ``sample`` sees to it that a seeded one is drawn from. Draw ``n_context + n_query`` rows
     together and give them to ``split`` as the last step. A prior that knows an exact answer offers
     it as ``posterior_predictive(batch)``.
+
+    Attributes:
+        units: "raw" where inputs and answers have units of their own, so that a network that was
+            trained on the prior reads a user's numbers as they are; "standardised" where the prior
+            is one of data that were standardised, so that a user's are standardised first.
     """
+
+    units: Units = "raw"
 
     def sample(
         self,

@@ -107,10 +107,12 @@ class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
             with fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(int(seed))
                 return func(*args, **kwargs)
-        if draws is None:
+        if draws is None or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
-        if kwargs.get("generator") is None:
-            kwargs["generator"] = self.generator(_device_of(args, kwargs))
+        device = _device_of(args, kwargs)
+        if device.type == "meta":  # shapes without numbers: there is nothing to draw
+            return func(*args, **kwargs)
+        kwargs["generator"] = self.generator(device)
         return draws(*args, **kwargs)
 
     def generator(self, device: torch.device) -> torch.Generator:

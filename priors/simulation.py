@@ -16,13 +16,16 @@ from torch.utils._pytree import tree_map
 from amortized.priors.bijection import bijection_to
 from amortized.priors.seeding import seeded
 from amortized.priors.sites import Unconstrain, _Site, lay_out, run_for_latents, trace_program
+from amortized.priors.support import support_of
 from amortized.priors.vectorised import (
     FunctionalSamplers,
     Program,
     draw,
     is_subsample,
+    precision,
     quiet_program,
     run_program,
+    warn_of_parameters,
 )
 
 
@@ -38,7 +41,7 @@ class _AtLatents(_Site):
             return
         if self._is_latent(message):
             where, shape = self.layout[message["name"]]
-            value = bijection_to(message["fn"].support)(self.u[where].reshape(shape))
+            value = bijection_to(support_of(message["fn"]))(self.u[where].reshape(shape))
             self.values[message["name"]] = value
             message["value"] = value
         elif message["value"] is None:
@@ -75,14 +78,16 @@ class ProgramSimulator:
 
     def __init__(self, model: Program, x: Float[Tensor, "n features"]) -> None:
         self.model = model
-        with seeded(0):
+        with seeded(0), precision(x.dtype):
             sites = run_program(model, x)
             if "y" not in sites:
                 raise ValueError(
                     f"Expected the program to have a sample site 'y'; got {sorted(sites)}. Name "
                     "the observation: pyro.sample('y', ..., obs=y)."
                 )
-            self.layout = lay_out(trace_program(model, x, sites["y"]))
+            trace = trace_program(model, x, sites["y"])
+            warn_of_parameters(trace)
+            self.layout = lay_out(trace)
         self.dim = sum(shape.numel() for _, shape in self.layout.values())
 
     def __call__(
@@ -117,7 +122,7 @@ class ProgramSimulator:
 
     def _for_all(self, run: Callable[[Tensor, Tensor], Any], u: Tensor, x: Tensor) -> Any:
         """One vectorised run; task by task where the program cannot bear it."""
-        with torch.no_grad(), quiet_program(), FunctionalSamplers():
+        with torch.no_grad(), quiet_program(), precision(x.dtype), FunctionalSamplers():
             try:
                 return torch.func.vmap(run, randomness="different")(u, x)
             except Exception:  # a fault of the program itself comes again in the loop

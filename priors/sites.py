@@ -14,10 +14,12 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import Independent, constraints
 
 from amortized.priors.bijection import bijection_to
 from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.seeding import seeded
+from amortized.priors.support import contains, is_fixed, log_prob, outside, support_of
 from amortized.priors.vectorised import Program, draw, is_subsample, quiet_program
 
 Layout = dict[str, tuple[slice, torch.Size]]
@@ -39,6 +41,16 @@ class _Site(Messenger):
 
     def _is_latent(self, message: Any) -> bool:
         return message["name"] in self.layout and not message["is_observed"]
+
+    def require_all(self) -> None:
+        """Refuses a run without some of the latents: the density would have other dimensions."""
+        missing = set(self.layout) - set(self.values)
+        if missing:
+            raise ValueError(
+                f"Expected the sample sites {sorted(self.layout)} in every run of the program; "
+                f"{sorted(missing)} appear in some runs only. Draw them always, and choose with "
+                "torch.where what they are used for."
+            )
 
     def _pyro_post_sample(self, message: Any) -> None:
         if not self.to_the_end and len(self.values) == len(self.layout):
@@ -64,7 +76,7 @@ class Place(_Site):
         if self._is_latent(message):
             where, shape = self.layout[message["name"]]
             unconstrained = self.u[where].reshape(shape)
-            transform = bijection_to(message["fn"].support)
+            transform = bijection_to(support_of(message["fn"]))
             value = message["value"] = transform(unconstrained)
             self.values[message["name"]] = value
             self._jacobians.append(
@@ -77,7 +89,8 @@ class Place(_Site):
         """What to do about a site that is neither observed nor in u."""
         raise ValueError(
             f"Expected the sample site '{message['name']}' in every run of the program; it "
-            "appears in some runs only."
+            "appears in some runs only. Draw it always, and choose with torch.where what it is "
+            "used for."
         )
 
 
@@ -100,12 +113,12 @@ class Evaluate(Place):
         super()._pyro_sample(message)
         if is_subsample(message):
             return
-        log_prob = message["fn"].log_prob(message["value"])
-        log_prob = scale_and_mask(log_prob, message["scale"], message["mask"]).sum()
+        each = log_prob(message["fn"], message["value"])
+        total = scale_and_mask(each, message["scale"], message["mask"]).sum()
         if self._is_latent(message):
-            self.log_prior = self.log_prior + log_prob + self._jacobians[-1]()
+            self.log_prior = self.log_prior + total + self._jacobians[-1]()
         else:
-            self.log_likelihood = self.log_likelihood + log_prob
+            self.log_likelihood = self.log_likelihood + total
 
 
 class EvaluatePrior(Evaluate):
@@ -118,8 +131,25 @@ class EvaluatePrior(Evaluate):
             super()._pyro_sample(message)
 
 
+class Outside(PlaceAndDraw):
+    """Adds up how far observations lie outside their supports."""
+
+    def __init__(self, layout: Layout, u: Tensor) -> None:
+        super().__init__(layout, u)
+        self.distance = u.new_zeros(())
+
+    def _pyro_sample(self, message: Any) -> None:
+        super()._pyro_sample(message)
+        if message["is_observed"] and not is_subsample(message):
+            self.distance = self.distance + outside(message["fn"], message["value"])
+
+
 class Unconstrain(_Site):
-    """Collects u from given values, or from prior draws where none are given."""
+    """Collects u from given values, or from prior draws where none are given.
+
+    Attributes:
+        inside: whether every given value lies in the support of its latent.
+    """
 
     def __init__(
         self,
@@ -128,16 +158,20 @@ class Unconstrain(_Site):
     ) -> None:
         super().__init__(layout)
         self.given = given
+        self.inside = torch.ones((), dtype=torch.bool)
 
     def _pyro_sample(self, message: Any) -> None:
         if not self._is_latent(message) or message["value"] is not None:
             return
         name, fn = message["name"], message["fn"]
         value = message["value"] = draw(fn) if self.given is None else self.given[name]
-        self.values[name] = bijection_to(fn.support).inv(value).reshape(-1)
+        if self.given is not None:
+            self.inside = self.inside & contains(fn, value).all()
+        self.values[name] = bijection_to(support_of(fn)).inv(value).reshape(-1)
 
     def vector(self) -> Tensor:
         """The values end to end, in the order of the layout."""
+        self.require_all()
         return torch.cat([self.values[name] for name in self.layout])
 
 
@@ -200,21 +234,23 @@ def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = Fal
     for name, site in latent_sites(trace).items():
         if name in without:
             continue
-        support = site["fn"].support
+        support = support_of(site["fn"])
         if support is not None and support.is_discrete:
             raise ValueError(
                 f"Expected continuous latents; got '{name}' with the discrete support {support}. "
                 "Sum it out in the program (a mixture is dist.MixtureSameFamily)."
             )
         try:
-            shape = bijection_to(site["fn"].support).inv(site["value"]).shape
+            u = bijection_to(support).inv(site["value"])
+            if u.isnan().any():
+                raise NotImplementedError
         except NotImplementedError as reason:
             raise ValueError(
                 f"Expected latents whose support has a bijection to the real line; got '{name}' "
                 f"with the support {support}. Rewrite the program with other latents."
             ) from reason
-        layout[name] = (slice(start, start + shape.numel()), shape)
-        start += shape.numel()
+        layout[name] = (slice(start, start + u.numel()), u.shape)
+        start += u.numel()
     if not layout and not allow_none:
         beside = f"continuous latents beside the discrete {sorted(without)}"
         raise ValueError(
@@ -225,8 +261,8 @@ def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = Fal
 
 def base_support(fn: Any) -> Any:
     """The support of a distribution's single elements, where it is a product of such."""
-    support = fn.support
-    while hasattr(support, "base_constraint"):
+    support = support_of(fn)
+    while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
 
@@ -244,21 +280,24 @@ def has_density(fn: Any, value: Tensor) -> bool:
 
 def check_observation(trace: Any, y: Tensor) -> None:
     """Refuses observations that no latents could have produced."""
-    fn = trace.nodes["y"]["fn"]
+    site = trace.nodes["y"]
+    fn, observed = site["fn"], site["value"]
     if not torch.isfinite(y).all():
         raise ValueError(
             f"Expected finite observations y; got {int((~torch.isfinite(y)).sum())} that are NaN "
             "or infinite. Leave such rows out."
         )
     support = base_support(fn)
-    bounds = [getattr(support, name, 0.0) for name in ("lower_bound", "upper_bound")]
-    if not support.is_discrete and any(isinstance(bound, Tensor) for bound in bounds):
+    if not is_fixed(fn):
         return  # such a support may depend on the latents; the density itself then says -inf
-    observed = trace.nodes["y"]["value"]
     if not torch.equal(observed, y[0]):
         y = observed  # the program observes something made of y: see that of the first dataset
+    while isinstance(fn, Independent):  # row by row, to name the row that is wrong
+        fn = fn.base_dist
     with quiet_program():
-        inside = support.check(y)
+        inside = contains(fn, y)
+    if site["mask"] is not None:
+        inside = inside | ~torch.as_tensor(site["mask"])
     if not inside.all():
         wrong = y[~inside] if inside.shape == y.shape else y
         raise ValueError(

@@ -23,6 +23,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amortized.priors.covariances import check_covariance, covariance_root
+
 _LOG_2PI = math.log(2 * math.pi)
 
 
@@ -149,7 +151,7 @@ class LinearGaussianModel(StateSpaceModel):
                 )
             batches.update(value.shape[:n_batch])
             if name.endswith("_cov"):
-                _check_covariance(name, value)
+                check_covariance(name, value)
         if len(batches) > 1:
             raise ValueError(f"Expected one batch size in all tensors; got {sorted(batches)}.")
 
@@ -193,7 +195,7 @@ class LinearGaussianModel(StateSpaceModel):
         covs = {
             name: getattr(self, f"{name}_cov") for name in ("initial", "transition", "observation")
         }
-        return {name: _root(cov) for name, cov in covs.items()}
+        return {name: covariance_root(cov) for name, cov in covs.items()}
 
     def log_observation(self, y: Tensor, state: Tensor, t: int) -> Tensor:
         mean = state @ self.observation.mT + _row(self.observation_offset)
@@ -220,33 +222,7 @@ def _per_series(cov: Tensor) -> Tensor:
     return cov if cov.ndim == 2 else cov.unsqueeze(-3)
 
 
-def _root(cov: Tensor) -> Tensor:
-    """A matrix whose square, ``root @ root.mT``, is a covariance that may be singular."""
-    # The eigenvectors give one where Cholesky would fail: noise of rank 2 in 4 dimensions.
-    values, vectors = torch.linalg.eigh(cov)
-    return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
-
-
 def _noise(root: Tensor, shape: Sequence[int], generator: torch.Generator) -> Tensor:
     """Draws from N(0, root root'), ``(batch, particles, dim)``."""
     n, dtype, device = root.shape[-1], root.dtype, root.device
     return torch.randn(*shape, n, generator=generator, dtype=dtype, device=device) @ root.mT
-
-
-def _check_covariance(name: str, cov: Tensor) -> None:
-    """Refuses a matrix that is no covariance; a factor given in its place is not symmetric."""
-    size = cov.detach().abs().amax((-2, -1), keepdim=True)
-    slack = 100 * torch.finfo(cov.dtype).eps * size + torch.finfo(cov.dtype).tiny
-    asymmetric = ((cov - cov.mT).abs() > slack).any()
-    ridge = slack * torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
-    negative = (torch.linalg.cholesky_ex(cov.detach() + ridge).info > 0).any()
-    try:
-        wrong = bool(asymmetric | negative | ~torch.isfinite(size).all())
-    except RuntimeError:  # torch.func.vmap lets nobody look at values
-        return
-    if wrong:
-        raise ValueError(
-            f"Expected {name} to be finite, symmetric and positive semi-definite; got "
-            f"{cov.tolist() if cov.ndim == 2 else 'a batch with one that is not'}. Give the "
-            "covariance itself, not its Cholesky factor or standard deviations."
-        )

@@ -18,7 +18,10 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from torch.nn.functional import softplus
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.seeding import remembered
@@ -35,6 +38,18 @@ def quiet_program() -> Iterator[None]:
         # Some operations have no batching rule yet and loop inside torch: slower, still right.
         warnings.filterwarnings("ignore", "There is a performance drop")
         yield
+
+
+@contextmanager
+def precision(dtype: torch.dtype) -> Iterator[None]:
+    """Lets constants that the program makes without a dtype be as precise as the data."""
+    with ONE_AT_A_TIME:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def _uniform(like: Tensor) -> Tensor:
@@ -83,6 +98,44 @@ class FunctionalSamplers(TorchFunctionMode):
             if caller.startswith(("torch.distributions", "pyro.distributions")):
                 return functional(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+class ForBatches(TorchFunctionMode):
+    """Replaces two functions of torch by equals that suit many particles at once.
+
+    A singular matrix spoils its own particle only: its Cholesky factor is NaN, where torch would
+    raise for all. The Bernoulli likelihood is ``y z - softplus(z)``, a third of the time that
+    torch's decomposition of it takes under `vmap`.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.linalg.cholesky:
+            factor, info = torch.linalg.cholesky_ex(*args, **(kwargs or {}))
+            return torch.where((info == 0)[..., None, None], factor, torch.nan)
+        if func is cross_entropy:
+            options = {key: value for key, value in (kwargs or {}).items() if value is not None}
+            if options == {"reduction": "none"} and len(args) == 2:
+                logits, y = args
+                return softplus(logits, threshold=40.0) - y * logits
+        return func(*args, **(kwargs or {}))
+
+
+def loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
+    """What the two vmaps do, one particle at a time."""
+    leaves, spec = tree_flatten(particles)
+    results = [
+        function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
+        for i in range(len(x))
+        for j in range(leaves[0].shape[1])
+    ]
+    shape = leaves[0].shape[:2]
+    return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
 
 
 def _dirichlet(concentration: Tensor, shape: torch.Size) -> Tensor:
@@ -147,6 +200,19 @@ def is_subsample(message: Any) -> bool:
     return type(message["fn"]).__name__ == "_Subsample"
 
 
+def warn_of_parameters(trace: Any) -> None:
+    """Says that `pyro.param` stays at the value that it has: nothing here optimises it."""
+    names = sorted(name for name, site in trace.nodes.items() if site["type"] == "param")
+    if names:
+        warnings.warn(
+            f"The program has pyro.param {names}, which is not inferred: every method leaves it at "
+            "the value that it has in Pyro's store, at first the initial one. Give it a prior, "
+            "pyro.sample(name, dist...), if it is not known.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def run_program(program: Program, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
     """Runs a program once and returns the values at its sample sites, deterministic ones left out.
 
@@ -190,7 +256,7 @@ def run_programs(program: Program, x: Tensor) -> dict[str, Tensor]:
     """
     rewind = remembered(x.device)  # the loop must not depend on draws that came to nothing
     try:
-        with quiet_program(), FunctionalSamplers():
+        with quiet_program(), precision(x.dtype), FunctionalSamplers():
             one_run = torch.func.vmap(lambda row: run_program(program, row), randomness="different")
             return one_run(x)
     except Exception as reason:  # the loop below tells a program's own fault from vmap's limits
@@ -209,7 +275,8 @@ def run_programs(program: Program, x: Tensor) -> dict[str, Tensor]:
 
 def _run_one_by_one(program: Program, x: Tensor) -> dict[str, Tensor]:
     try:
-        runs = [run_program(program, row) for row in x]
+        with precision(x.dtype):
+            runs = [run_program(program, row) for row in x]
         return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
     except Exception as reason:
         raise ValueError(

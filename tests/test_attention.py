@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from amortized import blocked_attention as blocked
 from amortized.attention import Rotation, attend, attend_reference, rotate
 
 
@@ -50,6 +51,29 @@ def test_gradients_are_finite(mask):
     inputs = [tensor.requires_grad_() for tensor in qkv()]
     attend(*inputs, mask(7)).sum().backward()
     assert all(tensor.grad.isfinite().all() for tensor in inputs)
+
+
+@each_mask
+@pytest.mark.parametrize("piece", [4, 256, 2**21], ids="{} bytes".format)
+@pytest.mark.parametrize("n_rows, n_context", [(5, 7), (1, 1), (70, 130)])
+def test_pieces_are_the_formula(mask, piece, n_rows, n_context, monkeypatch):
+    """Whatever the size of a piece; rows of an empty context are the caller's to replace."""
+    monkeypatch.setattr(blocked, "_PIECE", piece)
+    mask = mask(n_context)
+    inputs = [tensor.requires_grad_() for tensor in qkv(n_rows, n_context)]
+    found = blocked.blocked_attention(*inputs, mask)
+    expected = attend_reference(*inputs, mask)
+    exists = torch.ones(2, dtype=torch.bool) if mask is None else mask.any(-1)
+    torch.testing.assert_close(found[exists], expected[exists], rtol=1e-5, atol=1e-6)
+    assert found.isfinite().all()
+    if exists.any():
+        direction = torch.randn_like(found[exists])
+        gradients = [
+            torch.autograd.grad((part[exists] * direction).sum(), inputs, retain_graph=True)
+            for part in (found, expected)
+        ]
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one[exists], other[exists], rtol=1e-4, atol=1e-6)
 
 
 @each_mask

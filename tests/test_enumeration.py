@@ -1,5 +1,8 @@
 """Discrete latents are summed out exactly, and refused where they cannot be."""
 
+import itertools
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -133,16 +136,16 @@ def counts(x, y=None):
     return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
 
 
-def no_plate(x, y=None):
-    """The rows are an event, so the coin's values would be taken for rows."""
+def rows_alike(x, y=None):
+    """Independent coins without a plate: Pyro would give all of them one value."""
     shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
-    coin = pyro.sample("coin", dist.Bernoulli(0.5))
-    return pyro.sample("y", dist.Normal(shift + coin, 1.0).expand([len(x)]).to_event(1), obs=y)
+    coins = pyro.sample("coins", dist.Bernoulli(torch.full((len(x),), 0.5)))
+    return pyro.sample("y", dist.Normal(shift + coins, 1.0).to_event(1), obs=y)
 
 
 WRONG = {
     "no finite support": (counts, "'n' of Poisson, which Pyro cannot enumerate"),
-    "rows without a plate": (no_plate, "can be evaluated"),
+    "rows without a plate": (rows_alike, "can be evaluated"),
 }
 
 
@@ -151,3 +154,158 @@ WRONG = {
 def test_what_cannot_be_enumerated_is_refused(program, message, n):
     with pytest.raises(ValueError, match=message):
         ProgramDensity(program, X[:, :n], Y[:, :n])
+
+
+def two_coins(x, y=None):
+    """The rows are an event, so Pyro would take the second coin's values for the first's."""
+    a = pyro.sample("a", dist.Bernoulli(0.3))
+    b = pyro.sample("b", dist.Bernoulli(0.2 + 0.6 * a))
+    return pyro.sample("y", dist.Bernoulli(0.1 + 0.8 * b * torch.ones(len(x))).to_event(1), obs=y)
+
+
+def coin_and_shift(x, y=None):
+    """The rows are an event, so the coin's values would be taken for rows."""
+    shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+    coin = pyro.sample("coin", dist.Bernoulli(0.3))
+    return pyro.sample("y", dist.Normal(shift + coin, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+def choice_of_a_matrix(x, y=None):
+    """A value chosen by an index and an if, which neither Pyro nor vmap can follow."""
+    which = pyro.sample("which", dist.Categorical(torch.tensor([0.5, 0.25, 0.25])))
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    noise = [0.5, 1.0, 2.0][int(which)] if which < 2 else 2.0
+    return pyro.sample("y", dist.Normal(mean, noise).expand([len(x)]).to_event(1), obs=y)
+
+
+def switch_and_components(x, y=None):
+    """A coin for all rows beside one for each."""
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    for_all = pyro.sample("for all", dist.Bernoulli(0.3))
+    with pyro.plate("rows", len(x)):
+        each = pyro.sample("each", dist.Bernoulli(0.2 + 0.5 * for_all))
+        return pyro.sample("y", dist.Normal(mean + 3 * each, 1.0 + for_all), obs=y)
+
+
+def summed(terms):
+    return torch.stack([math.log(chance) + log for chance, log in terms]).logsumexp(0)
+
+
+def rows_of(loc, scale, y):
+    return dist.Normal(loc, scale).log_prob(y).sum(-1)
+
+
+def by_hand(name, mean, y):
+    """The log likelihood of each program, written as a sum over its discrete latents."""
+    mean, y = mean.unsqueeze(-1), y.unsqueeze(1)
+    if name == "coin_and_shift":
+        return summed([(0.7, rows_of(mean, 1.0, y)), (0.3, rows_of(mean + 1, 1.0, y))])
+    if name == "choice_of_a_matrix":
+        scales = ((0.5, 0.5), (0.25, 1.0), (0.25, 2.0))
+        return summed([(chance, rows_of(mean, scale, y)) for chance, scale in scales])
+    terms = []
+    for chance, share, scale in ((0.7, 0.2, 1.0), (0.3, 0.7, 2.0)):
+        each = [dist.Normal(mean + 3 * k, scale).log_prob(y) for k in (0, 1)]
+        terms.append((chance, summed([(1 - share, each[0]), (share, each[1])]).sum(-1)))
+    return summed(terms)
+
+
+@pytest.mark.parametrize("program", [coin_and_shift, choice_of_a_matrix, switch_and_components])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_the_sum_is_right_however_the_latents_broadcast(program, n):
+    density = ProgramDensity(program, X[:, :n], Y[:, :n])
+    u = random_u(density)
+    mean = density.constrain(u)[next(iter(density.layout))]
+    expected = by_hand(program.__name__, mean, Y[:, :n])
+    torch.testing.assert_close(density.log_likelihood(u), expected)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_two_coins_that_broadcast_against_rows(n):
+    y = torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)[:n]
+    expected = 0.0
+    for a, b in itertools.product((0, 1), (0, 1)):
+        p_b, p_y = 0.2 + 0.6 * a, 0.1 + 0.8 * b
+        p = (0.3 if a else 0.7) * (p_b if b else 1 - p_b)
+        expected += p * math.prod(p_y if each else 1 - p_y for each in y.tolist())
+    assert abs(infer(two_coins, y).log_evidence.item() - math.log(expected)) < 1e-9
+
+
+def noisy(x, y=None):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0)) + torch.randn(())
+    return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+def with_parameter(x, y=None):
+    scale = pyro.param("scale", torch.tensor(1.0))
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    return pyro.sample("y", dist.Normal(mean, scale).expand([len(x)]).to_event(1), obs=y)
+
+
+def if_positive(x, y=None):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0)) if mean > 0 else 1.0
+    return pyro.sample("y", dist.Normal(mean, scale).expand([len(x)]).to_event(1), obs=y)
+
+
+def if_negative(x, y=None):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0)) if mean <= 0 else 1.0
+    return pyro.sample("y", dist.Normal(mean, scale).expand([len(x)]).to_event(1), obs=y)
+
+
+class Counting:
+    """Keeps something from one run for the next."""
+
+    n_runs = 0
+
+    def __call__(self, x, y=None):
+        self.n_runs += 1
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        law = dist.Normal(mean, float(self.n_runs)).expand([len(x)])
+        return pyro.sample("y", law.to_event(1), obs=y)
+
+
+MISREAD = {
+    "noise of its own": (noisy, "log likelihood of .* where a plain run"),
+    "state of its own": (Counting(), "log likelihood of .* where a plain run"),
+    "site under if": (if_positive, "'scale'.*in some runs only.*torch.where"),
+    "site under if not": (if_negative, "'scale'.*in some runs only.*torch.where"),
+}
+
+
+@pytest.mark.parametrize("program, message", MISREAD.values(), ids=MISREAD)
+@pytest.mark.parametrize("method", ["auto", "nuts"])
+def test_a_program_that_cannot_be_read_is_refused(program, message, method):
+    with pytest.raises(ValueError, match=message):
+        infer(program, Y[0], method=method, n_draws=10)
+
+
+def test_a_parameter_that_is_not_inferred_is_said():
+    with pytest.warns(UserWarning, match=r"pyro.param \['scale'\].*Give it a prior"):
+        infer(with_parameter, Y[0], method="laplace", n_draws=10)
+
+
+def loop_sampler(x, y=None):
+    """A prior that is drawn by numbers read out of tensors."""
+    mean = pyro.sample("mean", Accepted(0.0, 1.0))
+    return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+class Accepted(dist.Normal):
+    """A standard normal by rejection from a Cauchy, which `vmap` cannot follow."""
+
+    def sample(self, sample_shape=()):
+        while True:
+            value = torch.tan(math.pi * (torch.rand(()) - 0.5))
+            ratio = (1 + value**2) * torch.exp(-0.5 * value**2) / 1.2131
+            if torch.rand(()) < ratio:
+                return value
+
+
+def test_a_prior_whose_sampler_cannot_be_vectorised_is_drawn_one_by_one():
+    density = ProgramDensity(loop_sampler, X, Y)
+    assert density.vectorised
+    u = density.sample_prior(150)
+    assert u.shape == (2, 150, 1) and u.dtype == torch.float64
+    assert abs(u.mean()) < 4 / math.sqrt(300) and abs(u.std() - 1) < 4 / math.sqrt(600)

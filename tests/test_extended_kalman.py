@@ -4,23 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_kalman import anything, nothing, random_model
+from test_kalman import anything, as_nonlinear, nothing, random_model
 
 from amortized.priors.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
 from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
 from amortized.sampling.kalman import kalman_filter
-
-
-def as_nonlinear(model, **change):
-    parts = {
-        "transition": lambda x, t: x @ model.transition.mT + model.transition_offset,
-        "transition_cov": model.transition_cov,
-        "observation": lambda x, t: x @ model.observation.mT + model.observation_offset,
-        "observation_cov": lambda x, t: model.observation_cov,
-        "initial_mean": model.initial_mean,
-        "initial_cov": model.initial_cov,
-    }
-    return NonlinearGaussianModel(**(parts | change))
 
 
 @pytest.mark.parametrize("missing", [nothing, anything])
@@ -79,6 +67,24 @@ def test_noise_that_is_not_positive_is_flagged():
         as_nonlinear(model, observation_cov=lambda x, t: -10 * model.observation_cov), y
     )
     assert not got.valid.any() and (got.log_evidence == -torch.inf).all()
+
+
+def test_noise_of_a_function_that_is_no_covariance_is_flagged():
+    """Also where what is observed has a density all the same."""
+    model = random_model(n_state=2)
+    wrong = torch.tensor([[1e8, 0.0], [0.0, -1e-3]], dtype=torch.float64)
+    y = model.simulate(2, 3, seed=0)[1]
+    for name in ("transition_cov", "observation_cov"):
+        got = extended_kalman_filter(as_nonlinear(model, **{name: lambda x, t: wrong}), y)
+        assert not got.valid.any() and (got.log_evidence == -torch.inf).all()
+
+
+def test_what_is_no_covariance_is_refused():
+    model = random_model(n_state=2)
+    wrong = torch.tensor([[1e8, 5e2], [-5e2, 1.0]], dtype=torch.float64)
+    for name in ("transition_cov", "observation_cov", "initial_cov"):
+        with pytest.raises(ValueError, match=f"Expected {name} to be finite, symmetric"):
+            as_nonlinear(model, **{name: wrong})
 
 
 def test_nan_from_a_function_is_flagged():

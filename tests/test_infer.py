@@ -231,7 +231,9 @@ def test_vi_leaves_plates_where_the_program_has_them(dim):
 
 
 @pytest.mark.parametrize("guide", ["multivariate", "flow"])
-@pytest.mark.filterwarnings("ignore:k-hat", "ignore:The `init_loc_fn`")
+@pytest.mark.filterwarnings(
+    "ignore:k-hat", "ignore:The `init_loc_fn`", "ignore:The program has pyro.param"
+)
 def test_vi_neither_empties_nor_fills_the_users_parameters(guide):
     noise = pyro.param("noise", torch.tensor(2.0))
 

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from statsmodels.tsa.statespace.kalman_filter import KalmanFilter
 
 from amortized.priors.sensor_fusion import SensorFusion
+from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
 from amortized.sampling.kalman import LinearGaussianModel, kalman_filter
 from amortized.sampling.kalman_smoother import kalman_smoother
 
 N_SERIES, N_STEPS = 3, 7
+EYE = torch.eye(2, dtype=torch.float64)
 
 
 def random_model(n_state=3, n_observed=2, batch=(), seed=0, dtype=torch.float64):
@@ -136,6 +139,20 @@ def oracle(model, y, until):
     return mean + gain @ (y - law.mean), cov - gain @ h @ cov, law.log_prob(y)
 
 
+def as_nonlinear(model, **change):
+    """A linear model as the extended filter takes it."""
+    b, d = model.transition_offset, model.observation_offset
+    parts = {
+        "transition": lambda x, t: x @ model.transition.mT + (0.0 if b is None else b),
+        "transition_cov": model.transition_cov,
+        "observation": lambda x, t: x @ model.observation.mT + (0.0 if d is None else d),
+        "observation_cov": lambda x, t: model.observation_cov,
+        "initial_mean": model.initial_mean,
+        "initial_cov": model.initial_cov,
+    }
+    return NonlinearGaussianModel(**(parts | change))
+
+
 @each_model
 @each_pattern
 def test_filter_equals_joint_gaussian(model, missing):
@@ -184,6 +201,99 @@ def test_stopping_the_riccati_recursion_changes_nothing():
     assert stopped.cov[0, 399].equal(stopped.cov[0, 398])
     torch.testing.assert_close(stopped.mean, full.mean.detach(), atol=1e-11, rtol=0)
     torch.testing.assert_close(stopped.log_evidence, full.log_evidence.detach())
+
+
+def dense(matrix):
+    return torch.tensor(matrix, dtype=torch.float64)
+
+
+def beside(dtype=torch.float64, **change):
+    """A pressure in Pa beside a temperature in K, both seen by sensors of their own precision."""
+    parts = {
+        "transition": dense([[0.9, 0.0], [0.0, 0.5]]),
+        "transition_cov": dense([[1e6, 0.0], [0.0, 1e-4]]),
+        "observation": dense([[1.0, 0.0], [0.0, 1.0]]),
+        "observation_cov": dense([[1e4, 0.0], [0.0, 1e-2]]),
+        "initial_mean": dense([101_325.0, 293.0]),
+        "initial_cov": dense([[1e9, 0.0], [0.0, 4.0]]),
+        "transition_offset": dense([10_132.5, 146.5]),
+    }
+    return LinearGaussianModel(**{n: v.to(dtype) for n, v in (parts | change).items()})
+
+
+SCALES = {
+    "unseen and wide beside seen": LinearGaussianModel(
+        dense([[1.0, 0.0], [0.0, 1.0]]),
+        dense([[0.0, 0.0], [0.0, 0.0]]),
+        dense([[1.0, 0.0]]),
+        dense([[1.0]]),
+        dense([0.0, 0.0]),
+        dense([[1.0, 0.0], [0.0, 1e6]]),
+    ),
+    "pressure beside temperature": beside(),
+    "slow temperature": beside(transition_cov=dense([[1e6, 0.0], [0.0, 1e-8]])),
+    "constant temperature": beside(
+        transition=dense([[0.9, 0.0], [0.0, 1.0]]),
+        transition_cov=dense([[1e6, 0.0], [0.0, 0.0]]),
+        transition_offset=dense([10_132.5, 0.0]),
+    ),
+    "coupled": beside(
+        transition=dense([[0.9, 30.0], [1e-6, 0.7]]), initial_cov=dense([[1e9, 3e4], [3e4, 4.0]])
+    ),
+    "a difference known far better": LinearGaussianModel(
+        dense([[1.0, 0.0], [0.0, 1.0]]),
+        dense([[0.0, 0.0], [0.0, 0.0]]),
+        dense([[1.0, -1.0]]),
+        dense([[1.0]]),
+        dense([0.0, 0.0]),
+        dense([[1e6, 0.0], [0.0, 1e6]]),
+    ),
+    "precise after a diffuse start": beside(
+        observation_cov=dense([[1e-2, 0.0], [0.0, 1e-6]]),
+        initial_cov=dense([[1e8, 0.0], [0.0, 1e4]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("model", SCALES.values(), ids=SCALES)
+def test_states_of_different_scales_equal_the_joint_gaussian(model, dtype):
+    """Over 120 steps, in which each state's covariance converges at its own time, or never."""
+    n_steps = 120
+    y = model.simulate(1, n_steps, seed=0)[1]
+    mean, cov, log_density = oracle(model, y[0], until=n_steps)
+    sd = cov.diagonal().sqrt().reshape(n_steps, 2)
+    values = {name: getattr(model, name) for name in model._shapes()}
+    rough = LinearGaussianModel(
+        **{name: value.to(dtype) for name, value in values.items() if value is not None}
+    )
+    filtered = kalman_filter(rough, y.to(dtype))
+    smoothed = kalman_smoother(rough, y.to(dtype))
+    nonlinear = extended_kalman_filter(as_nonlinear(rough), y.to(dtype))
+    exact = dtype == torch.float64
+    # float32 rounds the data and the means themselves, of 1e5 to the hundredth.
+    tolerance = {"rtol": 1e-6, "atol": 1e-6} if exact else {"rtol": 1e-3, "atol": 0.5}
+    for answer in (filtered, smoothed, nonlinear):
+        assert answer.valid.all()
+        torch.testing.assert_close(answer.log_evidence[0].double(), log_density, **tolerance)
+        found = answer.cov[0, -1].double().diagonal().sqrt()
+        torch.testing.assert_close(found, sd[-1], rtol=1e-6 if exact else 1e-4, atol=0)
+        off = (answer.mean[0, -1].double() - mean.reshape(n_steps, 2)[-1]) / sd[-1]
+        assert off.abs().max() < (1e-6 if exact else 0.2)
+    widths = smoothed.cov[0].double().diagonal(dim1=-2, dim2=-1).sqrt()
+    torch.testing.assert_close(widths, sd, rtol=1e-5 if exact else 1e-3, atol=0)
+
+
+def test_draws_of_different_scales_have_their_covariance():
+    wide = LinearGaussianModel(
+        *(EYE, 0 * EYE, EYE, EYE, 0 * EYE[0], torch.diag(dense([1e12, 1e-6])))
+    )
+    for dtype in (torch.float64, torch.float32):
+        model = LinearGaussianModel(
+            **{n: v.to(dtype) for n in wide._shapes() if (v := getattr(wide, n)) is not None}
+        )
+        draws = model.sample_initial((1, 20_000), torch.Generator().manual_seed(0))[0].double()
+        torch.testing.assert_close(draws.std(0), dense([1e6, 1e-3]), rtol=0.03, atol=0)
 
 
 def test_long_series_run_in_blocks():
@@ -242,12 +352,11 @@ def test_gradient_of_the_evidence(missing):
 
 
 def test_equals_statsmodels():
-    kalman = pytest.importorskip("statsmodels.tsa.statespace.kalman_filter")
     model = singular_noise()
     y = model.simulate(3, 200, seed=0)[1]
     ours = kalman_filter(model, y)
     for i in range(3):
-        theirs = kalman.KalmanFilter(k_endog=2, k_states=4)
+        theirs = KalmanFilter(k_endog=2, k_states=4)
         theirs.tolerance = 0  # theirs stops its recursion too early for 1e-8
         theirs["design"], theirs["obs_cov"] = model.observation.numpy(), model.observation_cov
         theirs["transition"], theirs["state_cov"] = model.transition.numpy(), model.transition_cov
@@ -303,13 +412,28 @@ def test_wrong_number_of_series():
         kalman_filter(random_model(batch=(4,)), Y)
 
 
-EYE = torch.eye(2, dtype=torch.float64)
 WRONG_MODELS = {
     "a factor for a covariance": (
         {"transition_cov": EYE + torch.tensor([[0.0, 0.0], [0.5, 0.0]])},
         "transition_cov to be finite, symmetric.*not its Cholesky factor",
     ),
     "negative": ({"observation_cov": -EYE}, "observation_cov to be finite, symmetric and positive"),
+    "asymmetric beside a large scale": (
+        {"initial_cov": torch.tensor([[1e12, 5e2], [-5e2, 1.0]])},
+        "initial_cov to be finite, symmetric",
+    ),
+    "a negative variance beside a large one": (
+        {"initial_cov": torch.tensor([[1e10, 0.0], [0.0, -1e-3]])},
+        "initial_cov to be finite, symmetric and positive",
+    ),
+    "correlation above one": (
+        {"observation_cov": torch.tensor([[1e8, 1.2e4], [1.2e4, 1.0]])},
+        "observation_cov to be finite, symmetric and positive",
+    ),
+    "covariance beside no variance": (
+        {"observation_cov": torch.tensor([[1e8, 1e-3], [1e-3, 0.0]])},
+        "observation_cov to be finite, symmetric and positive",
+    ),
     "nan": ({"initial_cov": torch.nan * EYE}, "initial_cov to be finite"),
     "shape": ({"transition": EYE[:1]}, r"Expected transition of shape \(2, 2\).*got \(1, 2\)"),
     "vector": ({"observation": EYE[0]}, r"Expected observation \(observed, state\); got \(2,\)"),

@@ -286,35 +286,35 @@ LINEAR = network_of(LinearModelPrior(2))
 Y = normal_samples(2, 3)
 
 
-@pytest.mark.parametrize(
-    ("offsets", "remembered", "n_runs"),
-    [((0, 0), 0.9, 2), ((1, 0), 0.1, 2), ((1, 0, 0), 0.9, 3), ((2, 1, 0), 0.9, 3)],
-    ids=["agree", "moved at last", "agree at last", "never agree"],
-)
-def test_particles_that_stand_still_are_asked_again(offsets, remembered, n_runs, monkeypatch):
-    """The first of three datasets, whose draws are moved by the offsets of each run."""
-    ladder, asked = importlib.import_module("amortized.infer.ladder"), []
-    sampled, one = ladder.smc, torch.tensor([1.0, 0.0, 0.0])
+@pytest.mark.parametrize("chains_agree", [True, False])
+def test_a_dataset_in_doubt_goes_on_to_chains(chains_agree, monkeypatch):
+    """The first of three datasets; its particles are moved, and in doubt."""
+    ladder = importlib.import_module("amortized.infer.ladder")
+    sampled, chained, first = ladder.smc, ladder.nuts, torch.tensor([1.0, 0.0, 0.0])
 
-    def slow(density, n_draws, *, start, **options):
-        draws = sampled(density, n_draws, start=start, **options)
-        first, n = one[: density.n_datasets], len(asked)
-        asked.append((density.n_datasets, options))
-        correlation = first * (remembered if n else 0.9)
+    def doubtful(density, n_draws, **options):
+        draws = sampled(density, n_draws, **options)
+        off = draws.diagnostics["mean_off"] + first
         return draws._replace(
-            u=draws.u + offsets[n] * first[:, None, None],
-            diagnostics=draws.diagnostics | {"correlation": correlation},
+            u=draws.u + 0.5 * first[:, None, None],
+            diagnostics=draws.diagnostics | {"mean_off": off},
         )
 
-    monkeypatch.setattr(ladder, "smc", slow)
+    def chains(density, n_draws, **options):
+        draws = chained(density, n_draws, **options)
+        assert len(draws.u) == 1
+        return draws if chains_agree else draws._replace(u=draws.u * 3)
+
+    monkeypatch.setattr(ladder, "smc", doubtful)
+    monkeypatch.setattr(ladder, "nuts", chains)
     model, y = NormalMeanPrior(), normal_samples(3)
     density = make_problem(model, torch.zeros(3, 12, 0), y, None).density()
-    draws, by_nuts = ladder._temper(density, 400, "auto", {})
-    assert asked == [(3, {}), (1, {}), (1, ladder._PATIENT)][:n_runs]
-    assert by_nuts.tolist() == [offsets == (2, 1, 0), False, False]
+    draws, by_nuts = ladder._temper(density, 400, {})
+    assert by_nuts.tolist() == [chains_agree, False, False]
+    assert bool(draws.diagnostics["doubt"][0]) != chains_agree
     exact = infer(model, y, method="exact")
     off = (draws.u[..., 0].mean(1) - exact.mean["mean"]) / exact.std["mean"]
-    assert off.abs().max() < 0.25
+    assert off[1:].abs().max() < 0.25 and (off[0].abs() < 0.25) == chains_agree
 
 
 WRONG = {

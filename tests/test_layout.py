@@ -8,7 +8,7 @@ import pytest
 
 # A module may import those above it, and within its own package; a new one takes its place here.
 LEVELS = (
-    {"priors", "cholesky", "atomic_file"},
+    {"priors", "cholesky", "finite", "blocked_attention", "atomic_file"},
     {"distributions", "attention", "gaussian_mixture", "plotting"},
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
@@ -24,7 +24,7 @@ NEIGHBOURS = {
     ("infer", "pretrained"),
     ("estimators", "diagnostics"),  # an estimator's report
 }
-MAX_LINES = 350
+MAX_LINES = 400
 
 ROOT = Path(__file__).parents[1]
 LEVEL = {member: number for number, level in enumerate(LEVELS) for member in level}

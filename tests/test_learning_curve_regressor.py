@@ -10,9 +10,9 @@ from scipy.integrate import quad
 
 from amortized import LearningCurveRegressor
 from amortized.estimators.curve_sets import StepScale, curves_of
-from amortized.estimators.metric_scale import MetricScale
+from amortized.estimators.metric_scale import MetricScale, usual_size
 from amortized.networks import PFN, PFNConfig
-from amortized.pretrained import available, load, save
+from amortized.pretrained import load, save
 from amortized.priors import named_prior
 
 
@@ -102,6 +102,31 @@ def test_an_error_is_an_accuracy_upside_down():
         1 - accuracy.probability_of_exceeding(0.4, LATER),
         atol=1e-5,
     )
+
+
+FALLING = np.array([1.3, 1.22, 1.17, 1.12, 1.09, 1.06, 1.04, 1.02, 1.01, 1.0])
+
+
+@pytest.mark.parametrize("low", [0.0, -np.inf])
+@pytest.mark.parametrize("at", [[0], [3], [9], [2, 5]], ids=str)
+def test_a_loss_that_blew_up_once_does_not_set_the_scale(low, at):
+    values = FALLING.copy()
+    values[at] = [1000.0, 400.0][: len(at)]
+    options = {"low": low, "high": np.inf, "minimize": True}
+    fitted = LearningCurveRegressor("learning-curve", **options).fit(None, values)
+    assert 1.0 < fitted.usual_ <= 1.3
+    median = fitted.predict_quantiles([50.0], [0.5]).item()
+    assert 0.7 < median < 1.4  # without the accident .93
+
+
+def test_the_usual_size_is_the_largest_but_for_a_few_outliers():
+    steps = np.arange(1.0, 101.0)
+    for fall in (1 / steps, steps**-2, np.exp(-steps / 10), np.exp(-steps)):
+        assert usual_size(fall) == fall.max()
+    assert usual_size([5.0, 0.1, 0.1]) == 5.0  # of three, one is no small part
+    assert usual_size([1.0, np.nan, 2.0]) == 2.0
+    assert usual_size(np.r_[np.ones(20), 50.0, 1e3, 1e6]) == 1.0
+    assert usual_size(np.zeros(8)) == 0.0
 
 
 @pytest.mark.parametrize("minimize", [False, True])
@@ -271,7 +296,6 @@ def test_plot_draws_every_curve():
     assert len(figure.axes[0].lines) == 2 * len(CURVES)
 
 
-@pytest.mark.skipif("learning-curve" not in available(), reason="not released yet")
 def test_released_network_beats_the_last_value():
     curves = named_prior("learning-curve").whole_curves(300, seed=10**6)
     unit = curves.clamp(0, 1).double().numpy()

@@ -52,9 +52,8 @@ def test_chains_in_separate_modes_are_admitted():
     means = torch.tensor([[[20.0], [-20.0]]], dtype=torch.float64)
     half = torch.full((1, 2), 0.5, dtype=torch.float64).log()
     apart = GaussianMixture(half, means, torch.full((1, 2, 1, 1), 0.1, dtype=torch.float64))
-    with pytest.warns(UserWarning, match="R-hat is"):
-        draws = nuts(density, 200, n_chains=2, n_warmup=100, start=apart)
-    assert draws.diagnostics["r_hat"] > 1.5 and draws.diagnostics["ess_bulk"] < 10
+    draws = nuts(density, 200, n_chains=2, n_warmup=100, start=apart)
+    assert draws.diagnostics["r_hat"] > 1.5 and draws.diagnostics["ess"] < 10
 
 
 def funnel(x, y=None):
@@ -64,10 +63,9 @@ def funnel(x, y=None):
 
 
 def test_the_funnel_is_admitted_to_be_too_hard():
-    with pytest.warns(UserWarning, match="diverged|R-hat"):
+    with pytest.warns(UserWarning, match="in doubt"):
         posterior = infer(funnel, Y, method="nuts", n_draws=60, n_warmup=50, n_chains=2)
-    d = posterior.diagnostics
-    assert d["divergences"] > 0 or d["r_hat"] > 1.01
+    assert posterior.diagnostics["doubt"]
 
 
 def test_an_impossible_density_is_refused():

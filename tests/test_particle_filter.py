@@ -62,15 +62,20 @@ def z_of_evidence(log_evidence, exact):
 GUIDES = {"bootstrap": lambda model: None, "guided": OptimalProposal}
 
 
-@pytest.mark.parametrize("guide", GUIDES.values(), ids=list(GUIDES))
-@pytest.mark.parametrize("missing", [nothing, anything])
+@pytest.mark.parametrize(
+    "guide, missing",
+    [
+        (GUIDES["bootstrap"], nothing),
+        (GUIDES["bootstrap"], anything),
+        (GUIDES["guided"], nothing),  # its closed form has no missing entries
+    ],
+    ids=["bootstrap", "bootstrap, missing", "guided"],
+)
 @pytest.mark.parametrize("ess_threshold", [0.5, 1.0])
 def test_evidence_and_moments_equal_kalman(guide, missing, ess_threshold):
     """The bound of 4 standard errors fails once in 16,000 right filters."""
     model = random_model(2, 1)
     y = missing(model.simulate(1, 15, seed=0)[1])
-    if guide is OptimalProposal and missing is anything:
-        pytest.skip("the closed-form guide has no missing entries")
     exact = kalman_filter(model, y)
     got = replicates(model, y, 300, proposal=guide(model), ess_threshold=ess_threshold)
     assert abs(z_of_evidence(got.log_evidence, exact.log_evidence)) < 4

@@ -231,7 +231,8 @@ def test_state_round_trip(network, task, tmp_path):
     torch.save(network.state_dict(), tmp_path / "state.pt")
     fresh = PFN(CONFIG).eval()
     fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert torch.equal(predict(fresh, task), predict(network, task))
+    # Not to the bit: where a tensor lies in memory decides how some kernels round.
+    torch.testing.assert_close(predict(fresh, task), predict(network, task))
 
 
 def x(*shape):

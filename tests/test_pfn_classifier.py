@@ -13,11 +13,13 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from amortized.estimators import PFNClassifier, PFNRegressor
+from amortized import attention
+from amortized.estimators import PFNClassifier, PFNRegressor, table_views
+from amortized.estimators.screening import strongest_columns
 from amortized.estimators.table_views import QUERY_CHUNK, draw_views
-from amortized.estimators.tables import TableEncoder, strongest_columns
+from amortized.estimators.tables import TableEncoder
 from amortized.networks import TabularPFN, TabularPFNConfig
-from amortized.pretrained import available, save
+from amortized.pretrained import save
 
 SIZE = TabularPFNConfig(
     d_model=32, d_hidden=16, n_cell_blocks=2, n_row_blocks=1, d_row=48, n_retrieval_heads=2
@@ -105,6 +107,24 @@ def test_renaming_the_classes_permutes_the_probabilities():
     assert set(renamed.predict(X)) <= set(names)
 
 
+def test_a_network_of_ten_classes_tells_them_apart_in_one_pass():
+    X, y = messy_table(), labels(n_classes=6)
+    network = network_of(classes_at_once=10)
+    estimator = classifier(model=network, precision="float32", n_estimators=1).fit(X, y)
+    assert len(estimator._tree._tasks) == 1
+    x = torch.as_tensor(estimator.X_train_)[None]
+    known = torch.as_tensor(estimator.y_train_).float()[None]
+    with torch.inference_mode():
+        asked = torch.as_tensor(estimator.encoder_.transform([X[c] for c in X]))
+        expected = network(x, known, asked[None].float()).probs[0, :, :6]
+    np.testing.assert_allclose(estimator.predict_proba(X), expected, atol=1e-4)
+    assert len(classifier(n_estimators=1).fit(X, y)._tree._tasks) == 6
+    names = np.random.default_rng(1).permutation(6)
+    renamed = classifier(model=network).fit(X, names[y]).predict_proba(X)
+    as_before = classifier(model=network).fit(X, y).predict_proba(X)
+    np.testing.assert_allclose(renamed[:, names], as_before, atol=1e-5)
+
+
 def test_order_of_rows_does_not_matter():
     X, y = messy_table(), labels()
     order = np.random.default_rng(1).permutation(N)
@@ -120,6 +140,35 @@ def test_the_query_may_be_split():
     together = estimator.predict_proba(asked)
     apart = [estimator.predict_proba(part) for part in np.array_split(asked, 7)]
     np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-6)
+
+
+@pytest.fixture
+def fast_bfloat16(monkeypatch):
+    """Any CPU as one that multiplies bfloat16 faster: what it computes is the same."""
+    for module in (attention, table_views):
+        monkeypatch.setattr(module, "has_fast_bfloat16", lambda: True)
+
+
+def test_precision(fast_bfloat16):
+    """Exact in float32, close to that in bfloat16, and there a row's answer is one as well."""
+    X, y = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32), labels(n_classes=2)
+    asked = np.random.default_rng(1).normal(size=(QUERY_CHUNK + 9, 4))
+    exact = classifier(precision="float32").fit(X, y).predict_proba(asked)
+    estimator = classifier(precision="auto").fit(X, y)
+    close = estimator.predict_proba(asked)
+    assert 0 < np.abs(close - exact).max() < 0.1
+    apart = [estimator.predict_proba(part) for part in np.array_split(asked, 7)]
+    np.testing.assert_array_equal(close, np.concatenate(apart))
+    order = np.random.default_rng(1).permutation(N)
+    again = classifier().fit(X[order], y[order]).predict_proba(asked)
+    np.testing.assert_array_equal(close, again)
+
+
+def test_precision_is_float32_where_bfloat16_is_slow(monkeypatch):
+    monkeypatch.setattr(table_views, "has_fast_bfloat16", lambda: False)
+    X, y = np.random.default_rng(0).normal(size=(N, 4)), labels(n_classes=2)
+    exact = classifier(precision="float32").fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(classifier().fit(X, y).predict_proba(X), exact)
 
 
 @pytest.mark.parametrize("n_classes", [1, 2, 10, 11, 25])
@@ -416,13 +465,11 @@ def test_regression_of_a_messy_table():
     np.testing.assert_array_equal(again.predict(X), mean)
 
 
-@pytest.mark.skipif("tabular-classifier" not in available(), reason="not yet trained")
 @parametrize_with_checks([PFNClassifier(n_estimators=2)])
 def test_scikit_learn_checks_of_the_classifier(estimator, check, no_shape_checks):
     check(estimator)
 
 
-@pytest.mark.skipif("tabular-regressor" not in available(), reason="not yet trained")
 @parametrize_with_checks([PFNRegressor(model="tabular-regressor", n_estimators=2)])
 def test_scikit_learn_checks_of_the_table_regressor(estimator, check, no_shape_checks):
     check(estimator)

@@ -80,7 +80,6 @@ def test_summary_and_plot(make):
 
 @each_posterior
 def test_arviz_sees_the_weighted_answer(make):
-    pytest.importorskip("arviz")
     posterior = make()
     data = posterior.to_inference_data()
     mean = data.posterior["a"].mean(("chain", "draw"))

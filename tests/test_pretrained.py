@@ -16,6 +16,7 @@ from amortized.networks import PFN, DistributionTransformerConfig, PFNConfig, Ta
 from amortized.pretrained import available, load, save, storage
 
 CONFIG = PFNConfig(
+    units="standardised",
     n_features=2,
     max_context=30,
     d_model=16,

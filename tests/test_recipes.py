@@ -6,8 +6,10 @@ import shutil
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from amortized import recipes
 from amortized.diagnostics import calibration_rows
@@ -46,6 +48,26 @@ def test_regressor_begins_with_the_weights_of_the_classifier_that_fit():
     assert own == {"embed_y.weight"} | decoder
 
 
+@pytest.mark.parametrize("kind", ["classifier", "regressor"])
+def test_the_second_training_begins_with_what_was_released(kind):
+    begun = recipes.untrained(f"tabular-{kind}-2", SHIPPED).eval()
+    given = load(f"tabular-{kind}")
+    batch = named_prior(f"tabular-{kind}").sample(2, 20, 5, seed=0)
+    x = (batch.x_context, batch.y_context, batch.x_query)
+    with torch.inference_mode():
+        found, expected = (n(*x).log_prob(batch.y_query) for n in (begun, given))
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_average_so_far_is_what_a_training_returns(tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "gp-1d", TINY)
+    network = recipes.untrained("gp-1d", SHIPPED)
+    returned = train(named_prior("gp-1d"), network, TINY.stages[0], directory=tmp_path)
+    found = recipes.average_so_far("gp-1d", tmp_path / recipes.CHECKPOINT).state_dict()
+    for name, value in returned.state_dict().items():
+        torch.testing.assert_close(found[name], value)
+
+
 RELEASED = [name for name in available() if name in recipes.RECIPES]
 
 
@@ -60,6 +82,17 @@ def stated_score(card):
     """Mean and standard error of a card's held-out log-likelihood."""
     mean, _, error = card["Held-out log-likelihood"].split()[:3]
     return float(mean), float(error)
+
+
+def same_verdict(one, other):
+    """Whether p-values say the same: none is an alarm, or they lie within their own scatter.
+
+    Ranks are discrete, so that rounding, which differs between processors, moves a p-value.
+    """
+    if min(one, other) > 0.01:
+        return True
+    z = stats.norm.ppf(np.clip([one, other], 1e-12, 1 - 1e-12))
+    return abs(z[0] - z[1]) < 1.5
 
 
 def worded(text):
@@ -86,9 +119,11 @@ def test_calibration_of_a_card_is_reproduced(name):
     again = calibration_rows(load(name), n_context=sizes)
     assert again.keys() <= stated.keys(), "Run the recipe of this network with --card."
     for key, text in again.items():
-        if key.startswith("Calibration: "):
-            # The datasets are the same: machines differ in the rounding alone.
-            assert float(stated[key]) == pytest.approx(float(text), rel=0.05, abs=1e-3), key
+        if key.endswith("p-value"):
+            assert same_verdict(float(stated[key]), float(text)), key
+        elif key.startswith("Calibration: "):
+            # The datasets are nearly the same: processors differ in rounding, and a few ranks.
+            assert float(stated[key]) == pytest.approx(float(text), rel=0.1, abs=0.02), key
         elif key != "Mind" or not name.startswith("tabular"):  # warnings are of all sizes
             assert worded(stated[key]) == worded(text), key
 
@@ -112,7 +147,7 @@ def test_card_is_renewed_and_the_training_remembered(tmp_path, monkeypatch):
     for key in ("Training 1", "Training 2", "Compute", "Gap to the oracle"):
         assert after[key] == before[key]
     key = "Calibration: PIT with 5 rows, p-value"
-    assert float(after[key]) == pytest.approx(float(before[key]), rel=0.05)
+    assert same_verdict(float(after[key]), float(before[key]))
     batches = recipes.held_out(named_prior("gp-1d"), TINY.stages[-1])
     mean, _ = recipes.log_likelihood(load(folder), batches)
     assert stated_score(after)[0] == pytest.approx(mean, abs=1e-4)
@@ -127,7 +162,7 @@ def test_held_out_batches_are_no_training_batches():
     prior, config = named_prior("gp-1d"), TINY.stages[0]
     held_out = recipes.held_out(prior, config, 2)
     again = recipes.held_out(prior, config, 2)
-    trained_on = recipes.StepBatches(prior, config).batch(0)
+    trained_on = recipes.NumberedBatches(prior, config).batch(0)
     assert torch.equal(held_out[1].y_query, again[1].y_query)
     assert not torch.equal(held_out[0].y_query, trained_on.y_query)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from torch.distributions import LogNormal, Normal
+from torch.distributions import Independent, LogNormal, Normal
 
 from amortized import PFNRegressor, infer, load
 from amortized.diagnostics import Report, TrainingRange, report, report_posterior
@@ -96,7 +96,8 @@ def test_report_of_a_network_estimator(tmp_path):
     page = small(estimator.report(), tmp_path)
     assert page.sections["Reference"]["method"] == "smc"
     assert page.sections["Range"]["p-value"] > 0
-    assert len(page.figures) == 2
+    assert len(page.figures) == 2 and page.sections["Prior"]["units"] == "raw"
+    assert page.warnings == []
     assert "Reference" not in estimator.report(reference=None).sections
 
 
@@ -119,7 +120,9 @@ def test_report_of_a_network_warns_of_data_out_of_range():
     X = np.linspace(-1, 1, 16)[:, None]
     y = np.zeros(16)
     y[8] = 30.0
-    page = PFNRegressor("gp-1d").fit(X, y).report(reference=None)
+    with pytest.warns(UserWarning, match="Expected y between"):
+        estimator = PFNRegressor("gp-1d").fit(X, y)
+    page = estimator.report(reference=None)
     assert any("unlike those the network was trained on" in w for w in page.warnings)
 
 
@@ -140,11 +143,11 @@ def test_report_of_a_wrong_posterior_warns():
     wrong = Posterior(
         {"mean": narrow},
         predictive=lambda z: right.predictive(z),
-        diagnostics={"method": "exact", "k_hat": 0.9, "r_hat": 1.2},
+        diagnostics={"method": "exact", "doubt": ["r_hat is 1.2", "mcse_mean is 0.3"]},
     )
     warnings = report_posterior(prior, x, y, wrong, reference="exact", n_datasets=40).warnings
     assert len(warnings) == 3
-    for words in ("k-hat is 0.90", "R-hat is 1.200", "mean differs from exact"):
+    for words in ("mcse_mean is 0.3.", "r_hat is 1.2.", "mean differs from exact"):
         assert any(words in warning for warning in warnings)
 
 
@@ -190,7 +193,7 @@ def test_report_of_an_estimator_knows_its_prior():
     X = np.linspace(-1, 1, 20)[:, None]
     y = X[:, 0] + 0.1 * np.sin(40 * X[:, 0])
     estimator = BayesianRegressor(method="laplace", random_state=0).fit(X, y)
-    estimator.set_prior({"coefficients": Normal(0.9, 0.02)})
+    estimator.set_prior({"weights": Independent(Normal(0.9, 0.02).expand([1]), 1)})
     page = estimator.report("smc")
     assert page.sections["Prior"]["of its latents"] == "told at run time"
     assert not any("differs" in warning for warning in page.warnings)

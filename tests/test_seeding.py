@@ -82,6 +82,16 @@ def test_named_generators_and_inner_seeds_are_left_alone():
         assert torch.equal(rest, torch.rand(1))
 
 
+def test_shapes_without_numbers_draw_nothing():
+    with seeded(3):
+        with torch.device("meta"):
+            layer = torch.nn.Linear(3, 2)
+            assert torch.rand(4).is_meta and layer.weight.is_meta
+        found = torch.rand(3)
+    with seeded(3):
+        assert torch.equal(torch.rand(3), found)
+
+
 def test_threads_do_not_meet():
     found = {}
 

@@ -15,11 +15,14 @@ from amortized.infer import infer
 from amortized.priors.density import ProgramDensity
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.program import ProgramPrior
-from amortized.sampling import smc as module
+from amortized.sampling import smc as replicates
+from amortized.sampling import tempered_run as module
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
-from amortized.sampling.smc import next_temperature, smc
+from amortized.sampling.smc import smc
+from amortized.sampling.tempered_run import next_temperature
+from amortized.sampling.verdict import any_doubt
 
 ZERO = torch.zeros(1, 1, 0, dtype=torch.float64)
 
@@ -42,18 +45,22 @@ ALARM = 1e-4
 
 
 def sbc_p_values(program, sampler, n_datasets=N_DATASETS):
-    """Least p-value of chi-square and KS over the latents' ranks among posterior draws."""
+    """Least p-value of chi-square and KS over the latents' ranks among posterior draws.
+
+    With it the share of datasets whose draws are in doubt.
+    """
     batch = ProgramPrior(program).sample(n_datasets, 4, 0, seed=0)
     density = ProgramDensity(program, batch.x_context.double(), batch.y_context.double())
     truth = density.unconstrain({k: v.double().unsqueeze(1) for k, v in batch.latents.items()})
-    ranks = (sampler(density).u < truth).sum(1)
+    draws = sampler(density)
+    ranks = (draws.u < truth).sum(1)
     p_values = []
     for rank in ranks.T:
         counts = torch.bincount(rank * 16 // (N_DRAWS + 1), minlength=16)
         p_values.append(stats.chisquare(counts.numpy()).pvalue)
         uniform = (rank + torch.rand(len(rank))) / (N_DRAWS + 1)
         p_values.append(stats.kstest(uniform.numpy(), "uniform").pvalue)
-    return min(p_values)
+    return min(p_values), any_doubt(draws.diagnostics).double().mean()
 
 
 def resampled(draws):
@@ -78,7 +85,8 @@ def _thinned(draws):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_calibrated_over_the_prior(name):
-    assert sbc_p_values(noise_and_mean, SAMPLERS[name]) > ALARM
+    p_value, doubtful = sbc_p_values(noise_and_mean, SAMPLERS[name])
+    assert p_value > ALARM and (doubtful < 0.05 or name in ("hmc", "importance"))
 
 
 def without_jacobian(monkeypatch):
@@ -115,7 +123,7 @@ def weights_forgotten(monkeypatch):
 
 def variance_for_scale(monkeypatch):
     """The data's scale is taken for a variance."""
-    original = module.Path.__init__
+    original = replicates.Path.__init__
 
     def wrong(self, density, *arguments):
         def program(x, y=None):
@@ -126,7 +134,7 @@ def variance_for_scale(monkeypatch):
 
         original(self, ProgramDensity(program, density.x, density.y), *arguments)
 
-    monkeypatch.setattr(module.Path, "__init__", wrong)
+    monkeypatch.setattr(replicates.Path, "__init__", wrong)
 
 
 MUTANTS = {
@@ -139,7 +147,8 @@ def test_calibration_catches_planted_faults(mutant, monkeypatch):
     MUTANTS[mutant](monkeypatch)
     warnings.simplefilter("ignore")  # that it may warn as well is not the question
     try:
-        assert sbc_p_values(noise_and_mean, SAMPLERS["smc from the prior"], 500) < ALARM
+        p_value, doubtful = sbc_p_values(noise_and_mean, SAMPLERS["smc from the prior"], 400)
+        assert p_value < ALARM or doubtful > 0.1
     except ValueError:  # as well: the fault may leave no way to the posterior
         pass
 
@@ -164,11 +173,10 @@ def test_evidence_of_a_long_way_from_the_prior_scatters_as_it_says():
     batch = prior.sample(1, 40, 0, seed=0)
     x, y = (t.double().expand(40, *t.shape[1:]) for t in (batch.x_context, batch.y_context))
     draws = smc(ProgramDensity(prior.model, x, y), n_particles=256, start="prior")
-    assert (draws.diagnostics["n_stages"] > 8).all()
+    assert draws.diagnostics["n_stages"].median() > 8
     error = draws.log_evidence - prior.posterior(x[:1], y[:1]).log_evidence
-    # Measured 1.2; it is 1.7 where moves stop before they have forgotten the likelihood.
-    assert error.std() < 1.45 * draws.log_evidence_error.mean()
-    assert abs(error.mean()) < 0.4  # measured -0.2: masses are learnt from the particles they move
+    assert (error.abs() < 3 * draws.log_evidence_error).double().mean() > 0.9
+    assert abs(error.mean()) < 0.05
 
 
 def test_a_stage_on_the_way_takes_a_third_of_the_moves(monkeypatch):
@@ -180,8 +188,7 @@ def test_a_stage_on_the_way_takes_a_third_of_the_moves(monkeypatch):
 
     monkeypatch.setattr(module, "hamiltonian_move", stuck)
     density = ProgramDensity(conjugate, ZERO, torch.full((1, 1), 9.0, dtype=torch.float64))
-    with pytest.warns(UserWarning, match="still remember"):
-        smc(density, 64, start="prior", max_sweeps=9, n_particles=64)
+    module.run(module.Path(density), 64, 2, module.Limits(0.5, 0.15, 9))
     *on_the_way, last = [betas.count(beta) for beta in dict.fromkeys(betas)]
     assert set(on_the_way) == {3} and last == 9
 
@@ -256,8 +263,8 @@ def correlated(x, y=None):
 
 
 def test_two_separated_modes_have_equal_shares():
-    with pytest.warns(UserWarning, match="still remember"):  # no move leads across
-        posterior = infer(two_modes, torch.full((4,), 12.0), method="smc", n_draws=2000)
+    posterior = infer(two_modes, torch.full((4,), 12.0), method="smc", n_draws=2000)
+    assert posterior.diagnostics["correlation"] > 0.5  # no move leads across: weights do
     share = (posterior.draws["mean"] > 0).double().mean()
     assert abs(share - 0.5) < 0.1
 
@@ -300,10 +307,10 @@ def test_banana_has_the_moments_of_the_grid():
 
 def test_laplace_admits_that_the_banana_is_no_normal():
     density = ProgramDensity(banana, ZERO, torch.zeros(1, 1, dtype=torch.float64))
-    poor = laplace(density, 1000).diagnostics
-    good = laplace(DENSITY, 1000).diagnostics
-    assert good["k_hat"] < 0.5 and good["ess"] > 990
-    assert poor["ess"] < 900
+    poor, good = (laplace(each, 1000).diagnostics["k_hat"] for each in (density, DENSITY))
+    assert good < 0.2 < poor
+    with pytest.warns(UserWarning, match="sd_off|mean_off"):
+        infer(banana, torch.zeros(1), method="laplace")
 
 
 def test_importance_warns_where_the_proposal_is_poor():
@@ -313,8 +320,8 @@ def test_importance_warns_where_the_proposal_is_poor():
         torch.full((1, 1, 1), 9.0, dtype=torch.float64),
         torch.full((1, 1, 1, 1), 0.3, dtype=torch.float64),
     )
-    with pytest.warns(UserWarning, match="k-hat"):
-        assert importance(density, 500, start=far, prior_share=0.0).diagnostics["k_hat"] > 0.7
+    poor = importance(density, 500, start=far, prior_share=0.0).diagnostics
+    assert poor["k_hat"] > 0.7 and poor["poor_weights"] == 1
     assert smc(density, 500, start=far).u.mean().abs() < 1.2  # and SMC comes back from there
 
 
@@ -349,7 +356,7 @@ def test_more_draws_than_particles_come_from_more_moves():
     density = ProgramDensity(conjugate, ZERO.expand(3, 1, 0), torch.ones(3, 1, dtype=torch.float64))
     draws = smc(density, 1000, n_particles=128)
     assert draws.u.shape == (3, 1000, 1)
-    assert (draws.diagnostics["nested_r_hat"] < 1.1).all()
+    assert (draws.diagnostics["mcse_mean"] < 0.08).all()
     assert (draws.u.mean(1) - 0.8).abs().max() < 0.15
 
 

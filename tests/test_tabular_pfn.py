@@ -16,7 +16,7 @@ from amortized.pretrained import load, save
 from amortized.priors import TaskBatch, named_prior
 from amortized.priors.tabular.tables import table_prior
 from amortized.training import TrainingConfig, train
-from amortized.training.data import StepBatches
+from amortized.training.data import NumberedBatches
 
 SMALL = TabularPFNConfig(
     d_model=32,
@@ -27,6 +27,7 @@ SMALL = TabularPFNConfig(
     n_retrieval_heads=2,
     n_thinking=3,
     n_bars=20,
+    n_hashes=2,
 )
 TARGETS = ("classification", "regression")
 each_target = pytest.mark.parametrize("target", TARGETS)
@@ -73,6 +74,49 @@ def test_bars_of_a_new_network_hold_equal_mass_and_half_of_a_tail_lies_beyond():
     )
     same(shares[2:-2], torch.ones(18), 0.1)
     same(shares[[0, 1, -2, -1]], torch.full((4,), 0.5), 0.1)
+
+
+def hashes_of(context, values, n=3):
+    describe = CellDescription(n)
+    described = describe(values[None, :, None], column_statistics(context[None, :, None]))
+    return described[0, :, 0, -2 * n :]
+
+
+def test_hashes_say_which_of_the_repeated_values_it_is():
+    context = torch.tensor([0.1, 0.1, 0.2, 5.0, 5.0, 5.0, float("nan")])
+    found = hashes_of(context, torch.tensor([0.1, 0.2, 5.0, 3.0, float("nan"), 9.0]))
+    assert (found[3:] == 0).all()  # values that the context lacks, and missing ones
+    # Six known values, three different ones: each of the three circles has a radius of a half.
+    torch.testing.assert_close((found @ found.T).diagonal()[:3], torch.full((3,), 3 * 0.25))
+    assert (found[:3] @ found[:3].T - 0.75 * torch.eye(3)).triu(1).max() < 0.7
+    bent = hashes_of(context.exp(), torch.tensor([0.1, 0.2, 5.0]).exp())
+    torch.testing.assert_close(bent, found[:3])
+    assert (hashes_of(torch.randn(40), torch.randn(9)) == 0).all()
+
+
+def test_codes_of_many_levels_stay_apart():
+    levels = torch.arange(200.0)
+    found = hashes_of(levels.repeat(50), levels, n=4)
+    likeness = (found @ found.T) / found.square().sum(-1)
+    assert (likeness - torch.eye(200)).max() < 0.95
+
+
+def test_too_many_hashes_are_refused():
+    with pytest.raises(ValueError, match="n_hashes from 0 to 8; got 9"):
+        TabularPFN(replace(SMALL, n_hashes=9))
+
+
+@each_target
+def test_an_extended_network_answers_as_before_and_learns_from_what_is_new(target):
+    batch, network = batch_of(target), network_of(target, n_hashes=0)
+    wider = network.extended(replace(network.config, n_hashes=4, max_context=7)).eval()
+    assert wider.config.max_context == 7 and wider.config.n_bars == network.config.n_bars
+    same(answer(wider, batch), answer(network, batch), 1e-5)
+    x = torch.randint(5, (3, 52, 5)).float()  # values that repeat
+    repeated = replace(batch, x_context=x[:, :40], x_query=x[:, 40:])
+    wider.loss(repeated).backward()
+    new = wider.embed_cells.weight.grad.unflatten(1, (3, -1))[..., -8:]
+    assert (new.abs().amax((0, 1)) > 0).all()
 
 
 def test_absent_classes_have_no_probability():
@@ -292,7 +336,7 @@ def test_trains_on_its_named_prior(name):
 
 def test_long_contexts_come_with_fewer_tasks():
     config = TrainingConfig(n_tasks=8, n_rows=120, n_context=(50, 50), n_query=10)
-    assert StepBatches(table_prior(n_features=2), config).batch(0).n_tasks == 2
+    assert NumberedBatches(table_prior(n_features=2), config).batch(0).n_tasks == 2
 
 
 def test_learns_a_simple_table():

@@ -6,18 +6,28 @@ import torch
 
 from amortized.priors.mixture import MixturePrior
 from amortized.priors.predictability import PredictablePrior, predictability
-from amortized.priors.tabular import rules
+from amortized.priors.tabular import contrasts, counts, rules, sampled_rows
+from amortized.priors.tabular.category_rules import (
+    CategoryRulePrior,
+    ExactRulePrior,
+    exact_classes,
+)
 from amortized.priors.tabular.clusters import ClusterPrior
 from amortized.priors.tabular.columns import bend, dense_codes, dress, level_codes, shuffle_codes
+from amortized.priors.tabular.contrasts import ContrastPrior
+from amortized.priors.tabular.counts import CountPrior
 from amortized.priors.tabular.heavy_tailed import StudentProcessPrior
 from amortized.priors.tabular.inputs import draw_inputs
+from amortized.priors.tabular.levels import LevelPrior
 from amortized.priors.tabular.mechanisms import MECHANISMS
 from amortized.priors.tabular.missingness import drop_cells
 from amortized.priors.tabular.neural_network import NeuralNetworkPrior
 from amortized.priors.tabular.preview import preview, summarise
 from amortized.priors.tabular.rules import RulePrior
+from amortized.priors.tabular.sampled_rows import SampledRowsPrior
+from amortized.priors.tabular.smooth import SmoothPrior
 from amortized.priors.tabular.structural_causal import StructuralCausalPrior
-from amortized.priors.tabular.tables import table_prior
+from amortized.priors.tabular.tables import diverse_table_prior, table_prior
 from amortized.priors.tabular.targets import compact_classes, draw_classes, show_classes_in_context
 from amortized.priors.task import TaskBatch
 
@@ -27,6 +37,14 @@ TABULAR = {
     "student process": StudentProcessPrior,
     "rules": RulePrior,
     "clusters": ClusterPrior,
+    "exact rules": ExactRulePrior,
+    "category rules": CategoryRulePrior,
+    "levels": LevelPrior,
+    "contrasts": ContrastPrior,
+    "smooth": SmoothPrior,
+    "counts": CountPrior,
+    "sampled rows": SampledRowsPrior,
+    "diverse mixture": diverse_table_prior,
     "mixture of all": table_prior,
     "predictable": lambda *args, **kwargs: PredictablePrior(ClusterPrior(*args, **kwargs)),
 }
@@ -148,6 +166,108 @@ def test_a_disjunction_of_what_is_always_true_or_never(truth, monkeypatch):
         assert set(score.unique().tolist()) == set(range(1, 11))
     else:
         assert (score == 0).all()
+
+
+def joined(batch):
+    """All rows of a batch, ``(tasks, columns, rows)``, and their answers."""
+    x = torch.cat((batch.x_context, batch.x_query), 1).transpose(1, 2)
+    return x, torch.cat((batch.y_context, batch.y_query), 1)
+
+
+def agreement(batch):
+    """Of rows whose equals exist, the share whose answer is that of the first of them."""
+    x, y = joined(batch)
+    shares = []
+    for columns, answers in zip(x, y, strict=True):
+        _, kind = columns.unique(dim=1, return_inverse=True)
+        first = torch.full((int(kind.max()) + 1,), len(kind)).scatter_reduce(
+            0, kind, torch.arange(len(kind)), "amin"
+        )
+        others = first[kind] != torch.arange(len(kind))
+        shares.append((answers == answers[first[kind]])[others].double().mean())
+    return torch.stack(shares).nan_to_num(1.0)
+
+
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_rules_over_categories_hold_without_exception_in_most_tasks(n_classes):
+    prior = CategoryRulePrior(n_features=3, missing=0.0, max_classes=n_classes)
+    batch = prior.sample(100, 300, 20, seed=0)
+    assert (joined(batch)[0] == joined(batch)[0].round()).all()
+    # A sixth has some labels flipped; a few additive tasks of many values are cut with noise.
+    assert 0.6 < (agreement(batch) == 1).double().mean() < 0.95
+
+
+def test_few_values_are_classes_and_many_are_cut():
+    few = torch.randint(3, (20, 1, 80)).float()
+    labels = exact_classes(few, 3, 1.0)
+    same = (few[:, 0, :, None] == few[:, 0, None]) == (labels[:, :, None] == labels[:, None])
+    assert 0.5 < same.all(-1).all(-1).double().mean() < 1  # but for flipped labels
+    assert exact_classes(torch.randn(20, 2, 80), 3, 1.0).max() <= 2
+
+
+def test_levels_decide_what_the_order_of_their_codes_does_not():
+    batch = LevelPrior("regression", n_features=1, missing=0.0).sample(60, 400, 100, seed=0)
+    x, y = joined(batch)
+    assert x.amax(-1).median() > 20
+    one_hot = torch.nn.functional.one_hot(x[:, 0].long(), 200).double()
+    means = (one_hot * y.double()[..., None]).sum(1) / one_hot.sum(1).clamp_min(1)
+    left = (y - means.gather(1, x[:, 0].long())).var(-1)
+    by_level = 1 - left / y.double().var(-1)
+    line = torch.stack(
+        [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(x[:, 0], y, strict=True)]
+    )
+    assert by_level.median() > 0.7 and line.square().nan_to_num(0.0).median() < 0.1
+
+
+def test_contrasts_are_linear_in_columns_that_correlate(monkeypatch):
+    monkeypatch.setattr(contrasts, "_ODDS", (1.0, 0.0, 0.0, 0.0))
+    columns, parts = contrasts._with_factors(200, 6, 400)
+    correlation = torch.stack([torch.corrcoef(x).fill_diagonal_(0.0).abs().amax() for x in columns])
+    assert correlation.quantile(0.9) > 0.99 and correlation.min() < 0.9
+    score = contrasts._answers(parts, contrast=True)[:, :1].mT.double()
+    causes = (parts - parts.mean(-1, keepdim=True)).mT.double()
+    left = score - causes @ torch.linalg.lstsq(causes, score).solution
+    assert (left.var(1) < 1e-6 * score.var(1)).all()
+
+
+def test_smooth_answers_have_no_noise_in_most_tasks():
+    batch = SmoothPrior("regression", n_features=1, missing=0.0).sample(100, 900, 100, seed=0)
+    x, y = joined(batch)
+    y = y.gather(-1, x[:, 0].argsort(-1))
+    roughness = y.diff(n=2, dim=-1).square().mean(-1) / y.var(-1)
+    assert 0.6 < (roughness < 0.01).double().mean() < 0.95
+
+
+def test_counts_grades_and_amounts():
+    scores = torch.randn(400, 2, 500)
+    torch.manual_seed(0)
+    y = CountPrior("regression")._respond(scores)
+    whole = (y == y.round()).all(-1)
+    assert (y >= 0).double().mean() > 0.95 and 0.4 < whole.double().mean() < 0.95
+    zero = (y == 0).double().mean(-1)
+    assert (zero > 0.2).double().mean() > 0.3 and zero.min() < 0.05
+    # A Poisson variable has its mean as its variance.
+    counted = counts._counts(torch.zeros(3000, 500), torch.full((3000, 500), 50.0))
+    index = counted.var(-1) / counted.mean(-1).clamp_min(1e-6)
+    assert ((index - 1).abs() < 0.2).double().mean() > 0.35
+
+
+def test_rows_repeat_or_shift():
+    columns = torch.randn(600, 2, 200)
+    repeated = sampled_rows._repeated(columns)
+    assert all(0 <= row.min() and row.max() < 200 for row in repeated)
+    assert max(row.unique().numel() for row in repeated) > 100
+    shifted = sampled_rows._shifted(columns)
+    assert (shifted.sort(-1).values == torch.arange(200)).all()
+    moved = columns.gather(-1, shifted[:, None].expand_as(columns))
+    gap = (moved[..., 100:].mean(-1) - moved[..., :100].mean(-1)).abs().amax(1)
+    assert gap.quantile(0.9) > 1 and gap.quantile(0.1) < 0.4
+
+
+def test_columns_are_fewer_where_rows_are_many():
+    prior = diverse_table_prior(max_features=60, max_cells=1000)
+    widest = [max(prior.sample(2, n, 10, seed=s).n_features for s in range(25)) for n in (30, 490)]
+    assert 15 < widest[0] <= 25 and widest[1] == 2
 
 
 def test_most_tasks_are_predictable_and_few_are_trivial():
@@ -299,6 +419,7 @@ WRONG = {
     "max_features": (lambda: ClusterPrior(max_features=1), "max_features.*>= 2; got 1"),
     "max_classes": (lambda: ClusterPrior(max_classes=1), "max_classes.*>= 2; got 1"),
     "missing": (lambda: ClusterPrior(missing=1.5), r"missing.*\[0, 1\]; got 1.5"),
+    "max_cells": (lambda: ClusterPrior(max_cells=0), "max_cells >= 1, or None; got 0"),
     "no prior": (lambda: MixturePrior([]), r"one Prior or more; got \(\)"),
     "weights": (lambda: MixturePrior([RulePrior()], [1, 2]), r"1 weights >= 0.*got \(1, 2\)"),
     "zero weights": (lambda: MixturePrior([RulePrior()], [0]), "positive sum"),

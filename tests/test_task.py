@@ -13,7 +13,7 @@ from amortized.priors.catalogue import PRIORS
 from amortized.priors.prior import split
 from amortized.priors.task import TaskBatch
 from amortized.training import TrainingConfig
-from amortized.training.data import StepBatches, step_seed
+from amortized.training.data import NumberedBatches, batch_seed
 
 MADE = {
     "linear regression": lambda: LinearRegressionPrior(2),
@@ -83,31 +83,33 @@ CONFIG = TrainingConfig(n_steps=7, n_tasks=3, n_context=(0, 5), n_query=2)
 
 @pytest.fixture(scope="module")
 def steps():
-    return list(StepBatches(named_prior("gp"), CONFIG))
+    return list(NumberedBatches(named_prior("gp"), CONFIG))
 
 
 @pytest.mark.parametrize("n_workers", [0, 1, 2])
 def test_any_number_of_workers_draws_the_same_batches(steps, n_workers):
-    batches = StepBatches(named_prior("gp"), CONFIG)
+    batches = NumberedBatches(named_prior("gp"), CONFIG)
     loaded = list(DataLoader(batches, batch_size=None, num_workers=n_workers))
     assert len(loaded) == len(steps) == 7
     assert all(same(one, other) for one, other in zip(loaded, steps, strict=True))
 
 
 def test_a_resumed_run_goes_on_with_the_next_batch(steps):
-    resumed = list(StepBatches(named_prior("gp"), CONFIG, first_step=4))
+    resumed = list(NumberedBatches(named_prior("gp"), CONFIG, seen=lambda: 4))
     assert all(same(one, other) for one, other in zip(resumed, steps[4:], strict=True))
 
 
 def test_devices_share_the_sizes_and_not_the_tasks():
-    one, other = (StepBatches(named_prior("gp-1d"), CONFIG, rank=rank).batch(3) for rank in (0, 1))
+    one, other = (
+        NumberedBatches(named_prior("gp-1d"), CONFIG, rank=rank).batch(3) for rank in (0, 1)
+    )
     assert one.n_context == other.n_context and not torch.equal(one.x_query, other.x_query)
 
 
 @pytest.mark.parametrize("log_uniform", [False, True])
 def test_context_sizes_span_the_range(log_uniform):
     config = replace(CONFIG, n_tasks=1, n_context=(1, 20), log_uniform_context=log_uniform)
-    batches = StepBatches(LinearRegressionPrior(1, variance=1.0), config)
+    batches = NumberedBatches(LinearRegressionPrior(1, variance=1.0), config)
     sizes = np.array([batches.batch(step).n_context for step in range(400)])
     assert (sizes.min(), sizes.max()) == (1, 20)
     expected = 21**0.5 if log_uniform else 10.5
@@ -116,7 +118,7 @@ def test_context_sizes_span_the_range(log_uniform):
 
 def test_seeds_of_steps_differ():
     seeds = {
-        step_seed(seed, step, rank) for seed in range(5) for step in range(50) for rank in range(4)
+        batch_seed(seed, step, rank) for seed in range(5) for step in range(50) for rank in range(4)
     }
     assert len(seeds) == 1000 and all(0 <= seed < 2**63 for seed in seeds)
 

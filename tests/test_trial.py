@@ -1,11 +1,14 @@
 """A trial holds the truth and a method's answers, whatever kind the method is."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression, Ridge
 from torch.distributions import Categorical
 
+from amortized import PFNRegressor, load
 from amortized.diagnostics import (
     PosteriorTrial,
     PredictiveTrial,
@@ -17,6 +20,7 @@ from amortized.diagnostics import (
 )
 from amortized.latent_priors.catalogue import named_tasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
+from amortized.priors import named_prior
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.prior import Prior, split
@@ -49,12 +53,37 @@ def test_predictive_trial_agrees_with_the_oracle():
     assert log_score(closed, oracle=direct).gap == pytest.approx(0, abs=1e-5)
 
 
+def test_trial_of_an_estimator_is_of_what_it_does_to_the_data():
+    """In raw units it is its network; standardising hides what the prior knows, and is seen."""
+    prior, network = named_prior("gp-1d"), load("gp-1d")
+    size = {"n_datasets": 60, "n_context": 12, "n_query": 6, "progress": False}
+    bare = PredictiveTrial.run(prior, network, **size)
+    raw = PredictiveTrial.run(prior, PFNRegressor("gp-1d"), **size)
+    assert raw.method == "PFNRegressor"
+    torch.testing.assert_close(raw.log_prob, bare.log_prob, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(raw.cdf, bare.cdf, atol=0.01, rtol=0.01)
+    other = copy.deepcopy(network)
+    other.config = replace(network.config, units="standardised")
+    standardised = PredictiveTrial.run(prior, PFNRegressor(other), **size)
+    assert (raw.scores - standardised.scores).mean() > 0.3
+
+
+def test_trial_of_an_estimator_of_classes():
+    size = {"n_datasets": 20, "n_context": 30, "n_query": 4, "progress": False}
+    trial = PredictiveTrial.run(Coins(), LogisticRegression(), **size)
+    assert trial.log_prob.shape == (20, 4)
+    assert (trial.cdf >= 0).all() and (trial.cdf <= 1).all()
+    assert -1.5 < trial.log_prob[trial.log_prob.isfinite()].mean() < -0.7
+    with pytest.raises(TypeError, match="predict_distribution or predict_proba; got Ridge"):
+        PredictiveTrial.run(Coins(), Ridge(), **size)
+
+
 def test_distribution_transformer_on_trial():
     tasks = named_tasks("dt-normal")
     config = DistributionTransformerConfig(d_model=16, n_layers=1, n_components=3)
     network = DistributionTransformer.new(tasks, config).eval()
     size = {"n_context": 5, "progress": False}
-    trial = latent_trial(network, tasks, n_datasets=300, exact_density=True, **size)
+    trial = latent_trial(network, tasks, n_datasets=1000, exact_density=True, **size)
     assert set(trial.draws) == {"coefficients", "noise"}
     efficiency = importance_efficiency(trial)
     assert 0 < efficiency.mean < 1

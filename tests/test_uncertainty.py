@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.base import BaseEstimator
 from sklearn.linear_model import LinearRegression
 from torch.distributions import Normal
 
@@ -198,6 +199,52 @@ def test_conformal_intervals_cover_as_often_as_they_say(kind):
         hits.append(((low <= y[60:]) & (y[60:] <= high)).mean())
         assert fitted.predict(X[:2]).shape == (2,)
     assert 0.72 < np.mean(hits) < 0.93  # 18 rows calibrate each: 0.84 is expected
+
+
+class Ends(BaseEstimator):
+    """Quantiles that were given, for as many rows as are asked for."""
+
+    def __init__(self, low, high):
+        self.low, self.high = low, high
+
+    def fit(self, X, y):
+        return self
+
+    def predict_quantiles(self, X, levels):
+        return np.tile([self.low, self.high], (len(X), 1)).astype(float)
+
+    def predict(self, X):
+        return np.zeros(len(X))
+
+
+@pytest.mark.parametrize("low, high", [(-9.0, 9.0), (9.0, -9.0), (8.0, 9.0), (0.5, 0.5)])
+def test_ends_never_swap_and_cover_as_often_as_they_say(low, high):
+    """Also where a wide estimator is narrowed past its middle, or says its quantiles crossed."""
+    rng = np.random.default_rng(0)
+    X, y = np.zeros((2000, 1)), rng.normal(size=2000)
+    for level in (0.1, 0.5, 0.9):
+        fitted = ConformalRegressor(Ends(low, high), level=level, random_state=0)
+        ends = fitted.fit(X[:1000], y[:1000]).predict_interval(X[1000:])
+        assert (ends[:, 0] <= ends[:, 1]).all()
+        covered = ((ends[:, 0] <= y[1000:]) & (y[1000:] <= ends[:, 1])).mean()
+        # 300 rows calibrate, 1,000 test: four errors of both.
+        assert covered > level - 4 * (level * (1 - level) * (1 / 300 + 1 / 1000)) ** 0.5
+
+
+def test_an_interval_of_which_nothing_is_left_is_its_middle():
+    X, y = np.zeros((200, 1)), np.random.default_rng(0).normal(scale=0.01, size=200)
+    fitted = ConformalRegressor(Ends(-9.0, 9.5), random_state=0).fit(X, y)
+    assert fitted.correction_ < -8
+    narrow = fitted.predict_interval(X[:1])[0]
+    assert narrow[0] <= narrow[1] and abs(narrow - 0.25).max() < 0.3
+    fitted.correction_ = -9.3
+    np.testing.assert_array_equal(fitted.predict_interval(X[:1]), [[0.25, 0.25]])
+
+
+def test_predictions_that_are_nan_are_said():
+    X, y = np.zeros((40, 1)), np.arange(40.0)
+    with pytest.raises(ValueError, match="estimator's predictions without NaN; got 12 NaN of 24"):
+        ConformalRegressor(Ends(np.nan, 1.0), random_state=0).fit(X, y)
 
 
 def test_a_column_of_answers_is_a_vector():

@@ -20,6 +20,7 @@ from scipy import stats
 from torch import Tensor
 
 from amortized.diagnostics.trial import PosteriorTrial
+from amortized.finite import refuse_nan
 from amortized.infer import METHODS
 from amortized.plotting import COLOURS, label_axes, new_axes
 from amortized.priors.density import ProgramDensity
@@ -100,6 +101,8 @@ def importance_efficiency(
     title = f"Importance weights of {trial.method}"
     if {"k_hat", "ess"} <= set(trial.per_dataset):
         k_hat, ess = (trial.per_dataset[name].double().cpu().numpy() for name in ("k_hat", "ess"))
+        refuse_nan(f"k-hat of {trial.method}", k_hat)
+        refuse_nan(f"effective draws of {trial.method}", ess)
         return ImportanceEfficiency(ess / trial.n_drawn, k_hat, title)
     if trial.log_prob_draws is None or trial.method in METHODS.keys() - _KNOW_THEIR_DENSITY:
         raise ValueError(
@@ -107,6 +110,7 @@ def importance_efficiency(
             "not. Use a network, 'exact' or 'importance'."
         )
     log_weights = _log_density(trial, prior) - trial.log_prob_draws
+    refuse_nan(f"log weights of the draws of {trial.method}", log_weights)
     smoothed = smooth_weights(log_weights.T.double())
     efficiency = smoothed.ess.cpu().numpy() / trial.n_draws
     return ImportanceEfficiency(efficiency, smoothed.k_hat.cpu().numpy(), title)

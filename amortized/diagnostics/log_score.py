@@ -18,6 +18,7 @@ from torch import Tensor
 
 from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.trial import PosteriorTrial
+from amortized.finite import refuse_nan
 from amortized.plotting import histogram
 
 Trial = PosteriorTrial | PredictiveTrial
@@ -131,6 +132,7 @@ def _scores(trial: Trial) -> np.ndarray:
             f"Expected a method that knows its density; {trial.method} does not. Use 'exact' or "
             "'smc', or compare draws with c2st."
         )
+    refuse_nan(f"log scores of {trial.method}", scores)
     return np.asarray(scores.double().cpu().numpy())
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from amortized.diagnostics.predictive_trial import PredictiveMethod, predictive
 from amortized.diagnostics.trial import batch_seed, method_name
+from amortized.finite import refuse_nan
 from amortized.plotting import BAND, COLOURS, label_axes, new_axes
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
@@ -84,7 +85,7 @@ def order_sensitivity(
 
     Args:
         prior: draws the datasets.
-        method: a name for `infer`, a PFN, or a function from a `TaskBatch` to the predictive.
+        method: as for `PredictiveTrial.run`.
         n_datasets: how many.
         n_context: known rows of each, at least 2.
         n_query: asked rows of each.
@@ -117,6 +118,7 @@ def order_sensitivity(
         changes = (torch.stack(scores[1:]) - scores[0]).abs().unflatten(0, (2, n_orders)).mean(1)
         parts.append(changes.numpy())
     by_chance, by_order = np.concatenate(parts, axis=1)
+    refuse_nan(f"changes of the log score of {method_name(method)}", by_order + by_chance)
     return OrderSensitivity(by_order, by_chance, f"Order of context for {method_name(method)}")
 
 

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amortized.finite import refuse_nan
 from amortized.networks import PFN
 from amortized.priors.gaussian_process import GaussianProcessPrior
 from amortized.priors.prior import Prior
@@ -118,6 +119,8 @@ class TrainingRange:
                 f"Expected x of shape (batch, {self._shape[0]}, {self._shape[1]}) and y to fit; "
                 f"got {tuple(x.shape)} and {tuple(y.shape)}. Make a TrainingRange of that size."
             )
+        for name, part in (("x", x), ("y", y)):
+            refuse_nan(name, part)
         values = np.stack(list(self._features(x.float(), y.float()).values()), -1)
         n = len(self._scores)
         as_unusual = n - np.searchsorted(self._scores, self._score(values), side="left")

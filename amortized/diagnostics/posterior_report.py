@@ -26,7 +26,7 @@ from amortized.priors.vectorised import Program
 _IN_WORDS = {
     "exact": "a closed form: nothing is approximated",
     "smc": "particles moved from the prior to the posterior",
-    "nuts": "Markov chains; trust them where R-hat is below 1.01",
+    "nuts": "Markov chains; trust them where R-hat is below 1.03",
     "importance": "weighted draws; trust them where k-hat is below 0.7",
     "laplace": "a normal at the mode",
     "vi": "the best normal in unconstrained space",
@@ -92,6 +92,7 @@ def report_posterior(
         "Answer, mean and sd": answers,
         "Rung": {**own, "in words": _IN_WORDS.get(method, method)},
     }
+    warnings += [f"{each}." for each in posterior.diagnostics.get("doubt", [])]
     warnings += _own_doubts(own)
     figures = {"The posterior: mean and 90% interval.": posterior.plot()}
     problem = make_problem(model, x, y, latent_prior)
@@ -114,11 +115,7 @@ def report_posterior(
 
 
 def _own_doubts(own: dict[str, Any]) -> list[str]:
-    doubts = []
-    if own.get("k_hat", 0.0) >= 0.7 and own.get("rung", "importance") == "importance":
-        doubts.append(f"k-hat is {own['k_hat']:.2f} >= 0.7: a few draws carry the weight.")
-    if own.get("r_hat", 1.0) > 1.01:
-        doubts.append(f"R-hat is {own['r_hat']:.3f} > 1.01: the chains disagree.")
+    doubts = list[str]()
     if own["method"] == "dt" and not own.get("inside_training_range", True):
         doubts.append("The network was not trained on such a prior and such data.")
     if own.get("drift", 0.0) > _DRIFT:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from amortized.diagnostics.out_of_range import TrainingRange
@@ -28,6 +29,7 @@ def report_pfn(
     x: Float[Tensor, "n features"],
     y: Float[Tensor, " n"],
     *,
+    estimator: BaseEstimator | None = None,
     reference: str | None = "auto",
     n_datasets: int = 200,
     seed: int = 0,
@@ -36,8 +38,10 @@ def report_pfn(
 
     Args:
         network: whose config names its prior.
-        x: inputs, standardised.
-        y: answers, standardised.
+        x: inputs, in the network's units.
+        y: answers, in the network's units.
+        estimator: that answers by the network: it is put on trial then, so that what it does to
+            the data is judged as well; None puts the network itself on trial.
         reference: method of `infer` on the same prior; "auto" is "smc" up to 100 rows and none
             beyond, None is none.
         n_datasets: of the prior, for the calibration at this size.
@@ -46,7 +50,7 @@ def report_pfn(
     name = network.config.prior
     if name is None:
         raise ValueError("Expected a network whose config names its prior; this one's does not.")
-    prior, n = named_prior(name), len(x)
+    prior, n, units = named_prior(name), len(x), network.config.units
     x, y, warnings = x.float(), y.float(), list[str]()
     grid = _new_rows(x)
     began = time.perf_counter()
@@ -54,24 +58,31 @@ def report_pfn(
         predictive = network(x[None], y[None], grid[None])
     seconds = time.perf_counter() - began
     trial = PredictiveTrial.run(
-        prior, network, n_datasets=n_datasets, n_context=n, seed=seed, progress=False
+        prior,
+        network if estimator is None else estimator,
+        n_datasets=n_datasets,
+        n_context=n,
+        seed=seed,
+        progress=False,
     )
     test = pit(trial)
     if test.p_value < ALARM:
+        on_trial = "network" if estimator is None else "estimator"
         warnings.append(
-            f"Over its prior, at {n} rows, the network is not calibrated (p = {test.p_value:.2g})."
+            f"Over its prior, at {n} rows, the {on_trial} is not calibrated "
+            f"(p = {test.p_value:.2g})."
         )
     sections: dict[str, dict[str, Any]] = {
         "What was asked": {"rows": n, "features": x.shape[1], "network": name},
-        "Prior": {"name": name, "in words": in_words(PRIORS[name])},
+        "Prior": {"name": name, "in words": in_words(PRIORS[name]), "units": units},
         "Rung": {"method": "pfn", "in words": "one forward pass, not corrected by a density"},
         "Calibration": {f"PIT over {n_datasets} datasets of the prior, p-value": test.p_value},
         "Seconds": {"network, on " + x.device.type: seconds},
     }
     sections["Range"] = _range(network, prior, x, y, seed, warnings)
     position = grid[:, 0].numpy() if x.shape[1] == 1 else np.arange(len(grid), dtype=float)
-    x_label = "x (standardised)" if x.shape[1] == 1 else "new row"
-    labels: dict[str, Any] = {"x_label": x_label, "y_label": "y (standardised)"}
+    x_label = f"x ({units})" if x.shape[1] == 1 else "new row"
+    labels: dict[str, Any] = {"x_label": x_label, "y_label": f"y ({units})"}
     ax = predictive_band(OneOfBatch(predictive), position, label="network", **labels)
     if x.shape[1] == 1:
         ax.plot(x[:, 0], y, "k.", label="data")
@@ -97,7 +108,8 @@ def _range(
 ) -> dict[str, Any]:
     if len(x) < 8:
         return {"inside the training range": "not judged with fewer than 8 rows"}
-    judge = TrainingRange(network, prior, len(x), x.shape[1], standardised=True, seed=seed)
+    standardised = network.config.units == "standardised"
+    judge = TrainingRange(network, prior, len(x), x.shape[1], standardised=standardised, seed=seed)
     verdict = judge(x[None], y[None])
     outside = bool(verdict.flagged()[0])
     if outside:

@@ -7,19 +7,22 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
 from tqdm import tqdm
 
+from amortized.diagnostics.estimator_answers import answers_of
 from amortized.diagnostics.trial import batch_seed, method_name
 from amortized.infer import infer
 from amortized.priors.prior import Prior
 from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
 
-PredictiveMethod = str | nn.Module | Callable[[TaskBatch], Distribution]
-"""A name for `infer`, a PFN, or a function of datasets that returns the predictive of their
-queries, of batch shape ``(n_datasets, n_query)``."""
+PredictiveMethod = str | nn.Module | Callable[[TaskBatch], Distribution] | Any
+"""A name for `infer`, a PFN, an estimator with ``predict_distribution`` or ``predict_proba``, or a
+function of datasets that returns the predictive of their queries, of batch shape
+``(n_datasets, n_query)``."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +80,10 @@ class PredictiveTrial:
 
         Args:
             prior: any prior; a `ProgramPrior` where ``method`` is a name.
-            method: a name for `infer`, a PFN, or a function from a `TaskBatch` to the predictive,
-                such as ``prior.posterior_predictive`` where the prior knows the exact one.
+            method: a name for `infer`; a PFN, which reads the prior's numbers as they are; an
+                estimator, of which a clone is fitted to each dataset, so that what it does to the
+                data is on trial with its network; or a function from a `TaskBatch` to the
+                predictive, such as ``prior.posterior_predictive`` where the prior knows the exact.
             n_datasets: how many.
             n_context: known rows of each.
             n_query: asked rows of each.
@@ -135,6 +140,8 @@ def predictive(
             prior, batch.x_context, batch.y_context, method=method, seed=seed, **(options or {})
         )
         return posterior.predictive(batch.x_query)
+    if isinstance(method, BaseEstimator):
+        return answers_of(method, batch)
     with seeded(seed), torch.no_grad():
         if isinstance(method, nn.Module):
             answer = method(batch.x_context, batch.y_context, batch.x_query, batch.context_mask)

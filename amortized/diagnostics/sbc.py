@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.diagnostics.uniformity import Uniformity
+from amortized.finite import refuse_nan
 
 
 def ranks(
@@ -31,12 +32,17 @@ def ranks(
         draws: of the same shape, with the draws in front.
         seed: breaks ties, and places the truth between its neighbours.
 
+    Raises:
+        ValueError: if there is a NaN, which has no rank.
+
     Example:
         >>> import numpy as np
         >>> u = ranks(np.array([2.5]), np.arange(9.0)[:, None])
         >>> bool(0.3 < u[0] < 0.4)
         True
     """
+    refuse_nan("values to be ranked", truth)
+    refuse_nan("draws to rank among", draws)
     rng = np.random.default_rng(seed)
     below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
     return np.asarray((below + (equal + 1) * rng.random(truth.shape)) / (len(draws) + 1))

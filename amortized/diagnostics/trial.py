@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from amortized.finite import refuse_nan
 from amortized.infer import infer
 from amortized.posterior import Latents, Posterior
 from amortized.priors.prior import Prior
@@ -141,7 +142,14 @@ class PosteriorTrial:
         return len(next(iter(self.draws.values())))
 
     def matrices(self) -> tuple[Array, Array]:
-        """Truth ``(n_datasets, dim)`` and draws ``(n_draws, n_datasets, dim)``, latents joined."""
+        """Truth ``(n_datasets, dim)`` and draws ``(n_draws, n_datasets, dim)``, latents joined.
+
+        Raises:
+            ValueError: if there is a NaN among them: no diagnostic can judge it.
+        """
+        for name, value in self.draws.items():
+            refuse_nan(f"true values of {name!r}", self.truth[name])
+            refuse_nan(f"draws of {name!r} by {self.method}", value)
         truth = torch.cat(
             [self.truth[k].double().reshape(self.n_datasets, -1) for k in self.draws], -1
         )

@@ -25,6 +25,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
+from amortized.finite import refuse_nan
 from amortized.plotting import BAND, label_axes, line_style, new_axes
 
 Array = NDArray[np.float64]
@@ -114,12 +115,10 @@ class Uniformity:
         if not self.values:
             raise ValueError(f"Expected at least one scalar to test; {self.title} got none.")
         for label, values in self.values.items():
+            refuse_nan(f"values of {label!r} to be tested", values)
             inside = np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1
             if not inside:
-                raise ValueError(
-                    f"Expected values between 0 and 1; some of {label!r} are not. Look for NaN "
-                    "among the method's answers."
-                )
+                raise ValueError(f"Expected values between 0 and 1; some of {label!r} are not.")
         p_values = {label: _p_value(values) for label, values in self.values.items()}
         object.__setattr__(self, "p_values", p_values)
 

@@ -17,7 +17,6 @@ from amortized.estimators.bayesian_estimator import BayesianEstimator, Model
 from amortized.estimators.class_labels import class_labels
 from amortized.estimators.tables import location_and_scale
 from amortized.predictive import Affine
-from amortized.priors.linear_model import LinearModelPrior
 from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.logistic_model import LogisticModelPrior
 from amortized.priors.prior import Prior
@@ -29,9 +28,9 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
 
     Args:
         model: a prior with a program, or a Pyro program ``model(x, y=None)`` in the data's own
-            units. None is linear regression with unknown noise on standardised data: the conjugate
-            one, or with method "dt" or a latent prior that whose latents are "coefficients", the
-            intercept last, and "noise" (`LinearModelPrior`).
+            units. None is conjugate linear regression with unknown noise on standardised data,
+            whatever the method; its latents are "weights", "intercept" and "variance"
+            (`LinearRegressionPrior`).
         method: a method of `amortized.infer.infer`.
         latent_prior: replaces the model's own, as for `amortized.infer.infer`; in the model's
             units. `set_prior` changes it without a call of `fit`.
@@ -79,8 +78,6 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         return self._take(inputs, np.asarray(targets, dtype=np.float64), further=further)
 
     def _default_model(self) -> Prior:
-        if self.method == "dt" or self.latent_prior is not None:
-            return LinearModelPrior(self.n_features_in_, log_noise=-1.0)
         # Weak: weights of 10 noise scales, noise of any size below the target's.
         return LinearRegressionPrior(
             self.n_features_in_, weight_scale=10.0, concentration=1.0, rate=0.1
@@ -142,11 +139,7 @@ class _LogisticRegression:
             "weights", dist.Normal(x.new_zeros(x.shape[1], n_free), 2.0).to_event(2)
         )
         intercept = pyro.sample("intercept", dist.Normal(x.new_zeros(n_free), 2.0).to_event(1))
-        logits = x @ weights + intercept
-        if n_free == 1:
-            answers = dist.Bernoulli(logits=logits.squeeze(-1))
-        else:
-            answers = dist.Categorical(logits=torch.nn.functional.pad(logits, (1, 0)))
+        answers = dist.Categorical(logits=torch.nn.functional.pad(x @ weights + intercept, (1, 0)))
         return pyro.sample("y", answers.to_event(1), obs=y)
 
 
@@ -155,9 +148,10 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
 
     Args:
         model: a prior with a program, or a Pyro program ``model(x, y=None)`` whose y is the
-            number of the class, from 0. None is logistic regression on standardised inputs; with
-            two classes and method "dt" or a latent prior its one latent is "coefficients", the
-            intercept last (`LogisticModelPrior`).
+            number of the class, from 0. None is logistic regression on standardised inputs with
+            coefficients of N(0, 2), whatever the method: of two classes `LogisticModelPrior`, whose
+            one latent is "coefficients", the intercept last; of more, "weights" and "intercept" of
+            each class but the first.
         method: a method of `amortized.infer.infer`.
         latent_prior: replaces the model's own, as for `amortized.infer.infer`; in the model's
             units. `set_prior` changes it without a call of `fit`.
@@ -225,9 +219,8 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         return self._take(inputs, numbers, further=further)
 
     def _default_model(self) -> Model:
-        told = self.method == "dt" or self.latent_prior is not None
-        if told and len(self.classes_) == 2:
-            return LogisticModelPrior(self.n_features_in_, intercept=True)
+        if len(self.classes_) == 2:
+            return LogisticModelPrior(self.n_features_in_, intercept=True, scale=2.0)
         return _LogisticRegression(len(self.classes_))
 
     def predict_distribution(self, X: ArrayLike) -> Distribution:

@@ -1,4 +1,7 @@
-"""A regression as a network over rows sees it: standardised, encoded once, read by queries."""
+"""A regression as a network over rows sees it: in its units, encoded once, read by queries."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +13,11 @@ from amortized.networks import PFN
 # Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
 # summation, and so one answer for a row, however the query was split.
 QUERY_CHUNK = 64
-# Beyond this many standard deviations of the training data a query is as far as can be.
-FAR = 1e4
+# Beyond this many standard deviations of the training data a query is as far as can be; in raw
+# units, beyond a number whose square float32 still holds.
+FAR = {"standardised": 1e4, "raw": 1e15}
+# How far outside of what its prior drew, as a share of that, data may lie without a warning.
+MARGIN = 0.1
 
 
 class EncodedRows:
@@ -19,11 +25,11 @@ class EncodedRows:
 
     Args:
         network: a network over rows.
-        x: inputs, standardised, ``(rows, features)``.
-        y: answers, standardised, ``(rows,)``.
-        x_mean: of the features, ``(features,)``.
-        x_scale: their units.
-        y_mean: of the answers.
+        x: inputs in the network's units, ``(rows, features)``.
+        y: answers in the network's units, ``(rows,)``.
+        x_mean: of the features, ``(features,)``; 0 for a network of raw units.
+        x_scale: their units; 1 for a network of raw units.
+        y_mean: of the answers, as the features'.
         y_scale: their unit.
     """
 
@@ -40,11 +46,13 @@ class EncodedRows:
     ) -> None:
         self._network, self._y_mean, self._y_scale = network, y_mean, y_scale
         self._x_mean, self._x_scale = x_mean, x_scale
+        self._far = FAR[network.config.units or "raw"]
         with torch.inference_mode():
             self._context = network.encode(self._tensor(x), self._tensor(y))
 
     def _tensor(self, values: NDArray[np.floating]) -> torch.Tensor:
         device = self._network.borders.device
+        values = np.clip(values, -FAR["raw"], FAR["raw"])
         return torch.as_tensor(values, dtype=torch.float32, device=device).unsqueeze(0)
 
     def predictive(self, x: NDArray[np.float64]) -> BarDistribution:
@@ -54,7 +62,7 @@ class EncodedRows:
             x: queries, ``(queries, features)``.
         """
         with np.errstate(over="ignore"):
-            x = np.clip((x - self._x_mean) / self._x_scale, -FAR, FAR)
+            x = np.clip((x - self._x_mean) / self._x_scale, -self._far, self._far)
         padded = np.pad(x, ((0, -len(x) % QUERY_CHUNK), (0, 0)))
         with torch.inference_mode():
             logits = torch.cat(
@@ -65,3 +73,32 @@ class EncodedRows:
             )[: len(x)]
         borders = self._network.borders.double() * self._y_scale + self._y_mean
         return BarDistribution(logits.double().cpu(), borders.cpu(), validate_args=False)
+
+
+def outside(
+    network: PFN, x: NDArray[np.floating], y: NDArray[np.float64] | None, model: Any
+) -> Iterator[str]:
+    """Warnings of data outside of what the prior of a network in raw units draws.
+
+    Args:
+        network: any over rows; standardised data are never outside.
+        x: inputs, ``(rows, features)``.
+        y: answers, ``(rows,)``; None of queries.
+        model: what the network was asked for by, for the message.
+    """
+    if network.config.units == "standardised":
+        return
+    ranges = (network.config.x_range or ())[: x.shape[1]]
+    parts = [(f"feature {j} of X", x[:, j], ends) for j, ends in enumerate(ranges)]
+    if y is not None:
+        parts.append(("y", y, (network.borders[0].item(), network.borders[-1].item())))
+    named = type(model).__name__ if isinstance(model, PFN) else repr(model)
+    for name, values, (low, high) in parts:
+        beyond = MARGIN * (high - low)
+        if values.min() < low - beyond or values.max() > high + beyond:
+            yield (
+                f"Expected {name} between {low:.3g} and {high:.3g}, as the prior of model={named} "
+                f"draws it, in raw units; got {values.min():.3g} to {values.max():.3g}. Do not "
+                "trust the answer: give the data in the prior's units, or take a network of "
+                "standardised units, such as 'gp'."
+            )

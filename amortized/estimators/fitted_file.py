@@ -6,14 +6,18 @@ encoding of the data: some bytes a cell, and nothing in it can run.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
+from torch import nn
 
 from amortized.atomic_file import replace_file
 from amortized.estimators.tables import TableEncoder
@@ -24,7 +28,25 @@ T = TypeVar("T", bound="FittedFile")
 
 
 class FittedFile:
-    """Adds ``save`` and ``load`` to an estimator whose ``__setstate__`` makes the rest again."""
+    """Adds ``save`` and ``load`` to an estimator whose ``__setstate__`` makes the rest again.
+
+    Networks among its state are kept on the CPU, whatever device they ran on, and go to the
+    estimator's own device again, or where there is none stay: also a pickle opens on any machine.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
+        on_cpu = {id(v): _on_cpu(v) for v in state.values() if isinstance(v, nn.Module)}
+        return {name: on_cpu.get(id(value), value) for name, value in state.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "device" in state:
+            state["device"] = _reachable(state["device"])
+            for value in state.values():
+                if isinstance(value, nn.Module):
+                    value.to(state["device"])
+        super().__setstate__(state)  # type: ignore[misc]
 
     def save(self, path: str | Path) -> Path:
         """Write the fitted estimator into one file; who is killed meanwhile leaves the old one.
@@ -37,7 +59,7 @@ class FittedFile:
                 something else at the path.
         """
         arrays, values = {}, {}
-        state: dict[str, Any] = self.__getstate__()  # type: ignore[assignment]
+        state: dict[str, Any] = self.__getstate__()
         for name, value in state.items():
             if name == "_metadata_request":
                 continue  # what a pipeline passes on is no part of the answer
@@ -51,11 +73,13 @@ class FittedFile:
         return replace_file(path, save_arrays(arrays, metadata=metadata))
 
     @classmethod
-    def load(cls: type[T], path: str | Path) -> T:
+    def load(cls: type[T], path: str | Path, *, device: str | None = None) -> T:
         """Read an estimator that ``save`` has written; its network is loaded by name.
 
         Args:
             path: the file.
+            device: where the network runs; None is where it ran, or the CPU with a warning where
+                this machine has no such device.
 
         Raises:
             ValueError: if the file is damaged, or holds another estimator.
@@ -65,6 +89,8 @@ class FittedFile:
             found = header.pop("_estimator")
             if found == cls.__name__:
                 state |= {name: _from_json(value) for name, value in header.items()}
+                if device is not None:
+                    state["device"] = device
                 estimator: Any = cls.__new__(cls)
                 estimator.__setstate__(state)
                 return estimator
@@ -120,6 +146,27 @@ def _refuse_others(path: Path) -> None:
             f"Expected a new file, or that of a saved estimator; got another at {path}. Name "
             "another path, or remove what is there."
         )
+
+
+def _on_cpu(network: nn.Module) -> nn.Module:
+    """The network, or a copy where it is elsewhere: a module moves in place."""
+    tensors = (*network.parameters(), *network.buffers())
+    return network if all(t.device.type == "cpu" for t in tensors) else deepcopy(network).cpu()
+
+
+def _reachable(device: str) -> str:
+    """The device, or "cpu" with a warning on a machine that lacks it."""
+    wanted = torch.device(device)
+    kind: Any = getattr(torch, wanted.type, None)
+    count = kind.device_count() if hasattr(kind, "device_count") else 0
+    if wanted.type == "cpu" or (wanted.index or 0) < count:
+        return device
+    warnings.warn(
+        f"Expected the device {device!r}, on which the estimator was fitted; this machine has "
+        f"{count} of that kind. It runs on 'cpu' now.",
+        stacklevel=5,
+    )
+    return "cpu"
 
 
 def _as_json(name: str, value: Any) -> Any:

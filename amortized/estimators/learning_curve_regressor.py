@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from functools import cache
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from amortized.distributions import BarDistribution
+from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.curve_sets import CurveSet, StepScale, curves_of, steps_of, thinned
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.metric_scale import MetricScale
+from amortized.estimators.metric_scale import MetricScale, usual_size
+from amortized.estimators.reporting import warn_of_doubts
 from amortized.networks import PFN
 from amortized.pretrained import load
 from amortized.priors import LearningCurvePrior, Prior, named_prior
@@ -114,6 +115,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
         self._check_parameters()
         curves = curves_of(X, y)
         self.network_: Any = self._network()
+        warn_of_doubts(self.network_)
         self._step_scale.check_steps(curves.steps[~np.isnan(curves.steps)], "X")
         known = curves.values[~np.isnan(curves.values)]
         slack = ROUNDING * (self.high - self.low) if math.isfinite(self.high - self.low) else 0.0
@@ -161,7 +163,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
         origin = self.low if math.isfinite(self.low) else self.high
         origin = origin if math.isfinite(origin) else 0.0
         # Curves begin with their worst values, which are those that must not be squeezed.
-        size = float(np.median(np.nanmax(np.abs(curves.values - origin), axis=1)))
+        size = float(np.median([usual_size(row) for row in np.abs(curves.values - origin)]))
         return size if size > 0 else 1.0
 
     @property
@@ -243,10 +245,7 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
             X: steps, ``(m,)`` or ``(curves, m)``.
             q: levels, each strictly between 0 and 1.
         """
-        levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
-        if levels.ndim != 1 or not bool(((levels > 0) & (levels < 1)).all()):
-            raise ValueError(f"Expected a list of levels strictly between 0 and 1; got {q!r}.")
-        shaped = levels[:, None, None]
+        shaped = quantile_levels(q)[:, None, None]
         return self._of_each(X, lambda part: part.icdf(shaped).movedim(0, -1))
 
     def sample_y(
@@ -262,12 +261,10 @@ class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
             n_samples: draws for each step.
             random_state: as in scikit-learn.
         """
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"Expected n_samples to be an integer >= 1; got {n_samples!r}.")
-        random = check_random_state(random_state)
+        n_samples, random = number_of_draws(n_samples), check_random_state(random_state)
 
         def draw(part: BarDistribution) -> torch.Tensor:
-            levels = random.uniform(size=(int(n_samples), *part.batch_shape))
+            levels = random.uniform(size=(n_samples, *part.batch_shape))
             return part.icdf(torch.as_tensor(levels)).movedim(0, -1)
 
         return self._of_each(X, draw)

@@ -18,6 +18,32 @@ MARGIN = 0.1
 EDGE = 0.01
 
 
+# Neighbours among a curve's sizes are this far apart only where one of them is an accident: curves
+# that fall as a power of the steps halve at most from the first step to the second.
+GAP = 10.0
+
+
+def usual_size(sizes: ArrayLike) -> float:
+    """The largest of a curve's sizes that is none of a few outliers.
+
+    Sizes above a gap of a factor of ten are outliers, if they are a quarter of all at most: one
+    loss of 1000 among ten near 1 must not set the scale of all.
+
+    Args:
+        sizes: not negative; NaN where a value is missing.
+
+    Example:
+        >>> usual_size([1.2, 1000.0, 1.1, 1.0, 0.9]), usual_size([8.0, 4.0, 2.0, 1.0, 0.5])
+        (1.2, 8.0)
+    """
+    ordered = np.sort(np.asarray(sizes, dtype=np.float64))[::-1]
+    ordered = ordered[~np.isnan(ordered)]
+    for n_out in range(len(ordered) // 4, 0, -1):
+        if ordered[n_out - 1] > GAP * ordered[n_out] > 0:
+            return float(ordered[n_out])
+    return float(ordered[0])
+
+
 class MetricScale:
     r"""An invertible map of a metric to [0, 1], where 1 is best.
 

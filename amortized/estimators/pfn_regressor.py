@@ -1,11 +1,7 @@
-"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding.
-
-Two kinds of network serve: those over rows read standardised numbers, those over cells read tables.
-"""
+"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding."""
 
 import warnings
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +13,27 @@ from sklearn.utils import Tags, check_consistent_length, check_random_state, col
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from amortized.distributions import BarDistribution
-from amortized.estimators.encoded_rows import EncodedRows
+from amortized.estimators.asked import number_of_draws, quantile_levels
+from amortized.estimators.encoded_rows import EncodedRows, outside
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.reporting import NetworkReport
+from amortized.estimators.reporting import NetworkReport, warn_of_doubts
 from amortized.estimators.sample_weights import repeated
-from amortized.estimators.table_views import draw_views, number_of_views
+from amortized.estimators.screening import strongest_columns
+from amortized.estimators.table_views import check_precision, draw_views, number_of_views, rows_read
 from amortized.estimators.tables import (
     MAX_COLUMNS,
     TableEncoder,
     in_canonical_order,
     location_and_scale,
     refuse_extremes,
-    strongest_columns,
     validated_columns,
 )
-from amortized.estimators.target_transforms import TRANSFORMS
+from amortized.estimators.target_transforms import check_transforms
 from amortized.estimators.target_views import TargetViews
 from amortized.networks import PFN, TabularPFN
 from amortized.pretrained import kind_of, load
 
-# Bars about a mean this many scales away would be less than its rounding apart.
-RESOLUTION = 1e-12
+RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less than rounding apart.
 # Rows whose bars are in memory together: 2,000 bars of 8 bytes, some copies of them.
 ROWS_AT_ONCE = 4096
 
@@ -45,14 +41,19 @@ ROWS_AT_ONCE = 4096
 class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     """Bayesian regression in a single forward pass of a pretrained network.
 
-    The answer is the posterior predictive of the prior that the network was trained on, given
-    the data after features and target were standardised.
+    The answer is the posterior predictive of the prior that the network was trained on, in the
+    units that ``network_.config.units`` names. A network of "standardised" data, such as "gp" or
+    "tabular-regressor", gets features and target standardised, so that their units do not matter.
+    One of "raw" units, such as "gp-1d" or one's own that was trained on a prior in natural units,
+    gets the numbers as they are: with "gp-1d" x lies in (-2, 2), y varies by .1 to 1 about zero
+    and its noise is .02. Data outside what such a prior draws are answered with a warning.
 
     ``model="tabular-regressor"`` reads tables as ``PFNClassifier`` does: DataFrames or arrays with
     numbers, datetimes, categories, strings and missing values. Of more columns than the network
-    takes (a hundred of a table) those are taken that depend most on the target, one at a time; of
-    more rows than it was trained for each of the ``n_estimators`` views takes its own. The views'
-    predictives are averaged into one (`target_views`).
+    takes (a hundred of a table) those are taken that say more of the target than chance; of more
+    rows than it reads each of the ``n_estimators`` views takes its own. Half of the views read
+    correlated columns and categories otherwise, as in `PFNClassifier`. The views' predictives are
+    averaged into one (`target_views`).
 
     ``sample_weight`` says how often each row was seen: rows of weight zero are left out, whole
     weights repeat rows, and of other weights the ratios count, by which each view draws its rows
@@ -67,14 +68,16 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         target_transforms: maps of a table's target, which the views take in turn: 'none', 'power'
             (Yeo and Johnson's, or the logarithm where that fits better) and 'quantile' (quantiles
             to the normal's); networks over rows take none.
+        precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
+            for it, twice as fast and equal to about a hundredth; "float32" in it everywhere.
         device: where the network runs, such as "cpu" or "cuda".
         random_state: shuffles the columns of a table, and picks rows where there are more than the
             network can take or where weights draw them.
 
     Attributes:
         network_: the network.
-        X_train_: the rows as the network reads them, sorted, ``(n, columns)``.
-        y_train_: their targets, standardised, ``(n,)``.
+        X_train_: the rows as the network reads them, in its units, sorted, ``(n, columns)``.
+        y_train_: their targets, in the network's units, ``(n,)``.
         n_features_in_: number of features.
         feature_names_in_: their names, if they are strings.
 
@@ -83,11 +86,11 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
     Example:
         >>> import numpy as np
-        >>> X = np.linspace(0, 1, 20)[:, None]
-        >>> y = np.sin(4 * X[:, 0])
-        >>> estimator = PFNRegressor(model="gp-1d").fit(X, y)
-        >>> mean, std = estimator.predict([[0.5]], return_std=True)
-        >>> bool(abs(mean - np.sin(2)) < 0.1)
+        >>> X = np.linspace(0, 10, 20)[:, None]
+        >>> y = 300 + 50 * np.sin(X[:, 0] / 2)
+        >>> estimator = PFNRegressor().fit(X, y)
+        >>> mean, std = estimator.predict([[5.0]], return_std=True)
+        >>> bool(abs(mean - 300 - 50 * np.sin(2.5)) < 5)
         True
     """
 
@@ -97,12 +100,14 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         *,
         n_estimators: int | None = None,
         target_transforms: Sequence[str] = ("none", "power"),
+        precision: str = "auto",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
     ) -> None:
         self.model = model
         self.n_estimators = n_estimators
         self.target_transforms = target_transforms
+        self.precision = precision
         self.device = device
         self.random_state = random_state
 
@@ -131,9 +136,11 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
 
         Warns:
             UserWarning: if a network over rows gets more rows or features than it was trained for
-                (a part is kept), or the target does not vary.
+                (a part is kept), one of raw units gets data outside what its prior draws, or a
+                target that is standardised does not vary.
         """
         self.network_: Any = self._network().to(self.device).eval()
+        warn_of_doubts(self.network_)
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         if isinstance(self.network_, TabularPFN):
@@ -161,10 +168,17 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         random_state = np.random.RandomState(self._views_seed)
         strata = np.zeros(len(x), dtype=np.intp)
         view = draw_views(1, strata, self._columns, n_rows, random_state, weight)[0]
-        x = x[np.ix_(view.rows, self._columns)]
-        self._x_mean, self._x_scale = location_and_scale(x)
+        x, target = x[np.ix_(view.rows, self._columns)], target[view.rows]
+        self._x_mean, self._x_scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
+        if self.network_.config.units == "standardised":
+            self._x_mean, self._x_scale = location_and_scale(x)
+            self._standardise(target)
+        else:
+            refuse_extremes(target, "y")
+            self.y_train_, self._y_mean, self._y_scale = target, 0.0, 1.0
+        for message in outside(self.network_, x, target, self.model):
+            warnings.warn(message, stacklevel=3)
         self.X_train_: NDArray[Any] = (x - self._x_mean) / self._x_scale
-        self._standardise(target[view.rows])
 
     def _network(self) -> Any:
         network = self.model if isinstance(self.model, PFN | TabularPFN) else load(self.model)
@@ -197,11 +211,8 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
                 "classification. Take 'tabular-regressor', or PFNClassifier."
             )
         number_of_views(self.n_estimators, 1, 1, 1)
-        names = self.target_transforms
-        if not isinstance(names, tuple | list) or not names or not set(names) <= set(TRANSFORMS):
-            raise ValueError(
-                f"Expected target_transforms to be a tuple of {TRANSFORMS}; got {names!r}."
-            )
+        check_precision(self.precision)
+        check_transforms(self.target_transforms)
 
     def _standardise(self, y: NDArray[np.float64]) -> None:
         refuse_extremes(y, "y")
@@ -228,7 +239,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             )
             return
         columns = strongest_columns(self.X_train_, self.y_train_[:, None], MAX_COLUMNS)
-        n_rows, most = len(self.X_train_), self.network_.config.max_context
+        n_rows, most = len(self.X_train_), rows_read(self.network_)
         self._context = TargetViews(
             self.network_,
             self.X_train_,
@@ -236,10 +247,12 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             y_mean=y_mean,
             y_scale=y_scale,
             columns=columns,
+            unordered=self.encoder_.unordered,
             n_views=number_of_views(self.n_estimators, n_rows, len(columns), most),
             transforms=self.target_transforms,
             random_state=np.random.RandomState(self._views_seed),
             weight=self._row_weights,
+            precision=self.precision,
         )
 
     def _numbers(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -247,13 +260,16 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         if isinstance(self.network_, TabularPFN):
             return self.encoder_.transform(validated_columns(self, X, reset=False))
-        return validate_data(self, X, dtype=np.float64, reset=False)[:, self._columns]
+        x = validate_data(self, X, dtype=np.float64, reset=False)[:, self._columns]
+        for message in outside(self.network_, x, None, self.model):
+            warnings.warn(message, stacklevel=4)
+        return x
 
     def _predictives(self, X: ArrayLike) -> Iterator[BarDistribution]:
         """The predictive of so many rows at a time that memory is bounded."""
-        numbers = self._numbers(X)
-        for start in range(0, len(numbers), ROWS_AT_ONCE):
-            yield self._context.predictive(numbers[start : start + ROWS_AT_ONCE])
+        numbers = self._numbers(X)  # at once: what is wrong with X is said where it was given
+        parts = (numbers[i : i + ROWS_AT_ONCE] for i in range(0, len(numbers), ROWS_AT_ONCE))
+        return map(self._context.predictive, parts)
 
     def predict_distribution(self, X: ArrayLike) -> BarDistribution:
         """The posterior predictive of each row's target, in the target's units.
@@ -262,8 +278,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             X: inputs, ``(m, n_features)``.
 
         Returns:
-            A distribution of batch shape ``(m,)`` in float64: a few kilobytes a row, all of them
-            at once; the other methods need no more for many rows than for a few thousand.
+            A distribution of batch shape ``(m,)`` in float64: a few kilobytes a row.
         """
         return self._context.predictive(self._numbers(X))
 
@@ -294,9 +309,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         Raises:
             ValueError: if a level is out of range.
         """
-        levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
-        if levels.ndim != 1 or not bool(((levels > 0) & (levels < 1)).all()):
-            raise ValueError(f"Expected a list of levels strictly between 0 and 1; got {q!r}.")
+        levels = quantile_levels(q)
         parts = [part.icdf(levels[:, None]) for part in self._predictives(X)]
         return torch.cat(parts, dim=1).T.numpy()
 
@@ -313,12 +326,10 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             n_samples: draws for each row.
             random_state: as in scikit-learn.
         """
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"Expected n_samples to be an integer >= 1; got {n_samples!r}.")
-        random_state = check_random_state(random_state)
+        n_samples, random = number_of_draws(n_samples), check_random_state(random_state)
         parts = []
         for part in self._predictives(X):
-            levels = random_state.uniform(size=(int(n_samples), *part.batch_shape))
+            levels = random.uniform(size=(n_samples, *part.batch_shape))
             parts.append(part.icdf(torch.as_tensor(levels)))
         return torch.cat(parts, dim=1).T.numpy()
 
@@ -335,4 +346,10 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         if hasattr(self, "X_train_"):
             if not hasattr(self, "network_"):
                 self.network_ = self._network().to(self.device).eval()
+            if self.network_.config.units != "standardised":
+                # Files of before hold standardised numbers, whatever the network reads.
+                self.X_train_ = self.X_train_ * self._x_scale + self._x_mean
+                self.y_train_ = self.y_train_ * self._y_scale + self._y_mean
+                self._x_mean, self._x_scale = 0 * self._x_mean, np.ones_like(self._x_scale)
+                self._y_mean, self._y_scale = 0.0, 1.0
             self._encode()

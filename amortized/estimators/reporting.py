@@ -1,15 +1,31 @@
 """Gives a fitted estimator its ``report``: the verdict on its answer to the data it knows."""
 
+import warnings
 from copy import deepcopy
 from typing import Any
 
 import torch
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from amortized.diagnostics.page import Report
 from amortized.diagnostics.posterior_report import report_posterior
 from amortized.diagnostics.predictive_report import report_pfn
 from amortized.networks import PFN
+
+
+def warn_of_doubts(network: Any) -> None:
+    """Warns of a network that its own training has measured to be poor, where ``fit`` was called.
+
+    Args:
+        network: as `train` returns it, or as it was loaded.
+    """
+    for doubt in [] if network.calibration is None else network.calibration.doubts:
+        warnings.warn(
+            f"Do not trust the answers of this network: {doubt}. Train it longer or with more "
+            "weights.",
+            stacklevel=3,
+        )
 
 
 class NetworkReport:
@@ -20,7 +36,7 @@ class NetworkReport:
     y_train_: Any
 
     def report(self, reference: str | None = "auto", *, seed: int = 0) -> Report:
-        """Calibration, range and a reference on the data, as one page; see `report_pfn`.
+        """Calibration of this estimator, range and a reference on the data; see `report_pfn`.
 
         Args:
             reference: method of `infer` on the network's prior, "auto" or None.
@@ -34,7 +50,7 @@ class NetworkReport:
             )
         x, y = torch.as_tensor(self.X_train_), torch.as_tensor(self.y_train_)
         network = deepcopy(self.network_).cpu()  # modules move in place
-        return report_pfn(network, x, y, reference=reference, seed=seed)
+        return report_pfn(network, x, y, estimator=clone(self), reference=reference, seed=seed)
 
 
 class PosteriorReport:

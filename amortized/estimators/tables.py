@@ -81,6 +81,7 @@ class TableEncoder:
         categories: for each column its categories as text, or None for numbers and times.
         times: for each column whether it holds times.
         kept: numbers of the columns that vary.
+        unordered: for each column of the numbers whether it holds categories without an order.
         centre: a quarter of the median of each kept column.
         unit: a quarter of its unit.
 
@@ -109,7 +110,13 @@ class TableEncoder:
         ]
         numbers = self._numbers(columns, range(len(columns)))
         self.kept = np.flatnonzero([_varies(column) for column in numbers.T])
-        found = [_centre_and_unit(column) for column in numbers.T[self.kept]]
+        unordered = [
+            self.categories[j] is not None and not getattr(columns[j].dtype, "ordered", False)
+            for j in self.kept.tolist()
+        ]
+        self.unordered = np.array(unordered or [False])
+        # A quarter of each: sums and differences of the largest floats do not overflow then.
+        found = [centre_and_unit(column[~np.isnan(column)] / 4) for column in numbers.T[self.kept]]
         self.centre, self.unit = np.array(found, dtype=np.float64).reshape(-1, 2).T
         return self._scaled(numbers[:, self.kept])
 
@@ -139,6 +146,7 @@ class TableEncoder:
         return {
             "categories": self.categories,
             "times": self.times,
+            "unordered": self.unordered.tolist(),
             "kept": self.kept.tolist(),
             "centre": self.centre.tolist(),
             "unit": self.unit.tolist(),
@@ -149,17 +157,21 @@ class TableEncoder:
         """The encoder that had this ``state()``."""
         encoder = cls()
         encoder.categories, encoder.times = state["categories"], state["times"]
+        encoder.unordered = np.asarray(state["unordered"], dtype=bool)
         encoder.kept = np.asarray(state["kept"], dtype=np.intp)
         encoder.centre = np.asarray(state["centre"], dtype=np.float64)
         encoder.unit = np.asarray(state["unit"], dtype=np.float64)
         return encoder
 
 
-def _centre_and_unit(column: Numbers) -> tuple[float, float]:
-    """A quarter of each: sums and differences of the largest floats do not overflow then."""
-    known = column[~np.isnan(column)] / 4
-    centre = np.median(known)
-    away = np.abs(known - centre)
+def centre_and_unit(values: Numbers) -> tuple[float, float]:
+    """Their median, and the median distance from it of those that differ; 1 if none does.
+
+    Args:
+        values: ``(rows,)``, none of them missing.
+    """
+    centre = np.median(values)
+    away = np.abs(values - centre)
     return float(centre), float(np.median(away[away > 0])) if away.any() else 1.0
 
 
@@ -290,34 +302,6 @@ def in_canonical_order(
     """
     order = np.lexsort((target, *x.T[::-1]))
     return x[order], target[order], None if weight is None else weight[order]
-
-
-def strongest_columns(x: NDArray[np.floating], target: Numbers, most: int) -> NDArray[np.intp]:
-    """The columns that depend most on the target, one at a time; all of them if there are few.
-
-    Ranked by the largest absolute correlation of the column's ranks, or of their distance from
-    the middle, with a column of the target; missing values take the middle rank.
-
-    Args:
-        x: numbers, ``(rows, columns)``.
-        target: ``(rows, outputs)``: the answers, or an indicator of each class.
-        most: how many columns to keep.
-
-    Returns:
-        Column numbers in ascending order.
-    """
-    if x.shape[1] <= most:
-        return np.arange(x.shape[1])
-    missing = np.isnan(x)
-    ranks = np.where(missing, 0.0, x.argsort(0).argsort(0) / max(len(x) - 1, 1) - 0.5)
-    strength = np.zeros(x.shape[1])
-    target = target - target.mean(0)
-    target = target / np.maximum(np.linalg.norm(target, axis=0), 1e-12)
-    for feature in (ranks, np.abs(ranks), missing.astype(np.float64)):
-        feature = feature - feature.mean(0)
-        norm = np.maximum(np.linalg.norm(feature, axis=0), 1e-12)
-        strength = np.maximum(strength, np.abs(feature.T @ target).max(1) / norm)
-    return np.sort(np.argsort(-strength, kind="stable")[:most])
 
 
 def location_and_scale(values: NDArray[Any]) -> tuple[Any, Any]:

@@ -14,11 +14,22 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 from scipy.stats import yeojohnson, yeojohnson_llf
 
+from amortized.estimators.tables import centre_and_unit
+
 Numbers = NDArray[np.float64]
 TRANSFORMS = ("none", "power", "quantile")
 _MAX_KNOTS = 24
 _FEWEST = 10  # answers that tell their distribution's shape
+_FAR = 20.0  # units, see ``PulledIn``
 _LEAST = 1e-6  # range, in standard deviations of the whole table, that is no rounding
+
+
+def check_transforms(names: Any) -> None:
+    """Raises a ValueError where names of transforms are not a tuple or list of known ones."""
+    if not isinstance(names, tuple | list) or not names or not set(names) <= set(TRANSFORMS):
+        raise ValueError(
+            f"Expected target_transforms to be a tuple of {TRANSFORMS}; got {names!r}."
+        )
 
 
 class TargetTransform(ABC):
@@ -54,6 +65,30 @@ class Logarithm(TargetTransform):
 
     def inverse(self, t: Numbers) -> Numbers:
         return np.exp(np.minimum(t, 700.0)) - self.shift
+
+
+class PulledIn(TargetTransform):
+    r"""What lies far out pulled in to :math:`\pm 20 (1 + \log(|z| / 20))`, all else left as it is.
+
+    One answer of a million scales must not decide the scale on which the others are told apart.
+
+    Args:
+        centre: from which z is counted.
+        unit: of z.
+    """
+
+    def __init__(self, centre: float, unit: float) -> None:
+        self.centre, self.unit = centre, unit
+
+    def forward(self, y: Numbers) -> Numbers:
+        z = (y - self.centre) / self.unit
+        size = np.maximum(np.abs(z), _FAR)
+        return np.where(size > _FAR, np.sign(z) * _FAR * (1 + np.log(size / _FAR)), z)
+
+    def inverse(self, t: Numbers) -> Numbers:
+        beyond = np.clip(np.abs(t) / _FAR - 1, 0.0, 300.0)
+        z = np.where(beyond > 0, np.sign(t) * _FAR * np.exp(beyond), t)
+        return self.centre + self.unit * z
 
 
 class YeoJohnson(TargetTransform):
@@ -110,7 +145,8 @@ def fit_transform(name: str, y: Numbers, shift: float) -> TargetTransform:
     """The map of this name that makes answers look most like a normal distribution.
 
     Args:
-        name: one of ``TRANSFORMS``. 'power' is Yeo and Johnson's or, where all answers are
+        name: one of ``TRANSFORMS``. 'none' leaves the answers but for those far out, which are
+            pulled in. 'power' is Yeo and Johnson's or, where all answers are
             positive and it fits better, the logarithm; 'quantile' goes by quantiles.
         y: answers, standardised.
         shift: what makes answers of y in their own units, up to a factor, when it is added.
@@ -121,11 +157,16 @@ def fit_transform(name: str, y: Numbers, shift: float) -> TargetTransform:
         >>> type(transform).__name__, np.allclose(transform.inverse(transform.forward(y)), y)
         ('Logarithm', True)
     """
-    if name == "none" or len(y) < _FEWEST or np.ptp(y) < _LEAST:
+    if len(y) < _FEWEST or np.ptp(y) < _LEAST:
         return Unchanged()
-    if name == "power":
-        return _power(y, shift)
-    return _normal_quantiles(y)
+    if name == "quantile":
+        return _normal_quantiles(y)
+    transform = Unchanged() if name == "none" else _power(y, shift)
+    centre, unit = centre_and_unit(y)
+    # A logarithm pulls in more; a power of what one outlier has scaled sees the outlier alone.
+    if np.abs(y - centre).max() > _FAR * unit and not isinstance(transform, Logarithm):
+        return PulledIn(centre, unit)
+    return transform
 
 
 def _power(y: Numbers, shift: float) -> TargetTransform:

@@ -4,7 +4,7 @@ Each view standardises its rows' answers, after a map of its own (``target_trans
 from the network the masses of bars. Their borders, mapped back, are borders in the target's units;
 the average of the views is a histogram on all of these, of density
 
-.. math:: p(y) = \frac1V \sum_v \frac{m_{vk}}{T_v^{-1}(b_{k+1}) - T_v^{-1}(b_k)}
+.. math:: p(y) = \sum_v w_v \frac{m_{vk}}{T_v^{-1}(b_{k+1}) - T_v^{-1}(b_k)}
           \quad\text{where}\quad T_v^{-1}(b_k) \le y < T_v^{-1}(b_{k+1}),
 
 so it is a ``BarDistribution`` again, and every moment, quantile and score of it is exact. No map
@@ -21,9 +21,11 @@ from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
 
 from amortized.distributions import BarDistribution
-from amortized.estimators.table_views import QUERY_CHUNK, EncodedViews, draw_views
+from amortized.estimators.table_views import QUERY_CHUNK, EncodedViews, draw_views, rows_read
 from amortized.estimators.tables import location_and_scale
 from amortized.estimators.target_transforms import Unchanged, fit_transform
+from amortized.estimators.view_readings import Reading, reading_kinds
+from amortized.estimators.view_weights import held_out_share, view_weights
 from amortized.networks.tabular_pfn import TabularPFN
 
 Numbers = NDArray[np.float64]
@@ -39,10 +41,12 @@ class TargetViews:
         y_mean: of the answers, in the target's units.
         y_scale: their unit.
         columns: the columns to be looked at.
+        unordered: which of the table's columns are categories without an order.
         n_views: how many views are made.
         transforms: names of maps of the answers, which the views take in turn.
         random_state: draws the views.
         weight: by which they draw rows, ``(rows,)``; None takes each once.
+        precision: one of ``PRECISIONS``.
     """
 
     def __init__(
@@ -54,14 +58,16 @@ class TargetViews:
         y_mean: float,
         y_scale: float,
         columns: NDArray[np.intp],
+        unordered: NDArray[np.bool_],
         n_views: int,
         transforms: Sequence[str],
         random_state: np.random.RandomState,
         weight: Numbers | None = None,
+        precision: str = "auto",
     ) -> None:
-        most, strata = network.config.max_context, np.zeros(len(y), dtype=np.intp)
+        most, strata = rows_read(network), np.zeros(len(y), dtype=np.intp)
         kinds = len(transforms)
-        views = draw_views(n_views, strata, columns, most, random_state, weight, kinds)
+        self.views = views = draw_views(n_views, strata, columns, most, random_state, weight, kinds)
         bars = network.borders.double().cpu().numpy()
         answers, images = [], []
         for number, view in enumerate(views):
@@ -72,7 +78,24 @@ class TargetViews:
                 centre, unit = location_and_scale(answer)
             answers.append((answer - centre) / unit)
             images.append(y_mean + y_scale * transform.inverse(centre + unit * bars))
-        self._views = EncodedViews(network, x, views, answers)
+        reads = [
+            Reading(x[view.rows], y[view.rows, None], view.columns, unordered, kind, random_state)
+            for view, kind in zip(views, reading_kinds(len(views), kinds), strict=True)
+        ]
+        share = 0.5
+        if len(views) > 1:
+            share = held_out_share(
+                network,
+                x,
+                y,
+                y[:, None],
+                columns=columns,
+                unordered=unordered,
+                most_rows=most,
+                precision=precision,
+            )
+        self._weights = view_weights(reads, share)
+        self._views = EncodedViews(network, reads, answers, precision)
         self.borders = _common_borders(y_mean + y_scale * bars, images)
         self._shares = [csr_array(_shares(image, self.borders)) for image in images]
 
@@ -84,9 +107,12 @@ class TargetViews:
         """
         masses = np.empty((len(x), len(self.borders) - 1))
         for number, chunk in enumerate(self._views.masses(x)):
-            parts = [own.numpy() @ shares for own, shares in zip(chunk, self._shares, strict=True)]
+            parts = [
+                weight * (own.numpy() @ shares)
+                for weight, own, shares in zip(self._weights, chunk, self._shares, strict=True)
+            ]
             start = number * QUERY_CHUNK
-            masses[start : start + len(parts[0])] = sum(parts) / len(parts)
+            masses[start : start + len(parts[0])] = sum(parts)
         return masses
 
     def predictive(self, x: NDArray[np.floating]) -> BarDistribution:

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import by_network
 from amortized.infer.ladder import automatically
+from amortized.infer.options import check_options
 from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
@@ -18,11 +19,13 @@ from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.prior import Prior
 from amortized.priors.seeding import seeded
 from amortized.priors.vectorised import Program
+from amortized.sampling.checking import checked_approximation, checked_chains
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc
+from amortized.sampling.verdict import measured, warn_of_doubt
 from amortized.sampling.vi import vi
 
 LatentPrior = (
@@ -30,12 +33,12 @@ LatentPrior = (
 )
 METHODS: dict[str, Callable[..., Posterior]] = {
     "exact": exactly,
-    "nuts": by_sampler(nuts, "nuts"),
+    "nuts": by_sampler(nuts, "nuts", checked_chains),
     "smc": by_sampler(smc, "smc"),
-    "hmc": by_sampler(hmc, "hmc"),
-    "laplace": by_sampler(laplace, "laplace"),
-    "importance": by_sampler(importance, "importance"),
-    "vi": by_sampler(vi, "vi"),
+    "hmc": by_sampler(hmc, "hmc", checked_chains),
+    "laplace": by_sampler(laplace, "laplace", checked_approximation),
+    "importance": by_sampler(importance, "importance", measured),
+    "vi": by_sampler(vi, "vi", checked_approximation),
     "dt": by_network,
 }
 """Every method by its name; each takes a problem, a number of draws and its own options."""
@@ -62,10 +65,13 @@ def infer(
             are wanted: see `amortized.infer.states.infer_states` for ``y`` and the methods.
         x: inputs ``(n, n_features)`` of one dataset, or ``(batch, n, n_features)`` of many. If
             ``y`` is not given, ``x`` is taken for ``y``: the model has no inputs.
-        y: observations ``(n,)`` or ``(batch, n)``.
+        y: observations ``(n,)`` or ``(batch, n)``, or ``(n, *event)`` or ``(batch, n, *event)`` of
+            a program whose rows are arrays. Without inputs the program's own observation decides
+            whether the first dimension is the rows or the batch.
         method: one of `METHODS`, or "auto": "exact" where there is an exact answer; otherwise a
-            network's answer, if one is for the program, weighed and mended until it can be trusted
-            (see `amortized.infer.ladder`); otherwise "smc". ``diagnostics["rung"]`` says which.
+            network's answer, if one is for the program, weighed, and replaced where it cannot be
+            trusted (see `amortized.infer.ladder`); otherwise "smc". ``diagnostics["rung"]`` says
+            which.
         latent_prior: replaces the program's own: distributions by name of the latent; or for all
             latents a `GaussianMixture` over unconstrained space, an earlier posterior, or draws.
         n_draws: draws for each dataset.
@@ -99,6 +105,8 @@ def infer(
         return posterior
     if method != "auto" and method not in METHODS:
         raise ValueError(f"Expected a method among {['auto', *METHODS]}; got {method!r}.")
+    functions = (automatically, METHODS["smc"]) if method == "auto" else (METHODS[method],)
+    check_options(method, *functions, given=options)
     with ONE_AT_A_TIME:
         began = time.perf_counter()  # the wait for other threads is not the method's
         problem = make_problem(model, x, y, latent_prior)
@@ -107,4 +115,5 @@ def infer(
                 problem, int(n_draws), **options
             )
     posterior.diagnostics["seconds"] = time.perf_counter() - began
+    warn_of_doubt(posterior.diagnostics.get("doubt"))
     return posterior

@@ -5,6 +5,7 @@ here but whether the prior and the data lie where the network was trained; see
 `amortized.infer.ladder` for what weighs it under the exact density.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +22,11 @@ from amortized.latent_priors.catalogue import PROGRAMS, Place, place_among_tasks
 from amortized.latent_priors.density import LatentPriorDensity
 from amortized.latent_priors.fitting import fit_draws, fit_mixture, product
 from amortized.networks import DistributionTransformer
+from amortized.networks.calibration import Calibration
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load
 from amortized.priors.density import ProgramDensity
+from amortized.priors.possible import check_possible
 from amortized.priors.seeding import seeded
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import FromMixture
@@ -39,11 +42,13 @@ class Answer:
         mixture: the posterior over the model's u, of batch shape ``(batch,)``.
         inside: whether prior and data lie where the network was trained, ``(batch,)``.
         density: the exact one under the same latent prior; NaN for a simulator.
+        calibration: of the network, as its training has measured it; None where it has not.
     """
 
     mixture: GaussianMixture
     inside: Bool[Tensor, " batch"]
     density: ProgramDensity
+    calibration: Calibration | None = None
 
 
 def by_network(problem: Problem, n_draws: int, network: Network | None = None) -> Posterior:
@@ -79,9 +84,23 @@ def network_answer(problem: Problem, network: Network | None = None) -> Answer:
 
 
 def in_one_pass(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
-    """A network's answer as a posterior, which nothing has weighed."""
+    """A network's answer as a posterior, which nothing has weighed.
+
+    Warns:
+        UserWarning: if the network was measured to be poor; it is so inside its training range.
+    """
     u = FromMixture(answer.mixture).sample(n_draws)
-    diagnostics = {"inside_training_range": answer.inside}
+    diagnostics: dict[str, Any] = {"inside_training_range": answer.inside}
+    if answer.calibration is not None:
+        diagnostics["calibration"] = str(answer.calibration)
+        diagnostics["calibrated"] = not answer.calibration.doubts
+        for doubt in answer.calibration.doubts:
+            warnings.warn(
+                f"Do not trust this network's answer: {doubt}. Train it longer or with more "
+                "weights, or use method='smc' or 'nuts' where the model has a density.",
+                UserWarning,
+                stacklevel=4,
+            )
     draws = Draws(u, None, None, 1, diagnostics)
     return posterior_from_draws(problem, answer.density, draws, "dt", answer.mixture)
 
@@ -102,9 +121,47 @@ def find_network(
             f"Expected network to be a DistributionTransformer; got {type(network).__name__}."
         )
     if place is None or network.config.prior != place.name:
-        # Trained on a program without a name, which must be this one.
-        place = Place("", tuple(range(network.config.dim)), lambda x: x)
+        # A network without a name was trained on a program that only its user knows.
+        name = network.config.prior if network.config.prior in PROGRAMS else ""
+        place = Place(name or "", tuple(range(network.config.dim)), lambda x: x)
+        if name:
+            _require_program_of(name, problem)
     return network, place
+
+
+def _require_program_of(name: str, problem: Problem) -> None:
+    """Refuses a program whose likelihood is not that of a named network's tasks.
+
+    Compared at draws from the program's own prior, up to a constant. The priors may differ, for a
+    network is told the prior; the maps from u to the latents may not.
+    """
+    refusal = (
+        f"Expected the program that the network {name!r} was trained on, "
+        f"{type(PROGRAMS[name]()).__name__}; got one that "
+    )
+    ours = problem.density(allow_simulator=True).take(torch.tensor([0]))
+    try:
+        theirs = ProgramDensity(PROGRAMS[name]().model, ours.x, ours.y, allow_simulator=True)
+    except ValueError as reason:
+        raise ValueError(refusal + f"has other data. {reason}") from reason
+    if [shape.numel() for _, shape in ours.layout.values()] != [
+        shape.numel() for _, shape in theirs.layout.values()
+    ]:
+        raise ValueError(refusal + f"has other latents, {list(ours.layout)}.")
+    with seeded(0), torch.no_grad():
+        u = torch.cat([each.sample_prior(8) for each in (ours, theirs)], 1)
+        latents = [[*each.constrain(u).values()] for each in (ours, theirs)]
+        both = [each.log_likelihood(u) for each in (ours, theirs)]
+        off = torch.where(both[0] == both[1], 0.0, both[0] - both[1])
+    same_units = all(
+        torch.allclose(one.reshape(len(u[0]), -1), other.reshape(len(u[0]), -1), rtol=1e-6)
+        for one, other in zip(*latents, strict=True)
+    )
+    if not same_units or not bool((off - off[:, :1]).abs().max() < 1e-3):
+        raise ValueError(
+            refusal + "has another likelihood. Train one with train(program, 'dt'), or use "
+            "method='smc'."
+        )
 
 
 @lru_cache(maxsize=16)
@@ -131,9 +188,10 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Place) -
             f"{len(place.coordinates)}, trained on {config.prior or 'a program without a name'}."
         )
     check_supports(problem, density)
+    check_possible(density)
     prior = prior_mixture(density, config.n_components)
     mixture, inside = mixture_answer(network, place, problem.source, prior, problem.x, problem.y)
-    return Answer(mixture, inside, density)
+    return Answer(mixture, inside, density, network.calibration)
 
 
 def mixture_answer(
@@ -146,11 +204,18 @@ def mixture_answer(
 ) -> tuple[GaussianMixture, Bool[Tensor, " batch"]]:
     """The network's mixture over the model's u in float64, and whether it has seen such tasks."""
     config, x = network.config, place.inputs(x)
+    if y.ndim != 2:
+        raise ValueError(
+            "Expected one number a row as a network's data; got rows of shape "
+            f"{tuple(y.shape[2:])}. Use a sampler."
+        )
     if (x.shape[-1] + 1,) != config.widths or config.lengths[0] not in (0, y.shape[1]):
         raise ValueError(
             f"Expected data as the network was trained on: {config.widths[0] - 1} inputs and "
             f"{config.lengths[0] or 'any number of'} rows; got {x.shape[-1]} and {y.shape[1]}."
         )
+    scales = torch.tensor(place.scales or (1.0,), dtype=torch.float64)
+    prior = _multiplied(prior, scales)
     told = _with_unused(prior, place.coordinates, config.dim).to(torch.float32)
     rows = torch.cat((x, y.unsqueeze(-1)), -1)
     sketch = None
@@ -167,7 +232,18 @@ def mixture_answer(
     mixture = answer.to(torch.float64).expand((len(y),))
     if place.coordinates != tuple(range(config.dim)):
         mixture = mixture.marginal(place.coordinates)
-    return mixture, _inside(network, told, rows)
+    return _multiplied(mixture, 1 / scales), _inside(network, told, rows)
+
+
+def _multiplied(mixture: GaussianMixture, scales: Tensor) -> GaussianMixture:
+    """The mixture of every coordinate times its scale."""
+    scales = scales.to(mixture.means)
+    return GaussianMixture(
+        mixture.log_weights,
+        mixture.means * scales,
+        mixture.scale_tril * scales.unsqueeze(-1),
+        False,
+    )
 
 
 def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture:

@@ -1,16 +1,16 @@
-r"""The ladder of trust: an amortised answer, weighed under the exact density and mended if need be.
+r"""The ladder of trust: an amortised answer, weighed under the exact density, replaced if need be.
 
 For each dataset on its own:
 
 1. "exact": a closed form, where there is one for all of them.
 2. "importance": draws of the network's mixture q, a share of prior draws among them, with the
-   weights :math:`w = p(u) p(y \mid u) / q(u)`; kept where Pareto's k-hat is below 0.7 and the
-   weights are worth two fifths of the draws or more.
-3. "adapted": the same with the mixture adapted to the posterior, where the weights are worth
-   anything.
-4. "smc": tempered SMC from the adapted mixture; from its own start where the weights are worth
-   next to nothing.
-5. "nuts": where the particles still remember where they were and two runs do not agree.
+   weights :math:`w = p(u) p(y \mid u) / q(u)`; kept where Pareto's k-hat is below 0.7 and their
+   effective number is two fifths of the draws or more.
+3. "adapted": the same with the mixture adapted to the posterior.
+4. "smc": tempered SMC from the adapted mixture; from its own start where the network's answer has
+   hardly any weight.
+5. "nuts": where the particles are in doubt (see `amortized.sampling.verdict`) and the chains are
+   not.
 
 A simulator, which has no density, stays with the network's answer, as "dt".
 
@@ -18,8 +18,6 @@ Weights see only where draws fall: a mode that neither the network nor the prior
 stays unknown, as it does to every sampler.
 """
 
-import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -29,21 +27,23 @@ from torch import Tensor
 
 from amortized.infer.amortised import Network, find_network, in_one_pass, one_pass
 from amortized.infer.problem import Problem
-from amortized.infer.programs import by_sampler, exactly, posterior_from_draws
+from amortized.infer.programs import exactly, posterior_from_draws, start_for
 from amortized.posterior import Posterior
 from amortized.priors.density import ProgramDensity
 from amortized.sampling.adaptation import adapt
-from amortized.sampling.draws import Draws
+from amortized.sampling.checking import checked_chains
+from amortized.sampling.draws import Draws, blocks_of_chains, put_draws, take_draws
 from amortized.sampling.nuts import nuts
 from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.resampling import systematic_resample
 from amortized.sampling.smc import smc
-from amortized.sampling.start import FromMixture
+from amortized.sampling.start import FromDraws, FromMixture
+from amortized.sampling.verdict import any_doubt, judged, measured
 
 _LEAST_EFFICIENCY = 0.4  # at 0.25 with k-hat 0.4, means were off by a sixth of a deviation
-_FEWEST = 1000  # draws that k-hat is estimated from
+_CAREFUL = 0.95  # acceptance that NUTS aims at where particles were in doubt
+_FEWEST = 1000  # draws that k-hat and R-hat are estimated from
 _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
-_PATIENT = {"n_particles": 4096, "max_sweeps": 60}  # options of SMC where two runs disagree
 
 
 def automatically(
@@ -73,8 +73,13 @@ def automatically(
             if network is not None:
                 raise
     if answer is None:  # no network, or data or a prior that it was not made for
-        posterior = by_sampler(smc, "smc")(problem, n_draws, **options)
-        posterior.diagnostics["rung"] = _rungs(problem, ["smc"] * len(problem.y))
+        density = problem.density()
+        if "start" in options:
+            options["start"] = start_for(options["start"], density, problem)
+        draws, by_nuts = _temper(density, n_draws, options)
+        posterior = posterior_from_draws(problem, density, draws, "auto")
+        rungs = ["nuts" if is_nuts else "smc" for is_nuts in by_nuts.tolist()]
+        posterior.diagnostics["rung"] = _rungs(problem, rungs)
         return posterior
     if answer.density.is_simulator:  # nothing to weigh it by
         posterior = in_one_pass(problem, answer, n_draws)
@@ -101,27 +106,29 @@ def climb(
 
     Returns:
         draws, weighted where some of the datasets stand on "importance" or "adapted". Diagnostics
-        ``k_hat`` and ``efficiency`` judge the network's answer: the weights' tail, and what they
-        are worth as a share of the draws.
+        ``k_hat`` and ``efficiency`` judge the network's answer: the weights' tail, and their
+        effective number as a share of the draws.
     """
     draws, efficiency = weigh(density, answer, n_draws)
+    draws = judged(measured(density, draws))
     rungs = ["importance"] * density.n_datasets
     poor = (~_trusted(draws, efficiency)).nonzero()[:, 0]
-    # An answer that is worth next to nothing is an answer to something else: not a good start.
+    # An answer with hardly any weight is an answer to something else: not a good start.
     far, near = poor[efficiency[poor] < 0.005], poor[efficiency[poor] >= 0.005]
     start = answer.take(near)
     if len(near):
         start = FromMixture(adapt(start.mixture, log_density(density.take(near))))
-        again, worth = weigh(density.take(near), start, n_draws)
-        good = _trusted(again, worth)
-        draws = _put(draws, near[good], _take(again, good))
+        again, share = weigh(density.take(near), start, n_draws)
+        again = judged(measured(density.take(near), again))
+        good = _trusted(again, share)
+        draws = put_draws(draws, near[good], take_draws(again, good.nonzero()[:, 0]))
         for i in near[good].tolist():
             rungs[i] = "adapted"
         near, start = near[~good], start.take(~good)
     for index, begin in ((near, start), (far, "auto")):
         if len(index):
-            mended, by_nuts = _temper(density.take(index), n_draws, begin, options)
-            draws = _put(draws, index, mended)
+            found, by_nuts = _temper(density.take(index), n_draws, options | {"start": begin})
+            draws = put_draws(draws, index, found)
             for i, is_nuts in zip(index.tolist(), by_nuts.tolist(), strict=True):
                 rungs[i] = "nuts" if is_nuts else "smc"
     return draws, rungs
@@ -129,7 +136,8 @@ def climb(
 
 def _trusted(draws: Draws, efficiency: Tensor) -> Bool[Tensor, " batch"]:
     """Where weights are good enough to answer by."""
-    return (draws.diagnostics["k_hat"] < 0.7) & (efficiency >= _LEAST_EFFICIENCY)
+    good = (draws.diagnostics["k_hat"] < 0.7) & (efficiency >= _LEAST_EFFICIENCY)
+    return good & ~any_doubt(draws.diagnostics)
 
 
 def log_density(density: ProgramDensity) -> Callable[[Tensor], Tensor]:
@@ -140,7 +148,7 @@ def log_density(density: ProgramDensity) -> Callable[[Tensor], Tensor]:
 def weigh(
     density: ProgramDensity, answer: FromMixture, n_draws: int, prior_share: float = 0.1
 ) -> tuple[Draws, Float[Tensor, " batch"]]:
-    """Weighted draws of the mixtures, with their evidence, and what the weights are worth.
+    """Weighted draws of the mixtures with their evidence, and the share that is effective.
 
     Args:
         density: the exact one.
@@ -186,73 +194,24 @@ def _evaluated(density: ProgramDensity, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _temper(
-    density: ProgramDensity, n_draws: int, start: FromMixture | str, options: dict[str, Any]
+    density: ProgramDensity, n_draws: int, options: dict[str, Any]
 ) -> tuple[Draws, Bool[Tensor, " batch"]]:
-    """Draws by tempered SMC, or by NUTS where particles stand still and runs do not agree."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those that it would warn of go on to NUTS
-        draws = smc(density, n_draws, start=start, **options)
-        index = _stuck(draws).nonzero()[:, 0]
-        for more in ({}, _PATIENT):  # both take far less than NUTS
-            if not len(index):
-                break
-            begin = start if isinstance(start, str) else start.take(index)
-            again = smc(density.take(index), n_draws, start=begin, **options | more)
-            wrong = _stuck(again) & ~_agree(_take(draws, index), again)
-            draws, index = _put(draws, index, again), index[wrong]
+    """Draws by tempered SMC, or by NUTS where the particles are in doubt and the chains are not."""
+    draws = judged(smc(density, n_draws, **options))
+    by_nuts = torch.zeros(density.n_datasets, dtype=torch.bool)
+    index = any_doubt(draws.diagnostics).nonzero()[:, 0]
     if len(index):
-        chains = nuts(density.take(index), max(n_draws, 4))
-        evidence = torch.full((len(index),), torch.nan, dtype=draws.u.dtype)
-        draws = _put(draws, index, chains._replace(u=chains.u[:, :n_draws], log_evidence=evidence))
-    by_nuts = torch.zeros(density.n_datasets, dtype=torch.bool).index_fill(0, index, True)
+        some, particles = density.take(index), take_draws(draws, index)
+        start = FromDraws(particles.u)
+        n = max(n_draws, _FEWEST)
+        chains = nuts(some, n, target_accept=_CAREFUL, start=start)
+        chains = judged(checked_chains(some, chains, particles))
+        better = (~any_doubt(chains.diagnostics)).nonzero()[:, 0]
+        chosen = torch.linspace(0, chains.u.shape[1] - 1, n_draws).long()
+        chains = chains._replace(u=chains.u[:, chosen], cluster=blocks_of_chains(chains)[:, chosen])
+        draws = put_draws(draws, index[better], take_draws(chains, better))
+        by_nuts[index[better]] = True
     return draws, by_nuts
-
-
-def _stuck(draws: Draws) -> Bool[Tensor, " batch"]:
-    """Where particles still remember where they were."""
-    return ~(draws.diagnostics["correlation"] <= 0.5)
-
-
-def _agree(one: Draws, other: Draws) -> Bool[Tensor, " batch"]:
-    """Where independent runs found the same.
-
-    Particles of separate modes never forget theirs, whose shares come from weights and not from
-    moves; NUTS would never leave the first one that it finds. The bounds are a few times
-    the scatter of such runs of 1,000 particles.
-    """
-    assert one.log_evidence is not None and other.log_evidence is not None
-    apart = (one.u.mean(1) - other.u.mean(1)).abs() / other.u.std(1)
-    same_evidence = (one.log_evidence - other.log_evidence).abs() < 0.2
-    return (apart.amax(-1) < 0.25) & same_evidence
-
-
-def _put(draws: Draws, index: Tensor, part: Draws) -> Draws:
-    """Draws with those of the chosen datasets replaced, their diagnostics aside."""
-    assert draws.log_evidence is not None and part.log_evidence is not None
-    error, new_error = draws.log_evidence_error, part.log_evidence_error
-    if error is not None:
-        new_error = (
-            torch.full_like(part.log_evidence, torch.nan) if new_error is None else new_error
-        )
-        error = error.index_copy(0, index, new_error.to(error.dtype))
-    log_weights = draws.log_weights
-    if log_weights is not None:
-        equal = torch.full_like(log_weights[index], -math.log(log_weights.shape[1]))
-        new = equal if part.log_weights is None else part.log_weights
-        log_weights = log_weights.index_copy(0, index, new)
-    return draws._replace(
-        u=draws.u.index_copy(0, index, part.u.to(draws.u.dtype)),
-        log_weights=log_weights,
-        log_evidence=draws.log_evidence.index_copy(0, index, part.log_evidence),
-        log_evidence_error=error,
-    )
-
-
-def _take(draws: Draws, index: Tensor) -> Draws:
-    """The draws of the chosen datasets, without diagnostics."""
-    u, log_weights, log_evidence, n_chains, _, error = draws
-    parts = [part if part is None else part[index] for part in (log_weights, log_evidence, error)]
-    return Draws(u[index], parts[0], parts[1], n_chains, {}, parts[2])
 
 
 def _rungs(problem: Problem, rungs: list[str]) -> list[str] | str:

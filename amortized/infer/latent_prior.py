@@ -1,6 +1,6 @@
 """What a user may give as ``latent_prior`` at run time beside distributions by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors.fitting import fit_draws
+from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.posterior import Posterior
 from amortized.priors.density import ProgramDensity
 
@@ -61,31 +61,6 @@ def _of_posterior(posterior: Posterior, density: ProgramDensity) -> GaussianMixt
     return stacked(fits) if posterior.batch_shape else fits[0]
 
 
-def stacked(mixtures: Sequence[GaussianMixture], dim: int = 0) -> GaussianMixture:
-    """Mixtures side by side in a new batch dimension; the smaller ones get empty components.
-
-    Example:
-        >>> import torch
-        >>> one = GaussianMixture.from_moments(torch.zeros(2), torch.eye(2))
-        >>> stacked([one, one, one]).batch_shape
-        torch.Size([3])
-    """
-    k = max(mixture.n_components for mixture in mixtures)
-
-    def filled(tensor: Tensor, axis: int, value: float | None = None) -> Tensor:
-        """With the missing components added, of some value or copies of the first."""
-        first = tensor.narrow(axis, 0, 1)
-        more = first if value is None else torch.full_like(first, value)
-        return torch.cat((tensor, *[more] * (k - tensor.shape[axis])), axis)
-
-    return GaussianMixture(
-        torch.stack([filled(m.log_weights, -1, -torch.inf) for m in mixtures], dim),
-        torch.stack([filled(m.means, -2) for m in mixtures], dim),
-        torch.stack([filled(m.scale_tril, -3) for m in mixtures], dim),
-        validate_args=False,
-    )
-
-
 def _unconstrained(
     draws: Mapping[str, Tensor], density: ProgramDensity, batch_shape: torch.Size | tuple[int, ...]
 ) -> Tensor:
@@ -95,4 +70,12 @@ def _unconstrained(
         for name, value in draws.items()
     }
     n = next(iter(ours.values())).shape[0]
-    return density.take(torch.arange(n)).unconstrain(ours)
+    u, inside = density.take(torch.arange(n)).unconstrain_and_check(ours)
+    inside = inside & u.isfinite().all(-1)
+    if not inside.all():
+        raise ValueError(
+            f"Expected draws in the supports of the program's latents, {density.supports}; got "
+            f"{int((~inside).sum())} of {inside.numel()} outside. Leave them out, or give the "
+            "program latents that may lie there."
+        )
+    return u

@@ -27,8 +27,9 @@ from torch.distributions import Distribution
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.infer.amortised import check_supports, prior_mixture
-from amortized.infer.latent_prior import is_by_name, stacked
+from amortized.infer.latent_prior import is_by_name
 from amortized.infer.problem import Data, Problem, make_problem
+from amortized.latent_priors.fitting import stacked
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.priors.vectorised import Program

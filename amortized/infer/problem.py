@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.latent_prior import is_by_name, mixture_over_u
+from amortized.infer.rows import is_one_dataset, program_of
 from amortized.latent_priors.density import LatentPriorDensity
 from amortized.priors.density import ProgramDensity
 from amortized.priors.latent_prior import with_latent_prior
@@ -26,7 +27,7 @@ class Problem:
     Attributes:
         model: the Pyro program, or a prior whose ``model`` is one.
         x: ``(batch, n, n_features)``.
-        y: ``(batch, n)``.
+        y: ``(batch, n)``, or ``(batch, n, *event)`` where a row's answer is an array.
         batch_shape: ``(batch,)``, or empty where the user gave one dataset.
         source: what the user gave as model, before another latent prior was put into it.
         latent_prior: a mixture over unconstrained space that replaces the program's prior.
@@ -42,13 +43,7 @@ class Problem:
     @property
     def program(self) -> Program:
         """The bare Pyro program."""
-        program = self.model.model if hasattr(self.model, "model") else self.model
-        if not callable(program) or isinstance(program, Prior):
-            raise ValueError(
-                "Expected a Pyro program, or a prior with one as its method 'model'; got "
-                f"{type(self.model).__name__}."
-            )
-        return program
+        return program_of(self.model)
 
     def density(self, **allowed: bool) -> ProgramDensity:
         """The program's log density given the data, with the options of `ProgramDensity`."""
@@ -64,13 +59,19 @@ def make_problem(
 ) -> Problem:
     """Checks the data against each other and makes a batch of them."""
     answers = as_tensor(x if y is None else y, "y")
-    inputs = answers.new_zeros(*answers.shape, 0) if y is None else as_tensor(x, "x")
-    if answers.ndim not in (1, 2) or inputs.shape[:-1] != answers.shape or 0 in answers.shape:
+    if y is None:
+        n_outer = 1 if answers.ndim < 2 or is_one_dataset(model, answers) else 2
+        inputs = answers.new_zeros(*answers.shape[:n_outer], 0)
+    else:
+        inputs = as_tensor(x, "x")
+        n_outer = inputs.ndim - 1
+    if n_outer not in (1, 2) or inputs.shape[:-1] != answers.shape[:n_outer] or 0 in answers.shape:
         raise ValueError(
-            "Expected x of shape (n, n_features) and y of shape (n,), or both with a batch in "
-            f"front, and at least one row; got {tuple(inputs.shape)} and {tuple(answers.shape)}."
+            "Expected x of shape (n, n_features) and y of shape (n,), or (n, k) where a row's "
+            "answer is a vector, or both with a batch in front, and at least one row; got "
+            f"{tuple(inputs.shape)} and {tuple(answers.shape)}."
         )
-    batch_shape = answers.shape[:-1]
+    batch_shape = answers.shape[: n_outer - 1]
     if not batch_shape:
         inputs, answers = inputs.unsqueeze(0), answers.unsqueeze(0)
     own = Problem(model, inputs, answers, batch_shape, model)

@@ -13,9 +13,14 @@ from amortized.infer.problem import Data, Problem, as_tensor
 from amortized.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.priors.density import ProgramDensity
+from amortized.priors.possible import check_possible
 from amortized.sampling.draws import Draws
 from amortized.sampling.exact import exact
+from amortized.sampling.proof import proved_evidence
 from amortized.sampling.start import FromMixture, normal_of_draws
+from amortized.sampling.verdict import judged
+
+Check = Callable[[ProgramDensity, Draws], Draws]
 
 
 def posterior_from_draws(
@@ -39,22 +44,23 @@ def posterior_from_draws(
     latents = {name: shaped(value) for name, value in density.constrain(draws.u).items()}
     log_weights = None if draws.log_weights is None else shaped(draws.log_weights)
     diagnostics = {
-        name: _plain(value) if isinstance(value, Tensor) and not many else value
-        for name, value in draws.diagnostics.items()
+        name: value if many else _plain(value) for name, value in draws.diagnostics.items()
     }
+    cluster = None if draws.cluster is None else shaped(draws.cluster)
     evidence, error = draws.log_evidence, draws.log_evidence_error
     error = error if many or error is None else error[0]
     log_prob: Callable[[Latents], Tensor] | None = None
     if mixture is not None:
-        log_prob = _MixtureLogProb(density, mixture, many)
+        log_prob = LogProb(density, many, mixture)
         mixture = mixture if many else mixture[0]
     if evidence is not None:
-        log_prob = _LogProb(density, evidence, many)
+        log_prob = LogProb(density, many, evidence)
         evidence = evidence if many else evidence[0]
     return Posterior(
         latents,
         log_weights=log_weights,
         n_chains=draws.n_chains,
+        cluster=cluster,
         log_evidence=evidence,
         log_evidence_error=error,
         log_prob=log_prob,
@@ -80,46 +86,61 @@ def _no_predictive(density: ProgramDensity) -> Callable[[Data], Distribution]:
     return refuse
 
 
-def _plain(value: Tensor) -> Any:
-    return value[0].item() if value.ndim == 1 else value[0]
+def _plain(value: Any) -> Any:
+    """What a diagnostic says of the only dataset."""
+    if isinstance(value, Tensor):
+        return value[0].item() if value.ndim == 1 else value[0]
+    return value[0] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
-class _MixtureLogProb:
-    """Log density of latents ``(n, *batch, *event)``; a class, so that it pickles."""
+class LogProb:
+    """Normalised log density of latents in their own units, -inf outside their support.
+
+    A class, so that it pickles.
+
+    Args:
+        density: of the program.
+        many: whether latents come with a batch.
+        answer: what the density is read off: a mixture over u, or the log evidence, ``(batch,)``.
+    """
 
     density: ProgramDensity
-    mixture: GaussianMixture
     many: bool
+    answer: GaussianMixture | Tensor
 
     def __call__(self, latents: Latents) -> Tensor:
-        dtype = self.density.y.dtype
-        ours = {
-            name: (value if self.many else value.unsqueeze(1)).to(dtype).movedim(0, 1)
-            for name, value in latents.items()
-        }
-        u = self.density.unconstrain(ours)
-        result = FromMixture(self.mixture).log_prob(u) - self.density.log_jacobian(u)
-        return result.T if self.many else result[0]
+        """Of ``{name: (*sample, *batch, *event)}``; ``(*sample, *batch)``."""
+        ours, shape = self._by_dataset(latents)
+        u, inside = self.density.unconstrain_and_check(ours)
+        if isinstance(self.answer, GaussianMixture):
+            log_prob = FromMixture(self.answer).log_prob(u)
+        else:
+            log_prob = self.density.log_density(u) - self.answer[:, None]
+        log_prob = log_prob - self.density.log_jacobian(u)
+        return torch.where(inside, log_prob, -torch.inf).T.reshape(shape)
 
-
-@dataclass(frozen=True)
-class _LogProb:
-    """Normalised log density of latents ``(n, *batch, *event)``; a class, so that it pickles."""
-
-    density: ProgramDensity
-    evidence: Tensor
-    many: bool
-
-    def __call__(self, latents: Mapping[str, Tensor]) -> Tensor:
-        density = self.density
-        ours = {
-            name: (value if self.many else value.unsqueeze(1)).to(density.y.dtype).movedim(0, 1)
-            for name, value in latents.items()
-        }
-        u = density.unconstrain(ours)
-        result = density.log_density(u) - density.log_jacobian(u) - self.evidence[:, None]
-        return result.T if self.many else result[0]
+    def _by_dataset(self, latents: Latents) -> tuple[dict[str, Tensor], torch.Size]:
+        """``{name: (batch, n, *event)}``, and the shape that the answer takes."""
+        batch = self.density.n_datasets
+        values, shapes = {}, []
+        for name, fn in self.density.priors.items():
+            if name not in latents:
+                continue  # the density says which are missing
+            value = torch.as_tensor(latents[name], dtype=self.density.y.dtype)
+            event = fn.shape()
+            lead = value.shape[: max(value.ndim - len(event), 0)]
+            wanted = f"(..., {batch}, *{tuple(event)})" if self.many else f"(..., *{tuple(event)})"
+            if value.shape[len(lead) :] != event or (self.many and lead[-1:] != (batch,)):
+                raise ValueError(f"Expected '{name}' of shape {wanted}; got {tuple(value.shape)}.")
+            values[name], shapes = value, [*shapes, lead]
+        shape = torch.broadcast_shapes(*shapes)
+        return {
+            name: value.expand(shape + self.density.priors[name].shape())
+            .reshape(-1, batch, *self.density.priors[name].shape())
+            .movedim(0, 1)
+            for name, value in values.items()
+        }, shape
 
 
 @dataclass(frozen=True)
@@ -132,6 +153,11 @@ class _Predictive:
 
     def __call__(self, x: Data) -> Distribution:
         problem, x = self.problem, as_tensor(x, "x")
+        if problem.y.ndim != 2:
+            raise ValueError(
+                "Expected a program of one number a row for a predictive; its rows have the shape "
+                f"{tuple(problem.y.shape[2:])}. Draw y from the program at draws of its latents."
+            )
         many = bool(problem.batch_shape)
         wanted = (*problem.batch_shape, "m", problem.x.shape[-1])
         if x.ndim != len(wanted) or x.shape[-1] != wanted[-1] or (many and x.shape[0] != wanted[0]):
@@ -152,18 +178,13 @@ class _Predictive:
 
 
 @dataclass(frozen=True)
-class _Exact:
-    """The density and the predictive of a closed form, for one dataset or many."""
+class _Declared:
+    """The predictive that comes with a closed form, for one dataset or many."""
 
     answer: Any
     many: bool
 
-    def log_prob(self, latents: Mapping[str, Tensor]) -> Tensor:
-        if self.many:
-            return self.answer.log_prob(latents)
-        return self.answer.log_prob({k: v.unsqueeze(1) for k, v in latents.items()})[:, 0]
-
-    def predictive(self, x: Data) -> Distribution:
+    def __call__(self, x: Data) -> Distribution:
         x = as_tensor(x, "x")
         if self.many:
             return self.answer.predictive(x)
@@ -178,29 +199,45 @@ def exactly(problem: Problem, n_draws: int) -> Posterior:
             "Expected a latent prior by distributions for method='exact'; got a mixture. Use "
             "'auto', 'dt' or a sampler."
         )
-    if hasattr(problem.model, "posterior"):
-        answer, family = problem.model.posterior(problem.x, problem.y), "declared by the prior"
-    else:
-        density = problem.density(allow_no_latents=True)
-        if density.dim == 0:
-            return _without_latents(problem, density)
-        answer = exact(density)
-        family = answer.family
+    density = problem.density(allow_no_latents=True)
+    if density.dim == 0:
+        return _without_latents(problem, density)
+    answer, family = _closed_form(problem, density)
     latents = answer.sample(n_draws)
     latents = latents if many else {name: value[:, 0] for name, value in latents.items()}
-    closed = _Exact(answer, many)
     has_predictive = hasattr(answer, "predictive")
-    predictive = closed.predictive if has_predictive else _Predictive(problem, latents, None)
-    evidence = answer.log_evidence if many else answer.log_evidence[0]
+    evidence = answer.log_evidence
     return Posterior(
         latents,
-        log_evidence=evidence,
-        log_evidence_error=torch.zeros_like(evidence),
-        log_prob=closed.log_prob,
-        predictive=predictive,
+        log_evidence=evidence if many else evidence[0],
+        log_evidence_error=torch.zeros_like(evidence if many else evidence[0]),
+        log_prob=LogProb(density, many, evidence),
+        predictive=_Declared(answer, many)
+        if has_predictive
+        else _Predictive(problem, latents, None),
         diagnostics={"method": "exact", "family": family},
         batch_shape=problem.batch_shape,
     )
+
+
+def _closed_form(problem: Problem, density: ProgramDensity) -> tuple[Any, str]:
+    """An answer that is proved to be the posterior, and its family."""
+    try:
+        if not hasattr(problem.model, "posterior"):
+            answer = exact(density)
+            return answer, answer.family
+        answer = problem.model.posterior(problem.x, problem.y)
+        evidence = proved_evidence(density, answer)
+        torch.testing.assert_close(answer.log_evidence, evidence, rtol=1e-6, atol=1e-6)
+        return answer, "declared by the prior"
+    except (AssertionError, ValueError) as reason:
+        check_possible(density)
+        if isinstance(reason, ValueError) and not hasattr(problem.model, "posterior"):
+            raise
+        raise ValueError(
+            f"Expected {type(problem.model).__name__}.posterior to be the posterior of its "
+            f"program; got one that is not: {reason}. Use method='smc' or 'nuts'."
+        ) from reason
 
 
 def _without_latents(problem: Problem, density: ProgramDensity) -> Posterior:
@@ -210,6 +247,11 @@ def _without_latents(problem: Problem, density: ProgramDensity) -> Posterior:
     """
     nowhere = density.y.new_zeros(density.n_datasets, 1, 0)
     evidence = density.log_density(nowhere)[:, 0]
+    if not (evidence > -torch.inf).all():
+        raise ValueError(
+            f"Expected data that the program can produce; got log evidence {evidence.tolist()}: "
+            "they are impossible under it."
+        )
     evidence = evidence if problem.batch_shape else evidence[0]
     no_latent = {"": density.y.new_zeros(1, *problem.batch_shape)}  # one draw, of no site
     return Posterior(
@@ -222,19 +264,31 @@ def _without_latents(problem: Problem, density: ProgramDensity) -> Posterior:
     )
 
 
-def by_sampler(sampler: Callable[..., Draws], name: str) -> Callable[..., Posterior]:
-    """A method of `infer` made of a sampler of draws in unconstrained space."""
+def by_sampler(
+    sampler: Callable[..., Draws], name: str, check: Check | None = None
+) -> Callable[..., Posterior]:
+    """A method of `infer` made of a sampler of draws in unconstrained space.
+
+    Args:
+        sampler: of draws given a density, their number and its own options.
+        name: of the method.
+        check: adds to the draws' diagnostics what puts them in doubt; None where the sampler does.
+    """
 
     def method(problem: Problem, n_draws: int, **options: Any) -> Posterior:
         density = problem.density()
+        check_possible(density)
         if "start" in options:
-            options["start"] = _start(options["start"], density, problem)
-        return posterior_from_draws(problem, density, sampler(density, n_draws, **options), name)
+            options["start"] = start_for(options["start"], density, problem)
+        draws = sampler(density, n_draws, **options)
+        draws = judged(draws if check is None else check(density, draws))
+        return posterior_from_draws(problem, density, draws, name)
 
+    method.__wrapped__ = sampler  # type: ignore[attr-defined]  # whose signature has the options
     return method
 
 
-def _start(start: Any, density: ProgramDensity, problem: Problem) -> Any:
+def start_for(start: Any, density: ProgramDensity, problem: Problem) -> Any:
     """What the user gives as a start, as a density over u for each dataset."""
     if isinstance(start, Posterior):
         if start.batch_shape != problem.batch_shape:

@@ -30,9 +30,8 @@ from amortized.infer.amortised import (
     prior_mixture,
 )
 from amortized.infer.ladder import log_density
-from amortized.infer.latent_prior import stacked
 from amortized.infer.problem import Data, Problem, make_problem
-from amortized.latent_priors.fitting import fit_draws
+from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.latent_priors.reduction import merge, split
 from amortized.posterior import Posterior
 from amortized.priors.density import ProgramDensity

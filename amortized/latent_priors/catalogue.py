@@ -13,6 +13,7 @@ from amortized.priors.epidemic import EpidemicPrior
 from amortized.priors.gaussian_process import GaussianProcessPrior
 from amortized.priors.gaussian_process_lengthscale import LengthscalePrior
 from amortized.priors.linear_model import LinearModelPrior
+from amortized.priors.linear_regression import LinearRegressionPrior
 from amortized.priors.logistic_model import LogisticModelPrior
 from amortized.priors.nonlinear_observation import NonlinearObservationPrior
 from amortized.priors.normal_mean import NormalMeanPrior
@@ -175,11 +176,13 @@ class Place(NamedTuple):
         name: of the tasks.
         coordinates: those of the tasks' u that are the model's u, in its order.
         inputs: from the model's inputs to those of the tasks.
+        scales: what the model's u are multiplied by to be those of the tasks; none for 1.
     """
 
     name: str
     coordinates: tuple[int, ...]
     inputs: Callable[[Tensor], Tensor]
+    scales: tuple[float, ...] = ()
 
 
 def place_among_tasks(model: Any) -> Place | None:
@@ -197,6 +200,14 @@ def place_among_tasks(model: Any) -> Place | None:
     """
     if isinstance(model, LinearModelPrior | LogisticModelPrior):
         return _place_of_regression(model)
+    if isinstance(model, LinearRegressionPrior) and model.variance is None and model.n_features:
+        place = _place_of_regression(LinearModelPrior(model.n_features, intercept=model.intercept))
+        if place is None:
+            return None
+        # Its first latent is the variance, and log noise is half of the log variance.
+        *weights, noise = place.coordinates
+        halves = (0.5, *(1.0 for _ in weights))
+        return place._replace(coordinates=(noise, *weights), scales=halves)
     for name, program in PROGRAMS.items():
         if _likelihood(program()) == _likelihood(model):
             n = _N_LATENTS.get(name, 2)

@@ -29,6 +29,7 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge
 from amortized.priors.bijection import bijection_to
 from amortized.priors.seeding import seeded
+from amortized.priors.support import log_prob, support_of
 
 _N_GRID = 2001
 _N_DRAWS = 20_000
@@ -61,7 +62,7 @@ def fit_mixture(distribution: Distribution, n_components: int = 5) -> GaussianMi
         n = distribution.batch_shape.numel()
         return product([fit_mixture(_element(distribution, i), n_components) for i in range(n)])
     try:
-        bijection = bijection_to(distribution.support)
+        bijection = bijection_to(support_of(distribution))
     except NotImplementedError as reason:
         raise ValueError(
             f"Expected a latent prior with a continuous support; got {distribution}."
@@ -249,14 +250,39 @@ def _fit_density(
 def _cached_fit(keyed: _Keyed, n_components: int) -> GaussianMixture:
     """EM on a grid of u with the density as weights."""
     distribution = keyed.distribution
-    bijection = bijection_to(distribution.support)
+    bijection = bijection_to(support_of(distribution))
     with seeded(0):
         u = bijection.inv(distribution.sample((4096,)).double().flatten())
     u = u[u.isfinite()]
     reach = (u.max() - u.min()) / 4
     grid = torch.linspace(u.min() - reach, u.max() + reach, _N_GRID, dtype=torch.float64)
     value = bijection(grid)
-    log_density = distribution.log_prob(value) + bijection.log_abs_det_jacobian(grid, value)
+    log_density = log_prob(distribution, value) + bijection.log_abs_det_jacobian(grid, value)
     log_density = log_density.nan_to_num(-math.inf, -math.inf, -math.inf)
     weights = (log_density - log_density.max()).exp()
     return fit_draws(grid.unsqueeze(-1), n_components, weights)
+
+
+def stacked(mixtures: Sequence[GaussianMixture], dim: int = 0) -> GaussianMixture:
+    """Mixtures side by side in a new batch dimension; the smaller ones get empty components.
+
+    Example:
+        >>> import torch
+        >>> one = GaussianMixture.from_moments(torch.zeros(2), torch.eye(2))
+        >>> stacked([one, one, one]).batch_shape
+        torch.Size([3])
+    """
+    k = max(mixture.n_components for mixture in mixtures)
+
+    def filled(tensor: Tensor, axis: int, value: float | None = None) -> Tensor:
+        """With the missing components added, of some value or copies of the first."""
+        first = tensor.narrow(axis, 0, 1)
+        more = first if value is None else torch.full_like(first, value)
+        return torch.cat((tensor, *[more] * (k - tensor.shape[axis])), axis)
+
+    return GaussianMixture(
+        torch.stack([filled(m.log_weights, -1, -torch.inf) for m in mixtures], dim),
+        torch.stack([filled(m.means, -2) for m in mixtures], dim),
+        torch.stack([filled(m.scale_tril, -3) for m in mixtures], dim),
+        validate_args=False,
+    )

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amortized.gaussian_mixture import GaussianMixture
+from amortized.latent_priors.exchangeability import rows_are_exchangeable
 from amortized.latent_priors.fitting import fit_draws
 from amortized.latent_priors.metaprior import Metaprior
 from amortized.priors.density import ProgramDensity
@@ -138,6 +139,12 @@ class LatentTasks:
             prior, so that the metaprior reaches about two such deviations to each side.
         wrong_prior: share of tasks whose latents come from a prior five times as wide as the one
             the network is told: it learns to doubt a prior that the data contradict.
+        n_rows: of every dataset; None where it varies. It is what ``ordered`` will be where the
+            program's rows may not change places.
+
+    Raises:
+        ValueError: if the prior or a number is not as above, or if the order of the rows matters
+            and their number is not known.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -157,6 +164,7 @@ class LatentTasks:
         location: Tensor | None = None,
         scale: Tensor | None = None,
         wrong_prior: float = 0.0,
+        n_rows: int | None = None,
     ) -> None:
         if not isinstance(prior, ProgramPrior):
             raise ValueError(
@@ -167,6 +175,7 @@ class LatentTasks:
             raise ValueError(f"Expected 0 <= wrong_prior < 1; got {wrong_prior}.")
         self.prior, self.metaprior = prior, metaprior or Metaprior()
         self.wrong_prior = wrong_prior
+        self.ordered = _ordered(prior, n_rows)
         with ONE_AT_A_TIME, seeded(0), torch.no_grad():
             self._x = prior._inputs(_N_DRAWS, self.ordered or 2)
             self.simulator = ProgramSimulator(prior.model, self._x[0])
@@ -186,11 +195,6 @@ class LatentTasks:
     def dim(self) -> int:
         """Number of unconstrained latents."""
         return self.simulator.dim
-
-    @property
-    def ordered(self) -> int:
-        """Number of rows where they are a series in order; 0 where they are a set."""
-        return int(getattr(self.prior, "ordered", 0))
 
     @property
     def names(self) -> list[str]:
@@ -318,3 +322,19 @@ class LatentTasks:
         sketch = None if make is None else make(x, y, mask)
         rows = torch.cat([x, y.unsqueeze(-1)], -1)
         return LatentTaskBatch(latent_prior, u, {"data": rows}, {"data": mask}, sketch)
+
+
+def _ordered(prior: ProgramPrior, n_rows: int | None) -> int:
+    """Number of rows where they are to be read in order; 0 where they are a set."""
+    if hasattr(prior, "ordered"):
+        return int(prior.ordered)
+    if rows_are_exchangeable(prior, n_rows):
+        return 0
+    if n_rows is None:
+        raise ValueError(
+            "Expected rows whose order says nothing, or always the same number of them; got a "
+            "program whose rows may not change places. Train with n_context=(n, n), or set ordered "
+            "= n on the prior, and the n rows are read in order; or make their places a feature of "
+            "x. ordered = 0 on the prior drops the order all the same."
+        )
+    return n_rows

@@ -63,6 +63,14 @@ class Attention(nn.Module):
         return self.out(attended.transpose(-2, -3).flatten(-2))
 
 
+class Norm(nn.RMSNorm):
+    """``RMSNorm`` with its weight in the input's type, without which no kernel is fused."""
+
+    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """Give the last dimension a mean square of 1, then its weight."""
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class GatedMLP(nn.Module):
     """The gated feed-forward layer ``W3 (silu(W1 x) * W2 x)``, zero at the start.
 
@@ -93,9 +101,9 @@ class Block(nn.Module):
 
     def __init__(self, d_model: int, n_heads: int, d_hidden: int) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(d_model)
+        self.attention_norm = Norm(d_model)
         self.attention = Attention(d_model, n_heads)
-        self.mlp_norm = nn.RMSNorm(d_model)
+        self.mlp_norm = Norm(d_model)
         self.mlp = GatedMLP(d_model, d_hidden)
 
     def keys_values(self, context: Tensor, rotation: Rotation | None = None) -> KeysValues:

@@ -1,9 +1,14 @@
-"""Cells of a table as numbers that a network can read, whatever the columns' units and shapes.
+r"""Cells of a table as numbers that a network can read, whatever the columns' units and shapes.
 
 Every value is described against the context's values of its column: standardised, by sines and
 cosines of the standardised value, by its rank among them (which no outlier and no monotone map of
 the column changes), by how many of them equal it (few for a measurement, many for a category), and
 by whether it is missing. The description of a query depends on the context and on itself only.
+
+Networks may add a *hash* of the value where values repeat: for level k of the column's different
+values, in ascending order, the points :math:`2\pi k \sqrt p` of the circle for a few primes p.
+Their inner products are largest for equal levels however close two codes are, so that attention
+finds the rows of the same category; a value that the context lacks has none.
 """
 
 import math
@@ -12,12 +17,14 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 _ANGULAR_FREQUENCIES = (0.25, 16.0)  # lowest and highest, in radians per standard deviation
 _N_FREQUENCIES = 8
 _N_RANK_FREQUENCIES = 4
 # Value, rank, share of equals, missing; then the waves.
 N_DESCRIPTORS = 4 + 2 * _N_FREQUENCIES + _N_RANK_FREQUENCIES
+_PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
 
 class ColumnStatistics(NamedTuple):
@@ -29,12 +36,14 @@ class ColumnStatistics(NamedTuple):
         ordered: the values in ascending order, ``(batch, columns, rows)``; missing ones are
             infinite and last.
         n_present: number of present values, ``(batch, columns, 1)``.
+        level: number of each ordered value among the different ones, like ``ordered``.
     """
 
     mean: Tensor
     scale: Tensor
     ordered: Tensor
     n_present: Tensor
+    level: Tensor
 
 
 def column_statistics(
@@ -58,11 +67,18 @@ def column_statistics(
     # What rounding leaves of a constant is no variation.
     varies = scale > 8 * torch.finfo(x.dtype).eps * mean.abs()
     ordered = x.where(present, math.inf).transpose(1, 2).contiguous().sort(-1).values
-    return ColumnStatistics(mean, scale.where(varies, 1.0), ordered, count.transpose(1, 2))
+    level = F.pad((ordered[..., 1:] > ordered[..., :-1]).cumsum(-1), (min(1, x.shape[1]), 0))
+    return ColumnStatistics(mean, scale.where(varies, 1.0), ordered, count.transpose(1, 2), level)
 
 
 class CellDescription(nn.Module):
-    """Describes values by ``N_DESCRIPTORS`` numbers of order one, given the context's columns.
+    """Describes values by numbers of order one, given the context's columns.
+
+    Args:
+        n_hashes: points of the circle that say which of the column's values it is, at most 8.
+
+    Attributes:
+        n_descriptors: how many numbers describe a value.
 
     Example:
         >>> x = torch.tensor([[[1.0], [2.0], [2.0], [float("nan")]]])
@@ -74,8 +90,12 @@ class CellDescription(nn.Module):
     frequencies: Tensor
     rank_frequencies: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, n_hashes: int = 0) -> None:
         super().__init__()
+        if not 0 <= n_hashes <= len(_PRIMES):
+            raise ValueError(f"Expected n_hashes from 0 to {len(_PRIMES)}; got {n_hashes!r}.")
+        self.n_hashes = n_hashes
+        self.n_descriptors = N_DESCRIPTORS + 2 * n_hashes
         low, high = map(math.log, _ANGULAR_FREQUENCIES)
         # On the CPU whatever the default device: loading fills nothing in that is not stored.
         kept: Any = {"device": "cpu", "dtype": torch.float32}
@@ -99,10 +119,29 @@ class CellDescription(nn.Module):
             angles.sin(),
             angles.cos(),
             (rank[..., None] * self.rank_frequencies).cos(),
+            *self._hashes(x, statistics),
         )
         known = torch.cat(parts, -1).masked_fill(missing[..., None], 0.0)
         flag = missing.to(x.dtype)[..., None]
         return torch.cat((known[..., :3], flag, known[..., 3:]), -1)
+
+    def _hashes(self, x: Tensor, statistics: ColumnStatistics) -> tuple[Tensor, ...]:
+        """Which of its column's values each is, fainter the fewer of these repeat."""
+        if not self.n_hashes or not statistics.ordered.shape[-1]:
+            return (x.new_zeros(*x.shape, 2 * self.n_hashes),)
+        columns = x.transpose(1, 2).contiguous()
+        at = torch.searchsorted(statistics.ordered, columns)
+        at = at.clamp_max(statistics.ordered.shape[-1] - 1)
+        found = statistics.ordered.gather(-1, at) == columns
+        present = statistics.n_present.clamp_min(1)
+        last = statistics.level.gather(-1, present - 1)
+        strength = (1 - (last + 1) / present).to(x.dtype) * found
+        # In float64: the fraction of a turn is what counts.
+        primes = torch.tensor(_PRIMES[: self.n_hashes], dtype=torch.float64, device=x.device)
+        turns = statistics.level.gather(-1, at)[..., None] * primes.sqrt()
+        angles = (2 * math.pi * turns.frac()).to(x.dtype)
+        hashes = torch.cat((angles.sin(), angles.cos()), -1) * strength[..., None]
+        return (hashes.transpose(1, 2),)
 
     def rank(
         self, x: Float[Tensor, "batch rows columns"], statistics: ColumnStatistics

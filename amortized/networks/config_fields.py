@@ -2,10 +2,10 @@
 
 import math
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import fields
 from numbers import Integral, Real
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _MOST = 2**31 - 1
 _MOST_LAYERS = 256  # modules take memory even where their weights do not
@@ -29,7 +29,7 @@ def check_fields(
         value = getattr(config, field.name)
         least = 0 if isinstance(value, tuple) or field.name in may_be_zero else 1
         most = _MOST_LAYERS if field.name in layers else _MOST
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in _flat(value):
             if type(number) is int and not least <= number <= most:
                 raise ValueError(f"Expected {field.name} from {least} to {most}; got {number}.")
 
@@ -48,7 +48,7 @@ def check_types(config: Any) -> None:
     kinds = get_type_hints(type(config))
     for field in fields(config):
         value = _read(field.name, getattr(config, field.name), kinds[field.name])
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in _flat(value):
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"Expected {field.name} to be finite; got {value}.")
         object.__setattr__(config, field.name, value)
@@ -57,15 +57,20 @@ def check_types(config: Any) -> None:
 def _read(name: str, value: Any, kind: Any) -> Any:
     """A value of the declared kind."""
     members = get_args(kind)
-    if isinstance(kind, types.UnionType):
+    if get_origin(kind) in (types.UnionType, Union):
         if value is None and types.NoneType in members:
             return None
         kind = next(member for member in members if member is not types.NoneType)
         members = get_args(kind)
+    if get_origin(kind) is Literal:
+        if isinstance(value, str) and value in members:
+            return value
+        raise ValueError(f"Expected {name} among {members}; got {value!r:.99}.")
     if members:
         open_ended = members[-1] is Ellipsis
         if isinstance(value, tuple | list) and (open_ended or len(value) == len(members)):
-            return tuple(_read(name, member, members[0]) for member in value)
+            kinds = [members[0]] * len(value) if open_ended else members
+            return tuple(_read(name, *pair) for pair in zip(value, kinds, strict=True))
     elif kind is bool or kind is str:
         if isinstance(value, kind):
             return value
@@ -76,6 +81,15 @@ def _read(name: str, value: Any, kind: Any) -> Any:
             pass
     wanted = getattr(kind, "__name__", str(kind)) if not members else str(kind)
     raise ValueError(f"Expected {name} of type {wanted}; got {value!r:.99}.")
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The numbers and words in a field, which may be a tuple of tuples."""
+    if isinstance(value, tuple):
+        for member in value:
+            yield from _flat(member)
+    else:
+        yield value
 
 
 def check_positive(config: Any, *names: str) -> None:

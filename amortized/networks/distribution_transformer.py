@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge, split
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
-from amortized.networks.blocks import Block
+from amortized.networks.blocks import Block, Norm
+from amortized.networks.calibration import Calibration
 from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.observation_encoder import ObservationEncoder, mlp
 from amortized.networks.triangular import described, n_answered, n_read, triangular
@@ -58,6 +59,8 @@ class DistributionTransformer(nn.Module):
         (torch.Size([4]), 3)
     """
 
+    calibration: Calibration | None = None  # as its training has measured it
+
     location: Tensor
     scale: Tensor
 
@@ -80,7 +83,7 @@ class DistributionTransformer(nn.Module):
                 "observations": layers(config.n_layers * config.reads_rows),
             }
         )
-        self.sketch_norm, self.norm = nn.RMSNorm(d), nn.RMSNorm(d)
+        self.sketch_norm, self.norm = Norm(d), Norm(d)
         self.sketch_head = nn.Linear(d, 2 * config.n_sketch + dim + n_factor)
         self.embed_component = mlp(2 * (1 + dim + n_read(dim)), d)
         self.embed_summary = nn.Linear(d, d)

@@ -10,20 +10,23 @@ References:
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from amortized.attention import Rotation
 from amortized.distributions import BarDistribution, equal_mass_borders
-from amortized.networks.blocks import Block, KeysValues
+from amortized.networks.blocks import Block, KeysValues, Norm
+from amortized.networks.calibration import Calibration
 from amortized.networks.config_fields import check_fields, check_positive
 from amortized.networks.decoders import BarDecoder
 from amortized.priors.one_at_a_time import ONE_AT_A_TIME
-from amortized.priors.prior import Prior
+from amortized.priors.prior import Prior, Units
 from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
 
@@ -41,8 +44,18 @@ class PFNConfig:
         d_hidden: hidden width of the gated MLP.
         n_bars: bars of the predictive.
         frequencies: lowest and highest initial angular frequency of attention in x, in radians
-            per unit of x; about the inverse of the longest and of the shortest lengthscale.
+            per unit of x, or of its ``scaling``; about the inverse of the longest and of the
+            shortest lengthscale.
         prior: name of the prior it is trained on, or None for a prior without a name.
+        units: "raw" for a network that reads numbers in the units of its prior, "standardised" for
+            one whose prior is of standardised data; None is what the prior says, see `Prior`.
+        x_range: smallest and largest value of each feature among draws of the prior; None where
+            they were not looked at, and of standardised data.
+        scaling: location and scale of each feature and, last, of the answers, by which numbers in
+            natural units become numbers of order one inside the network; None where they are.
+
+    Raises:
+        ValueError: if the units are unknown.
     """
 
     n_features: int
@@ -54,10 +67,19 @@ class PFNConfig:
     n_bars: int = 1000
     frequencies: tuple[float, float] = (0.1, 20.0)
     prior: str | None = None
+    units: Units | None = None
+    x_range: tuple[tuple[float, float], ...] | None = None
+    scaling: tuple[tuple[float, float], ...] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, layers=("n_layers",))
         check_positive(self, "frequencies")
+        for name, most in (("x_range", self.n_features), ("scaling", self.n_features + 1)):
+            pairs = getattr(self, name)
+            if pairs is not None and not 1 <= len(pairs) <= most:
+                raise ValueError(f"Expected {name} with 1 to {most} pairs; got {len(pairs)}.")
+        if any(scale <= 0 for _, scale in self.scaling or ()):
+            raise ValueError(f"Expected positive scales in scaling; got {self.scaling}.")
 
 
 class EncodedContext(NamedTuple):
@@ -91,6 +113,8 @@ class PFN(nn.Module):
         torch.Size([4, 3])
     """
 
+    calibration: Calibration | None = None  # as its training has measured it
+
     def __init__(self, config: PFNConfig, borders: Float[Tensor, " borders"] | None = None) -> None:
         super().__init__()
         self.config = config
@@ -110,12 +134,12 @@ class PFN(nn.Module):
         self.blocks: Any = nn.ModuleList(  # of Block, which a ModuleList forgets
             Block(d, config.n_heads, config.d_hidden) for _ in range(config.n_layers)
         )
-        self.norm = nn.RMSNorm(d)
+        self.norm = Norm(d)
         self.decoder = BarDecoder(d, borders)
 
     @classmethod
     def new(cls, prior: Prior, config: PFNConfig, seed: int = 0) -> "PFN":
-        """An untrained network whose bars hold equal mass under the prior.
+        """An untrained network whose bars hold equal mass under the prior, in the prior's units.
 
         Args:
             prior: draws the answers that the borders are quantiles of.
@@ -128,7 +152,12 @@ class PFN(nn.Module):
             borders = equal_mass_borders(
                 torch.cat([b.y_query.flatten() for b in batches]), config.n_bars
             )
-            return cls(replace(config, n_bars=len(borders) - 1), borders)
+            config = replace(config, n_bars=len(borders) - 1, units=config.units or prior.units)
+            if config.units == "raw":
+                x = [b.x_query for b in batches]
+                scaling = config.scaling or _scaling(x, torch.cat([b.y_query for b in batches]))
+                config = replace(config, x_range=_ranges(x), scaling=scaling)
+            return cls(config, borders)
 
     @property
     def borders(self) -> Float[Tensor, " borders"]:
@@ -152,6 +181,10 @@ class PFN(nn.Module):
         missing = self.config.n_features - x.shape[-1]
         x = x.to(self.frequencies.dtype)
         y = x[:, :0, 0] if y is None else y.to(x.dtype)
+        if self.config.scaling is not None:
+            location, scale = x.new_tensor(self.config.scaling).T
+            n = x.shape[-1]
+            x, y = (x - location[:n]) / scale[:n], (y - location[-1]) / scale[-1]
         unknown = self.unknown_y.expand(len(x), x.shape[1] - y.shape[1], -1)
         # bfloat16 leaves of x and y three digits, and answers may be less noisy than that.
         with torch.autocast(x.device.type, enabled=False):
@@ -262,3 +295,25 @@ class PFN(nn.Module):
         for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
             tokens = block(tokens, keys_values, context.mask, rotation)
         return self.decoder(self.norm(tokens))
+
+
+def _by_feature(inputs: list[Tensor]) -> Iterator[Tensor]:
+    """All values of each feature, in batches of which some have more features."""
+    for feature in range(max(x.shape[-1] for x in inputs)):
+        yield torch.cat([x[..., feature].flatten() for x in inputs if x.shape[-1] > feature])
+
+
+def _ranges(inputs: list[Tensor]) -> tuple[tuple[float, float], ...]:
+    """Smallest and largest value of each feature."""
+    return tuple((x.min().item(), x.max().item()) for x in _by_feature(inputs))
+
+
+def _scaling(inputs: list[Tensor], y: Tensor) -> tuple[tuple[float, float], ...] | None:
+    """Median and half the width of the middle 68% of each feature, and of the answers, last."""
+    pairs = []
+    for values in (*_by_feature(inputs), y.flatten()):
+        low, middle, high = np.quantile(values.numpy(), [0.16, 0.5, 0.84])
+        pairs.append((float(middle), float(high - low) / 2 if high > low else 1.0))
+    if all(abs(middle) <= 3 and 0.1 <= scale <= 10 for middle, scale in pairs):
+        return None  # of order one already
+    return tuple(pairs)

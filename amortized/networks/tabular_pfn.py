@@ -26,10 +26,10 @@ from torch.distributions import Categorical
 from torch.nn import functional as F
 
 from amortized.distributions import BarDistribution, equal_mass_borders
-from amortized.networks.blocks import KeysValues
+from amortized.networks.blocks import KeysValues, Norm
+from amortized.networks.calibration import Calibration
 from amortized.networks.cell_block import CellBlock, RowBlock
 from amortized.networks.cells import (
-    N_DESCRIPTORS,
     CellDescription,
     ColumnStatistics,
     column_groups,
@@ -38,7 +38,7 @@ from amortized.networks.cells import (
 from amortized.networks.config_fields import check_fields
 from amortized.networks.decoders import BarDecoder, ClassDecoder, ClassSlots, class_slots
 from amortized.priors.one_at_a_time import ONE_AT_A_TIME
-from amortized.priors.prior import Prior
+from amortized.priors.prior import Prior, Units
 from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
 
@@ -54,6 +54,7 @@ class TabularPFNConfig:
         max_context: the most context rows it was trained for.
         n_features: the most columns it was trained for; more are read all the same.
         max_classes: the most classes of a task.
+        classes_at_once: the most it was trained to tell apart in one pass.
         n_bars: bars of the predictive of a number.
         d_model: width of a token.
         n_heads: attention heads.
@@ -64,13 +65,17 @@ class TabularPFNConfig:
         n_retrieval_heads: heads by which a query asks the context's rows for their classes.
         n_thinking: learned rows beside those of the context.
         stride: columns from one group of three to the next.
+        n_hashes: points of the circle that say which of a column's repeated values a cell has.
         prior: name of the prior it is trained on, or None for a prior without a name.
+        units: of the answers, always "standardised": the network knows the context's answers by
+            their standardised values and ranks alone. `train` standardises a raw prior's.
     """
 
     target: str = "classification"
     max_context: int = 1000
     n_features: int = 30
     max_classes: int = 10
+    classes_at_once: int = 2
     n_bars: int = 500
     d_model: int = 128
     n_heads: int = 2
@@ -81,14 +86,21 @@ class TabularPFNConfig:
     n_retrieval_heads: int = 8
     n_thinking: int = 16
     stride: int = 2
+    n_hashes: int = 0
     prior: str | None = None
+    units: Units = "standardised"
 
     def __post_init__(self) -> None:
         check_fields(
             self,
-            may_be_zero=("n_row_blocks", "n_thinking"),
+            may_be_zero=("n_row_blocks", "n_thinking", "n_hashes"),
             layers=("n_cell_blocks", "n_row_blocks"),
         )
+        if self.units != "standardised":
+            raise ValueError(
+                f"Expected units 'standardised', which a network over cells knows its answers in; "
+                f"got {self.units!r}. For raw units take a PFNConfig."
+            )
         if self.target not in ("classification", "regression"):
             raise ValueError(
                 f"Expected target 'classification' or 'regression'; got {self.target!r}."
@@ -148,22 +160,24 @@ class TabularPFN(nn.Module):
         torch.Size([4, 7, 10])
     """
 
+    calibration: Calibration | None = None  # as its training has measured it
+
     def __init__(
         self, config: TabularPFNConfig, borders: Float[Tensor, " borders"] | None = None
     ) -> None:
         super().__init__()
         self.config = config
         d, d_row, is_classifier = config.d_model, config.d_row, config.target == "classification"
-        self.describe = CellDescription()
-        self.embed_cells = nn.Linear(len(_OFFSETS) * N_DESCRIPTORS, d)
+        self.describe = CellDescription(config.n_hashes)
+        self.embed_cells = nn.Linear(len(_OFFSETS) * self.describe.n_descriptors, d)
         # Twice d: what the summary token and what the other tokens of a row are told.
-        n_answer = config.max_classes if is_classifier else N_DESCRIPTORS
+        n_answer = config.max_classes if is_classifier else self.describe.n_descriptors
         self.embed_y = nn.Linear(n_answer, 2 * d)
         self.unknown_y = nn.Parameter(torch.zeros(2 * d))
         self.thinking = nn.Parameter(torch.randn(config.n_thinking, 2 * d))
         self.blocks = Blocks(config)
         self.widen = nn.Linear(d, d_row, bias=False)
-        self.norm = nn.RMSNorm(d_row)
+        self.norm = Norm(d_row)
         if is_classifier:
             self.decoder: Any = ClassDecoder(d_row, config.max_classes, config.n_retrieval_heads)
         else:
@@ -194,6 +208,27 @@ class TabularPFN(nn.Module):
             borders[0] = low.where(low < borders[1], borders[0])
             borders[-1] = high.where(high > borders[-2], borders[-1])
             return cls(replace(config, n_bars=len(borders) - 1), borders)
+
+    def extended(self, config: TabularPFNConfig) -> "TabularPFN":
+        """A network of other limits that answers as this one does, to be trained further.
+
+        Args:
+            config: may have more hashes of a cell, which get weights of zero, and other limits;
+                sizes, target and bars are those of this network.
+        """
+        is_classifier = self.config.target == "classification"
+        config = replace(config, n_bars=self.config.n_bars)
+        network = type(self)(config, None if is_classifier else self.borders.clone())
+        widths = (network.describe.n_descriptors, self.describe.n_descriptors)
+        own = network.state_dict()
+        for name, weight in self.state_dict().items():
+            if own[name].shape != weight.shape:
+                wide = torch.zeros_like(own[name]).unflatten(1, (-1, widths[0]))
+                wide[..., : widths[1]] = weight.unflatten(1, (-1, widths[1]))
+                weight = wide.flatten(1)
+            own[name] = weight
+        network.load_state_dict(own)
+        return network
 
     @property
     def borders(self) -> Float[Tensor, " borders"]:

@@ -5,9 +5,11 @@ With B the variance of the chains' means and W the mean of their variances,
 .. math:: \hat R = \sqrt{(W (n - 1) / n + B) / W}, \qquad
     \mathrm{ESS} = \frac{m n}{-1 + 2 \sum_t P_t},
 
-where :math:`P_t = \rho_{2t} + \rho_{2t+1}` is summed while positive and made to decrease. Both are
-computed on split chains of normal scores of ranks, so that heavy tails do no harm. All functions
-take draws ``(chains, draws, ...)`` and keep the trailing dimensions.
+where :math:`P_t = \rho_{2t} + \rho_{2t+1}` is summed while positive and made to decrease, and half
+of :math:`\rho_{2t}` of the first that is not is added. Both are computed on split chains of normal
+scores of ranks, so that heavy tails do no harm. All functions
+take draws ``(chains, draws, ...)`` and keep the trailing dimensions. Of a quantity with a draw
+that is NaN they are NaN, with a warning.
 
 References:
     Vehtari et al., Rank-normalization, folding, and localization: an improved R-hat (2021),
@@ -15,8 +17,10 @@ References:
     Geyer, Practical Markov chain Monte Carlo (1992).
 """
 
+import warnings
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Draws = Float[Tensor, "chains draws *event"]
@@ -34,9 +38,11 @@ def r_hat(draws: Draws) -> Values:
         >>> (r_hat(draws) > 1.01).tolist()
         [False, True]
     """
+    _warn_of_nan(draws)
     halves = _split(draws)
     folded = (halves - halves.flatten(0, 1).quantile(0.5, dim=0)).abs()
-    return torch.maximum(_plain_r_hat(_normal_scores(halves)), _plain_r_hat(_normal_scores(folded)))
+    found = [_plain_r_hat(_normal_scores(part)) for part in (halves, folded)]
+    return _where_known(torch.maximum(*found), draws)
 
 
 def nested_r_hat(draws: Draws, n_superchains: int) -> Values:
@@ -52,6 +58,7 @@ def nested_r_hat(draws: Draws, n_superchains: int) -> Values:
             f"Expected at least 2 superchains that divide {draws.shape[0]} chains; got "
             f"{n_superchains}."
         )
+    _warn_of_nan(draws)
     groups = draws.unflatten(0, (n_superchains, -1))
     chain_means = groups.mean(2)
     between_chains = chain_means.var(1) if groups.shape[1] > 1 else 0.0
@@ -62,19 +69,23 @@ def nested_r_hat(draws: Draws, n_superchains: int) -> Values:
 
 def ess_bulk(draws: Draws) -> Values:
     """Effective number of draws for the centre of the distribution."""
-    return _ess(_normal_scores(_split(draws)))
+    _warn_of_nan(draws)
+    return _where_known(_ess(_normal_scores(_split(draws))), draws)
 
 
 def ess_tail(draws: Draws) -> Values:
     """Effective number of draws for the 5% and the 95% quantile, the lesser of the two."""
+    _warn_of_nan(draws)
     halves = _split(draws)
     ends = halves.flatten(0, 1).quantile(torch.tensor([0.05, 0.95], dtype=draws.dtype), dim=0)
-    return torch.minimum(*(_ess((halves <= end).to(draws.dtype)) for end in ends))
+    found = [_ess((halves <= end).to(draws.dtype)) for end in ends]
+    return _where_known(torch.minimum(*found), draws)
 
 
 def ess_mean(draws: Draws) -> Values:
     """Effective number of draws for the mean of the draws as they are."""
-    return _ess(_split(draws))
+    _warn_of_nan(draws)
+    return _where_known(_ess(_split(draws)), draws)
 
 
 def replicate_ess(means: Runs, variance: Values) -> Values:
@@ -88,6 +99,56 @@ def replicate_ess(means: Runs, variance: Values) -> Values:
         variance: the posterior variance.
     """
     return variance / means.var(0)
+
+
+def _warn_of_nan(draws: Tensor) -> None:
+    """Says how many draws are NaN, and where; ranks would count them as the largest of all."""
+    try:
+        n_missing = int(draws.isnan().sum())
+    except RuntimeError:  # torch.func.vmap lets nobody look at values
+        return
+    if n_missing:
+        n_quantities = int(draws.isnan().flatten(0, 1).any(0).sum())
+        warnings.warn(
+            f"Expected draws without NaN; got {n_missing:,} NaN of {draws.numel():,} draws, in "
+            f"{n_quantities} of {draws[0, 0].numel()} quantities, whose R-hat and ESS are NaN. "
+            "Look for what made them: such draws are no sample.",
+            stacklevel=3,
+        )
+
+
+def _where_known(values: Tensor, draws: Tensor) -> Tensor:
+    """The values, NaN where a draw is."""
+    return values.masked_fill(draws.isnan().flatten(0, 1).any(0), torch.nan)
+
+
+def clustered_variance(
+    values: Float[Tensor, "batch n features"],
+    cluster: Int[Tensor, "batch n"],
+    weights: Float[Tensor, "batch n"] | None = None,
+) -> Float[Tensor, "batch features"]:
+    r"""Variance of the weighted mean of draws that depend on each other within clusters only.
+
+    .. math:: \sum_c \Big( \sum_{i \in c} w_i (f_i - \bar f) \Big)^2, \qquad \sum_i w_i = 1,
+
+    times :math:`k / (k - 1)` for an effective number k of clusters.
+
+    Args:
+        values: f.
+        cluster: labels, integers from 0: the first ancestor of a particle; all different for
+            independent draws.
+        weights: up to a factor; None for equal ones.
+    """
+    batch, n, features = values.shape
+    share = values.new_full((batch, n), 1 / n) if weights is None else weights
+    share = (share / share.sum(1, keepdim=True)).unsqueeze(-1)
+    centred = values - (share * values).sum(1, keepdim=True)
+    index, n_labels = cluster.unsqueeze(-1), int(cluster.max()) + 1
+    sums = values.new_zeros(batch, n_labels, features)
+    sums = sums.scatter_add(1, index.expand(-1, -1, features), share * centred)
+    size = share.new_zeros(batch, n_labels, 1).scatter_add(1, index, share)
+    k = size.square().sum(1).reciprocal()
+    return sums.square().sum(1) * k / (k - 1).clamp(min=1e-3)
 
 
 def _split(draws: Tensor) -> Tensor:
@@ -113,7 +174,7 @@ def _plain_r_hat(draws: Tensor) -> Tensor:
     within = draws.var(1).mean(0)
     between = draws.mean(1).var(0)
     ratio = (within * (n - 1) / n + between) / within
-    return torch.where(within > 0, ratio, torch.where(between > 0, torch.inf, 1.0)).sqrt()
+    return torch.where(within == 0, torch.where(between > 0, torch.inf, 1.0), ratio).sqrt()
 
 
 def _ess(draws: Tensor) -> Tensor:
@@ -125,8 +186,14 @@ def _ess(draws: Tensor) -> Tensor:
     total = covariance[0] + (draws.mean(1).var(0) if m > 1 else 0.0)
     rho = 1 - (within - covariance) / total
     rho[0] = 1.0
-    pairs = rho[: n // 2 * 2].unflatten(0, (-1, 2)).sum(1)
-    pairs = pairs * (pairs > 0).cumprod(0)  # initial positive sequence
-    pairs = pairs.cummin(0).values  # initial monotone sequence
-    tau = (2 * pairs.sum(0) - 1).clamp(min=1 / torch.tensor(m * n).log10())
-    return torch.where(total > 0, m * n / tau, float(m * n))
+    last = max(0, (n - 3) // 2)  # the last lags are those of a few draws
+    pairs = rho[: 2 * (last + 1)].unflatten(0, (-1, 2))
+    sums = pairs.sum(1)
+    positive = (sums[:last] > 0).cumprod(0)  # initial positive sequence
+    total_rho = (sums[:last] * positive).cummin(0).values.sum(0) if last else 0 * sums[0]
+    # Of the first pair that is left out, which antithetic draws have at once, the first half.
+    end = positive.sum(0, keepdim=True)
+    even, whole = pairs[:, 0].gather(0, end)[0], sums.gather(0, end)[0]
+    rest = torch.where(whole >= 0, even, even.clamp_min(0))
+    tau = (2 * total_rho - 1 + rest).clamp(min=1 / torch.tensor(m * n).log10())
+    return torch.where(total == 0, float(m * n), m * n / tau)

@@ -1,9 +1,9 @@
 """Exact posteriors of programs, found by what their density is and not how it is written.
 
 A log density that is a linear combination of a family's sufficient statistics is a member of that
-family. So the density is evaluated at more points than the family has parameters, the parameters
-are solved for, and the answer is taken only if it fits every point to rounding error. The constant
-that remains is the log evidence. Families:
+family. So the density is evaluated at as many points as the family has parameters, or more, and the
+parameters are solved for. That is a guess, which `amortized.sampling.proof` puts to the test; the
+constant that remains is the log evidence. Families:
 
 * every latent real, density quadratic: normal (normal-normal, linear regression, smoothing);
 * the same with a mixture of normals as the prior of its one latent: a mixture of normals;
@@ -16,8 +16,8 @@ that remains is the log evidence. Families:
 Elements of one latent may be independent of each other, as in a plate.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,11 +38,9 @@ from torch.distributions import (
 
 from amortized.priors.bijection import bijection_to
 from amortized.priors.density import ProgramDensity
-from amortized.priors.seeding import seeded
-from amortized.sampling.normal_gamma import normal_gamma
+from amortized.sampling.normal_gamma import normal_gammas
+from amortized.sampling.proof import proved_evidence
 from amortized.sampling.quadratic import quadratic_terms
-
-_TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
@@ -89,26 +87,43 @@ def exact(density: ProgramDensity) -> ExactPosterior:
     """
     if density.y.dtype != torch.float64:  # the fit is judged by rounding error
         density = ProgramDensity(density.model, density.x.double(), density.y.double())
+    reasons = []
+    for guess in _guesses(density):
+        try:
+            return replace(guess, log_evidence=proved_evidence(density, guess))
+        except ValueError as reason:
+            reasons.append(f"{guess.family} is ruled out: {reason}")
+    raise ValueError(
+        "Expected a program with a conjugate posterior (normal, mixture of normals, normal and "
+        "gamma or inverse gamma, beta, gamma, inverse gamma, Dirichlet); its latents "
+        f"{list(density.layout)} have none that was found"
+        + "".join(f"; {reason}" for reason in reasons)
+        + ". Use method='smc' or 'nuts'."
+    )
+
+
+def _guesses(density: ProgramDensity) -> Iterator[ExactPosterior]:
+    """What the posterior may be, judged by the latents' supports; the evidence is not known yet."""
     if all(_is(support, constraints.real) for support in density.supports.values()):
-        answer = _normal(density) or _normal_mixture(density)
-        if answer is not None:
-            return answer
+        guesses = (_normal, _normal_mixture)
+        yield from (guess for make in guesses if (guess := make(density)) is not None)
     elif len(density.supports) > 1:
-        answer = _normal_and_scale(density)
-        if answer is not None:
-            return answer
+        yield from _normal_and_scale(density)
     else:
         support = next(iter(density.supports.values()))
         for family in _FAMILIES:
             if family.covers(support):
-                answer = _exponential_family(density, family)
-                if answer is not None:
-                    return answer
-    raise ValueError(
-        "Expected a program with a conjugate posterior (normal, mixture of normals, normal and "
-        "gamma or inverse gamma, beta, gamma, inverse gamma, Dirichlet); its latents "
-        f"{list(density.layout)} have none that was found. Use method='smc' or 'nuts'."
-    )
+                guess = _exponential_family(density, family)
+                if guess is not None:
+                    yield guess
+
+
+def _unproved(
+    density: ProgramDensity, distribution: Distribution, family: str, latents: Any = None
+) -> ExactPosterior:
+    nothing = density.y.new_full((density.n_datasets,), torch.nan)
+    latents = _EndToEnd(density.layout) if latents is None else latents
+    return ExactPosterior(distribution, nothing, family, latents)
 
 
 def _is(support: object, kind: object) -> bool:
@@ -152,33 +167,17 @@ class _OneLatent:
         return {self.name: value.reshape(value.shape[:-1] + self.event)}
 
 
-def _verified(
-    density: ProgramDensity, distribution: Distribution, family: str
-) -> ExactPosterior | None:
-    """The answer, if log joint minus log posterior is the same everywhere: the log evidence."""
-    latents = _EndToEnd(density.layout)
-    with seeded(0):
-        value = distribution.sample((8,))
-    u = density.unconstrain({k: v.transpose(0, 1) for k, v in latents.unpack(value).items()})
-    joint = density.log_density(u) - density.log_jacobian(u)
-    constant = joint - distribution.log_prob(value).T
-    scale = 1 + joint.abs().amax(-1, keepdim=True)
-    if ((constant - constant[:, :1]).abs() > _TOLERANCE * scale).any():
-        return None
-    return ExactPosterior(distribution, constant.mean(-1), family, latents)
-
-
-def _normal_and_scale(density: ProgramDensity) -> ExactPosterior | None:
+def _normal_and_scale(density: ProgramDensity) -> Iterator[ExactPosterior]:
     """One positive number beside real latents."""
     scales = [name for name, s in density.supports.items() if not _is(s, constraints.real)]
     if len(scales) != 1 or not _is_positive(density.supports[scales[0]]):
-        return None
+        return
     where, shape = density.layout[scales[0]]
-    distribution = normal_gamma(density, where.start) if shape.numel() == 1 else None
-    if distribution is None:
-        return None
-    family = "normal inverse gamma" if distribution.is_variance else "normal gamma"
-    return _verified(density, distribution, family)
+    if shape.numel() != 1:
+        return
+    for distribution in normal_gammas(density, where.start):
+        family = "normal inverse gamma" if distribution.is_variance else "normal gamma"
+        yield _unproved(density, distribution, family)
 
 
 def _normal(density: ProgramDensity) -> ExactPosterior | None:
@@ -188,7 +187,7 @@ def _normal(density: ProgramDensity) -> ExactPosterior | None:
         return None
     mean = torch.cholesky_solve(linear.unsqueeze(-1), factor).squeeze(-1)
     distribution = MultivariateNormal(mean, precision_matrix=precision, validate_args=False)
-    return _verified(density, distribution, "normal")
+    return _unproved(density, distribution, "normal")
 
 
 def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
@@ -222,7 +221,7 @@ def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
     )
     weights = Categorical(logits=log_weights.detach())
     distribution = MixtureSameFamily(weights, components, validate_args=False)
-    return _verified(density, distribution, "mixture of normals")
+    return _unproved(density, distribution, "mixture of normals")
 
 
 @dataclass(frozen=True)
@@ -302,14 +301,6 @@ def _exponential_family(density: ProgramDensity, family: _Family) -> ExactPoster
         distribution = family.distribution(*solution.chunk(len(family.statistics), -1))
     except ValueError:  # coefficients that no member of the family has
         return None
-    constant = target - distribution.log_prob(flat.unsqueeze(1)).T
-    scale = 1 + target.abs().amax(-1, keepdim=True)
-    if ((constant - constant[:, :1]).abs() > _TOLERANCE * scale).any():
-        return None
-    event = torch.Size(values.shape[1:])
-    return ExactPosterior(
-        distribution,
-        constant.mean(-1),
-        family.name,
-        _OneLatent(name, event),
+    return _unproved(
+        density, distribution, family.name, _OneLatent(name, torch.Size(values.shape[1:]))
     )

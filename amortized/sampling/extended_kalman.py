@@ -26,7 +26,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.sampling.kalman import FilteredStates, leave_out_missing, observed_entries, update
+from amortized.priors.covariances import check_covariance, is_covariance
+from amortized.sampling.kalman import FilteredStates, observed_entries
+from amortized.sampling.kalman_update import leave_out_missing, update
 
 __all__ = ["NonlinearGaussianModel", "extended_kalman_filter"]
 
@@ -51,6 +53,10 @@ class NonlinearGaussianModel:
         initial_mean: of ``x_0``, which the first observation sees, ``(state,)`` or with a batch.
         initial_cov: of ``x_0``, ``(state, state)`` or with a batch.
         residual: ``y_t`` minus its mean, where that is no difference: an angle must be wrapped.
+
+    Raises:
+        ValueError: if a covariance is not symmetric and positive semi-definite. A series for which
+            a function returns one that is not is marked as not ``valid``.
     """
 
     transition: StateFunction
@@ -60,6 +66,12 @@ class NonlinearGaussianModel:
     initial_mean: Float[Tensor, "... state"]
     initial_cov: Float[Tensor, "... state state"]
     residual: Callable[[Tensor, Tensor], Tensor] = torch.sub
+
+    def __post_init__(self) -> None:
+        for name in ("transition_cov", "observation_cov", "initial_cov"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                check_covariance(name, value)
 
 
 def extended_kalman_filter(
@@ -90,13 +102,14 @@ def extended_kalman_filter(
     start = model.initial_mean
     seen = observed_entries(y, y.shape[-1], start.dtype)
     mean = start.expand(len(y), start.shape[-1])
-    cov = model.initial_cov.expand(len(y), -1, -1)
+    cov = model.initial_cov.double().expand(len(y), -1, -1)  # as in the Kalman filter
     means, covs, log_likelihoods, valids = [], [], [], []
     for t in range(y.shape[1]):
         if t > 0:
-            noise = _noise(model.transition_cov, mean, t)
+            noise, is_noise = _noise(model.transition_cov, mean, t)
             mean, slope = _linearise(model.transition, mean, t, "transition", mean.shape[-1])
             cov = slope @ cov @ slope.mT + noise
+            valids.append(is_noise)
         there = None if seen is None else seen[:, t]
         mean, cov, log_likelihood, valid = _observe(model, mean, cov, y[:, t], there, t)
         means.append(mean)
@@ -104,10 +117,10 @@ def extended_kalman_filter(
         log_likelihoods.append(log_likelihood)
         valids.append(valid)
     increments = torch.stack(log_likelihoods, 1)
-    valid = torch.stack(valids).all(0)
+    valid = torch.stack([part.expand(len(y)) for part in valids]).all(0)
     log_evidence = torch.where(valid, increments.sum(-1), -torch.inf)
     return FilteredStates(
-        torch.stack(means, 1), torch.stack(covs, 1), increments, log_evidence, valid
+        torch.stack(means, 1), torch.stack(covs, 1).to(y.dtype), increments, log_evidence, valid
     )
 
 
@@ -120,7 +133,7 @@ def _observe(
     t: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean, covariance, log likelihood and validity after one observation of each series."""
-    noise = _noise(model.observation_cov, mean, t)
+    noise, is_noise = _noise(model.observation_cov, mean, t)
     expected, slope = _linearise(model.observation, mean, t, "observation", y.shape[-1])
     residual = model.residual(y, expected)
     n_seen: int | Tensor = y.shape[-1]
@@ -129,11 +142,11 @@ def _observe(
         residual = torch.where(seen, residual, 0.0)
         n_seen = seen.sum(-1)
     after = update(cov, slope, noise)
-    white = (after.whitener @ residual[..., None])[..., 0]
+    white = (after.whitener.to(y.dtype) @ residual[..., None])[..., 0]
     log_det = after.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_likelihood = log_det - 0.5 * (n_seen * _LOG_2PI + (white * white).sum(-1))
-    mean = mean + (after.gain @ residual[..., None])[..., 0]
-    return mean, after.cov, log_likelihood, after.valid & log_likelihood.isfinite()
+    log_likelihood = log_det.to(y.dtype) - 0.5 * (n_seen * _LOG_2PI + (white * white).sum(-1))
+    mean = mean + (after.gain.to(y.dtype) @ residual[..., None])[..., 0]
+    return mean, after.cov, log_likelihood, is_noise & after.valid & log_likelihood.isfinite()
 
 
 def _linearise(
@@ -154,9 +167,12 @@ def _linearise(
             f"{tuple(value.shape)}. Let it act on the last dimension alone: x[..., i], torch.stack("
             "(...), -1)."
         )
-    return value[0], slope.permute(1, 2, 0)
+    return value[0], slope.permute(1, 2, 0).double()
 
 
-def _noise(cov: Tensor | StateFunction, state: Tensor, t: int) -> Tensor:
-    """The covariance, or its value at a state."""
-    return cov if isinstance(cov, Tensor) else cov(state, t)
+def _noise(cov: Tensor | StateFunction, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+    """The covariance, or its value at a state, in float64, and whether it is one."""
+    if isinstance(cov, Tensor):  # it was looked at when the model was made
+        return cov.double(), torch.ones((), dtype=torch.bool, device=cov.device)
+    value = cov(state, t)
+    return value.double(), is_covariance(value)

@@ -23,8 +23,10 @@ from torch import Tensor
 
 from amortized.sampling.tempering import Path, Point
 
-TARGET_ACCEPT = 0.8
-MAX_LEAPFROG = 24
+TARGET_ACCEPT = 0.8  # of all particles
+TAIL_ACCEPT = 0.55  # of those in the tail of any coordinate where it is lowest
+MAX_LEAPFROG = 64
+_FEWEST = 12  # particles of which a tail's acceptance is the mean
 
 
 class Tuning(NamedTuple):
@@ -32,18 +34,25 @@ class Tuning(NamedTuple):
 
     Attributes:
         step: in units of the particles' spread, ``(batch,)``.
-        factor: L, ``(batch, dim, dim)``.
+        factor: L of each of equal groups of particles, ``(batch, groups, dim, dim)``.
         accept: mean acceptance probability of the last move, ``(batch,)``.
+        tails: the same for particles in the lower and in the upper tail of each coordinate, a
+            running mean over moves, ``(batch, 2 dim)``. Low where the target is much narrower than
+            the particles' covariance says, as in the neck of a funnel: there the step is too
+            coarse, and what lies behind is not reached.
     """
 
     step: Float[Tensor, " batch"]
-    factor: Float[Tensor, "batch dim dim"]
+    factor: Float[Tensor, "batch groups dim dim"]
     accept: Float[Tensor, " batch"]
+    tails: Float[Tensor, "batch tails"]
 
 
-def initial_step(n_datasets: int, dim: int) -> Float[Tensor, " batch"]:
-    """The step that suits a normal target of this dimension."""
-    return torch.full((n_datasets,), 1.3 * dim**-0.25, dtype=torch.float64)
+def initial_tuning(factor: Float[Tensor, "batch groups dim dim"]) -> Tuning:
+    """The step that suits a normal target of this dimension, with a given mass."""
+    n_datasets, dim = len(factor), factor.shape[-1]
+    one = factor.new_ones(n_datasets)
+    return Tuning(1.3 * dim**-0.25 * one, factor, one, factor.new_ones(n_datasets, 2 * dim))
 
 
 def spread_factor(
@@ -51,20 +60,39 @@ def spread_factor(
 ) -> Float[Tensor, "batch dim dim"]:
     """Cholesky factor of the weighted covariance, its correlations shrunk where few draws tell.
 
-    The number of draws that tell is the effective one, ``1 / sum(w^2)``.
+    The number of draws that tell is the effective one, ``1 / sum(w^2)`` for weights of sum 1.
     """
+    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-300)
     mean = (weights.unsqueeze(-1) * u).sum(1, keepdim=True)
     centred = u - mean
     covariance = (centred * weights.unsqueeze(-1)).mT @ centred
     scale = covariance.diagonal(dim1=-1, dim2=-2).clamp(min=1e-20).sqrt()
     correlation = covariance / (scale.unsqueeze(-1) * scale.unsqueeze(-2))
-    n = weights.square().sum(-1).reciprocal()[:, None, None]
+    n = weights.square().sum(-1).clamp(min=1e-300).reciprocal()[:, None, None]
     shrink = u.shape[-1] / (u.shape[-1] + n)
     eye = torch.eye(u.shape[-1], dtype=u.dtype)
     correlation = torch.where(eye.bool(), 1.0, (1 - shrink) * correlation)
     factor, info = torch.linalg.cholesky_ex(correlation)
     factor = torch.where((info == 0)[:, None, None], factor, eye)
     return scale.unsqueeze(-1) * factor
+
+
+def crossed_factors(
+    u: Float[Tensor, "batch n dim"], weights: Float[Tensor, "batch n"]
+) -> Float[Tensor, "batch 2 dim dim"]:
+    """The factor of each half of the particles, learnt from the other half.
+
+    A mass that is learnt from the particles that it moves depends on them, so the moves leave the
+    target only nearly invariant; over a long path that lowers the evidence.
+    """
+    halves = zip(u.chunk(2, 1), weights.chunk(2, 1), strict=True)
+    first, second = (spread_factor(*half) for half in halves)
+    return torch.stack([second, first], 1)
+
+
+def _times(factor: Tensor, vectors: Tensor) -> Float[Tensor, "batch n dim"]:
+    """The product of each particle's vector with the factor of its group."""
+    return (vectors.unflatten(1, (factor.shape[1], -1)) @ factor.mT).flatten(1, 2)
 
 
 def hamiltonian_move(
@@ -84,11 +112,11 @@ def hamiltonian_move(
     before = point.log_density(beta) - 0.5 * velocity.square().sum(-1)
 
     new = point
-    velocity = velocity + 0.5 * step * (point.gradient @ factor)
+    velocity = velocity + 0.5 * step * _times(factor.mT, point.gradient)
     for i in range(n_leapfrog):
-        new = path.at(new.u + step * (velocity @ factor.mT), beta)
+        new = path.at(new.u + step * _times(factor, velocity), beta)
         share = 0.5 if i == n_leapfrog - 1 else 1.0
-        velocity = velocity + share * step * (new.gradient @ factor)
+        velocity = velocity + share * step * _times(factor.mT, new.gradient)
     after = new.log_density(beta) - 0.5 * velocity.square().sum(-1)
 
     # A particle from where the density is 0 moves wherever it is not.
@@ -101,7 +129,21 @@ def hamiltonian_move(
             for a, b in zip(new, point, strict=True)
         )
     )
-    rate = accept.mean(-1)
+    rate, tails = accept.mean(-1), 0.5 * (tuning.tails + _tail_means(point.u, accept))
     # The rate over many particles is exact enough for bold corrections.
-    adapted = tuning.step * (1.5 * (rate - TARGET_ACCEPT)).exp()
-    return kept, tuning._replace(step=adapted.clamp(1e-5, 2.0), accept=rate)
+    excess = torch.minimum(rate - TARGET_ACCEPT, tails.amin(-1) - TAIL_ACCEPT)
+    adapted = (tuning.step * (1.5 * excess).exp()).clamp(1e-5, 2.0)
+    return kept, Tuning(adapted, factor, rate, tails)
+
+
+def _tail_means(
+    u: Float[Tensor, "batch n dim"], accept: Float[Tensor, "batch n"]
+) -> Float[Tensor, "batch tails"]:
+    """Means over the particles far from each coordinate's mean, the farther the more they count."""
+    centred = u - u.mean(1, keepdim=True)
+    z = centred / centred.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)
+    weight = torch.cat([(-z - 1).clamp(0.0, 1.5), (z - 1).clamp(0.0, 1.5)], -1)
+    total = weight.sum(1)
+    mean = (accept.unsqueeze(1) @ weight).squeeze(1) / total.clamp(min=1e-30)
+    enough = total.square() > _FEWEST * weight.square().sum(1)  # effective number in the tail
+    return torch.where(enough, mean, 1.0)

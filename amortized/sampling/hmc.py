@@ -1,8 +1,9 @@
 """Hamiltonian Monte Carlo with many short chains, for all datasets of a batch at once.
 
 The chains of a dataset start from one density and learn step and mass together: their own
-covariance is the inverse mass, so no chain needs a long warm-up of its own. Convergence is told by
-nested R-hat, for the plain one asks more of short chains than they can give.
+covariance is the inverse mass, so no chain needs a long warm-up of its own. Convergence is judged
+by nested R-hat, for the plain one asks more of short chains than they can give, and by comparison
+with an independent estimate (see `amortized.sampling.checking`).
 
 References:
     Hoffman and Sountsov, Tuning-free generalized Hamiltonian Monte Carlo (2022).
@@ -15,17 +16,16 @@ import torch
 from torch.distributions import Distribution
 
 from amortized.priors.density import ProgramDensity
-from amortized.sampling.convergence import ess_bulk, nested_r_hat
 from amortized.sampling.draws import Draws
 from amortized.sampling.hamiltonian import (
-    Tuning,
     hamiltonian_move,
-    initial_step,
+    initial_tuning,
     spread_factor,
 )
 from amortized.sampling.laplace import fit_modes
 from amortized.sampling.start import Start, as_start
 from amortized.sampling.tempering import Path
+from amortized.sampling.verdict import measured
 
 
 def hmc(
@@ -48,8 +48,8 @@ def hmc(
         start: where the chains start; None takes the normals of `fit_modes`.
 
     Returns:
-        draws, chain after chain, with diagnostics ``nested_r_hat``, ``ess_bulk`` (the worst
-        latent's), ``accept`` and ``start``.
+        draws, chain after chain, with diagnostics ``accept``, ``tail_accept``, ``start``, and those
+        of `amortized.sampling.verdict.measured`.
     """
     if n_chains < 8 or n_chains % 8:
         raise ValueError(f"Expected n_chains to be a multiple of 8; got {n_chains}.")
@@ -59,21 +59,15 @@ def hmc(
     start = as_start(fit_modes(density) if start is None else start)
     point = path.at(start.sample(n_chains), one)
     equal = torch.full(point.u.shape[:2], 1 / n_chains, dtype=one.dtype)
-    step = initial_step(density.n_datasets, density.dim)
-    tuning = Tuning(step, spread_factor(point.u, equal), one)
+    tuning = initial_tuning(spread_factor(point.u, equal).unsqueeze(1))
     for i in range(n_warmup):
         point, tuning = hamiltonian_move(path, point, one, tuning)
         if i % 5 == 4 and i < 0.8 * n_warmup:
-            tuning = tuning._replace(factor=spread_factor(point.u, equal))
+            tuning = tuning._replace(factor=spread_factor(point.u, equal).unsqueeze(1))
     kept = []
     for _ in range(max(4, math.ceil(n_draws / n_chains))):
         point, last = hamiltonian_move(path, point, one, tuning)
         kept.append(point.u)
     chains = torch.stack(kept, 2)  # (batch, chains, draws, dim)
-    diagnostics = {
-        "start": name,
-        "nested_r_hat": torch.stack([nested_r_hat(each, 8).max() for each in chains]),
-        "ess_bulk": torch.stack([ess_bulk(each).min() for each in chains]),
-        "accept": last.accept,
-    }
-    return Draws(chains.flatten(1, 2), None, None, n_chains, diagnostics)
+    diagnostics = {"start": name, "accept": last.accept, "tail_accept": last.tails.amin(-1)}
+    return measured(density, Draws(chains.flatten(1, 2), None, None, n_chains, diagnostics))

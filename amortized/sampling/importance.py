@@ -5,8 +5,6 @@ r"""Importance sampling with Pareto-smoothed weights, for a batch of datasets.
 The shape :math:`\hat k` of the weights' tail says whether the answer can be trusted.
 """
 
-import warnings
-
 import torch
 from torch.distributions import Distribution
 
@@ -16,6 +14,9 @@ from amortized.sampling.laplace import fit_modes
 from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.start import Start
 from amortized.sampling.tempering import Path
+
+_MOST_K_HAT = 0.7
+_LEAST_ESS = 0.05  # of the draws
 
 
 def importance(
@@ -35,7 +36,8 @@ def importance(
         prior_share: share of prior draws mixed into the proposal, which bounds the weights.
 
     Returns:
-        weighted draws with diagnostics ``k_hat`` (trust below 0.7), ``ess`` and ``start``.
+        weighted draws with diagnostics ``k_hat``, ``start``, and ``poor_weights``: 1 where k-hat is
+        0.7 or more, or the draws are worth less than a twentieth of their number.
     """
     name = "laplace" if start is None else type(start).__name__
     start = fit_modes(density) if start is None else start
@@ -43,14 +45,7 @@ def importance(
     path = Path(density, start, shares)
     point = path.at(path.sample_start(n_draws), 0.0 * shares)
     smoothed = smooth_weights(point.gain)
-    diagnostics = {"k_hat": smoothed.k_hat, "ess": smoothed.ess, "start": name}
-    poor = int((smoothed.k_hat >= 0.7).sum())
-    if poor:
-        warnings.warn(
-            f"k-hat is {smoothed.k_hat.max():.2f} >= 0.7 in {poor} dataset(s): a few draws carry "
-            "the weight, do not trust them. Use method='smc', which starts where this one ends.",
-            UserWarning,
-            stacklevel=3,
-        )
+    poor = ~((smoothed.k_hat < _MOST_K_HAT) & (smoothed.ess >= _LEAST_ESS * n_draws))
+    diagnostics = {"k_hat": smoothed.k_hat, "start": name, "poor_weights": poor.double()}
     error = (1 / smoothed.ess - 1 / n_draws).clamp(min=0.0).sqrt()
     return Draws(point.u, smoothed.log_weights, smoothed.log_mean, 1, diagnostics, error)

@@ -8,7 +8,9 @@ For ``x_t ~ N(A x_{t-1} + b, Q)`` and ``y_t ~ N(H x_t + d, R)``, with ``N(p_t, P
     predicted   p_{t+1} = A m_t + b,    P_{t+1} = A C_t A' + Q,
     log p(y_1..T) = sum_t log N(v_t; 0, S_t).
 
-The form of ``C_t`` (Joseph's) is symmetric and cannot turn negative by rounding, so float32 works.
+The form of ``C_t`` (Joseph's) is symmetric and cannot turn negative by rounding. Covariances are
+computed in float64 whatever the model's dtype: float32 would lose a precise sensor after a diffuse
+start. The means, where nearly all the work is, have the model's dtype.
 
 Speed comes from what does not depend on the data. The covariances depend on the model and on the
 pattern of missing entries only: series that share both share one recursion, which moreover stops
@@ -33,7 +35,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from amortized.priors.covariances import own_scale
 from amortized.priors.state_space import LinearGaussianModel
+from amortized.sampling.kalman_update import Update, leave_out_missing, update
 
 __all__ = ["FilteredStates", "LinearGaussianModel", "kalman_filter"]
 
@@ -85,44 +89,11 @@ def kalman_filter(
     log_likelihood = batch_first(path.log_likelihood)[..., 0]
     return FilteredStates(
         mean=batch_first(path.mean),
-        cov=path.cov.transpose(0, 1).expand(n_series, -1, -1, -1),
+        cov=path.cov.transpose(0, 1).to(y.dtype).expand(n_series, -1, -1, -1),
         log_likelihood=log_likelihood,
         log_evidence=torch.where(valid, log_likelihood.sum(-1), -torch.inf),
         valid=valid,
     )
-
-
-class Update(NamedTuple):
-    """What one observation does to a covariance: ``K``, ``chol(S)^{-1}``, ``C`` and S > 0."""
-
-    gain: Tensor
-    whitener: Tensor
-    cov: Tensor
-    valid: Tensor
-
-
-def update(cov: Tensor, observation: Tensor, observation_cov: Tensor) -> Update:
-    """The covariance half of a Kalman update, ``(..., state, state)``, in Joseph's form."""
-    across = observation @ cov
-    factor, info = torch.linalg.cholesky_ex(across @ observation.mT + observation_cov)
-    eye = torch.eye(factor.shape[-1], dtype=cov.dtype, device=cov.device)
-    whitener = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False)
-    gain = (whitener @ across).mT @ whitener
-    keep = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device) - gain @ observation
-    filtered = keep @ cov @ keep.mT + gain @ observation_cov @ gain.mT
-    return Update(gain, whitener, filtered, info == 0)
-
-
-def leave_out_missing(
-    observation: Tensor, observation_cov: Tensor, seen: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``H`` and ``R`` under which missing entries are independent noise of unit variance.
-
-    With residual 0 they move no state, and add nothing to ``log det S`` nor to the quadratic form.
-    """
-    both = seen.unsqueeze(-1) & seen.unsqueeze(-2)
-    unit = torch.eye(seen.shape[-1], dtype=observation.dtype, device=observation.device)
-    return observation * seen.unsqueeze(-1), torch.where(both, observation_cov, unit)
 
 
 def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor | None:
@@ -144,6 +115,8 @@ def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor |
 
 class Path(NamedTuple):
     """A filter's course, time first, for ``groups`` of ``members`` that share covariances.
+
+    Covariances are float64.
 
     Either one group has all series, or each series is a group of its own. Members come last,
     because a product with thousands of columns is several times faster than one with rows.
@@ -197,7 +170,9 @@ def _covariance_path(
     model: LinearGaussianModel, h: Tensor, r: Tensor, n_steps: int, steady: bool
 ) -> CovariancePath:
     """The Riccati recursion; where ``steady``, it stops once it has converged."""
-    a, q, cov = (as_matrix(m) for m in (model.transition, model.transition_cov, model.initial_cov))
+    matrices = (model.transition, model.transition_cov, model.initial_cov)
+    a, q, cov = (as_matrix(matrix).double() for matrix in matrices)
+    h, r = h.double(), r.double()
     n_groups = max(part.shape[1] for part in (a, q, cov, h, r))
     a, q, cov = a[0], q[0], cov[0].expand(n_groups, -1, -1)
     h, r = h.expand(n_steps, -1, -1, -1), r.expand(n_steps, -1, -1, -1)
@@ -210,7 +185,7 @@ def _covariance_path(
         predicted.append(cov)
         updates.append(update(cov, hs[t], rs[t]))
         # Derivatives converge later than values: with a gradient the recursion runs to its end.
-        if steady and t % 4 == 0 and not cov.requires_grad and _converged(predicted[-2], cov):
+        if steady and t % 4 == 0 and not cov.requires_grad and _converged(predicted, updates):
             break
     gain, whitener, filtered, valid = (_stack(part, n_steps) for part in zip(*updates, strict=True))
     path = CovariancePath(_stack(predicted, n_steps), filtered, gain, whitener, valid)
@@ -226,12 +201,19 @@ def _stack(steps: Sequence[Tensor], n_steps: int) -> Tensor:
     return torch.cat((path, rest))
 
 
-def _converged(before: Tensor, after: Tensor) -> bool:
-    """Whether the last step changed nothing but the last bits."""
-    change = (after - before).abs().amax((-2, -1))
-    size = after.abs().amax((-2, -1))
+def _converged(predicted: Sequence[Tensor], updates: Sequence[Update]) -> bool:
+    """Whether the last step changed nothing but the last bits, each entry on its own scale.
+
+    The whitener is looked at as well: a difference of states that vary much together is known far
+    better than either of them.
+    """
+    (before, after), (last, now) = predicted[-2:], updates[-2:]
+    eps = torch.finfo(after.dtype).eps
+    whitener = now.whitener.abs().amax(-2, keepdim=True)
     try:
-        return bool((change <= 4 * torch.finfo(after.dtype).eps * size).all())
+        return bool(((after - before).abs() <= 4 * eps * own_scale(after)).all()) and bool(
+            ((now.whitener - last.whitener).abs() <= 16 * eps * whitener).all()
+        )
     except RuntimeError:  # torch.func.vmap lets nobody look at values
         return False
 
@@ -241,29 +223,30 @@ def _mean_path(
 ) -> Path:
     """The recursion of the means, block by block of time, and the likelihood."""
     n_groups, (n_series, n_steps, n_observed) = covs.gain.shape[1], y.shape
+    gains, whiteners = covs.gain.to(y.dtype), covs.whitener.to(y.dtype)
     mean = as_vector(model.initial_mean, n_groups).expand(n_groups, -1, n_series // n_groups)
     h = h.expand(n_steps, n_groups, -1, -1)
     # Temporaries of about 1 MB stay in the cache; whole courses of thousands of series do not.
     length = max(16, 2**17 // mean.numel())
-    inputs = (covs.gain, y, *(getattr(model, name) for name in model._shapes()))
+    inputs = (gains, y, *(getattr(model, name) for name in model._shapes()))
     course = None
     if not any(value is not None and value.requires_grad for value in inputs):
-        course = covs.gain.new_empty(n_steps + 1, *mean.shape)  # written in place, touched once
+        course = gains.new_empty(n_steps + 1, *mean.shape)  # written in place, touched once
     means, squares = [], []
     for start in range(0, n_steps, length):
         now = slice(start, start + length)
         rows = _residual(model, y[:, now], None if seen is None else seen[:, now], n_groups)
         slots = None if course is None else course[start : start + length + 1]
-        parts = (h[now], covs.gain[now], mean, rows, slots)
+        parts = (h[now], gains[now], mean, rows, slots)
         states, innovation = _mean_block(model, *parts, first=start == 0)
-        white = covs.whitener[now] @ innovation
+        white = whiteners[now] @ innovation
         means.append(states)
         squares.append((white * white).sum(2, keepdim=True))
         mean = states[-1]
     # log det S comes from the whitener; a missing entry has variance 1 there and no factor 2 pi.
     log_det = covs.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None, None]
     n_seen = n_observed if seen is None else _grouped(seen, n_groups).sum(2, keepdim=True)
-    log_likelihood = log_det - 0.5 * (n_seen * _LOG_2PI + torch.cat(squares))
+    log_likelihood = log_det.to(y.dtype) - 0.5 * (n_seen * _LOG_2PI + torch.cat(squares))
     mean_path = torch.cat(means) if course is None else course[1:]
     return Path(mean_path, covs.predicted_cov, covs.cov, log_likelihood, covs.valid)
 

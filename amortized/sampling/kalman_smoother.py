@@ -6,8 +6,8 @@ Backwards from the last filtered state, with ``m_t, C_t`` filtered and ``p_t, P_
     mean_t = m_t + G_t (mean_{t+1} - p_{t+1}),
     cov_t = (I - G_t A) C_t (I - G_t A)' + G_t Q G_t' + G_t cov_{t+1} G_t'.
 
-The covariance is a sum of squares, so it stays positive in float32 too; as in the filter it is
-shared by series with the same matrices and the same pattern of missing entries.
+The covariance is a sum of squares, so it stays positive; as in the filter it is computed in
+float64, once for series with the same matrices and the same pattern of missing entries.
 
 References:
     Maximum likelihood estimates of linear dynamic systems (Rauch, Tung and Striebel, 1965).
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from amortized.priors.covariances import covariance_inverse
 from amortized.priors.state_space import LinearGaussianModel
 from amortized.sampling.kalman import as_matrix, as_vector, batch_first, filter_path
 
@@ -63,35 +64,37 @@ def kalman_smoother(
         tensor([0.7143, 1.1429, 1.5714])
     """
     path, n_series = filter_path(model, y), model.n_models or y.shape[0]
-    a, q = as_matrix(model.transition), as_matrix(model.transition_cov)
+    a, q = as_matrix(model.transition).double(), as_matrix(model.transition_cov).double()
     gain = _smoother_gain(a, path.cov[:-1], path.predicted_cov[1:])
     rest = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - gain @ a
     own_cov = rest @ path.cov[:-1] @ rest.mT + gain @ q @ gain.mT
+    cov = [path.cov[-1]]
+    for g, own in zip(gain.flip(0), own_cov.flip(0), strict=True):
+        cov.append(torch.baddbmm(own, g @ cov[-1], g.mT))
+    gain, rest = (part.to(path.mean.dtype) for part in (gain, rest))
     own_mean = rest @ path.mean[:-1]
     if model.transition_offset is not None:
         own_mean = own_mean - gain @ as_vector(model.transition_offset, gain.shape[1])
-    mean, cov = [path.mean[-1]], [path.cov[-1]]
-    for g, own_m, own_c in zip(gain.flip(0), own_mean.flip(0), own_cov.flip(0), strict=True):
-        mean.append(torch.baddbmm(own_m, g, mean[-1]))
-        cov.append(torch.baddbmm(own_c, g @ cov[-1], g.mT))
+    mean = [path.mean[-1]]
+    for g, own in zip(gain.flip(0), own_mean.flip(0), strict=True):
+        mean.append(torch.baddbmm(own, g, mean[-1]))
     valid = path.valid.expand(n_series)
     log_evidence = batch_first(path.log_likelihood).sum((1, 2))
     return SmoothedStates(
         mean=batch_first(torch.stack(mean[::-1])),
-        cov=torch.stack(cov[::-1], 1).expand(n_series, -1, -1, -1),
+        cov=torch.stack(cov[::-1], 1).to(path.mean.dtype).expand(n_series, -1, -1, -1),
         log_evidence=torch.where(valid, log_evidence, -torch.inf),
         valid=valid,
     )
 
 
 def _smoother_gain(a: Tensor, cov: Tensor, predicted_cov: Tensor) -> Tensor:
-    """``C_t A' P_{t+1}^{-1}``; where ``P_{t+1}`` is singular its pseudo-inverse is exact too."""
+    """``C_t A' P_{t+1}^{-1}``; where ``P_{t+1}`` is singular a generalised inverse is exact too."""
     factor, info = torch.linalg.cholesky_ex(predicted_cov)
     across = a @ cov
     gain = torch.cholesky_solve(across, factor).mT
     singular = (info > 0) & predicted_cov.isfinite().all(-1).all(-1)
     if bool(singular.any()):
-        inverse = torch.linalg.pinv(predicted_cov[singular], hermitian=True)
         gain = gain.clone()
-        gain[singular] = across[singular].mT @ inverse
+        gain[singular] = across[singular].mT @ covariance_inverse(predicted_cov[singular])
     return gain

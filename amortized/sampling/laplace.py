@@ -5,7 +5,9 @@ At a mode :math:`\hat u` with :math:`H = -\nabla^2 \log p(u, y)`,
 .. math:: p(u \mid y) \approx N(\hat u, H^{-1}), \qquad
     \log p(y) \approx \log p(\hat u, y) + \tfrac d2 \log 2 \pi - \tfrac12 \log |H|.
 
-Modes are climbed to by Newton steps from the best of several lots of prior draws. Second
+Modes are searched for by gradient ascent from the best of several lots of prior draws, from any of
+them, and from draws spread out beyond the prior, for a mode may lie in its tail or where few draws
+fall. The highest ends that lie apart are climbed on from by Newton steps. Second
 derivatives are differences of gradients: 2 d more particles in the same vectorised run. Curvature
 is kept above a share of the prior's, so that flat or saddle-shaped places give a wide normal and
 no failure.
@@ -29,6 +31,10 @@ from amortized.sampling.start import FromMixture, Start, as_start
 from amortized.sampling.tempering import Path, tame
 
 _DIFFERENCE = 1e-4  # of the prior's spread
+_SPREAD_OUT = 3.0  # times as far from the median as prior draws are
+_N_ASCENTS, _N_STEPS = 32, 15
+_FIRST_STEP, _LAST_STEP = 0.5, 0.03  # of the ascents, in units of the prior's spread
+_APART = 0.5  # of the prior's spread, between ends that are climbed on from
 _LEAST_CURVATURE = 0.1  # of the prior's, in a normal direction
 _STEPS = 0.5 ** torch.arange(0, 10, dtype=torch.float64)  # of a line search, all tried at once
 
@@ -49,9 +55,10 @@ def laplace(
         start: a density whose draws are climbed from; None takes the prior.
 
     Returns:
-        draws, the Laplace evidence, and as diagnostics ``start``, and ``k_hat`` and ``ess`` of the
-        importance weights that the draws would need: with k-hat above 0.7 the approximation is
-        poor.
+        draws and the Laplace evidence, which has no stated error yet; as diagnostics ``start``, and
+        ``k_hat`` of the importance weights that the draws would need: well above 0.7 the normal is
+        far from the posterior. `amortized.sampling.checking` says whether means and standard
+        deviations are right nevertheless.
     """
     modes = fit_modes(
         density, n_modes=n_modes, n_steps=50, tolerance=1e-8, inflation=1.0, start=start
@@ -66,7 +73,7 @@ def laplace(
         smoothed = smooth_weights(density.log_density(u) - one.log_prob(u))
         evidence = (density.log_density(chosen.means) - one.log_prob(chosen.means))[:, 0]
     name = "prior" if start is None else type(start).__name__
-    diagnostics = {"k_hat": smoothed.k_hat, "ess": smoothed.ess, "start": name}
+    diagnostics = {"k_hat": smoothed.k_hat, "start": name}
     return Draws(u, None, evidence, 1, diagnostics)
 
 
@@ -87,7 +94,7 @@ def fit_modes(
     Args:
         density: of the posterior.
         n_modes: lots of prior draws, of which the best is climbed from; a mixture prior has a lot
-            a component.
+            a component. As many modes, and four more, are climbed to.
         n_prior: prior draws in all.
         n_steps: most Newton steps.
         tolerance: a step that gains less, in nats, is the last.
@@ -110,8 +117,10 @@ def fit_modes(
             f"dataset {int(lost.nonzero()[0])} first. The observations may be impossible under "
             "the program."
         )
-    score, best = scores.max(-1)
-    u = lots.gather(2, best[..., None, None].expand(-1, -1, 1, lots.shape[-1])).squeeze(2)
+    best = scores.argmax(-1, keepdim=True)
+    begin = lots.gather(2, best.unsqueeze(-1).expand(-1, -1, 1, lots.shape[-1])).squeeze(2)
+    u = torch.cat([begin, _anywhere(draws, _N_ASCENTS - n_modes)], 1)
+    u, score = _apart(*_ascend(path, u, scale), scale, n_modes + 4)
     u, score = _climb(path, u, score, scale, n_steps, tolerance)
     values, vectors = _curvature(path, u, scale)[1:]
     # scale V diag(1/l) V^T scale has the square root scale V diag(l)^-1/2; QR makes it triangular.
@@ -122,6 +131,50 @@ def fit_modes(
     weights = torch.softmax(score + log_det, -1).nan_to_num(1 / u.shape[1])
     log_weights = (0.9 * weights + 0.1 / u.shape[1]).log()
     return _distinct(log_weights, u, inflation * factor, scale)
+
+
+def _anywhere(draws: Float[Tensor, "batch n dim"], n: int) -> Float[Tensor, "batch k dim"]:
+    """Some of the prior draws, half of them moved away from the median."""
+    some = draws[:, torch.randperm(draws.shape[1])[:n]]
+    centre = draws.median(1, keepdim=True).values
+    factor = torch.where(torch.arange(some.shape[1]) % 2 == 0, 1.0, _SPREAD_OUT).unsqueeze(-1)
+    return tame(centre + factor * (some - centre))
+
+
+def _ascend(path: Path, u: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient ascent by steps of falling length, as Adam takes them: one gradient a step.
+
+    Only the highest point of each ascent is kept, for later steps may lead down again.
+    """
+    one = torch.ones(len(u), dtype=u.dtype)
+    mean, square = torch.zeros_like(u), torch.zeros_like(u)
+    best, score = u, torch.full_like(u[..., 0], -torch.inf)
+    for i in range(_N_STEPS + 1):
+        point = path.at(u, one)
+        height = point.log_density(one)
+        higher = height > score
+        best = torch.where(higher.unsqueeze(-1), u, best)
+        score = torch.where(higher, height, score)
+        slope = point.gradient * scale
+        mean, square = 0.7 * mean + 0.3 * slope, 0.7 * square + 0.3 * slope.square()
+        length = _FIRST_STEP * (_LAST_STEP / _FIRST_STEP) ** (i / _N_STEPS)
+        u = u + length * scale * mean / square.sqrt().clamp(min=1e-30)
+    return best, score
+
+
+def _apart(u: Tensor, score: Tensor, scale: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """The highest points that lie apart, filled up with the highest others."""
+    left, chosen = score.clone(), []
+    for _ in range(n):
+        top = left.argmax(1, keepdim=True)
+        chosen.append(top)
+        at = u.gather(1, top.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
+        near = ((u - at).abs() < _APART * scale).all(-1)
+        # Far below all others, so that it comes again only when nothing else is left.
+        left = torch.where(near, left - 1e9, left)
+        left = left.scatter(1, top, -torch.inf)
+    index = torch.cat(chosen, 1)
+    return u.gather(1, index.unsqueeze(-1).expand(-1, -1, u.shape[-1])), score.gather(1, index)
 
 
 def _distinct(

@@ -7,13 +7,15 @@ One positive latent v and real latents w, in one of two conjugate forms:
 
 v being the noise's variance or its precision. In both :math:`\mu` does not depend on v, and at
 :math:`w = \mu` the log density is linear in :math:`\log v` and :math:`1/v`, or v. So P and
-:math:`\mu` are read off at v = 1, a and b along v, and the answer is taken if it fits everywhere.
+:math:`\mu` are read off at v = 1, a and b along v; whether the law fits everywhere is still to be
+proved.
 
 References:
     Murphy, Machine Learning: A Probabilistic Perspective (2012), section 7.6.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,9 +63,12 @@ class NormalGamma(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         v = value[..., self.place]
         w = torch.cat([value[..., : self.place], value[..., self.place + 1 :]], -1)
-        precision = self.precision * (1 / v if self.is_variance else v)[..., None, None]
-        normal = MultivariateNormal(self.loc, precision_matrix=precision, validate_args=False)
-        return self.scale.log_prob(v) + normal.log_prob(w)
+        factor = torch.linalg.cholesky(self.precision)
+        half_log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        square = ((w - self.loc).unsqueeze(-2) @ factor).square().sum((-2, -1))
+        times = 1 / v if self.is_variance else v
+        log_normal = half_log_det + 0.5 * w.shape[-1] * (times.log() - math.log(2 * math.pi))
+        return self.scale.log_prob(v) + log_normal - 0.5 * times * square
 
 
 @dataclass(frozen=True)
@@ -79,32 +84,28 @@ class _Slice:
         return self.density.log_density(whole) - u
 
 
-def normal_gamma(density: ProgramDensity, place: int) -> NormalGamma | None:
-    """The law that fits if one does, not yet verified; ``place`` is that of v in u."""
+def normal_gammas(density: ProgramDensity, place: int) -> Iterator[NormalGamma]:
+    """The laws that the density may be, not yet proved; ``place`` is that of v in u."""
     at = _Slice(density, place)
     dim, like = density.dim - 1, density.y
     precision, linear = quadratic_terms(lambda w: at(w, torch.zeros_like(w[..., 0])), like, dim)
     factor, info = torch.linalg.cholesky_ex(precision)
     if info.any() or not torch.isfinite(precision).all():
-        return None
+        return
     mean = torch.cholesky_solve(linear.unsqueeze(-1), factor).squeeze(-1)
     u = torch.linspace(-1.5, 1.5, 9, dtype=like.dtype).expand(len(like), -1)
     along = at(mean.unsqueeze(1).expand(-1, 9, -1), u)
     if not torch.isfinite(along).all():
-        return None
+        return
     for law, sign in ((InverseGamma, -1.0), (Gamma, 1.0)):
-        power, rate, misfit = _power_and_rate(u, along, sign)
-        if misfit > 1e-7:
-            continue
+        power, rate = _power_and_rate(u, along, sign)
         shape = sign * (power + 1) - dim / 2
         if (shape > 0).all() and (rate > 0).all():
-            return NormalGamma(law(shape, rate), mean, precision, place)
-    return None
+            yield NormalGamma(law(shape, rate), mean, precision, place)
 
 
-def _power_and_rate(u: Tensor, values: Tensor, sign: float) -> tuple[Tensor, Tensor, float]:
-    r"""Fits values by :math:`c + p u - r e^{\pm u}`; p, r and the relative misfit."""
+def _power_and_rate(u: Tensor, values: Tensor, sign: float) -> tuple[Tensor, Tensor]:
+    r"""Fits values by :math:`c + p u - r e^{\pm u}`; p and r."""
     design = torch.stack([u[0], -(sign * u[0]).exp(), torch.ones_like(u[0])], -1)
     solution = torch.linalg.lstsq(design, values.T).solution
-    misfit = (design @ solution - values.T).abs().max() / (1 + values.abs().max())
-    return solution[0], solution[1], float(misfit)
+    return solution[0], solution[1]

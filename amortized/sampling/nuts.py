@@ -1,7 +1,8 @@
 """The No-U-Turn sampler of Pyro, on our density: the reference that the faster methods must meet.
 
-The density is one function of one vector, traced by torch's JIT where the trace is right (it is
-compared with the plain function), which takes about a third off each leapfrog step. Chains run one
+The density is one function of one vector, traced by torch's JIT, which takes about a third off each
+leapfrog step. A trace follows one branch of the program: its values at the draws are compared with
+the program's own, and where they differ the chains run again without it. Chains run one
 after another in this process, and datasets too: for many datasets see `amortized.sampling.smc`.
 
 References:
@@ -22,9 +23,11 @@ from torch.distributions import Distribution
 from amortized.priors.density import ProgramDensity
 from amortized.priors.seeding import only_sites_drawn
 from amortized.priors.vectorised import quiet_program
-from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import Start, as_start
+from amortized.sampling.verdict import measured
+
+_N_COMPARED = 100  # draws at which a trace is compared with the program
 
 
 def nuts(
@@ -51,35 +54,33 @@ def nuts(
         start: a density whose draws the chains start from; None tries uniform ones in (-2, 2).
 
     Returns:
-        draws with diagnostics ``r_hat``, ``ess_bulk``, ``ess_tail`` (the worst latent's),
-        ``divergences``, ``jit`` and ``seconds``, one a dataset.
+        draws with diagnostics ``divergences`` (transitions), ``divergent`` (their share), ``jit``,
+        ``seconds``, ``start``, and those of `amortized.sampling.verdict.measured`.
     """
     if n_chains < 1 or n_draws < n_chains:
         raise ValueError(f"Expected n_draws >= n_chains >= 1; got {n_draws} and {n_chains}.")
     length = max(4, -(-n_draws // n_chains))
+    options = {"target_accept_prob": target_accept, "full_mass": full_mass}
     results = []
     for i in range(density.n_datasets):
         one = density.take(torch.tensor([i]))
         began = time.perf_counter()
-        potential, traced = _potential(one, jit)
         initial = _initial_points(
             one, n_chains, None if start is None else as_start(start).sample(n_chains)[i]
         )
-        chains, divergences = [], 0
-        for point in initial:
-            kernel = _SeededNUTS(
-                potential_fn=potential, target_accept_prob=target_accept, full_mass=full_mass
-            )
-            run = MCMC(kernel, length, n_warmup, {"u": point}, disable_progbar=True)
-            with quiet_program(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                run.run()
-            chains.append(run.get_samples()["u"])
-            divergences += len(run.diagnostics()["divergences"]["chain 0"])
-        results.append((torch.stack(chains), divergences, traced, time.perf_counter() - began))
-    draws = _collect(results, n_chains)
-    draws.diagnostics["start"] = "uniform" if start is None else type(start).__name__
-    return draws
+        sampled = _sample(one, initial, length, n_warmup, options, jit)
+        results.append((*sampled, time.perf_counter() - began))
+    u, n_divergent, traced, seconds = zip(*results, strict=True)
+    name = "uniform" if start is None else type(start).__name__
+    diagnostics = {
+        "start": name,
+        "divergences": torch.tensor(n_divergent),
+        "divergent": torch.tensor(n_divergent) / (length * n_chains),
+        "jit": torch.tensor(traced),
+        "seconds": torch.tensor(seconds),
+    }
+    draws = Draws(torch.stack(u).flatten(1, 2), None, None, n_chains, diagnostics)
+    return measured(density, draws)
 
 
 class _SeededNUTS(NUTS):
@@ -94,26 +95,75 @@ class _SeededNUTS(NUTS):
             return super().sample(params)
 
 
-def _potential(density: ProgramDensity, jit: bool) -> tuple[Callable[..., Tensor], bool]:
-    """Minus the log density of one dataset, as Pyro wants it, and whether it is traced."""
+def _sample(
+    density: ProgramDensity,
+    initial: list[Tensor],
+    length: int,
+    n_warmup: int,
+    options: dict[str, Any],
+    jit: bool,
+) -> tuple[Float[Tensor, "chains draws dim"], int, bool]:
+    """Draws by the traced density where its values at the draws are the program's own."""
 
     def plain(u: Tensor) -> Tensor:
         return -density.log_density_of_one(u)
 
-    function, traced = plain, False
-    if jit:
-        generator = torch.Generator().manual_seed(0)
-        points = torch.rand(3, density.dim, generator=generator, dtype=density.y.dtype) * 2 - 1
+    traced = _traced(density, plain) if jit else None
+    for function in (traced, plain):
+        if function is None:
+            continue
+
+        def potential(latents: dict[str, Tensor], function: Any = function) -> Tensor:
+            return function(latents["u"])
+
+        chains, divergences = _run_chains(initial, potential, length, n_warmup, options)
+        some = chains.flatten(0, 1)[:: max(1, length * len(chains) // _N_COMPARED)]
+        if function is plain or _same(function, plain, some):
+            break
+    return chains, divergences, function is not plain
+
+
+def _run_chains(
+    initial: list[Tensor],
+    potential: Callable[..., Tensor],
+    length: int,
+    n_warmup: int,
+    options: dict[str, Any],
+) -> tuple[Float[Tensor, "chains draws dim"], int]:
+    """The chains of one dataset, one after another, and how many transitions diverged."""
+    chains, divergences = [], 0
+    for point in initial:
+        kernel = _SeededNUTS(potential_fn=potential, **options)
+        run = MCMC(kernel, length, n_warmup, {"u": point}, disable_progbar=True)
         with quiet_program(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            try:
-                candidate = torch.jit.trace(plain, (points[0],), check_trace=False)
-                # A trace fixes every choice the program makes on values, so compare elsewhere.
-                traced = all(torch.allclose(candidate(u), plain(u), rtol=1e-4) for u in points)
-            except Exception:  # a program that cannot be traced runs as it is
-                traced = False
-            function = candidate if traced else plain
-    return lambda latents: function(latents["u"]), traced
+            run.run()
+        chains.append(run.get_samples()["u"])
+        divergences += len(run.diagnostics()["divergences"]["chain 0"])
+    return torch.stack(chains), divergences
+
+
+def _traced(density: ProgramDensity, plain: Callable[[Tensor], Tensor]) -> Any:
+    """The traced density, or None where it cannot be traced or is seen to be wrong."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(3, density.dim, generator=generator, dtype=density.y.dtype) * 2 - 1
+    with quiet_program(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            candidate = torch.jit.trace(plain, (points[0],), check_trace=False)
+        except Exception:  # a program that cannot be traced runs as it is
+            return None
+        return candidate if _same(candidate, plain, points) else None
+
+
+def _same(traced: Any, plain: Callable[[Tensor], Tensor], points: Tensor) -> bool:
+    """Whether a trace is the function: it fixes every choice that a program makes on values."""
+    with quiet_program(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return all(torch.allclose(traced(u), plain(u), rtol=1e-4) for u in points)
+        except Exception:
+            return False
 
 
 def _initial_points(density: ProgramDensity, n: int, given: Tensor | None) -> list[Tensor]:
@@ -132,34 +182,3 @@ def _initial_points(density: ProgramDensity, n: int, given: Tensor | None) -> li
             "give a start."
         )
     return points
-
-
-def _collect(
-    results: list[tuple[Float[Tensor, "chains draws dim"], int, bool, float]], n_chains: int
-) -> Draws:
-    chains = [result[0] for result in results]
-    diagnostics = {
-        "ess_bulk": torch.stack([ess_bulk(c).min() for c in chains]),
-        "ess_tail": torch.stack([ess_tail(c).min() for c in chains]),
-        "r_hat": torch.stack([r_hat(c).max() for c in chains]),
-        "divergences": torch.tensor([result[1] for result in results]),
-        "jit": torch.tensor([result[2] for result in results]),
-        "seconds": torch.tensor([result[3] for result in results]),
-    }
-    u = torch.stack(chains).flatten(1, 2)
-    bad = (diagnostics["r_hat"] > 1.01) | ~torch.isfinite(diagnostics["r_hat"])
-    if n_chains > 1 and bad.any():
-        warnings.warn(
-            f"R-hat is {diagnostics['r_hat'].max():.3f} > 1.01: the chains disagree, do not trust "
-            "these draws. Give more warm-up and draws, or write the program in other latents.",
-            UserWarning,
-            stacklevel=3,
-        )
-    if diagnostics["divergences"].sum() > 0:
-        warnings.warn(
-            f"{int(diagnostics['divergences'].sum())} transitions diverged: part of the posterior "
-            "may be missing. Raise target_accept, or write the program in other latents.",
-            UserWarning,
-            stacklevel=3,
-        )
-    return Draws(u, None, None, n_chains, diagnostics)

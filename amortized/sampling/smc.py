@@ -1,50 +1,54 @@
-r"""Sequential Monte Carlo along a tempered path, for all datasets of a batch at once.
+r"""Sequential Monte Carlo by replicates from different starts, which must agree.
 
-For each dataset on its own clock: the next temperature is the one that leaves the effective sample
-size at half of the living particles, found by bisection; the particles are weighted,
+Each attempt runs particles from the better of two starts, normals at the posterior's modes or the
+prior, in islands (see `amortized.sampling.tempered_run`). What it found is then compared with
+independent estimates:
 
-.. math:: \log Z \mathrel{+}= \log \frac{1}{N} \sum_i \exp[(\beta' - \beta) \, g(u_i)],
+* importance weights of a mixture around what is known (see `amortized.sampling.weighing`), whose
+  means, standard deviations and evidence should be the same;
+* the evidence from the path, from a bridge to the final draws, and from a short run from the prior,
+  which finds more where the answer lacks a mode;
+* the acceptance of particles in each tail, low where the target is much narrower than elsewhere, as
+  in the neck of a funnel.
 
-resampled, and moved by Hamiltonian steps at the *new* temperature until they have forgotten where
-they were. So the draws returned are moved and equally weighted. A dataset that has reached 1 is
-retired, for a batch drawn from a prior has stragglers.
-
-Each mass is learnt from the very particles that it moves, which makes the evidence of a long path
-a little low: by 0.2 for 13 stages of 256 particles in ten dimensions, less with more particles or
-with a start nearer than the prior.
+A dataset in doubt (see `amortized.sampling.verdict`) gets more particles and moves, from a start
+fitted to all that was found. What doubt remains is in the diagnostics.
 
 References:
     Del Moral, Doucet and Jasra, Sequential Monte Carlo samplers (2006).
-    Buchholz, Chopin and Jacob (2021), arXiv 1808.07730.
+    Lee and Whiteley, Variance estimation in the particle filter (2018), arXiv 1509.00394.
 """
 
 import math
-import warnings
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
+from amortized.gaussian_mixture import GaussianMixture
+from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.priors.density import ProgramDensity
-from amortized.sampling.convergence import nested_r_hat
-from amortized.sampling.draws import Draws
-from amortized.sampling.hamiltonian import (
-    Tuning,
-    hamiltonian_move,
-    initial_step,
-    spread_factor,
-)
+from amortized.sampling.bridge import bridge_evidence
+from amortized.sampling.draws import Draws, put_draws, take_draws
+from amortized.sampling.hamiltonian import hamiltonian_move
 from amortized.sampling.laplace import fit_modes
-from amortized.sampling.resampling import systematic_resample
-from amortized.sampling.start import Start
-from amortized.sampling.tempering import Path, Point
+from amortized.sampling.start import FromDraws, Start
+from amortized.sampling.tempered_run import Limits, State, run, start_ess
+from amortized.sampling.tempering import Path
+from amortized.sampling.verdict import any_doubt, measured
+from amortized.sampling.weighing import compared, joined, second_opinion, widened
 
-MAX_STAGES = 200
-
-_T = TypeVar("_T")
+N_ISLANDS = 8
+_MORE = 4  # times as many particles for a dataset in doubt, and twice the moves
+_UNEVEN = 0.32  # by which a tail's acceptance is below the mean where moves may be too few
+_N_SCOUTS, _SHORT = 128, Limits(0.5, 0.3, 9)  # a run from the prior
+_N_NEAR = 128  # draws whose distances from others tell what is far
+_DEEP = 15.0  # nats below the highest draw, and 2 a dimension more, have no mass
+_MOST_FAR_OFF = 0.03  # share of particles of a run from the prior that lie far from all draws
+_WIDE = (0.1, 3.0)  # share and factor of wider copies of the modes' normals, for heavy tails
 
 
 def smc(
@@ -53,9 +57,9 @@ def smc(
     *,
     n_particles: int = 512,
     start: Start | Distribution | str = "auto",
-    prior_share: float = 0.2,
+    prior_share: float = 0.1,
     ess_target: float = 0.5,
-    decorrelate: float = 0.15,
+    decorrelate: float = 0.2,
     max_sweeps: int = 15,
 ) -> Draws:
     """Draws from the posterior of every dataset, and estimates its evidence.
@@ -63,275 +67,268 @@ def smc(
     Args:
         density: the log density to draw from.
         n_draws: draws for each dataset. More than ``n_particles`` come from further moves.
-        n_particles: particles for each dataset; a power of 2 and more than ten a dimension.
+        n_particles: particles for each dataset, a multiple of 16; more than ten a dimension. A
+            dataset in doubt gets four times as many.
         start: "laplace" (normals at the modes found from prior draws), "prior", a density, or
             "auto": for each dataset the better of the first two.
         prior_share: share of prior draws among those of any other start.
         ess_target: effective sample size that a stage may fall to, as a share of the particles.
-        decorrelate: a stage ends when no coordinate, and on the way not the likelihood either, is
+        decorrelate: a stage ends when no coordinate, distance to the median or likelihood is
             correlated more with where it was.
         max_sweeps: most moves in the last stage; a third of them in those before.
 
     Returns:
-        draws, the log evidence with its standard error, and diagnostics: ``n_stages``,
-        ``start``, ``prior_share``, ``start_ess`` (what the first weights are worth, as a share:
-        the quality of the start), ``accept``, ``correlation`` (what is left of it at the end),
-        ``ancestors`` (share of distinct ones in the last resampling), ``nested_r_hat`` (if moves
-        had to add draws).
+        draws, the log evidence with its standard error, and diagnostics: ``n_stages``, ``start``,
+        ``prior_share``, ``start_ess`` (efficiency of the first weights: the quality of the start),
+        ``n_particles``, ``accept``, ``correlation`` (with where the last stage began), and those of
+        `amortized.sampling.verdict.LIMITS` that put a dataset in doubt.
+
+    Raises:
+        ValueError: if an option is out of range, or no particle has a positive density.
     """
-    if n_particles < 16:
-        raise ValueError(f"Expected n_particles >= 16; got {n_particles}.")
+    if n_particles < 16 or n_particles % (2 * N_ISLANDS):
+        raise ValueError(
+            f"Expected n_particles >= 16, a multiple of {2 * N_ISLANDS}; got {n_particles}."
+        )
     if not 0 < ess_target < 1:
         raise ValueError(f"Expected ess_target between 0 and 1; got {ess_target}.")
     if not 0 <= prior_share <= 1:
         raise ValueError(f"Expected prior_share between 0 and 1; got {prior_share}.")
-    path = _path(density, start, prior_share)
-    limits = _Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
-    final = _run_parts(path, n_particles, limits)
-    u, nested = _continue(path, final, n_draws)
-    diagnostics = {
-        "start": start if isinstance(start, str) else type(start).__name__,
-        "prior_share": path.prior_share,
-        "n_stages": final.n_stages,
-        "start_ess": final.start_ess,
-        "accept": final.tuning.accept,
-        "correlation": final.correlation,
-        "ancestors": final.ancestors,
-    }
-    if nested is not None:
-        diagnostics["nested_r_hat"] = nested
-    _admit(diagnostics, limits)
-    error = final.evidence_variance.clamp(min=0.0).sqrt()
-    return Draws(u, None, final.log_evidence, 1, diagnostics, error)
+    limits = Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
+    path, modes = _path(density, start, prior_share)
+    answer, found = _attempt(path, modes, n_particles, n_draws, limits)
+    uneven = answer.diagnostics["accept"] - answer.diagnostics["tail_accept"] > _UNEVEN
+    again = (uneven | any_doubt(answer.diagnostics)).nonzero()[:, 0]
+    if len(again):
+        some, before = density.take(again), take_draws(answer, again)
+        limits = limits._replace(max_sweeps=2 * max_sweeps, decorrelate=decorrelate)
+        path, modes = _refitted(some, Found(*(each[again] for each in found)))
+        after, _ = _attempt(path, modes, _MORE * n_particles, n_draws, limits)
+        after = _settled(some, before, after, uneven[again])
+        answer = put_draws(answer, again, _better(before, after))
+    name = start if isinstance(start, str) else type(start).__name__
+    return answer._replace(diagnostics=answer.diagnostics | {"start": name})
 
 
-class _Limits(NamedTuple):
-    ess_target: float
-    decorrelate: float
-    max_sweeps: int
-
-
-class State(NamedTuple):
-    """Where every dataset stands; the batch comes first in every tensor.
+class Found(NamedTuple):
+    """What a better start is made of.
 
     Attributes:
-        point: the particles.
-        beta: temperature reached, ``(batch,)``.
-        log_evidence: of the data tempered by beta, ``(batch,)``.
-        evidence_variance: of its estimate, ``(batch,)``: the sum over stages of the weights'
-            relative variance over n, as if every stage's particles were independent.
-        tuning: of the moves.
-        n_stages: stages done, ``(batch,)``.
-        start_ess: share of the start's particles that their full weights are worth, ``(batch,)``.
-        correlation: the largest of a coordinate with itself over the last stage's moves.
-        ancestors: share of distinct particles in the last resampling.
+        draws: equally weighted, of the best estimate there is.
+        lacking: particles of modes that they lack; some of the draws where they lack none.
     """
 
-    point: Point
-    beta: Tensor
-    log_evidence: Tensor
-    evidence_variance: Tensor
-    tuning: Tuning
-    n_stages: Tensor
-    start_ess: Tensor
-    correlation: Tensor
-    ancestors: Tensor
+    draws: Float[Tensor, "batch n dim"]
+    lacking: Float[Tensor, "batch n dim"]
 
 
-def take(state: _T, index: Tensor) -> _T:
-    """The chosen datasets of a state."""
-    return tree_map(lambda value: value[index], state)
-
-
-def put(state: _T, index: Tensor, part: _T) -> _T:
-    """A state with the chosen datasets replaced."""
-    return tree_map(lambda value, new: value.index_copy(0, index, new), state, part)
-
-
-def _path(density: ProgramDensity, start: Start | Distribution | str, prior_share: float) -> Path:
+def _path(
+    density: ProgramDensity, start: Start | Distribution | str, prior_share: float
+) -> tuple[Path, GaussianMixture | None]:
+    """The path, and the normals at modes if they have been searched for."""
     if isinstance(start, str) and start not in ("auto", "laplace", "prior"):
         raise ValueError(
             f"Expected start to be 'auto', 'laplace', 'prior' or a density; got {start!r}."
         )
-    if start == "prior":
-        return Path(density)
-    fitted = fit_modes(density) if isinstance(start, str) else start
     shares = torch.full((density.n_datasets,), prior_share)
+    if not isinstance(start, str):
+        return Path(density, start, shares), None
+    if start == "prior":
+        return Path(density), None
+    modes = fit_modes(density)
+    fitted = widened(modes, *_WIDE)
     path = Path(density, fitted, shares)
-    if start != "auto":
-        return path
+    if start == "laplace":
+        return path, modes
     trials = (Path(density), path)
-    worth = [start_ess(trial.at(trial.sample_start(128), 0 * shares).gain) for trial in trials]
-    # A fit that is worth next to nothing is a fit of the wrong place, and a long way to go back.
-    better = (worth[0] > worth[1]) | (worth[1] < 0.03)
-    return Path(density, fitted, torch.where(better, 1.0, shares))
+    share = [start_ess(trial.at(trial.sample_start(128), 0 * shares).gain) for trial in trials]
+    # A fit with hardly any weight is a fit of the wrong place, and a long way to go back.
+    better = (share[0] > share[1]) | (share[1] < 0.03)
+    return Path(density, fitted, torch.where(better, 1.0, shares)), modes
 
 
-def start_ess(gain: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
-    """What particles of the start are worth under the posterior, as a share of their number."""
-    return torch.softmax(gain, -1).square().sum(-1).reciprocal() / gain.shape[-1]
+def _attempt(
+    path: Path, modes: GaussianMixture | None, n_particles: int, n_draws: int, limits: Limits
+) -> tuple[Draws, Found]:
+    """An answer for every dataset, and what was found on the way, for a better start."""
+    state = _run_parts(path, n_particles, limits)
+    u, family, height = _further_moves(path, state, math.ceil(n_draws / n_particles))
+    evidence, error, apart = _evidence(path.density, state, u, family, height)
+    draws = measured(path.density, Draws(u, None, evidence, 1, {}, error, family))
+    other = second_opinion(path.density, draws, modes)
+    usable = other.diagnostics["usable"]
+    off = {
+        name: torch.where(usable, value, 0.0)
+        for name, value in compared(path.density, draws, other).items()
+    }
+    missed, found = _compared_with_prior(path, draws, height, usable)
+    evidence, error = _pooled(draws, other)
+    off["evidence_off"] = torch.stack([off["evidence_off"], apart, missed]).amax(0)
+    differs = ~(torch.stack(list(off.values())).amax(0) <= 0) & usable
+    fitted = torch.where(differs[:, None, None], _resampled(other, u.shape[1]), u)
+    diagnostics = {
+        "prior_share": path.prior_share,
+        "n_particles": torch.full_like(evidence, n_particles),
+        "n_stages": state.n_stages,
+        "start_ess": state.start_ess,
+        "accept": state.tuning.accept,
+        "correlation": state.correlation,
+        "tail_accept": state.tuning.tails.amin(-1),
+        **draws.diagnostics,
+        **off,
+    }
+    chosen = torch.randperm(u.shape[1])[:n_draws]
+    u, family = u[:, chosen], family[:, chosen]
+    return Draws(u, None, evidence, 1, diagnostics, error, family), Found(fitted, found)
 
 
-def _run_parts(path: Path, n_particles: int, limits: _Limits) -> State:
+def _run_parts(path: Path, n_particles: int, limits: Limits) -> State:
     """Runs the datasets that start from the prior alone apart: their path is cheaper."""
     from_prior = path.prior_share == 1
     if path.start is None or not from_prior.any():
-        return _run(path, n_particles, limits)
+        return run(path, n_particles, N_ISLANDS, limits)
     plain, fitted = from_prior.nonzero()[:, 0], (~from_prior).nonzero()[:, 0]
-    parts = [_run(Path(path.density.take(plain)), n_particles, limits)]
+    parts = [run(Path(path.density.take(plain)), n_particles, N_ISLANDS, limits)]
     if len(fitted):
-        parts.append(_run(path.take(fitted), n_particles, limits))
+        parts.append(run(path.take(fitted), n_particles, N_ISLANDS, limits))
     order = torch.cat([plain, fitted]).argsort()
     return tree_map(lambda *values: torch.cat(values)[order], *parts)
 
 
-def _run(path: Path, n_particles: int, limits: _Limits) -> State:
-    state = _initial_state(path, n_particles)
-    active = torch.arange(path.density.n_datasets)
-    for _ in range(MAX_STAGES):
-        part = _stage(path.take(active), take(state, active), limits)
-        state = put(state, active, part)
-        active = active[part.beta < 1]
-        if not len(active):
-            return state
-    raise ValueError(
-        f"Expected every dataset to reach its posterior within {MAX_STAGES} stages; dataset "
-        f"{int(active[0])} stands at temperature {state.beta[active[0]]:.2g}. The likelihood is "
-        "extremely narrow beside the start: give a better start, or rescale the program."
+def _further_moves(path: Path, state: State, n_rounds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The particles and those of further moves, those of one particle side by side.
+
+    With them the first ancestor and the log density of each.
+    """
+    one, points = torch.ones_like(state.beta), [state.point]
+    for _ in range(n_rounds - 1):
+        points.append(hamiltonian_move(path, points[-1], one, state.tuning)[0])
+    u = torch.stack([point.u for point in points], 2).flatten(1, 2)
+    height = torch.stack([point.log_density(one) for point in points], 2).flatten(1, 2)
+    return u, state.family.repeat_interleave(n_rounds, 1), height
+
+
+def _evidence(
+    density: ProgramDensity, state: State, u: Tensor, family: Tensor, height: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log evidence and its error, from the bridge where it is the more precise, or from the path.
+
+    Third, how far the two lie apart, 0 where errors explain it.
+    """
+    bridge = bridge_evidence(density, u, family, height)
+    apart = (state.evidence - bridge.log_evidence).abs()
+    explained = apart <= 4 * torch.hypot(state.evidence_error, bridge.error)
+    precise = bridge.error < state.evidence_error
+    return (
+        torch.where(precise, bridge.log_evidence, state.evidence),
+        torch.where(precise, bridge.error, state.evidence_error),
+        torch.where(explained, 0.0, apart),
     )
 
 
-def _initial_state(path: Path, n_particles: int) -> State:
-    n_datasets, dim = path.density.n_datasets, path.density.dim
-    zero = torch.zeros(n_datasets, dtype=torch.float64)
-    point = path.at(path.sample_start(n_particles), zero)
-    lost = (point.gain == -torch.inf).all(-1)
-    if lost.any():
-        raise ValueError(
-            f"Expected a density that is finite somewhere; got none at {n_particles} particles, in "
-            f"dataset {int(lost.nonzero()[0])} first. The observations may be impossible under "
-            "the program."
-        )
-    factor = torch.eye(dim, dtype=zero.dtype).expand(n_datasets, dim, dim)
-    tuning = Tuning(initial_step(n_datasets, dim), factor, zero)
-    return State(point, zero, zero, zero, tuning, zero.long(), start_ess(point.gain), zero, zero)
-
-
-def _stage(path: Path, state: State, limits: _Limits) -> State:
-    """Cools, reweights, resamples and moves."""
-    point = state.point
-    beta = next_temperature(point.gain, state.beta, limits.ess_target)
-    log_weights = (beta - state.beta).unsqueeze(-1) * point.gain
-    weights = torch.softmax(log_weights, -1)
-    n = log_weights.shape[-1]
-    log_evidence = state.log_evidence + log_weights.logsumexp(-1) - math.log(n)
-    evidence_variance = state.evidence_variance + weights.square().sum(-1) - 1 / n
-    tuning = state.tuning._replace(factor=spread_factor(point.u, weights))
-    uniforms = 1 - torch.rand(len(beta), 1, dtype=torch.float64)
-    chosen = systematic_resample(weights, uniforms)
-    ancestors = (chosen.diff(dim=-1) != 0).sum(-1).add(1) / n
-    u = point.u.gather(1, chosen.unsqueeze(-1).expand_as(point.u))
-    point, tuning, correlation = _move(path, path.at(u, beta), beta, tuning, limits)
-    return State(
-        point,
-        beta,
-        log_evidence,
-        evidence_variance,
-        tuning,
-        state.n_stages + 1,
-        state.start_ess,
-        correlation,
-        ancestors.to(beta.dtype),
+def _pooled(draws: Draws, other: Draws) -> tuple[Tensor, Tensor]:
+    """The mean of two estimates of the log evidence, weighted by precision, and its error."""
+    assert draws.log_evidence is not None and other.log_evidence is not None
+    assert draws.log_evidence_error is not None and other.log_evidence_error is not None
+    usable = other.diagnostics["usable"]
+    values = torch.stack([draws.log_evidence, other.log_evidence])
+    weights = torch.stack([draws.log_evidence_error, other.log_evidence_error]).clamp(min=1e-4)
+    weights = weights.square().reciprocal()
+    mean = (weights * values).sum(0) / weights.sum(0)
+    error = weights.sum(0).rsqrt()
+    # Two estimates that hardly agree have errors that are not known; their distance is.
+    apart = (values[0] - values[1]).abs()
+    error = torch.where(apart > 2.5 * weights.reciprocal().sum(0).sqrt(), apart, error)
+    return (
+        torch.where(usable, mean, draws.log_evidence),
+        torch.where(usable, error, draws.log_evidence_error),
     )
 
 
-def next_temperature(
-    gain: Float[Tensor, "batch n"], beta: Float[Tensor, " batch"], ess_target: float
-) -> Float[Tensor, " batch"]:
-    """The highest temperature up to 1 that leaves the ESS at its target, by bisection.
+def _compared_with_prior(
+    path: Path, draws: Draws, height: Tensor, known: Tensor
+) -> tuple[Tensor, Tensor]:
+    """By how much a run from the prior finds more evidence, and draws of where it is.
 
-    The target is a share of the particles whose likelihood is not 0: otherwise, with more than
-    half of them in such a region, no step at all would be short enough.
+    Where errors explain the difference it counts as 0, and the draws are those of the answer. A
+    mode that the answer lacks may hold no more than what was found: then particles are far off.
+    Where weights are good there is no need: they have seen the prior and the modes.
+
+    Args:
+        path: of the answer.
+        draws: the answer.
+        height: log density at the draws.
+        known: where weights are good.
     """
-    target = ess_target * (gain > -torch.inf).sum(-1)
-    shifted = gain - gain.max(-1, keepdim=True).values
-    longest = 1 - beta
+    evidence, error, u = draws.log_evidence, draws.log_evidence_error, draws.u
+    assert evidence is not None and error is not None
+    more, found = torch.zeros_like(evidence), u
+    rows = ((path.prior_share < 1) & ~known).nonzero()[:, 0]
+    if not len(rows):
+        return more, found
+    scout = run(Path(path.density.take(rows)), _N_SCOUTS, 2, _SHORT)
+    gap = scout.evidence - evidence[rows]
+    gap = torch.where(gap > 3 * torch.hypot(error[rows], scout.evidence_error), gap, 0.0)
+    one = torch.ones_like(gap)
+    far = _far_off(u[rows], height[rows], scout.point.u, scout.point.log_density(one))
+    missed = torch.where(far.double().mean(1) > _MOST_FAR_OFF, gap.clamp(min=math.log(2.0)), gap)
+    # Those far off are what the answer lacks; where there are none, any.
+    chosen = torch.multinomial(far + 1e-9, u.shape[1], replacement=True)
+    particles = scout.point.u.gather(1, chosen.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
+    particles = torch.where((missed > 0)[:, None, None], particles, u[rows])
+    return more.index_copy(0, rows, missed), found.index_copy(0, rows, particles)
 
-    def ess(step: Tensor) -> Tensor:
-        weights = (step.unsqueeze(-1) * shifted).exp()
-        return weights.sum(-1).square() / weights.square().sum(-1)
 
-    low, high = torch.full_like(beta, -30.0), longest.clamp(min=1e-13).log()
-    for _ in range(30):  # in log steps, for steps of 1e-8 occur
-        middle = (low + high) / 2
-        enough = ess(middle.exp()) >= target
-        low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
-    return torch.where(ess(longest) >= target, 1.0, (beta + low.exp()).clamp(max=1.0))
+def _far_off(
+    u: Tensor, height: Tensor, others: Tensor, their_height: Tensor
+) -> Bool[Tensor, "batch m"]:
+    """Which other particles of much density lie far from all draws.
 
-
-def _move(
-    path: Path, point: Point, beta: Tensor, tuning: Tuning, limits: _Limits
-) -> tuple[Point, Tuning, Tensor]:
-    """Moves each dataset's particles until they have forgotten where they were.
-
-    On the way a third of the moves must do: what a stage has left undone the next ones make good.
-    There the gain must be forgotten too, for the evidence is made of it: with the coordinates alone
-    that of 13 stages from the prior was 0.3 too low, and scattered 1.7 times as far as it said.
+    Far is thrice as far from the nearest draw as nearly all draws are from each other.
     """
-    origin = _standardised(point)
-    correlation = torch.ones_like(beta)
-    pending = torch.arange(len(beta))
-    for sweep in range(limits.max_sweeps):
-        here, tuned = hamiltonian_move(
-            path.take(pending), take(point, pending), beta[pending], take(tuning, pending)
-        )
-        point, tuning = put(point, pending, here), put(tuning, pending, tuned)
-        last = beta[pending] == 1
-        each = (origin[pending] * _standardised(here)).mean(1).abs()
-        now = torch.where(last, each[:, :-1].amax(-1), each.amax(-1))
-        correlation = correlation.index_copy(0, pending, now)
-        may_go_on = last | (sweep + 1 < limits.max_sweeps / 3)
-        pending = pending[(now > limits.decorrelate) & may_go_on]
-        if not len(pending):
-            break
-    return point, tuning, correlation
+    some, rest = u[:, 0 : 2 * _N_NEAR : 2], u[:, 1::2][:, -4 * _N_NEAR :]
+    scale = u.std(1, keepdim=True).clamp(min=1e-300)
+    usual = torch.cdist(some / scale, rest / scale).amin(-1).quantile(0.99, -1, keepdim=True)
+    distance = torch.cdist(others / scale, u / scale).amin(-1)
+    high = their_height > height.amax(-1, keepdim=True) - (_DEEP + 2 * u.shape[-1])
+    return (distance > 3 * usual) & high
 
 
-def _standardised(point: Point) -> Tensor:
-    """The coordinates and the gain, each of mean 0 and variance 1, ``(batch, n, dim + 1)``."""
-    features = torch.cat([point.u, point.gain.unsqueeze(-1)], -1)
-    centred = features - features.mean(1, keepdim=True)
-    return centred / centred.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)
+def _resampled(weighted: Draws, n: int) -> Tensor:
+    return FromDraws(weighted.u, weighted.log_weights).sample(n)
 
 
-def _continue(path: Path, state: State, n_draws: int) -> tuple[Tensor, Tensor | None]:
-    """Draws for the user, of further moves if the particles are too few; and nested R-hat."""
-    n = state.point.u.shape[1]
-    shuffled = torch.randperm(n)
-    if n_draws <= n:
-        return state.point.u[:, shuffled[:n_draws]], None
-    one, point, kept = torch.ones_like(state.beta), state.point, [state.point.u]
-    for _ in range(math.ceil(n_draws / n) - 1):
-        point, _ = hamiltonian_move(path, point, one, state.tuning)
-        kept.append(point.u)
-    chains = torch.stack(kept, 2)  # (batch, particles, moves, dim)
-    n_groups = 8
-    whole = chains[:, : n // n_groups * n_groups]  # kin lie side by side after resampling
-    nested = torch.stack([nested_r_hat(each, n_groups).max() for each in whole])
-    # Whole rounds first: the last round is the one that is cut.
-    rounds = chains[:, shuffled].transpose(1, 2).flatten(1, 2)
-    return rounds[:, :n_draws], nested
+def _refitted(density: ProgramDensity, found: Found) -> tuple[Path, GaussianMixture]:
+    """A path from a mixture fitted to what was found, half of it from the prior; the mixture."""
+    n, dim = found.draws.shape[1:]
+    k = max(1, min(4, n // (10 * dim)))
+    fitted = stacked([fit_draws(each, k) for each in found.draws])
+    modes = fit_modes(density, start=FromDraws(found.lacking))
+    both = joined(fitted, modes)
+    return Path(density, widened(both, *_WIDE), torch.full((len(found.draws),), 0.5)), both
 
 
-def _admit(diagnostics: dict[str, Any], limits: _Limits) -> None:
-    """Warns where the draws cannot be trusted."""
-    stuck = diagnostics["correlation"] > max(0.5, 2 * limits.decorrelate)
-    if stuck.any():
-        warnings.warn(
-            f"Particles of {int(stuck.sum())} dataset(s) still remember where they were "
-            f"(correlation {diagnostics['correlation'].max():.2f}) after {limits.max_sweeps} "
-            "moves. Do not trust these draws. Raise max_sweeps and n_particles, or write the "
-            "program in other latents.",
-            UserWarning,
-            stacklevel=4,
-        )
+def _settled(density: ProgramDensity, before: Draws, after: Draws, uneven: Tensor) -> Draws:
+    """Second answers, in doubt where more moves changed what an uneven target gave.
+
+    There the moves may be too few in both runs; a difference says so.
+    """
+    change = compared(density, before, after, sure=2.5)
+    numbers = dict(after.diagnostics)
+    for name, value in change.items():
+        numbers[name] = torch.maximum(numbers[name], torch.where(uneven, value, 0.0))
+    return after._replace(diagnostics=numbers)
+
+
+def _better(before: Draws, after: Draws) -> Draws:
+    """The second answers, but where the first ones hold significantly more of the evidence."""
+    assert before.log_evidence is not None and after.log_evidence is not None
+    assert before.log_evidence_error is not None and after.log_evidence_error is not None
+    error = torch.hypot(before.log_evidence_error, after.log_evidence_error)
+    lost = before.log_evidence - after.log_evidence
+    lost = torch.where(lost > 3 * error + 0.1, lost, 0.0)
+    index = lost.nonzero()[:, 0]
+    kept = take_draws(before, index)
+    worse = torch.maximum(kept.diagnostics["evidence_off"], lost[index])
+    kept = kept._replace(diagnostics=kept.diagnostics | {"evidence_off": worse})
+    return put_draws(after, index, kept)

@@ -78,6 +78,35 @@ def normal_of_draws(u: Float[Tensor, "batch n dim"], inflation: float = 1.2) -> 
 
 
 @dataclass(frozen=True)
+class FromDraws:
+    """Draws of an earlier answer to climb from; they have no density.
+
+    Attributes:
+        u: ``(batch, n, dim)``.
+        log_weights: ``(batch, n)``; None for equal weights.
+    """
+
+    u: Tensor
+    log_weights: Tensor | None = None
+
+    def sample(self, n: int) -> Float[Tensor, "batch n dim"]:
+        """Draws with replacement."""
+        weights = torch.ones_like(self.u[..., 0])
+        weights = weights if self.log_weights is None else self.log_weights.softmax(-1)
+        chosen = torch.multinomial(weights, n, replacement=True)
+        return self.u.gather(1, chosen.unsqueeze(-1).expand(-1, -1, self.u.shape[-1]))
+
+    def log_prob(self, u: Tensor) -> Tensor:
+        """Refuses: draws have no density."""
+        raise NotImplementedError("Expected a start with a density; draws have none.")
+
+    def take(self, index: Tensor) -> "FromDraws":
+        """Those of the chosen datasets."""
+        weights = None if self.log_weights is None else self.log_weights[index]
+        return FromDraws(self.u[index], weights)
+
+
+@dataclass(frozen=True)
 class FromDistribution:
     """Any torch distribution over u with batch shape ``(batch,)``, as a start.
 

@@ -70,12 +70,14 @@ class Path:
         chosen.prior_share = self.prior_share[index]
         return chosen
 
-    def sample_start(self, n: int) -> Float[Tensor, "batch n dim"]:
-        """Draws from q, the prior's share of them as near to what it should be as n allows."""
+    def sample_start(self, n: int, n_islands: int = 1) -> Float[Tensor, "batch n dim"]:
+        """Draws from q, the prior's share in each island as near to what it should be as can be."""
         if self.start is None:
             return tame(self.density.sample_prior(n))
         draws, prior_draws = self.start.sample(n), tame(self.density.sample_prior(n))
-        from_prior = (torch.rand(n).argsort() + 0.5) / n < self.prior_share.unsqueeze(-1)
+        rank = torch.rand(n_islands, n // n_islands).argsort(-1).flatten()
+        level = (rank + 0.5) / (n // n_islands)
+        from_prior = level < self.prior_share.unsqueeze(-1)
         return torch.where(from_prior.unsqueeze(-1), prior_draws, draws)
 
     def at(self, u: Float[Tensor, "batch n dim"], beta: Float[Tensor, " batch"]) -> Point:

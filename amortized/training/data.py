@@ -1,7 +1,12 @@
-"""Synthetic batches for Lightning: the batch of a step is a pure function of (seed, step)."""
+"""Synthetic batches for Lightning: a batch is a pure function of the seed and of its number.
+
+Batches are counted over the whole training, whatever its steps, epochs and resumed parts are: where
+gradients are accumulated a step takes several batches, and no epoch sees those of another again.
+"""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import lightning
 import numpy as np
@@ -14,23 +19,24 @@ from amortized.priors.task import TaskBatch
 from amortized.training.config import TrainingConfig
 
 
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A well-mixed 63-bit seed for one step of one training on one device.
+def batch_seed(seed: int, number: int, rank: int = 0) -> int:
+    """A well-mixed 63-bit seed for one batch of one training on one device.
 
     Example:
-        >>> step_seed(0, 1) == step_seed(0, 1), step_seed(0, 1) == step_seed(1, 0)
+        >>> batch_seed(0, 1) == batch_seed(0, 1), batch_seed(0, 1) == batch_seed(1, 0)
         (True, False)
     """
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence((seed, number, rank)).generate_state(1, np.uint64)[0] >> 1)
 
 
-class StepBatches(IterableDataset[TaskBatch | LatentTaskBatch]):
-    """The batches of a training from one step on, drawn where they are used.
+class NumberedBatches(IterableDataset[TaskBatch | LatentTaskBatch]):
+    """The batches of a training, drawn where they are used; each epoch goes on with the next.
 
     Args:
         prior: draws the tasks.
         config: sizes of a batch, and the seed.
-        first_step: the step of the first batch.
+        n_epoch: batches of an epoch; None is one for each step of the training.
+        seen: how many batches the training has had, asked whenever an epoch begins or goes on.
         device: where tasks are drawn.
         rank: number of this process among those that train together.
     """
@@ -39,19 +45,25 @@ class StepBatches(IterableDataset[TaskBatch | LatentTaskBatch]):
         self,
         prior: Prior | LatentTasks,
         config: TrainingConfig,
-        first_step: int = 0,
+        n_epoch: int | None = None,
+        seen: Callable[[], int] = int,
         device: torch.device | str = "cpu",
         rank: int = 0,
     ) -> None:
         self.prior, self.config = prior, config
-        self.first_step, self.device, self.rank = first_step, device, rank
+        self.n_epoch, self.seen = n_epoch or config.last_step, seen
+        self.device, self.rank = device, rank
 
-    def batch(self, step: int) -> TaskBatch | LatentTaskBatch:
-        """The batch of one step."""
+    def __getstate__(self) -> dict[str, Any]:
+        """With the number itself, as a worker process has no training to ask."""
+        return self.__dict__ | {"seen": int(self.seen()).__int__}
+
+    def batch(self, number: int) -> TaskBatch | LatentTaskBatch:
+        """The batch of that number, from 0."""
         config = self.config
-        seed = step_seed(config.seed, step, self.rank)
+        seed = batch_seed(config.seed, number, self.rank)
         # The number of rows is shared by all devices, so that none waits for a longer one.
-        level = np.random.default_rng(step_seed(config.seed, step)).random()
+        level = np.random.default_rng(batch_seed(config.seed, number)).random()
         low, high = config.n_context
         if config.log_uniform_context:
             n_context = math.floor(math.exp(math.log(low) + level * math.log((high + 1) / low)))
@@ -65,12 +77,16 @@ class StepBatches(IterableDataset[TaskBatch | LatentTaskBatch]):
     def __iter__(self) -> Iterator[TaskBatch | LatentTaskBatch]:
         worker = get_worker_info()
         offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in range(self.first_step + offset, self.config.last_step, stride):
-            yield self.batch(step)
+        first = self.seen()
+        end = (first // self.n_epoch + 1) * self.n_epoch
+        for number in range(first + offset, end, stride):
+            yield self.batch(number)
 
 
 class PriorDataModule(lightning.LightningDataModule):
-    """Feeds a training with tasks of a prior; a resumed run goes on with the next step's batch.
+    """Feeds a training with tasks of a prior; a resumed run goes on with the next batch.
+
+    An epoch has the batches of ``config.last_step`` optimizer steps.
 
     Args:
         prior: draws the tasks.
@@ -84,11 +100,17 @@ class PriorDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[TaskBatch | LatentTaskBatch]:
         trainer = self.trainer
         assert trainer is not None
-        batches = StepBatches(
+        batches = NumberedBatches(
             self.prior,
             self.config,
-            first_step=trainer.global_step,
+            n_epoch=self.config.last_step * trainer.accumulate_grad_batches,
+            seen=lambda: trainer.fit_loop.total_batch_idx + 1,
             device=trainer.strategy.root_device,
             rank=trainer.global_rank,
         )
-        return DataLoader(batches, batch_size=None, num_workers=self.config.n_workers)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=self.config.n_workers,
+            generator=torch.Generator(),  # not the global one, whose state is the user's
+        )

@@ -15,7 +15,7 @@ from amortized.latent_priors.tasks import LatentTaskBatch
 from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
 from amortized.training.config import TrainingConfig
-from amortized.training.data import step_seed
+from amortized.training.data import batch_seed
 from amortized.training.optimizer import MuonAdamW, cosine_to_zero
 
 # A run may be cut, stretched and spread otherwise when resumed, but not change what it learns.
@@ -55,7 +55,9 @@ class PriorFitting(lightning.LightningModule):
         size = getattr(self.network, "config", None)
         settings = {name: getattr(self.config, name) for name in FIXED}
         for field in fields(size) if is_dataclass(size) else ():
-            settings[f"network.{field.name}"] = getattr(size, field.name)
+            # Measured on draws, as the borders are, and so up to rounding.
+            if field.name not in ("x_range", "scaling"):
+                settings[f"network.{field.name}"] = getattr(size, field.name)
         return {name: _plain(value) for name, value in settings.items()}
 
     def on_fit_start(self) -> None:
@@ -69,9 +71,9 @@ class PriorFitting(lightning.LightningModule):
 
     def training_step(self, batch: TaskBatch | LatentTaskBatch, batch_idx: int) -> Tensor:
         assert self._loss is not None
-        step, rank = self.trainer.global_step, self.trainer.global_rank
+        number, rank = self.trainer.fit_loop.total_batch_idx, self.trainer.global_rank
         # A resumed run draws what it would have drawn.
-        with seeded(step_seed(step_seed(self.config.seed, step, rank), 0)):
+        with seeded(batch_seed(batch_seed(self.config.seed, number, rank), 0)):
             loss = self._loss(batch)
         self.log("loss", loss, prog_bar=True)
         return loss

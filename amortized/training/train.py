@@ -18,8 +18,10 @@ from amortized.networks import (
     TabularPFNConfig,
     new_network,
 )
+from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.prior import Prior
 from amortized.priors.program import ProgramPrior
+from amortized.training.calibration import measure
 from amortized.training.checkpoint import CheckedFiles, read_checkpoint
 from amortized.training.config import TrainingConfig
 from amortized.training.data import PriorDataModule
@@ -33,11 +35,17 @@ class _Checkpoint(Callback):
     """Keeps the last checkpoint; a run killed while writing leaves the one before in place."""
 
     def __init__(self, path: Path, every: int) -> None:
-        self.path, self.every = path, every
+        self.path, self.every, self.step = path, every, 0
+
+    def on_train_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        self.step = trainer.global_step
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        due = trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps
-        if due or trainer.should_stop:
+        step, before = trainer.global_step, self.step
+        self.step = step
+        # Only where a step has ended: gradients that are being accumulated are in no checkpoint.
+        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
+        if step > before and due:
             trainer.save_checkpoint(self.path)
 
 
@@ -89,6 +97,12 @@ def _default_size(
     )
 
 
+def _as_read(prior: Any, config: Any) -> Any:
+    """The prior with its answers in the units that such a network can know."""
+    of_tables = isinstance(config, TabularPFNConfig) and config.target == "regression"
+    return ContextStandardised(prior) if of_tables and prior.units == "raw" else prior
+
+
 def train(
     prior: Prior | LatentTasks,
     network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | str,
@@ -100,6 +114,9 @@ def train(
 ) -> Any:
     """Train a network on a prior and return it, averaged over the last steps, in eval mode.
 
+    At its end the calibration is measured on fresh tasks, in seconds: ``network.calibration``,
+    which `save` writes beside the weights. `infer` and the estimators say where it is poor.
+
     With a directory the run writes ``last.ckpt`` and ``metrics.csv`` there, and a call with the
     same arguments goes on where the last one stopped, to the same weights that an uninterrupted
     run would have reached. Ctrl-C ends a run after the step in hand, whose state is kept; a second
@@ -107,7 +124,9 @@ def train(
 
     Args:
         prior: draws the tasks; for a Distribution Transformer the program of a `ProgramPrior`
-            under the default metaprior, or `LatentTasks`.
+            under the default metaprior, or `LatentTasks`. A network over rows learns its units,
+            ``prior.units``, and `PFNRegressor` follows; of tables, answers in raw units are
+            standardised by each task's context.
         network: a network to be trained, or the configuration of a new one; "dt" and, for a
             `ProgramPrior`, "pfn" stand for those of the default sizes.
         config: lengths, sizes and rates; None takes the defaults.
@@ -133,10 +152,13 @@ def train(
         network = _default_size(network, prior, config)
     if isinstance(network, DistributionTransformerConfig):
         network = replace(network, n_context=config.n_context)
+    for_latents = isinstance(network, DistributionTransformer | DistributionTransformerConfig)
+    if for_latents and isinstance(prior, ProgramPrior):
+        fewest, most = config.n_context
+        prior = LatentTasks(prior, n_rows=most if fewest == most else None)
     if not isinstance(network, nn.Module):
-        network = new_network(prior, network, config.seed)
-    if isinstance(network, DistributionTransformer) and isinstance(prior, ProgramPrior):
-        prior = LatentTasks(prior)
+        network = new_network(_as_read(prior, network), network, config.seed)
+    prior = _as_read(prior, network.config)
     module = PriorFitting(network, config)
     interruption = Interruption()
     callbacks: list[Callback] = [
@@ -152,7 +174,7 @@ def train(
             stored, resume = _read_state(checkpoint, module), checkpoint
             if stored["global_step"] >= config.last_step:
                 module.load_state_dict(stored["state_dict"])
-                return network.eval()
+                return _measured(network.eval(), prior, config)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(_Checkpoint(checkpoint, config.checkpoint_every))
     trainer = lightning.Trainer(
@@ -171,4 +193,11 @@ def train(
     module.train()  # a network that was trained before comes in eval mode
     with interruption.heard():
         trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume)
-    return network.eval()
+    return _measured(network.eval(), prior, config)
+
+
+def _measured(network: nn.Module, prior: Prior | LatentTasks, config: TrainingConfig) -> nn.Module:
+    """The network with its calibration; of a run that is to be resumed it is not measured."""
+    done = config.last_step == config.n_steps
+    network.calibration = measure(network, prior, config) if done else None  # type: ignore[assignment]
+    return network

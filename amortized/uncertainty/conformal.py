@@ -3,7 +3,8 @@ r"""Conformal calibration: intervals that hold the truth as often as they say, f
 A part of the rows is kept from the estimator. Its intervals are widened (or narrowed) by the
 :math:`\lceil (1 + n) \alpha \rceil`-th smallest of :math:`\max(l_i - y_i, y_i - u_i)` over the n
 rows kept. If rows are exchangeable, a new one then lies inside with probability at least
-:math:`\alpha`, whatever the estimator and the truth are.
+:math:`\alpha`, whatever the estimator and the truth are. Where narrowing leaves nothing of an
+interval its middle stands for it, which holds at least what nothing holds.
 
 References:
     Romano, Patterson and Candes, Conformalized quantile regression (2019), arXiv 1905.03222.
@@ -18,6 +19,8 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clon
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, column_or_1d, indexable
 from sklearn.utils.validation import check_is_fitted
+
+from amortized.finite import refuse_nan
 
 
 class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
@@ -76,11 +79,15 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         return self
 
     def _ends(self, X: ArrayLike) -> NDArray[np.float64]:
+        """The estimator's own interval of each row, the lower end first whatever it says."""
         if hasattr(self.estimator_, "predict_quantiles"):
             levels = [(1 - self.level_) / 2, (1 + self.level_) / 2]
-            return np.asarray(self.estimator_.predict_quantiles(X, levels))
-        mean = self.estimator_.predict(X)
-        return np.stack([mean, mean], -1)
+            ends = np.asarray(self.estimator_.predict_quantiles(X, levels))
+        else:
+            mean = np.asarray(self.estimator_.predict(X))
+            ends = np.stack([mean, mean], -1)
+        refuse_nan("the estimator's predictions", ends)
+        return np.sort(ends, axis=-1)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
         """What the estimator predicts."""
@@ -88,6 +95,9 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         return np.asarray(self.estimator_.predict(X))
 
     def predict_interval(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Lower and upper end for each row, ``(m, 2)``."""
+        """Lower and upper end for each row, ``(m, 2)``; the lower is never above the upper."""
         check_is_fitted(self)
-        return self._ends(X) + np.array([-self.correction_, self.correction_])
+        ends = self._ends(X)
+        middle = ends[:, 0] + (ends[:, 1] - ends[:, 0]) / 2
+        low = np.minimum(ends[:, 0] - self.correction_, middle)
+        return np.stack([low, np.maximum(ends[:, 1] + self.correction_, middle)], -1)

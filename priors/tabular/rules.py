@@ -54,7 +54,7 @@ class RulePrior(TabularPrior):
         scores = table.gather(-1, code[:, None].expand(-1, _N_SCORES, -1))
         other = (torch.rand(n_tasks) < 0.5).nonzero()[:, 0]
         if len(other):
-            scores[other] = _and_others(_draw_disjunctions(columns[other]))
+            scores[other] = and_functions_of(_draw_disjunctions(columns[other]))
         return columns, scores
 
 
@@ -106,10 +106,10 @@ def _draw_tables(used: Tensor) -> Tensor:
     ).to(torch.get_default_dtype())
     kind = torch.randint(tables.shape[1], (n_tasks,))
     main = tables[torch.arange(n_tasks), kind][:, None]
-    return _and_others(main)
+    return and_functions_of(main)
 
 
-def _and_others(main: Float[Tensor, "batch 1 n"]) -> Float[Tensor, "batch scores n"]:
+def and_functions_of(main: Float[Tensor, "batch 1 n"]) -> Float[Tensor, "batch scores n"]:
     """A score and functions of it alone, so that argmax targets keep the rule."""
     n_tasks, _, n = main.shape
     weights = torch.randn(n_tasks, _N_SCORES - 1, 1)

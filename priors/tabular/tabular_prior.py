@@ -9,7 +9,7 @@ the scores become classes or a number. The steps live in ``columns``, ``targets`
 from abc import abstractmethod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from amortized.priors.prior import Prior, split
@@ -32,13 +32,14 @@ class TabularPrior(Prior):
     """A prior over classification or regression tables.
 
     To write a new one, implement ``_columns``: raw columns and scores, rows last, any scale, from
-    torch's global generator. Everything that makes a table of them is inherited.
+    torch's global generator. Everything that makes a table of them is inherited, and each step is
+    a method of its own: ``_dress``, ``_arrange``, ``_labels``, ``_respond``.
 
     All tasks of a batch have the same number of columns, drawn log-uniformly from 2 to
-    ``max_features`` as the first thing that the seed decides. Classification answers are class
-    numbers 0..C-1 as floats, C varies per task, and the context has a row of every class that
-    occurs (where it has enough rows). Regression answers have mean 0 and standard deviation 1
-    over the context.
+    ``max_features`` as the first thing that the seed decides; fewer where rows are many.
+    Classification answers are class numbers 0..C-1 as floats, C varies per task, and the context
+    has a row of every class that occurs (where it has enough rows). Regression answers have mean 0
+    and standard deviation 1 over the context.
 
     Args:
         target: what is predicted, 'classification' or 'regression'.
@@ -46,8 +47,11 @@ class TabularPrior(Prior):
         max_features: most columns when ``n_features`` is None.
         max_classes: most classes of a task.
         missing: fraction of tasks with missing cells (NaN).
+        max_cells: most cells of a table whose number of columns is drawn (but two columns at
+            least), which bounds the memory of a training; None sets no limit.
     """
 
+    units = "standardised"
     # Probability that scores decide the target without noise; rules answer more exactly.
     _noiseless = 0.5
 
@@ -59,6 +63,7 @@ class TabularPrior(Prior):
         max_features: int = 50,
         max_classes: int = 10,
         missing: float = 0.3,
+        max_cells: int | None = None,
     ) -> None:
         if target not in ("classification", "regression"):
             raise ValueError(f"Expected target 'classification' or 'regression'; got {target!r}.")
@@ -74,11 +79,14 @@ class TabularPrior(Prior):
             raise ValueError(
                 f"Expected missing to be a fraction of tasks in [0, 1]; got {missing!r}."
             )
+        if max_cells is not None and max_cells < 1:
+            raise ValueError(f"Expected max_cells >= 1, or None; got {max_cells!r}.")
         self.target = target
         self.n_features = n_features
         self.max_features = max_features
         self.max_classes = max_classes
         self.missing = missing
+        self.max_cells = max_cells
 
     @abstractmethod
     def _columns(
@@ -86,28 +94,50 @@ class TabularPrior(Prior):
     ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
         """Draw raw columns and the scores that decide the target."""
 
+    def _dress(self, columns: Float[Tensor, "batch columns rows"]) -> Tensor:
+        """Make the columns of a table of smooth ones."""
+        return dress(_make_some_irrelevant(columns))
+
+    def _arrange(self, columns: Tensor, n_context: int) -> Int[Tensor, "batch rows"] | None:
+        """Which rows the table has, in which order, the context first; None leaves them."""
+        return None
+
+    def _labels(self, scores: Float[Tensor, "batch scores rows"]) -> Int[Tensor, "batch rows"]:
+        """Draw classes from the scores."""
+        return draw_classes(scores, self.max_classes, self._noiseless)
+
+    def _respond(self, scores: Float[Tensor, "batch scores rows"]) -> Float[Tensor, "batch rows"]:
+        """Draw numbers from the scores."""
+        return draw_response(scores, self._noiseless / 2)
+
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
         n_rows = n_context + n_query
-        n_features = self._draw_n_features()
+        n_features = self._draw_n_features(n_rows)
         columns, scores = self._columns(n_tasks, n_features, max(n_rows, _LEAST_ROWS))
-        columns = dress(_make_some_irrelevant(columns))
-        columns = drop_cells(columns, self.missing)
+        columns = drop_cells(self._dress(columns), self.missing)
+        rows = self._arrange(columns, n_context)
+        if rows is not None:
+            columns, scores = (
+                part.gather(-1, rows[:, None].expand_as(part)) for part in (columns, scores)
+            )
         if self.target == "classification":
-            labels = draw_classes(scores, self.max_classes, self._noiseless)[:, :n_rows]
+            labels = self._labels(scores)[:, :n_rows]
             order = show_classes_in_context(labels, n_context)
             labels, columns = labels.gather(-1, order), _reorder(columns[..., :n_rows], order)
             y = compact_classes(labels).to(columns.dtype)
         else:
-            y = draw_response(scores, self._noiseless / 2)
-            y = standardise_by_context(y[:, :n_rows], n_context)
+            y = standardise_by_context(self._respond(scores)[:, :n_rows], n_context)
             columns = columns[..., :n_rows]
         return split(columns.transpose(1, 2).contiguous(), y, n_context)
 
-    def _draw_n_features(self) -> int:
+    def _draw_n_features(self, n_rows: int) -> int:
         # Drawn even when fixed, so that all table priors read the same stream after it.
         u = float(torch.rand((), device="cpu"))
-        drawn = int(2 * ((self.max_features + 1) / 2) ** u)
-        return self.n_features or min(drawn, self.max_features)
+        most = self.max_features
+        if self.max_cells is not None:
+            most = max(2, min(most, self.max_cells // max(n_rows, 1)))
+        drawn = int(2 * ((most + 1) / 2) ** u)
+        return self.n_features or min(drawn, most)
 
 
 def _make_some_irrelevant(columns: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ def draw_classes(
     tasks = by_argmax.nonzero()[:, 0]
     labels[tasks] = _argmax(scores[tasks], n_classes[tasks], noiseless)
     labels = _at_least_two(labels, scores[:, 0])
-    return _rename(_flip(labels), n_classes)
+    return _rename(flip_some(labels), n_classes)
 
 
 def _one_against_rest(labels: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def _argmax(scores: Tensor, n_classes: Tensor, noiseless: float) -> Tensor:
     return logits.masked_fill(unused[..., None], -torch.inf).argmax(1)
 
 
-def _flip(labels: Tensor) -> Tensor:
+def flip_some(labels: Tensor) -> Tensor:
     """In a sixth of the tasks, up to 15 % of the rows take the label of a random row."""
     n_tasks, n_rows = labels.shape
     rate = 0.15 * torch.rand(n_tasks, 1) * (torch.rand(n_tasks, 1) < 1 / 6)

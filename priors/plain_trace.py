@@ -1,0 +1,166 @@
+"""Holds a program's density, as it is computed, against plain traces of the program.
+
+Particles are evaluated all at once and discrete latents are summed out; both rest on how a program
+broadcasts, and a program that broadcasts otherwise would get the density of another program. So at
+a few points the same numbers are read off one plain run of the program each, with all latents
+given, and a way of computing that disagrees is not used.
+"""
+
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from amortized.priors.enumeration import Enumerable, one_by_one
+from amortized.priors.seeding import seeded
+from amortized.priors.sites import Layout, Place
+from amortized.priors.vectorised import is_subsample, warn_of_parameters
+
+_N_POINTS = 3  # the origin among them
+_N_ASSIGNMENTS = 9  # where latents are summed out: each point then has an assignment of its own
+
+
+def settle(density: Any, trace: Any) -> None:
+    """Chooses the fastest way to compute a `ProgramDensity` that its program agrees with.
+
+    Args:
+        density: with ``discrete`` and ``vectorised``, which are set to what can be trusted.
+        trace: of the program on the first dataset.
+
+    Raises:
+        ValueError: if there is no such way.
+    """
+    warn_of_parameters(trace)
+    _refuse_other_shapes(trace)
+    one = density.take(torch.tensor([0]))
+    failures: list[Exception] = []
+    for discrete, vectorised in _ways(trace, density.discrete):
+        one.discrete, one.vectorised = discrete, vectorised
+        try:
+            _compare(one)
+        except Exception as failure:
+            failures.append(failure)
+            continue
+        density.discrete, density.vectorised = discrete, vectorised
+        if not vectorised:
+            _warn(failures[0])
+        return
+    reason = next((each for each in failures if isinstance(each, _Differs)), failures[-1])
+    raise ValueError(
+        "Expected a program whose density can be evaluated wherever its latents may lie; got "
+        f"{reason if isinstance(reason, _Differs) else f'{type(reason).__name__}: {reason}'}"
+    ) from reason
+
+
+def _refuse_other_shapes(trace: Any) -> None:
+    """Refuses observations that broadcast to more than there are, as a column against rows does."""
+    expected, got = trace.nodes["y"]["fn"].shape(), trace.nodes["y"]["value"].shape
+    try:
+        fits = torch.broadcast_shapes(expected, got) == got
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"Expected observations y of shape {tuple(expected)} for one dataset, as the program "
+            f"has them at its site 'y'; got {tuple(got)}. A column of answers is y[:, 0]; several "
+            "datasets have the same number of dimensions in front of x and of y."
+        )
+
+
+class _Differs(Exception):
+    """The density as it is computed is not the program's."""
+
+
+def _ways(trace: Any, discrete: Enumerable | None) -> Iterator[tuple[Enumerable | None, bool]]:
+    """Sets of discrete latents, and whether particles are vectorised, the fastest first."""
+    singly = None if discrete is None else one_by_one(trace, discrete)
+    for vectorised in (True, False):
+        yield discrete, vectorised
+        if singly is not None:
+            yield singly, vectorised
+
+
+def _compare(density: Any) -> None:
+    """Raises where the density of one dataset cannot be computed, or is not the program's."""
+    n_points = _N_ASSIGNMENTS if density.discrete else _N_POINTS
+    plainly = density.take(torch.tensor([0]))
+    plainly.vectorised = False
+    with seeded(0):
+        u = density.y.new_zeros(1, n_points, density.dim)
+        if density.dim:
+            u[:, 1:] = density.sample_prior(n_points - 1)
+        with torch.no_grad():
+            *theirs, pinned = plainly.over_all(partial(_plain, density), u)
+            points = {"u": u, "pinned": pinned}
+            ours = density.over_all(lambda at, x, y: density.evaluate(x=x, y=y, **at), points)
+    for name, each, expected in zip(("log prior", "log likelihood"), ours, theirs, strict=True):
+        _require_same(name, each, expected)
+
+
+def _require_same(name: str, ours: Tensor, theirs: Tensor) -> None:
+    """Compares values; a density may be stricter than the program about what is possible."""
+    slack = 1e-3 + (1e-5 if ours.dtype == torch.float64 else 1e-3) * theirs.abs()
+    same = (ours == theirs) | ((ours - theirs).abs() <= slack) | theirs.isnan()
+    wrong = ~same & (ours != -torch.inf)
+    if wrong.any():
+        raise _Differs(
+            f"a {name} of {ours[wrong][0].item():.6g} where a plain run of the program has "
+            f"{theirs[wrong][0].item():.6g}. Values of a discrete latent that broadcast against "
+            "rows need the rows in a pyro.plate; every random number has to come from a "
+            "pyro.sample; and nothing may be kept from one run for the next."
+        )
+
+
+class _PlaceAll(Place):
+    """Puts continuous latents in, and gives discrete ones any of their values, equally likely."""
+
+    def __init__(self, layout: Layout, u: Tensor) -> None:
+        super().__init__(layout, u)
+        self.assigned: dict[str, Tensor] = {}
+
+    def _not_in_u(self, message: Any) -> None:
+        fn = message["fn"]
+        if fn.support is None or not fn.support.is_discrete:
+            super()._not_in_u(message)
+        support = fn.enumerate_support(expand=True)
+        index = torch.randint(len(support), fn.batch_shape)
+        index = index.reshape(1, *fn.batch_shape, *(1 for _ in fn.event_shape))
+        value = support.gather(0, index.expand(1, *fn.batch_shape, *fn.event_shape))[0]
+        message["value"] = self.assigned[message["name"]] = value
+
+
+def _plain(
+    density: Any, u: Tensor, x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Log prior and log likelihood of a plain run, and its values of the discrete latents."""
+    with pyro.poutine.trace() as tracer, _PlaceAll(density.layout, u) as run:
+        density.model(x, y)
+    run.require_all()
+    trace, totals = tracer.trace, [run.log_jacobian, u.new_zeros(())]
+    known = {
+        name
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not (site["is_observed"] and density.is_simulator)
+    }
+    trace.compute_log_prob(lambda name, _: name in known)
+    for name in known:
+        site = trace.nodes[name]
+        if not is_subsample(site):
+            totals[site["is_observed"]] = totals[site["is_observed"]] + site["log_prob_sum"]
+    unknown = torch.nan if density.is_simulator else 0.0
+    return totals[0], totals[1] + unknown, run.assigned
+
+
+def _warn(reason: Exception) -> None:
+    first_line = str(reason).split(". ")[0].split("\n")[0]
+    warnings.warn(
+        "The program's density cannot be computed for all particles at once and is computed "
+        f"one by one, which is slow. Torch says: {first_line}. Write choices on drawn values "
+        "with torch.where instead of if.",
+        UserWarning,
+        stacklevel=5,
+    )

@@ -1,0 +1,274 @@
+r"""Where a distribution has mass, decided in one place, and its log density: -inf elsewhere.
+
+torch's own ``log_prob`` gives finite numbers outside the support too, for an exponential below 0 or
+a Pareto law below its scale; and the ``support`` of a transformed distribution is that of its last
+transform, the whole line for an exponential law that was shifted. Here the parts of a distribution
+are asked one by one: the components of a mixture, the base of a transformed distribution at the
+value that its transforms lead back to. Bounds may be tensors that depend on latents, also under
+`torch.func.vmap`.
+"""
+
+from typing import Any
+
+import torch
+from pyro.distributions import ExpandedDistribution, MaskedDistribution, MaskedMixture
+from pyro.distributions.mixture import MaskedConstraint
+from pyro.distributions.util import scale_and_mask
+from torch import Tensor
+from torch.distributions import Independent, MixtureSameFamily, TransformedDistribution, constraints
+from torch.distributions.transforms import ComposeTransform, Transform
+
+_BOUNDED = (
+    constraints.greater_than,
+    constraints.greater_than_eq,
+    constraints.less_than,
+    constraints.interval,
+    constraints.half_open_interval,
+)
+_ROUNDING = 1e-5  # of whole vectors that a user may have in float32
+
+
+class Image(constraints.Constraint):
+    """What transforms make of the values in a support.
+
+    Args:
+        base: the support.
+        transforms: one after the other.
+    """
+
+    def __init__(self, base: Any, transforms: list[Transform]) -> None:
+        self.base, self.transform = base, ComposeTransform(transforms)
+        super().__init__()
+
+    @property
+    def is_discrete(self) -> bool:  # type: ignore[override]
+        return bool(self.base.is_discrete)
+
+    @property
+    def event_dim(self) -> int:  # type: ignore[override]
+        domain, codomain = self.transform.domain.event_dim, self.transform.codomain.event_dim
+        return int(max(codomain, self.base.event_dim + codomain - domain))
+
+    def check(self, value: Tensor) -> Tensor:
+        inside, value, n = _led_back(self.transform.parts, value, self.event_dim)
+        return inside & _all(_check(self.base, value), n - self.base.event_dim)
+
+    def __repr__(self) -> str:
+        return f"{self.transform.parts} of {self.base}"
+
+
+def support_of(fn: Any) -> Any:
+    """The support of a distribution: no wider than its parts allow, where that can be said.
+
+    Example:
+        >>> from torch.distributions import AffineTransform, Exponential
+        >>> shifted = TransformedDistribution(Exponential(1.0), AffineTransform(2.0, 1.0))
+        >>> shifted.support.check(torch.tensor(1.0)), support_of(shifted).check(torch.tensor(1.0))
+        (tensor(True), tensor(False))
+    """
+    if isinstance(fn, Independent):
+        base, n = support_of(fn.base_dist), fn.reinterpreted_batch_ndims
+    elif isinstance(fn, MaskedDistribution | ExpandedDistribution):
+        base, n = support_of(fn.base_dist), 0
+    elif isinstance(fn, MixtureSameFamily):
+        base, n = _hull(fn.component_distribution), 0
+    elif _is_transformed(fn) and type(fn).support is TransformedDistribution.support:
+        base = _image(support_of(fn.base_dist), fn.transforms)
+        n = len(fn.event_shape) - base.event_dim
+    else:
+        base, n = fn.support, 0
+    return constraints.independent(base, n) if n else base
+
+
+def contains(fn: Any, value: Tensor) -> Tensor:
+    """Whether values lie where a distribution has mass, ``(*sample, *batch)`` or broadcastable.
+
+    Example:
+        >>> contains(torch.distributions.Pareto(2.0, 1.0), torch.tensor([1.0, 3.0]))
+        tensor([False,  True])
+    """
+    if isinstance(fn, Independent):
+        inside = contains(fn.base_dist, value)
+        inside = inside.expand(torch.broadcast_shapes(inside.shape, fn.base_dist.batch_shape))
+        return _all(inside, fn.reinterpreted_batch_ndims)
+    if isinstance(fn, MaskedDistribution):
+        return contains(fn.base_dist, value) | ~torch.as_tensor(fn._mask)
+    if isinstance(fn, ExpandedDistribution):
+        return contains(fn.base_dist, value)
+    if isinstance(fn, MaskedMixture):
+        return torch.where(fn.mask, contains(fn.component1, value), contains(fn.component0, value))
+    if isinstance(fn, MixtureSameFamily):
+        return contains(fn.component_distribution, fn._pad(value)).any(-1)
+    if not _is_transformed(fn):
+        return _check(fn.support, value)
+    declared = type(fn).support is not TransformedDistribution.support
+    said = _check(fn.support, value) if declared else True
+    inside, value, n = _led_back(fn.transforms, value, len(fn.event_shape))
+    return said & inside & _all(contains(fn.base_dist, value), n - len(fn.base_dist.event_shape))
+
+
+def outside(fn: Any, value: Tensor) -> Tensor:
+    """How far values lie outside the support, summed over them; 0 where none does.
+
+    Distances to an interval are those to its nearer end, of transformed values before they were
+    transformed. All else is 1 outside.
+
+    Example:
+        >>> outside(torch.distributions.Uniform(0.0, 1.0), torch.tensor([0.5, 3.0]))
+        tensor(2.)
+    """
+    if isinstance(fn, Independent | ExpandedDistribution):
+        return outside(fn.base_dist, value)
+    if _is_transformed(fn) and isinstance(support_of(fn), Image):
+        return outside(fn.base_dist, _led_back(fn.transforms, value, len(fn.event_shape))[1])
+    if not isinstance(fn.support, _BOUNDED):
+        return (~contains(fn, value)).to(value.dtype).sum()
+    low = getattr(fn.support, "lower_bound", -torch.inf)
+    high = getattr(fn.support, "upper_bound", torch.inf)
+    far = (low - value).clamp(min=0.0) + (value - high).clamp(min=0.0)
+    return far.nan_to_num(1.0).sum()
+
+
+def is_fixed(fn: Any) -> bool:
+    """Whether a support is the same whatever the parameters of the distribution are."""
+    if isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
+        return is_fixed(fn.base_dist)
+    if isinstance(fn, MixtureSameFamily):
+        return is_fixed(fn.component_distribution)
+    support = support_of(fn)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    parts = vars(support).values()
+    return not isinstance(support, Image | MaskedConstraint) and not any(
+        isinstance(part, Tensor) for part in parts
+    )
+
+
+def log_prob(fn: Any, value: Tensor) -> Tensor:
+    """The log density or probability of a distribution, -inf outside its support.
+
+    Example:
+        >>> log_prob(torch.distributions.Exponential(1.0), torch.tensor([-1.0, 1.0]))
+        tensor([-inf, -1.])
+    """
+    if _is_everywhere(support_of(fn)):
+        return fn.log_prob(value)
+    if isinstance(fn, Independent):
+        each = log_prob(fn.base_dist, value)
+        return each.flatten(-n).sum(-1) if (n := fn.reinterpreted_batch_ndims) else each
+    if isinstance(fn, MaskedDistribution) and fn._mask is not False:
+        return scale_and_mask(log_prob(fn.base_dist, value), mask=fn._mask)
+    if isinstance(fn, MaskedMixture):
+        return torch.where(fn.mask, log_prob(fn.component1, value), log_prob(fn.component0, value))
+    if isinstance(fn, MixtureSameFamily):
+        each = log_prob(fn.component_distribution, fn._pad(value))
+        return torch.logsumexp(each + fn.mixture_distribution.logits.log_softmax(-1), -1)
+    inside, point = contains(fn, value), _point_in(fn)
+    if point is not None:  # the density where it means nothing may be NaN, and so its gradient
+        value = torch.where(inside[(...,) + (None,) * len(fn.event_shape)], value, point)
+    return torch.where(inside, fn.log_prob(value), -torch.inf)
+
+
+def _is_transformed(fn: Any) -> bool:
+    """Whether a density is that of the base at the value which the transforms lead back to."""
+    return (
+        isinstance(fn, TransformedDistribution)
+        and type(fn).log_prob is TransformedDistribution.log_prob
+    )
+
+
+def _is_everywhere(support: Any) -> bool:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.real))
+
+
+def _image(support: Any, transforms: list[Transform]) -> Any:
+    """The codomain of the last transform, if the support is all of the first one's domain."""
+    for i, transform in enumerate(transforms):
+        domain = transform.domain
+        fills = _is_everywhere(support) and _is_everywhere(domain)
+        if not fills and _bounds(support) != _bounds(domain):
+            return Image(support, transforms[i:])
+        support = transform.codomain
+    return support
+
+
+def _bounds(support: Any) -> tuple[Any, ...]:
+    """Kind and ends of an interval, to compare; of anything else, or moving ends, no two agree."""
+    low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    if not isinstance(support, _BOUNDED) or isinstance(low, Tensor) or isinstance(high, Tensor):
+        return (object(),)
+    return low, high
+
+
+def _hull(components: Any) -> Any:
+    """The least interval around the supports of a mixture's components."""
+    support, n = support_of(components), 0
+    while isinstance(support, constraints.independent):
+        support, n = support.base_constraint, n + support.reinterpreted_batch_ndims
+    if not isinstance(support, _BOUNDED):
+        return constraints.independent(support, n) if n else support
+    shape, dim = components.batch_shape + components.event_shape, -1 - len(components.event_shape)
+    ends = {}
+    for name, reduce in (("lower_bound", torch.amin), ("upper_bound", torch.amax)):
+        end = getattr(support, name, None)
+        ends[name] = reduce(end.expand(shape), dim) if isinstance(end, Tensor) else end
+    hull = type(support)(*(end for end in ends.values() if end is not None))
+    return constraints.independent(hull, n) if n else hull
+
+
+def _led_back(transforms: list[Transform], value: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
+    """Whether each transform can have led here, the value it all began with, and its event dims."""
+    inside = torch.ones((), dtype=torch.bool, device=value.device)
+    for transform in reversed(transforms):
+        inside = inside & _all(_check(transform.codomain, value), n - transform.codomain.event_dim)
+        value = transform.inv(value)
+        n += transform.domain.event_dim - transform.codomain.event_dim
+        inside = inside & _all(_check(transform.domain, value), n - transform.domain.event_dim)
+    return inside, value, n
+
+
+def _all(inside: Tensor, n: int) -> Tensor:
+    return inside.flatten(-n).all(-1) if n > 0 else inside
+
+
+def _check(support: Any, value: Tensor) -> Tensor:
+    """Whether values satisfy a constraint, with room for the rounding of whole vectors."""
+    if isinstance(support, constraints.independent):
+        inside = _check(support.base_constraint, value)
+        return _all(inside, support.reinterpreted_batch_ndims)
+    if isinstance(support, type(constraints.simplex)):
+        return (value >= 0).all(-1) & ((value.sum(-1) - 1).abs() < _ROUNDING)
+    if isinstance(support, type(constraints.corr_cholesky)):
+        near = (value.square().sum(-1) - 1).abs() < _ROUNDING
+        return near.all(-1) & (value.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
+    if isinstance(support, constraints.multinomial):  # torch lets parts of counts and of totals in
+        counts = (value >= 0) & (value % 1 == 0)
+        return counts.all(-1) & (value.sum(-1) == support.upper_bound)
+    try:
+        return support.check(value)
+    except NotImplementedError:  # a support that only its user knows
+        return torch.ones((), dtype=torch.bool, device=value.device)
+
+
+def _point_in(fn: Any) -> Any:
+    """Some value in the support of single elements; None where that is not so easy to say."""
+    if isinstance(fn, Independent | ExpandedDistribution | MaskedDistribution):
+        return _point_in(fn.base_dist)
+    if _is_transformed(fn):
+        point = _point_in(fn.base_dist)
+        if point is None:
+            return None
+        for transform in fn.transforms:
+            point = transform(torch.as_tensor(point))
+        return point
+    low = getattr(fn.support, "lower_bound", None)
+    high = getattr(fn.support, "upper_bound", None)
+    if fn.support.event_dim or (low is None and high is None):
+        return 0.0 if isinstance(fn.support, type(constraints.boolean)) else None
+    if fn.support.is_discrete:
+        return high if low is None else low
+    if low is None or high is None:
+        return high - 1 if low is None else low + 1
+    return (low + high) / 2

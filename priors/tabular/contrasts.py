@@ -1,0 +1,95 @@
+r"""Strongly correlated columns whose small differences decide: spectra, sensors, repeated readings.
+
+    x_j = l_j f_{g(j)} + delta e_j,     score = m(W e)
+Columns of a group g share a factor f, and correlate by :math:`\rho` from a half to 0.9997
+(:math:`\delta^2 = (1 - \rho) / \rho` at equal loadings). The answer depends on the parts e alone,
+mostly linearly; where loadings are equal and weights sum to zero it is exactly a contrast of
+columns, such as the sign of x_1 - x_2, whose direction no single column shows. In a third of the
+tasks columns are instead readings of smooth curves along the columns, and weak components of these
+decide.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from amortized.priors.tabular.columns import draw_integer, log_uniform, standardise
+from amortized.priors.tabular.inputs import heavy_weights
+from amortized.priors.tabular.mechanisms import apply_by_task
+from amortized.priors.tabular.tabular_prior import TabularPrior
+
+_N_SCORES = 4
+_FAMILIES = ("linear", "additive", "quadratic", "perceptron")
+_ODDS = (0.7, 0.1, 0.1, 0.1)
+
+
+class ContrastPrior(TabularPrior):
+    """Tables answered by contrasts of correlated columns; arguments as in ``TabularPrior``.
+
+    Example:
+        >>> prior = ContrastPrior("regression", n_features=5)
+        >>> prior.sample(2, 50, 10, seed=0).x_query.shape
+        torch.Size([2, 10, 5])
+    """
+
+    _noiseless = 0.7
+
+    def _columns(
+        self, n_tasks: int, n_features: int, n_rows: int
+    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+        columns, parts = _with_factors(n_tasks, n_features, n_rows)
+        scores = _answers(parts, contrast=True)
+        curved = (torch.rand(n_tasks) < 1 / 3).nonzero()[:, 0]
+        if len(curved):
+            columns[curved], parts = _curves(len(curved), n_features, n_rows)
+            scores[curved] = _answers(parts, contrast=False)
+        return columns, scores
+
+    def _dress(self, columns: Float[Tensor, "batch columns rows"]) -> Tensor:
+        return columns  # a bend or a cut of one column would hide the contrast
+
+
+def _with_factors(n_tasks: int, n_columns: int, n_rows: int) -> tuple[Tensor, Tensor]:
+    """Columns that share factors, and the parts that they do not share."""
+    own = torch.randn(n_tasks, n_columns, n_rows)
+    n_factors = draw_integer(1, 3)
+    group = torch.randint(n_factors, (n_tasks, n_columns, 1)).expand(-1, -1, n_rows)
+    factors = torch.randn(n_tasks, n_factors, n_rows)
+    unequal = log_uniform(0.5, 2.0, n_tasks, n_columns, 1) * torch.randn(n_columns, 1).sign()
+    loadings = torch.where(torch.rand(n_tasks, 1, 1) < 0.6, 1.0, unequal)
+    apart = log_uniform(3e-4, 0.5, n_tasks, 1, 1)
+    spread = (apart / (1 - apart)).sqrt()
+    return loadings * factors.gather(1, group) + spread * own, own
+
+
+def _curves(n_tasks: int, n_columns: int, n_rows: int) -> tuple[Tensor, Tensor]:
+    """Readings along smooth curves, and the curves' components in the order of their size."""
+    n_parts = draw_integer(2, 12)
+    parts = torch.randn(n_tasks, n_parts, n_rows)
+    at = torch.linspace(0, 1, n_columns)[:, None]
+    centre, width = torch.rand(n_tasks, 1, n_parts), log_uniform(0.05, 1.0, n_tasks, 1, n_parts)
+    bumps = torch.exp(-0.5 * ((at - centre) / width).square())
+    size = log_uniform(0.2, 0.95, n_tasks, 1, 1) ** torch.arange(float(n_parts))
+    columns = (bumps * size) @ parts
+    noise = log_uniform(1e-4, 0.1, n_tasks, 1, 1)
+    return columns + noise * torch.randn_like(columns), parts
+
+
+def _answers(parts: Tensor, *, contrast: bool) -> Tensor:
+    """Effects of a few weighted sums of the parts, many of them contrasts."""
+    n_tasks, n_parts, _ = parts.shape
+    weights = heavy_weights(n_tasks, _N_SCORES, n_parts)
+    if contrast and n_parts > 1:
+        balanced = weights - weights.mean(-1, keepdim=True)
+        # In some tasks one pair of columns decides, as noise in the others never does.
+        pair = torch.zeros_like(weights)
+        both = torch.rand(n_tasks, _N_SCORES, n_parts).argsort(-1)[..., :2]
+        pair.scatter_(-1, both, torch.tensor([1.0, -1.0]).expand(both.shape))
+        kind = torch.randint(3, (n_tasks, 1, 1))
+        weights = torch.where(kind == 0, weights, torch.where(kind == 1, balanced, pair))
+    causes = standardise(weights @ parts)
+    family = torch.multinomial(torch.tensor(_ODDS), n_tasks, replacement=True)
+    scores = apply_by_task(family, _FAMILIES, causes, _N_SCORES)
+    # The first of the linear ones is a single weighted sum.
+    alone = (family == 0) & (torch.rand(n_tasks) < 0.7)
+    return torch.where(alone[:, None, None], causes, scores)

@@ -1,0 +1,72 @@
+"""Categories of many levels that decide the answer: postcodes, species, products, operators.
+
+One to three columns hold 6 to 200 levels, whose codes say nothing. Every level has an effect of
+its own, normal, of two values, or one of a few classes; popular levels are many times as frequent
+as rare ones, or all are alike. The answer is the sum of these effects and, in half of the tasks,
+of a mechanism of the other columns: what random effects and target encodings are made for.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from amortized.priors.tabular.category_rules import exact_classes
+from amortized.priors.tabular.columns import draw_integer, dress, log_uniform, standardise
+from amortized.priors.tabular.inputs import draw_inputs
+from amortized.priors.tabular.mechanisms import additive
+from amortized.priors.tabular.tabular_prior import TabularPrior
+
+_MOST_LEVELS = 200
+
+
+class LevelPrior(TabularPrior):
+    """Tables with categories of many levels; arguments as in ``TabularPrior``.
+
+    Example:
+        >>> prior = LevelPrior("classification", n_features=3)
+        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
+        torch.Size([2, 10])
+    """
+
+    _noiseless = 0.7
+
+    def _columns(
+        self, n_tasks: int, n_features: int, n_rows: int
+    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+        n_coded = draw_integer(1, min(3, n_features))
+        codes, effects = _draw_categories(n_tasks, n_coded, n_rows)
+        if n_features == n_coded:
+            return codes, effects
+        others = draw_inputs(n_tasks, n_features - n_coded, n_rows)
+        share = log_uniform(0.1, 2.0, n_tasks, 1, 1) * (torch.rand(n_tasks, 1, 1) < 0.5)
+        scores = effects + share * standardise(additive(others, effects.shape[1]))
+        columns = torch.cat((codes, dress(others)), 1)
+        order = torch.rand(n_tasks, n_features).argsort(-1)
+        return columns[torch.arange(n_tasks)[:, None], order], scores
+
+    def _dress(self, columns: Float[Tensor, "batch columns rows"]) -> Tensor:
+        return columns  # those without a meaning of their own have been dressed
+
+    def _labels(self, scores: Float[Tensor, "batch scores rows"]) -> Int[Tensor, "batch rows"]:
+        return exact_classes(scores, self.max_classes, self._noiseless)
+
+
+def _draw_categories(n_tasks: int, n_coded: int, n_rows: int) -> tuple[Tensor, Tensor]:
+    """Codes, ``(batch, columns, rows)``, and summed effects, ``(batch, 2, rows)``."""
+    # At least two or so rows a level, or nothing can be learned of any.
+    most = float(min(_MOST_LEVELS, max(7, n_rows // 3)))
+    n_levels = log_uniform(6.0, most + 1.0, n_tasks, n_coded, 1).floor()
+    popularity = torch.randn(n_tasks, n_coded, _MOST_LEVELS) * 1.5 * torch.rand(n_tasks, 1, 1)
+    popularity = popularity.exp().masked_fill(torch.arange(_MOST_LEVELS) >= n_levels, 0.0)
+    codes = torch.multinomial(popularity.flatten(0, 1), n_rows, replacement=True)
+    codes = codes.view(n_tasks, n_coded, n_rows)
+    kind = torch.randint(3, (n_tasks, 1, 1, 1))
+    normal = torch.randn(n_tasks, n_coded, 2, _MOST_LEVELS)
+    classes = torch.randint(60, normal.shape) % torch.randint(2, 8, (n_tasks, 1, 1, 1))
+    effect = torch.where(kind == 0, normal, torch.where(kind == 1, normal.sign(), classes))
+    # Often one of the columns decides alone.
+    strength = torch.rand(n_tasks, n_coded, 1, 1).round()
+    strength[:, 0] = 1.0
+    wide = codes[:, :, None].expand(-1, -1, 2, -1)
+    effects = (strength * effect).gather(-1, wide).sum(1)
+    return codes.to(effects.dtype), effects
