@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.utils._pytree import tree_map
 
+from amortized.arrays import as_values
 from amortized.priors.observation import NoPredictive, row_distribution
 from amortized.priors.seeding import seeded
 from amortized.priors.support import log_prob
@@ -139,7 +140,7 @@ class ProgramPredictive(Distribution):
 
     def log_prob(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
         """Log of the mixture's density or probability."""
-        value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
+        value = _for_each(self, value).to(self.x)
         moved = value.movedim(-2, 0)
         each = self._over_draws(log_prob, moved)
         weights = self.log_weights.reshape(self.log_weights.shape + (1,) * (each.ndim - 2))
@@ -180,7 +181,7 @@ class ProgramPredictive(Distribution):
 
     def cdf(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
         """Distribution function; from draws where torch knows none for the program's y."""
-        value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
+        value = _for_each(self, value).to(self.x)
         try:
             each = self._over_draws(lambda fn, y: fn.cdf(y), value.movedim(-2, 0))
         except NotImplementedError:
@@ -194,7 +195,7 @@ class ProgramPredictive(Distribution):
 
     def icdf(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
         """Quantiles: bisection on the cdf, or order statistics of draws where there is none."""
-        value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
+        value = _for_each(self, value).to(self.x)
         try:
             # A mixture's quantile lies between the least and the greatest of its parts'.
             each = self._over_draws(lambda fn, level: fn.icdf(level), value.movedim(-2, 0))
@@ -226,6 +227,7 @@ class ProgramPredictive(Distribution):
         # E|X - X'| of sorted draws, without the n^2 differences.
         weight = (2 * torch.arange(1, n + 1, dtype=draws.dtype) - n - 1).reshape(-1, 1, 1)
         spread = (2 * weight * draws).sum(0) / (n * (n - 1))
+        value = as_values(value, "value").to(self.x)
         return (draws - value).abs().mean(0) - spread / 2
 
     def _draws(self) -> Tensor:
@@ -248,8 +250,9 @@ def _singly(function: Callable[..., Any], latents: Any, *data: Tensor) -> Any:
     return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
 
 
-def _for_each(predictive: Distribution, value: Tensor) -> Tensor:
+def _for_each(predictive: Distribution, value: Any) -> Tensor:
     """A value for each row of a predictive, where fewer are meant for several."""
+    value = as_values(value, "value")
     return value.expand(torch.broadcast_shapes(value.shape, predictive.batch_shape))
 
 
@@ -286,7 +289,7 @@ class OneOfBatch(Distribution):
         return self.batched.entropy()[0]
 
     def crps(self, value: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        return self.batched.crps(value.unsqueeze(0))[0]
+        return self.batched.crps(as_values(value, "value").unsqueeze(0))[0]
 
 
 class Affine(Distribution):
@@ -309,11 +312,14 @@ class Affine(Distribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self.shift + self.scale * self.base.sample(torch.Size(sample_shape))
 
+    def _standard(self, value: Tensor) -> Tensor:
+        return (as_values(value, "value") - self.shift) / self.scale
+
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.base.log_prob((value - self.shift) / self.scale) - math.log(self.scale)
+        return self.base.log_prob(self._standard(value)) - math.log(self.scale)
 
     def cdf(self, value: Tensor) -> Tensor:
-        return self.base.cdf((value - self.shift) / self.scale)
+        return self.base.cdf(self._standard(value))
 
     def icdf(self, value: Tensor) -> Tensor:
         return self.shift + self.scale * self.base.icdf(value)
@@ -322,4 +328,4 @@ class Affine(Distribution):
         return self.base.entropy() + math.log(self.scale)
 
     def crps(self, value: Tensor) -> Tensor:
-        return self.scale * self.base.crps((value - self.shift) / self.scale)
+        return self.scale * self.base.crps(self._standard(value))

@@ -9,10 +9,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_random_state, validate_data
+from sklearn.utils.validation import check_random_state
 from torch import Tensor
 from torch.distributions import Distribution
 
+from amortized.arrays import validate_data
 from amortized.estimators.bayesian_estimator import BayesianEstimator, Model
 from amortized.estimators.class_labels import class_labels
 from amortized.estimators.tables import location_and_scale

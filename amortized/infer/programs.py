@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from amortized.arrays import as_tensor, as_values
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.infer.problem import Data, Problem, as_tensor
+from amortized.infer.problem import Data, Problem
 from amortized.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.priors.density import ProgramDensity
@@ -127,7 +128,7 @@ class LogProb:
         for name, fn in self.density.priors.items():
             if name not in latents:
                 continue  # the density says which are missing
-            value = torch.as_tensor(latents[name], dtype=self.density.y.dtype)
+            value = as_values(latents[name], f"latent {name!r}").to(self.density.y)
             event = fn.shape()
             lead = value.shape[: max(value.ndim - len(event), 0)]
             wanted = f"(..., {batch}, *{tuple(event)})" if self.many else f"(..., *{tuple(event)})"

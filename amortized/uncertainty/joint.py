@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.seeding import seeded
-from amortized.uncertainty.growing_context import GrowingContext, Predict
+from amortized.uncertainty.growing_context import GrowingContext, Predict, number_type, rows_of
 
 
 def joint_log_prob(
@@ -47,6 +47,10 @@ def joint_log_prob(
         >>> round(joint_log_prob(coin_flips, x, y, x, y).item(), 4)  # N(0, I + 1/3)
         -2.0933
     """
+    dtype = number_type(predict)
+    x_context, y_context = rows_of(x_context, y_context, "context", dtype)
+    x_query, y_query = rows_of(x_query, y_query, "query", dtype)
+    _require_same_tasks(x_context, x_query)
     context = GrowingContext(predict, x_context, y_context, x_query.shape[1], refresh)
     total = y_context.new_zeros(len(y_context))
     for i in range(x_query.shape[1]):
@@ -86,6 +90,10 @@ def joint_sample(
     """
     if n_samples < 1:
         raise ValueError(f"Expected n_samples >= 1; got {n_samples!r}.")
+    dtype = number_type(predict)
+    x_context, y_context = rows_of(x_context, y_context, "context", dtype)
+    x_query, _ = rows_of(x_query, None, "query", dtype)
+    _require_same_tasks(x_context, x_query)
     n_tasks, n_query = x_query.shape[:2]
 
     def repeated(values: Tensor) -> Tensor:
@@ -98,3 +106,11 @@ def joint_sample(
             x = asked[:, i : i + 1]
             context.append(x, context.predictive(x).sample())
     return context.y[:, -n_query:].reshape(n_samples, n_tasks, n_query)
+
+
+def _require_same_tasks(x_context: Tensor, x_query: Tensor) -> None:
+    if len(x_context) != len(x_query) or x_context.shape[2] != x_query.shape[2]:
+        raise ValueError(
+            "Expected contexts and queries of as many tasks and features; got shapes "
+            f"{tuple(x_context.shape)} and {tuple(x_query.shape)}."
+        )

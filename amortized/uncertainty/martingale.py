@@ -23,8 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amortized.arrays import as_tensor
 from amortized.priors.seeding import seeded
-from amortized.uncertainty.growing_context import GrowingContext, Predict
+from amortized.uncertainty.growing_context import GrowingContext, Predict, number_type
 
 
 def martingale_posterior(
@@ -64,6 +65,8 @@ def martingale_posterior(
     """
     if n_draws < 1 or n_future < 1:
         raise ValueError(f"Expected n_draws and n_future >= 1; got {n_draws!r} and {n_future!r}.")
+    dtype = number_type(predict)
+    x, y = as_tensor(x, "x", dtype=dtype), as_tensor(y, "y", dtype=dtype)
     if x.ndim != 2 or y.shape != x.shape[:1] or len(y) < 1:
         raise ValueError(
             f"Expected one dataset, x (n, features) and y (n,) with n >= 1; got {tuple(x.shape)} "

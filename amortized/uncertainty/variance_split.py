@@ -25,7 +25,7 @@ from amortized.networks import PFN
 from amortized.posterior import Posterior
 from amortized.predictive import ProgramPredictive
 from amortized.priors.vectorised import Program
-from amortized.uncertainty.growing_context import Predict
+from amortized.uncertainty.growing_context import Predict, number_type, rows_of
 
 
 class VarianceSplit(NamedTuple):
@@ -74,6 +74,9 @@ def split_by_twins(
     """
     if n_nodes < 2:
         raise ValueError(f"Expected n_nodes >= 2; got {n_nodes!r}.")
+    dtype = number_type(predict)
+    x_context, y_context = rows_of(x_context, y_context, "context", dtype)
+    x_query, _ = rows_of(x_query, None, "query", dtype)
     if isinstance(predict, PFN) and x_context.shape[1] >= predict.config.max_context:
         raise ValueError(
             f"Expected fewer than {predict.config.max_context} rows, so that one more fits; got "
