@@ -138,7 +138,7 @@ def validate_data(estimator: Any, X: Any, y: Any = "no_validation", **options: A
     """`sklearn.utils.validation.validate_data`, of tensors and masked arrays too."""
     if options.get("y_numeric") and y is not None:
         # Not left to scikit-learn, which looks for NaN before it makes NaN of None.
-        y = check_array(column_or_1d(without_mask(y)), ensure_2d=False, input_name="y")
+        y = check_array(column_or_1d(without_mask(y), warn=True), ensure_2d=False, input_name="y")
     y = y if isinstance(y, str) else without_mask(y)
     with _only_numbers(X, options.get("dtype")):
         return sklearn.utils.validation.validate_data(estimator, without_mask(X), y, **options)

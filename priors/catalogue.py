@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 
+import torch
 from pyro.distributions import LogNormal, Uniform
 
 from amortized.priors.gaussian_process import (
@@ -12,9 +13,9 @@ from amortized.priors.gaussian_process import (
 )
 from amortized.priors.learning_curve import LearningCurvePrior
 from amortized.priors.mixture import MixturePrior
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.prior import Prior
 from amortized.priors.tabular.tables import diverse_table_prior, table_prior
+from amortized.priors.vectorised import precision
 
 _MOST_CELLS = 32_000  # a step of a training then takes a few gigabytes
 
@@ -134,5 +135,5 @@ def named_prior(name: str) -> Prior:
     """
     if name not in PRIORS:
         raise ValueError(f"Expected a prior among {sorted(PRIORS)}; got {name!r}.")
-    with ONE_AT_A_TIME:  # its numbers have the user's default dtype, not that of another thread
+    with precision(torch.float32):
         return PRIORS[name]()

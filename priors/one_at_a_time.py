@@ -7,7 +7,8 @@ process. Whoever changes them, and whoever depends on them, waits for its turn.
 import os
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -53,6 +54,13 @@ class Turn:
         if self._put_back is not None:
             self._put_back()
         self._lock, self._depth, self._owner, self._put_back = threading.RLock(), 0, None, None
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """What needs gradients has them, whatever mode of torch the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def _remembered() -> Callable[[], None]:

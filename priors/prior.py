@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
+from amortized.priors.vectorised import precision
 
 Units = Literal["raw", "standardised"]
 """What the numbers of a prior's tasks are: natural ones, as they are, or standardised data."""
@@ -19,7 +19,7 @@ class Prior(ABC):
     To write a new prior, implement ``_sample``: draw freely, as from torch's global generator; the
     public ``sample`` sees to it that a seeded one is drawn from. Draw ``n_context + n_query`` rows
     together and give them to ``split`` as the last step. A prior that knows an exact answer offers
-    it as ``posterior_predictive(batch)``.
+    it as ``posterior_predictive(batch)``. Tasks are float32, whatever torch's default dtype is.
 
     Attributes:
         units: "raw" where inputs and answers have units of their own, so that a network that was
@@ -58,7 +58,7 @@ class Prior(ABC):
             if int(value) != value or value < least:
                 raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
         device = torch.device(device)
-        with ONE_AT_A_TIME, seeded(seed), torch.no_grad(), device:
+        with precision(torch.float32), seeded(seed), torch.no_grad(), device:
             return self._sample(int(n_tasks), int(n_context), int(n_query))
 
     @abstractmethod

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -15,10 +16,10 @@ from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
 from amortized.posterior import Posterior
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
+from amortized.priors.one_at_a_time import gradients
 from amortized.priors.prior import Prior
 from amortized.priors.seeding import seeded
-from amortized.priors.vectorised import Program
+from amortized.priors.vectorised import Program, precision
 from amortized.sampling.checking import checked_approximation, checked_chains
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
@@ -107,7 +108,7 @@ def infer(
         raise ValueError(f"Expected a method among {['auto', *METHODS]}; got {method!r}.")
     functions = (automatically, METHODS["smc"]) if method == "auto" else (METHODS[method],)
     check_options(method, *functions, given=options)
-    with ONE_AT_A_TIME:
+    with precision(torch.float32), gradients():
         began = time.perf_counter()  # the wait for other threads is not the method's
         problem = make_problem(model, x, y, latent_prior)
         with seeded(seed):

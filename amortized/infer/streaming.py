@@ -35,11 +35,11 @@ from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.latent_priors.reduction import merge, split
 from amortized.posterior import Posterior
 from amortized.priors.density import ProgramDensity
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
+from amortized.priors.one_at_a_time import gradients
 from amortized.priors.prior import Prior
 from amortized.priors.seeding import seeded
 from amortized.priors.state_space import LinearGaussianModel
-from amortized.priors.vectorised import Program
+from amortized.priors.vectorised import Program, precision
 from amortized.sampling.adaptation import adapt
 from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture
@@ -82,7 +82,7 @@ def update(
         that of the mixture from the exact posterior of this update, in nats.
     """
     divergence = None
-    with ONE_AT_A_TIME, seeded(seed):
+    with precision(torch.float32), gradients(), seeded(seed):
         began = time.perf_counter()
         problem = make_problem(model, x, y, posterior)
         answer = network_answer(problem, network)

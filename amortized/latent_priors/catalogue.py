@@ -18,11 +18,11 @@ from amortized.priors.logistic_model import LogisticModelPrior
 from amortized.priors.nonlinear_observation import NonlinearObservationPrior
 from amortized.priors.normal_mean import NormalMeanPrior
 from amortized.priors.normal_variance import NormalVariancePrior
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
 from amortized.priors.program import ProgramPrior
 from amortized.priors.quantum_parameter import QuantumParameterPrior
 from amortized.priors.sensor_reading import SensorReadingPrior
+from amortized.priors.vectorised import precision
 
 PROGRAMS: Mapping[str, Callable[[], ProgramPrior]] = {
     "dt-mean": NormalMeanPrior,
@@ -155,7 +155,7 @@ def named_tasks(name: str) -> LatentTasks:
     """
     if name not in TASKS:
         raise ValueError(f"Expected tasks among {sorted(TASKS)}; got {name!r}.")
-    with ONE_AT_A_TIME:
+    with precision(torch.float32):
         return TASKS[name]()
 
 

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.density import ProgramDensity
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.program import ProgramPrior
 from amortized.priors.seeding import seeded
 from amortized.priors.simulation import ProgramSimulator
+from amortized.priors.vectorised import precision
 
 _N_ROWS = (5, 2)  # tried in turn where a program does not say how many it has
 _N_DENSITIES, _N_RUNS = 32, 4096
@@ -40,7 +40,7 @@ def rows_are_exchangeable(prior: ProgramPrior, n_rows: int | None = None) -> boo
         >>> rows_are_exchangeable(ProgramPrior(walk))
         False
     """
-    with ONE_AT_A_TIME, seeded(0), torch.no_grad():
+    with precision(torch.float32), seeded(0), torch.no_grad():
         for n in (n_rows,) if n_rows else _N_ROWS:
             try:
                 x = prior._inputs(_N_RUNS, n)

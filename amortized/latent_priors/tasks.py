@@ -22,10 +22,10 @@ from amortized.latent_priors.fitting import fit_draws
 from amortized.latent_priors.metaprior import Metaprior
 from amortized.priors.density import ProgramDensity
 from amortized.priors.likelihood_sketch import LikelihoodSketch
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.program import ProgramPrior
 from amortized.priors.seeding import seeded
 from amortized.priors.simulation import ProgramSimulator
+from amortized.priors.vectorised import precision
 
 _N_DRAWS = 4096
 _ROUNDING = 0.01  # nats of curvature over the last digit of the answers
@@ -176,7 +176,7 @@ class LatentTasks:
         self.prior, self.metaprior = prior, metaprior or Metaprior()
         self.wrong_prior = wrong_prior
         self.ordered = _ordered(prior, n_rows)
-        with ONE_AT_A_TIME, seeded(0), torch.no_grad():
+        with precision(torch.float32), seeded(0), torch.no_grad():
             self._x = prior._inputs(_N_DRAWS, self.ordered or 2)
             self.simulator = ProgramSimulator(prior.model, self._x[0])
             draws = self.simulator.sample_prior(self._x)
@@ -255,7 +255,7 @@ class LatentTasks:
         if self.ordered and n_context != self.ordered:
             raise ValueError(f"Expected n_context = {self.ordered}; got {n_context}.")
         device = torch.device(device)
-        with ONE_AT_A_TIME, seeded(seed), torch.no_grad(), device:
+        with precision(torch.float32), seeded(seed), torch.no_grad(), device:
             latent_prior = self.metaprior.sample(
                 self.location.to(device), self.scale.to(device), n_tasks, self.own.to(device)
             )

@@ -25,10 +25,10 @@ from amortized.networks.blocks import Block, KeysValues, Norm
 from amortized.networks.calibration import Calibration
 from amortized.networks.config_fields import check_fields, check_positive
 from amortized.networks.decoders import BarDecoder
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.prior import Prior, Units
 from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
+from amortized.priors.vectorised import precision
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class PFN(nn.Module):
             config: size of the network.
             seed: of the weights and of those draws.
         """
-        with ONE_AT_A_TIME, seeded(seed):
+        with precision(torch.float32), seeded(seed):
             n_tasks = max(1000, 20 * config.n_bars)
             batches = [prior.sample(n_tasks // 10, 1, 9, seed=seed + i) for i in range(10)]
             borders = equal_mass_borders(

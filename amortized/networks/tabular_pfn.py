@@ -37,10 +37,10 @@ from amortized.networks.cells import (
 )
 from amortized.networks.config_fields import check_fields
 from amortized.networks.decoders import BarDecoder, ClassDecoder, ClassSlots, class_slots
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.priors.prior import Prior, Units
 from amortized.priors.seeding import seeded
 from amortized.priors.task import TaskBatch
+from amortized.priors.vectorised import precision
 
 _OFFSETS = (0, 1, 3)
 
@@ -195,7 +195,7 @@ class TabularPFN(nn.Module):
             config: size of the network.
             seed: of the weights and of those draws.
         """
-        with ONE_AT_A_TIME, seeded(seed):
+        with precision(torch.float32), seeded(seed):
             if config.target == "classification":
                 return cls(config)
             batches = [prior.sample(32, 64, 64, seed=seed + i) for i in range(20)]

@@ -19,6 +19,7 @@ from amortized.networks import (
     new_network,
 )
 from amortized.priors.context_standardised import ContextStandardised
+from amortized.priors.one_at_a_time import gradients
 from amortized.priors.prior import Prior
 from amortized.priors.program import ProgramPrior
 from amortized.training.calibration import measure
@@ -147,7 +148,20 @@ def train(
         >>> network.training
         False
     """
-    config = config or TrainingConfig()
+    with gradients():
+        return _train(
+            prior, network, config or TrainingConfig(), directory, progress, trainer_options
+        )
+
+
+def _train(
+    prior: Prior | LatentTasks,
+    network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | str,
+    config: TrainingConfig,
+    directory: str | Path | None,
+    progress: bool,
+    trainer_options: dict[str, Any],
+) -> Any:
     if isinstance(network, str):
         network = _default_size(network, prior, config)
     if isinstance(network, DistributionTransformerConfig):

@@ -11,6 +11,7 @@ References:
 """
 
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from amortized.priors.seeding import seeded
@@ -19,10 +20,10 @@ from amortized.uncertainty.growing_context import GrowingContext, Predict, numbe
 
 def joint_log_prob(
     predict: Predict,
-    x_context: Float[Tensor, "batch context features"],
-    y_context: Float[Tensor, "batch context"],
-    x_query: Float[Tensor, "batch query features"],
-    y_query: Float[Tensor, "batch query"],
+    x_context: Float[Tensor, "batch context features"] | ArrayLike,
+    y_context: Float[Tensor, "batch context"] | ArrayLike,
+    x_query: Float[Tensor, "batch query features"] | ArrayLike,
+    y_query: Float[Tensor, "batch query"] | ArrayLike,
     *,
     refresh: int = 1,
 ) -> Float[Tensor, " batch"]:
@@ -62,9 +63,9 @@ def joint_log_prob(
 
 def joint_sample(
     predict: Predict,
-    x_context: Float[Tensor, "batch context features"],
-    y_context: Float[Tensor, "batch context"],
-    x_query: Float[Tensor, "batch query features"],
+    x_context: Float[Tensor, "batch context features"] | ArrayLike,
+    y_context: Float[Tensor, "batch context"] | ArrayLike,
+    x_query: Float[Tensor, "batch query features"] | ArrayLike,
     n_samples: int = 100,
     *,
     refresh: int = 1,

@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from amortized.arrays import as_tensor
@@ -30,8 +31,8 @@ from amortized.uncertainty.growing_context import GrowingContext, Predict, numbe
 
 def martingale_posterior(
     predict: Predict,
-    x: Float[Tensor, "n features"],
-    y: Float[Tensor, " n"],
+    x: Float[Tensor, "n features"] | ArrayLike,
+    y: Float[Tensor, " n"] | ArrayLike,
     functional: Callable[[Tensor, Tensor], Tensor],
     *,
     n_draws: int = 500,
