@@ -155,7 +155,9 @@ class BarDistribution(Distribution):
         y = self.borders[bar] + share * self._widths[bar]
         (left, right), (s_left, s_right) = self._inner, self._tail_scales
         y = torch.where(bar == 0, left + s_left * torch.special.ndtri(share / 2), y)
-        right_tail = right - s_right * torch.special.ndtri((1 - share) / 2)
+        # By what is left above the level, which is exact where the level itself rounds to 1.
+        above = ((1 - level) / mass).clamp(0, 1)
+        right_tail = right - s_right * torch.special.ndtri(above / 2)
         y = torch.where(bar == masses.shape[-1] - 1, right_tail, y)
         y = y.masked_fill(level >= 1, math.inf)  # also where rounding leaves the tail no mass
         return y.movedim(-1, 0).reshape(shape).to(self.borders.dtype)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Normal, constraints
 from torch.utils._pytree import tree_map
 
 from amortized.arrays import as_values
@@ -183,7 +183,7 @@ class ProgramPredictive(Distribution):
         """Distribution function; from draws where torch knows none for the program's y."""
         value = _for_each(self, value).to(self.x)
         try:
-            each = self._over_draws(lambda fn, y: fn.cdf(y), value.movedim(-2, 0))
+            each = self._over_draws(_cdf, value.movedim(-2, 0))
         except NotImplementedError:
             return (
                 (self._draws().unsqueeze(1) <= value.reshape(-1, *self.batch_shape))
@@ -198,7 +198,7 @@ class ProgramPredictive(Distribution):
         value = _for_each(self, value).to(self.x)
         try:
             # A mixture's quantile lies between the least and the greatest of its parts'.
-            each = self._over_draws(lambda fn, level: fn.icdf(level), value.movedim(-2, 0))
+            each = self._over_draws(_icdf, value.movedim(-2, 0))
             low, high = each.amin(0).movedim(0, -2), each.amax(0).movedim(0, -2)
         except NotImplementedError:
             draws = self._draws()
@@ -210,9 +210,12 @@ class ProgramPredictive(Distribution):
             spread = draws[-1] - draws[0]
             low = (draws[0] - 3 * spread).expand(value.shape)
             high = (draws[-1] + 3 * spread).expand(value.shape)
-        for _ in range(45):
+        for _ in range(60):
             middle = (low + high) / 2
-            below = self.cdf(middle) < value
+            level = self.cdf(middle)
+            below = level < value
+            if (outside := level.isnan()).any():  # torch's distributions know only their support
+                below = torch.where(outside, middle < self._draws().mean(0), below)
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
@@ -248,6 +251,18 @@ def _singly(function: Callable[..., Any], latents: Any, *data: Tensor) -> Any:
     ]
     shape = n, n_datasets
     return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
+
+
+def _cdf(fn: Any, y: Tensor) -> Tensor:
+    """The distribution function; of a normal one also where torch's own is rounded to 0."""
+    return torch.special.ndtr((y - fn.loc) / fn.scale) if isinstance(fn, Normal) else fn.cdf(y)
+
+
+def _icdf(fn: Any, level: Tensor) -> Tensor:
+    """The quantile; of a normal one also where torch's own is infinite."""
+    if isinstance(fn, Normal):
+        return fn.loc + fn.scale * torch.special.ndtri(level)
+    return fn.icdf(level)
 
 
 def _for_each(predictive: Distribution, value: Any) -> Tensor:
