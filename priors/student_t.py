@@ -7,7 +7,6 @@ import torch
 from scipy import special
 from torch import Tensor
 
-
 _LEAST = 1e-200  # of a level; for smaller ones scipy gives the quantile of the other end
 
 
