@@ -274,3 +274,29 @@ def rare(x, y=None):
 def test_conjugate_programs_of_unusual_scale_stay_exact(program, y):
     x = torch.randn(len(y), 4)
     assert infer(program, x, y, n_draws=10).diagnostics["method"] == "exact"
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        dist.Uniform(T([-1.0, 0.0]), T([1.0, 1.0]), validate_args=False),
+        dist.Pareto(T([1.0, 2.0]), 3.0, validate_args=False),
+        dist.Uniform(T([0.0, 0.0]), T([1.0, 2.0]), validate_args=False),
+    ],
+    ids=["two intervals", "two half-lines", "one of two is the unit interval"],
+)
+def test_bounds_may_differ_between_elements(prior):
+    def model(x, y=None):
+        at = pyro.sample("at", prior.to_event(1))
+        return pyro.sample("y", dist.Normal(at, 1.0).to_event(1), obs=y)
+
+    posterior = infer(model, [0.5, 0.7], seed=0)
+    low, high = (prior.icdf(T([p, p])) for p in (0.0, 1.0 - 1e-7))
+    assert posterior.diagnostics["method"] != "exact"
+    for i, y in enumerate((0.5, 0.7)):
+        grid = torch.linspace(float(low[i]), min(float(high[i]), 9.0), 20001)
+        law = prior.log_prob(grid[:, None].expand(-1, 2))[:, i].nan_to_num(-math.inf)
+        weights = (law - 0.5 * (grid - y) ** 2).softmax(0)
+        mean = (weights * grid).sum()
+        sd = (weights * (grid - mean) ** 2).sum().sqrt()
+        assert abs(posterior.mean["at"][i] - mean) < 0.15 * sd

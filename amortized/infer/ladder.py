@@ -36,7 +36,7 @@ from amortized.sampling.draws import Draws, blocks_of_chains, put_draws, take_dr
 from amortized.sampling.nuts import nuts
 from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.resampling import systematic_resample
-from amortized.sampling.smc import smc
+from amortized.sampling.smc import LEAST_ACCEPT, smc
 from amortized.sampling.start import FromDraws, FromMixture
 from amortized.sampling.verdict import any_doubt, judged, measured
 
@@ -199,7 +199,8 @@ def _temper(
     """Draws by tempered SMC, or by NUTS where the particles are in doubt and the chains are not."""
     draws = judged(smc(density, n_draws, **options))
     by_nuts = torch.zeros(density.n_datasets, dtype=torch.bool)
-    index = any_doubt(draws.diagnostics).nonzero()[:, 0]
+    hopeful = draws.diagnostics["accept"] >= LEAST_ACCEPT
+    index = (any_doubt(draws.diagnostics) & hopeful).nonzero()[:, 0]
     if len(index):
         some, particles = density.take(index), take_draws(draws, index)
         start = FromDraws(particles.u)

@@ -231,7 +231,7 @@ def _closed_form(problem: Problem, density: ProgramDensity) -> tuple[Any, str]:
         evidence = proved_evidence(density, answer)
         torch.testing.assert_close(answer.log_evidence, evidence, rtol=1e-6, atol=1e-6)
         return answer, "declared by the prior"
-    except (AssertionError, ValueError) as reason:
+    except (AssertionError, ValueError, torch.linalg.LinAlgError) as reason:
         check_possible(density)
         if isinstance(reason, ValueError) and not hasattr(problem.model, "posterior"):
             raise

@@ -234,11 +234,16 @@ class _Family:
     distribution: Callable[..., Distribution]
 
 
+def _is_everywhere(bound: object, value: float) -> bool:
+    """Whether a bound, of each element or of all, is this value."""
+    return bool((torch.as_tensor(bound) == value).all())
+
+
 def _on_unit_interval(support: object) -> bool:
     return (
         isinstance(support, constraints.interval)
-        and support.lower_bound == 0
-        and (support.upper_bound == 1)
+        and _is_everywhere(support.lower_bound, 0)
+        and _is_everywhere(support.upper_bound, 1)
     )
 
 
@@ -246,7 +251,7 @@ def _is_positive(support: object) -> bool:
     return (
         hasattr(support, "lower_bound")
         and not hasattr(support, "upper_bound")
-        and (support.lower_bound == 0)
+        and _is_everywhere(support.lower_bound, 0)
     )
 
 

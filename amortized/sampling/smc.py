@@ -43,6 +43,7 @@ from amortized.sampling.weighing import compared, joined, second_opinion, widene
 
 N_ISLANDS = 8
 _MORE = 4  # times as many particles for a dataset in doubt, and twice the moves
+LEAST_ACCEPT = 0.01  # of moves; below it they stand still, and so would any number of them
 _UNEVEN = 0.32  # by which a tail's acceptance is below the mean where moves may be too few
 _N_SCOUTS, _SHORT = 128, Limits(0.5, 0.3, 9)  # a run from the prior
 _N_NEAR = 128  # draws whose distances from others tell what is far
@@ -98,7 +99,8 @@ def smc(
     path, modes = _path(density, start, prior_share)
     answer, found = _attempt(path, modes, n_particles, n_draws, limits)
     uneven = answer.diagnostics["accept"] - answer.diagnostics["tail_accept"] > _UNEVEN
-    again = (uneven | any_doubt(answer.diagnostics)).nonzero()[:, 0]
+    hopeful = answer.diagnostics["accept"] >= LEAST_ACCEPT
+    again = (hopeful & (uneven | any_doubt(answer.diagnostics))).nonzero()[:, 0]
     if len(again):
         some, before = density.take(again), take_draws(answer, again)
         limits = limits._replace(max_sweeps=2 * max_sweeps, decorrelate=decorrelate)

@@ -41,6 +41,8 @@ from amortized.sampling.resampling import systematic_resample
 from amortized.sampling.tempering import Path, Point
 
 MAX_STAGES = 200
+_ENOUGH_TO_TELL = 20  # stages from which the number that is needed can be told
+_COLDEST = 1e-13  # the shortest step of a temperature
 
 _T = TypeVar("_T")
 
@@ -129,17 +131,34 @@ def run(path: Path, n_particles: int, n_islands: int, limits: Limits) -> State:
     """
     state = _initial_state(path, n_particles, n_islands)
     active = torch.arange(path.density.n_datasets)
-    for _ in range(MAX_STAGES):
+    halfway = state.beta  # the temperatures when half of the stages were done
+    for stage in range(1, MAX_STAGES + 1):
         part = _stage(path.take(active), take(state, active), limits)
         state = put(state, active, part)
         active = active[part.beta < 1]
         if not len(active):
             return state
-    raise ValueError(
-        f"Expected every dataset to reach its posterior within {MAX_STAGES} stages; dataset "
-        f"{int(active[0])} stands at temperature {state.beta[active[0]]:.2g}. The likelihood is "
-        "extremely narrow beside the start: give a better start, or rescale the program."
-    )
+        if stage % _ENOUGH_TO_TELL == 0:
+            _check_arrival(state.beta, halfway, active, stage)
+            halfway = state.beta
+    raise AssertionError("The last check refuses what has not arrived.")
+
+
+def _check_arrival(beta: Tensor, before: Tensor, active: Tensor, stage: int) -> None:
+    """Refuses datasets that at their rate of the last stages will not arrive in time.
+
+    Temperatures grow by a nearly constant factor a stage.
+    """
+    growth = (beta[active] / before[active].clamp(min=_COLDEST)).log() / _ENOUGH_TO_TELL
+    needed = -beta[active].log() / growth.clamp(min=1e-12)
+    late = active[stage + needed > MAX_STAGES]
+    if len(late):
+        raise ValueError(
+            f"Expected every dataset to reach its posterior within {MAX_STAGES} stages; dataset "
+            f"{int(late[0])} stands at temperature {beta[late[0]]:.2g} after {stage}. The "
+            "likelihood is extremely narrow beside the start: give a better start, or rescale the "
+            "program."
+        )
 
 
 def _initial_state(path: Path, n_particles: int, n_islands: int) -> State:
@@ -234,7 +253,7 @@ def next_temperature(
         weights = (step.unsqueeze(-1) * shifted).exp()
         return weights.sum(-1).square() / weights.square().sum(-1)
 
-    low, high = torch.full_like(beta, -30.0), longest.clamp(min=1e-13).log()
+    low, high = torch.full_like(beta, math.log(_COLDEST)), longest.clamp(min=_COLDEST).log()
     for _ in range(30):  # in log steps, for steps of 1e-8 occur
         middle = (low + high) / 2
         enough = ess(middle.exp()) >= target
