@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
+from amortized.arrays import as_values
+
 _MEDIAN = 0.6744897501960817  # median of the standard half-normal distribution
 _MEAN = math.sqrt(2 / math.pi)  # its mean
 _MEAN_OF_LESSER = (2 * math.sqrt(2) - 2) / math.sqrt(math.pi)  # E min(H, H') of two copies
@@ -60,7 +62,7 @@ class BarDistribution(Distribution):
                 f"Expected logits of 3 or more bars and one border more than bars; got "
                 f"{logits.shape[-1]} bars and borders of shape {tuple(borders.shape)}."
             )
-        if validate_args is not False and not bool((borders.diff() > 0).all()):
+        if validate_args is not False and not has_width(borders):
             raise ValueError("Expected strictly increasing borders; merge the equal ones.")
         self.logits, self.borders = logits, borders
         super().__init__(logits.shape[:-1], validate_args=False)
@@ -114,7 +116,7 @@ class BarDistribution(Distribution):
         return (left - y) / s_left, (y - right) / s_right
 
     def log_prob(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "..."]:
-        value, log_masses, shape = self._align(value.to(self.borders.dtype))
+        value, log_masses, shape = self._align(as_values(value, "value").to(self.borders))
         bar = self._bar_of(value)
         log_density = -self._widths.log()[bar]
         for in_tail, z, scale in zip(
@@ -128,7 +130,7 @@ class BarDistribution(Distribution):
         return (log_masses.gather(-1, bar) + log_density).movedim(-1, 0).reshape(shape)
 
     def cdf(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "..."]:
-        value, log_masses, shape = self._align(value.to(self.borders.dtype))
+        value, log_masses, shape = self._align(as_values(value, "value").to(self.borders))
         masses = log_masses.exp()
         bar = self._bar_of(value)
         below = F.pad(masses.cumsum(-1), (1, 0)).gather(-1, bar)
@@ -142,7 +144,8 @@ class BarDistribution(Distribution):
     def icdf(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "..."]:
         # In float32 the rounding of a thousand sums exceeds a tail's mass; a level above their
         # total would be sent to infinity.
-        level, log_masses, shape = self._align(value.double())
+        levels = as_values(value, "levels").to(self.borders.device, torch.float64)
+        level, log_masses, shape = self._align(levels)
         masses = log_masses.double().softmax(-1)
         cumulative = masses.cumsum(-1)
         bar = torch.searchsorted(cumulative, level.contiguous()).clamp_max(masses.shape[-1] - 1)
@@ -152,7 +155,9 @@ class BarDistribution(Distribution):
         y = self.borders[bar] + share * self._widths[bar]
         (left, right), (s_left, s_right) = self._inner, self._tail_scales
         y = torch.where(bar == 0, left + s_left * torch.special.ndtri(share / 2), y)
-        right_tail = right - s_right * torch.special.ndtri((1 - share) / 2)
+        # By what is left above the level, which is exact where the level itself rounds to 1.
+        above = ((1 - level) / mass).clamp(0, 1)
+        right_tail = right - s_right * torch.special.ndtri(above / 2)
         y = torch.where(bar == masses.shape[-1] - 1, right_tail, y)
         y = y.masked_fill(level >= 1, math.inf)  # also where rounding leaves the tail no mass
         return y.movedim(-1, 0).reshape(shape).to(self.borders.dtype)
@@ -212,7 +217,7 @@ class BarDistribution(Distribution):
             | Strictly Proper Scoring Rules, Prediction, and Estimation
             | (Gneiting and Raftery, 2007)
         """
-        value = value.to(self.borders.dtype)
+        value = as_values(value, "value").to(self.borders)
         y = value[..., None]
         low, high = self.borders[:-1], self.borders[1:]
         inside = ((y - low).square() + (high - y).square()) / (2 * self._widths)
@@ -234,6 +239,12 @@ class BarDistribution(Distribution):
         tails = masses[..., [0, -1]]
         tails = scales * (tails * _MEAN - tails.square() * _MEAN_OF_LESSER)
         return integral[..., 1:-1].sum(-1) + tails.sum(-1)
+
+
+def has_width(borders: Float[Tensor, " borders"]) -> bool:
+    """Whether borders increase, by widths whose inverse is finite."""
+    widths = borders.diff()
+    return bool(((widths >= torch.finfo(widths.dtype).tiny) & widths.isfinite()).all())
 
 
 def _phi(z: Tensor) -> Tensor:
@@ -266,6 +277,8 @@ def equal_mass_borders(draws: Float[Tensor, " draws"], n_bars: int) -> Float[Ten
     draws = draws.flatten().sort().values
     position = torch.linspace(0, max(0, len(draws) - 1), n_bars + 1, dtype=torch.float64)
     borders = draws[position.round().long()].unique() if len(draws) else draws
+    wide = borders.diff() >= torch.finfo(borders.dtype).tiny
+    borders = borders[F.pad(wide, (1, 0), value=True)]
     if len(borders) < 4:
         raise ValueError(
             f"Expected draws with at least 4 distinct quantiles; got {len(borders)}. "

@@ -22,7 +22,9 @@ from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterio
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
 from amortized.sampling.latent_reference import reference_log_prob
+from amortized.seeding import seeded
 from amortized.training import TrainingConfig, train
+from amortized.training.checkpoint import read_checkpoint
 from amortized.training.data import batch_seed
 from amortized.training.train import CHECKPOINT
 
@@ -146,8 +148,7 @@ def measured(name: str, network: DistributionTransformer, tasks: LatentTasks) ->
     batches = held_out(tasks, recipe.training, recipe.n_reference or 1000)
     mixtures = answers(network, batches)
     by = "quadrature" if recipe.n_reference else "importance weights"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         gap = gaps(tasks, batches, mixtures, bool(recipe.n_reference))
     low, high = recipe.training.n_context
     found = {
@@ -188,9 +189,7 @@ def main() -> None:
         accelerator=options.accelerator,
     ).cpu()
     if options.stop_at is None or options.stop_at >= recipe.training.n_steps:
-        stored = torch.load(
-            options.runs / options.name / CHECKPOINT, map_location="cpu", weights_only=False
-        )
+        stored = read_checkpoint(options.runs / options.name / CHECKPOINT)
         text = card(options.name, as_stored(network), tasks, stored["seconds"])
         print(text, save(network, options.out / options.name, text))
 

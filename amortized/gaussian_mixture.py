@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from amortized.cholesky import cholesky_factor, solve_lower
+from amortized.seeding import seeded
 
 
 class GaussianMixture(Distribution):
@@ -298,9 +299,7 @@ class GaussianMixture(Distribution):
         self, other: Distribution, n_draws: int = 1000, seed: int = 0
     ) -> Float[Tensor, "*batch"]:
         r"""Estimate of :math:`KL(p \| q) = E_p \log p - \log q` from draws of this mixture."""
-        devices = [self.means.device] if self.means.is_cuda else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+        with seeded(seed):
             draws = self.sample((n_draws,))
         return (self.log_prob(draws) - other.log_prob(draws)).mean(0)
 

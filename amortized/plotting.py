@@ -4,13 +4,14 @@ Colours differ in lightness, and line and marker differ as well. Figures are mad
 so nothing stays open and no window is needed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch.distributions import Distribution
 
 COLOURS = ("#14213d", "#c2410c", "#3b9ab2", "#f2b134")
@@ -37,9 +38,17 @@ def label_axes(ax: Axes, x: str, y: str, title: str = "") -> Axes:
     ax.set_ylabel(y)
     ax.set_title(title, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
+    texts = [ax.xaxis.label, ax.yaxis.label, ax.title]
     if ax.get_legend_handles_labels()[1]:
-        ax.legend(fontsize=8, frameon=False)
+        texts += ax.legend(fontsize=8, frameon=False).get_texts()
+    plain_text(texts)
     return ax
+
+
+def plain_text(texts: Iterable[Text]) -> None:
+    """Shows names as they are: in them a dollar sign begins no formula."""
+    for text in texts:
+        text.set_parse_math(False)
 
 
 def histogram(values: Float[np.ndarray, " n"], x: str, y: str, title: str, ax: Axes | None) -> Axes:
@@ -162,6 +171,7 @@ def compare_methods(
         colour, marker = COLOURS[i % 4], MARKERS[i % 4]
         ax.errorbar([value], [i], xerr=[2 * error], capsize=3, color=colour, marker=marker)
     ax.set_yticks(range(len(values)), list(values))
+    plain_text(ax.get_yticklabels())
     ax.set_ylim(len(values) - 0.5, -0.5)
     return label_axes(ax, f"{x_label}, +- 2 standard errors", "method", title)
 
@@ -219,6 +229,7 @@ def plot_prior_sensitivity(
     axes[-1].plot(distance, rows, MARKERS[1], color=COLOURS[1], markersize=5)
     label_axes(axes[-1], f"distance from {sensitivity.labels[0]} (nats)", "")
     axes[0].set_yticks(rows, sensitivity.labels)
+    plain_text([*axes[0].get_yticklabels(), axes[0].title])
     axes[0].set_ylim(len(rows) - 0.5, -0.5)
     axes[0].set_ylabel("prior of the latents")
     axes[0].set_title(f"median and {level:.0%} interval; grey: {sensitivity.labels[0]}", fontsize=8)

@@ -271,6 +271,8 @@ class Posterior:
         """A histogram of every scalar latent with its mean and 90% interval, as a figure."""
         from matplotlib.figure import Figure
 
+        from amortized.plotting import plain_text
+
         if not self._draws:
             raise ValueError("Expected latents to plot; this posterior has none.")
         draws = self.sample(self.n_draws, seed=0)
@@ -285,7 +287,7 @@ class Posterior:
             axis.hist(column.detach().cpu().numpy(), bins=40, density=True, color="C0", alpha=0.6)
             axis.axvline(row["mean"], color="C1")
             axis.axvspan(row["q5"], row["q95"], color="C0", alpha=0.12)
-            axis.set_title(label, fontsize=9)
+            plain_text([axis.set_title(label, fontsize=9)])
             axis.set_yticks([])
         for axis in axes[len(columns) :]:
             axis.remove()

@@ -15,12 +15,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Normal, constraints
 from torch.utils._pytree import tree_map
 
+from amortized.arrays import as_values
 from amortized.program.row_distribution import NoPredictive, row_distribution
 from amortized.program.support import log_prob
 from amortized.program.vectorised import FunctionalSamplers, Program, draw, precision, quiet_program
+from amortized.seeding import seeded
 
 _N_DRAWS_FOR_CDF = 2000  # where torch knows no cdf; an error of about 0.01
 _PAIRS_AT_ONCE = 2**21  # pairs of rows whose covariances are in memory together
@@ -138,7 +140,7 @@ class ProgramPredictive(Distribution):
 
     def log_prob(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
         """Log of the mixture's density or probability."""
-        value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
+        value = _for_each(self, value).to(self.x)
         moved = value.movedim(-2, 0)
         each = self._over_draws(log_prob, moved)
         weights = self.log_weights.reshape(self.log_weights.shape + (1,) * (each.ndim - 2))
@@ -179,9 +181,9 @@ class ProgramPredictive(Distribution):
 
     def cdf(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
         """Distribution function; from draws where torch knows none for the program's y."""
-        value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
+        value = _for_each(self, value).to(self.x)
         try:
-            each = self._over_draws(lambda fn, y: fn.cdf(y), value.movedim(-2, 0))
+            each = self._over_draws(_cdf, value.movedim(-2, 0))
         except NotImplementedError:
             return (
                 (self._draws().unsqueeze(1) <= value.reshape(-1, *self.batch_shape))
@@ -193,10 +195,10 @@ class ProgramPredictive(Distribution):
 
     def icdf(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
         """Quantiles: bisection on the cdf, or order statistics of draws where there is none."""
-        value = _for_each(self, torch.as_tensor(value, dtype=self.x.dtype))
+        value = _for_each(self, value).to(self.x)
         try:
             # A mixture's quantile lies between the least and the greatest of its parts'.
-            each = self._over_draws(lambda fn, level: fn.icdf(level), value.movedim(-2, 0))
+            each = self._over_draws(_icdf, value.movedim(-2, 0))
             low, high = each.amin(0).movedim(0, -2), each.amax(0).movedim(0, -2)
         except NotImplementedError:
             draws = self._draws()
@@ -208,9 +210,12 @@ class ProgramPredictive(Distribution):
             spread = draws[-1] - draws[0]
             low = (draws[0] - 3 * spread).expand(value.shape)
             high = (draws[-1] + 3 * spread).expand(value.shape)
-        for _ in range(45):
+        for _ in range(60):
             middle = (low + high) / 2
-            below = self.cdf(middle) < value
+            level = self.cdf(middle)
+            below = level < value
+            if (outside := level.isnan()).any():  # torch's distributions know only their support
+                below = torch.where(outside, middle < self._draws().mean(0), below)
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
@@ -225,12 +230,12 @@ class ProgramPredictive(Distribution):
         # E|X - X'| of sorted draws, without the n^2 differences.
         weight = (2 * torch.arange(1, n + 1, dtype=draws.dtype) - n - 1).reshape(-1, 1, 1)
         spread = (2 * weight * draws).sum(0) / (n * (n - 1))
+        value = as_values(value, "value").to(self.x)
         return (draws - value).abs().mean(0) - spread / 2
 
     def _draws(self) -> Tensor:
         if self._sorted_draws is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with seeded(0):
                 draws = self.sample([_N_DRAWS_FOR_CDF])
             self._sorted_draws = draws.sort(0).values
         return self._sorted_draws
@@ -248,8 +253,21 @@ def _singly(function: Callable[..., Any], latents: Any, *data: Tensor) -> Any:
     return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
 
 
-def _for_each(predictive: Distribution, value: Tensor) -> Tensor:
+def _cdf(fn: Any, y: Tensor) -> Tensor:
+    """The distribution function; of a normal one also where torch's own is rounded to 0."""
+    return torch.special.ndtr((y - fn.loc) / fn.scale) if isinstance(fn, Normal) else fn.cdf(y)
+
+
+def _icdf(fn: Any, level: Tensor) -> Tensor:
+    """The quantile; of a normal one also where torch's own is infinite."""
+    if isinstance(fn, Normal):
+        return fn.loc + fn.scale * torch.special.ndtri(level)
+    return fn.icdf(level)
+
+
+def _for_each(predictive: Distribution, value: Any) -> Tensor:
     """A value for each row of a predictive, where fewer are meant for several."""
+    value = as_values(value, "value")
     return value.expand(torch.broadcast_shapes(value.shape, predictive.batch_shape))
 
 
@@ -286,7 +304,7 @@ class OneOfBatch(Distribution):
         return self.batched.entropy()[0]
 
     def crps(self, value: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
-        return self.batched.crps(value.unsqueeze(0))[0]
+        return self.batched.crps(as_values(value, "value").unsqueeze(0))[0]
 
 
 class Affine(Distribution):
@@ -309,11 +327,14 @@ class Affine(Distribution):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self.shift + self.scale * self.base.sample(torch.Size(sample_shape))
 
+    def _standard(self, value: Tensor) -> Tensor:
+        return (as_values(value, "value") - self.shift) / self.scale
+
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.base.log_prob((value - self.shift) / self.scale) - math.log(self.scale)
+        return self.base.log_prob(self._standard(value)) - math.log(self.scale)
 
     def cdf(self, value: Tensor) -> Tensor:
-        return self.base.cdf((value - self.shift) / self.scale)
+        return self.base.cdf(self._standard(value))
 
     def icdf(self, value: Tensor) -> Tensor:
         return self.shift + self.scale * self.base.icdf(value)
@@ -322,4 +343,4 @@ class Affine(Distribution):
         return self.base.entropy() + math.log(self.scale)
 
     def crps(self, value: Tensor) -> Tensor:
-        return self.scale * self.base.crps((value - self.shift) / self.scale)
+        return self.scale * self.base.crps(self._standard(value))

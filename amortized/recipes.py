@@ -22,6 +22,7 @@ from amortized.pretrained.storage import SHIPPED
 from amortized.priors import Prior, TaskBatch, named_prior
 from amortized.priors.named import PRIORS
 from amortized.training import TrainingConfig, train
+from amortized.training.checkpoint import read_checkpoint
 from amortized.training.data import NumberedBatches
 from amortized.training.train import CHECKPOINT
 
@@ -179,7 +180,7 @@ def average_so_far(name: str, checkpoint: Path, released: Path = SHIPPED) -> PFN
         released: the folder of released networks.
     """
     network = untrained(name, released)
-    state = torch.load(checkpoint, map_location="cpu", weights_only=False)["state_dict"]
+    state = read_checkpoint(checkpoint)["state_dict"]
     network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
     return network.eval()
 
@@ -293,9 +294,7 @@ def main() -> None:
     for number, stage in enumerate(recipe.stages, 1):
         directory = arguments.runs / name / str(number)
         network = train(named_prior(name), network, stage, directory=directory)
-        seconds.append(
-            torch.load(directory / CHECKPOINT, map_location="cpu", weights_only=False)["seconds"]
-        )
+        seconds.append(read_checkpoint(directory / CHECKPOINT)["seconds"])
         text = card(name, as_stored(network), tuple(seconds))
         print(text, save(network, arguments.to / name, text))
 

@@ -1,15 +1,16 @@
 """How released weights lie on disk: a folder with config.json, model.safetensors and CARD.md.
 
-Nothing is unpickled. The card names the SHA-256 of the weights, and loading checks it; saving
-prepares a new folder beside the old one and swaps the two, so a broken save leaves the old in
-place.
+Nothing is unpickled, and nothing is believed: the card names the SHA-256 of the other two files,
+every field of the configuration is checked, and the shapes of the weights are compared with those
+of a network without memory before any is taken.
 """
 
 import hashlib
 import json
 import os
 import re
-import shutil
+import stat
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,14 +20,20 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
+from amortized.atomic_file import replace_file
 from amortized.networks import NETWORKS
 from amortized.networks.calibration import Calibration
+from amortized.networks.config_fields import check_types
+from amortized.pretrained.folders import in_place, read_folder, replace_folder, strangers
 from amortized.priors.named import PRIORS, named_prior
 
 SHIPPED = Path(__file__).resolve().parent
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "CARD.md"
+_FILES = (CONFIG, WEIGHTS, CARD)
+_MOST_BYTES = 2**20  # of a configuration, a card, and what the weights' file holds beside weights
+_AGAIN = "Save or download the network again."
 
 
 def available() -> list[str]:
@@ -45,25 +52,29 @@ def kind_of(name_or_path: str | Path) -> str | None:
     Args:
         name_or_path: as for ``load``.
     """
-    for folder in (SHIPPED / str(name_or_path), Path(name_or_path)):
-        if (folder / CONFIG).is_file():
-            return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("network")
-    return None
+    folder = _folder(name_or_path)
+    if folder is None:
+        return None
+    return read_folder(folder, lambda at: _configuration(_read(at, CONFIG), at))[0]
 
 
 def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
     """Write a network into a folder; parameters in float16, buffers as they are.
 
+    A symbolic link stays, and the folder that it leads to is replaced. Whenever the process is
+    killed, the old network is left or the new one, and ``load`` finds it.
+
     Args:
         network: one of the networks of this package.
-        path: the folder; an existing one is replaced as a whole.
-        card: what CARD.md says beside the checksum.
+        path: the folder; new, empty, or that of a saved network, which is replaced.
+        card: what CARD.md says beside the checksums.
 
     Returns:
         The folder.
 
     Raises:
         TypeError: if the network is not one that ``load`` knows.
+        ValueError: if there is something else at the path, or a weight that cannot be stored.
     """
     kind = next((k for k, (cls, _) in NETWORKS.items() if type(network) is cls), None)
     if kind is None:
@@ -71,26 +82,51 @@ def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
             f"Expected a network of type {' or '.join(c.__name__ for c, _ in NETWORKS.values())}; "
             f"got {type(network).__name__}."
         )
-    parameters = {name for name, _ in network.named_parameters()}
-    weights = save_tensors(
-        {
-            name: (value.half() if name in parameters else value).cpu().contiguous()
-            for name, value in network.state_dict().items()
-        }
-    )
     path = Path(path)
-    fresh = path.with_name(f".{path.name}.fresh")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
+    read_folder(path, _refuse_others)
     config = {"network": kind, "config": asdict(cast(Any, network.config))}
     calibration: Any = network.calibration
     if calibration is not None:
         config["calibration"] = asdict(calibration)
-    (fresh / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (fresh / WEIGHTS).write_bytes(weights)
-    (fresh / CARD).write_text(_with_checksum(card, weights), encoding="utf-8")
-    _swap(fresh, path)
+    files = {
+        CONFIG: (json.dumps(config, indent=2) + "\n").encode(),
+        WEIGHTS: save_tensors(_stored(network)),
+    }
+    replace_folder(path, files | {CARD: _with_checksums(card, files)})
     return path
+
+
+def _stored(network: nn.Module) -> dict[str, Tensor]:
+    """What is kept of a network."""
+    parameters = {name for name, _ in network.named_parameters()}
+    stored = {}
+    for name, value in network.state_dict().items():
+        kept = stored[name] = (value.half() if name in parameters else value).cpu().contiguous()
+        if not kept.isfinite().all():
+            raise ValueError(
+                f"Expected weights that float16 can hold, below 65,504; got {name} up to "
+                f"{value.abs().max().item():g}. Train again, with a lower rate."
+            )
+    return stored
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raises where something is in the place that no ``save`` has put there."""
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise ValueError(f"Expected a folder for the network; got the file {folder}. Name another.")
+    found = strangers(folder, _FILES)
+    try:
+        if not found and any(folder.iterdir()):
+            _configuration(_read(folder, CONFIG), folder)
+    except ValueError:
+        found = [CONFIG]
+    if found:
+        raise ValueError(
+            "Expected a new folder, an empty one, or that of a saved network; got one with another "
+            f"{', '.join(found[:3])}: {folder}. Name another, or move what is in it."
+        )
 
 
 def as_stored(network: nn.Module) -> Any:
@@ -108,40 +144,25 @@ def replace_card(path: str | Path, card: str) -> Path:
 
     Args:
         path: the network's folder.
-        card: what CARD.md says beside the checksum.
+        card: what CARD.md says beside the checksums.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the old card does not fit the weights.
+        ValueError: if the old card does not fit the weights or the configuration.
     """
-    path = Path(path)
-    weights = _checked_weights(path)  # damaged weights get no new checksum
-    fresh = path / f".{CARD}.fresh"
-    fresh.write_text(_with_checksum(card, weights), encoding="utf-8")
-    os.replace(fresh, path / CARD)
-    return path
+    folder = in_place(Path(path))
+    _network(folder)  # damaged files get no new checksum
+    files = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
+    replace_file(folder / CARD, _with_checksums(card, files))
+    return Path(path)
 
 
-def _with_checksum(card: str, weights: bytes) -> str:
-    checksum = f"SHA-256 of `{WEIGHTS}`: `{hashlib.sha256(weights).hexdigest()}`\n"
-    return f"{card.rstrip()}\n\n{checksum}".lstrip()
-
-
-def _swap(fresh: Path, path: Path) -> None:
-    """Puts the fresh folder in the place of the old one, which stays until then."""
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        os.replace(path, old)
-    try:
-        os.replace(fresh, path)
-    except OSError:
-        if old.exists():
-            os.replace(old, path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+def _with_checksums(card: str, files: Mapping[str, bytes]) -> bytes:
+    parts = [card.strip()] if card.strip() else []
+    parts += [f"SHA-256 of `{n}`: `{hashlib.sha256(c).hexdigest()}`" for n, c in files.items()]
+    return ("\n\n".join(parts) + "\n").encode()
 
 
 def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> Any:
@@ -160,68 +181,125 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> Any:
         ...
         ValueError: Expected a folder of a saved network or one of [...]; got 'no-such-network'.
     """
-    is_path = isinstance(name_or_path, str | os.PathLike)
-    folder = SHIPPED / str(name_or_path)
-    if is_path and not (folder / CONFIG).is_file():
-        folder = Path(name_or_path)
-    if not is_path or not (folder / CONFIG).is_file():
+    folder = _folder(name_or_path)
+    if folder is None:
         raise ValueError(
             f"Expected a folder of a saved network or one of {available()}; got "
-            f"{str(name_or_path)!r}."
+            f"{str(name_or_path)!r:.999}."
         )
-    network = _from_config(folder / CONFIG)
-    weights = _checked_weights(folder)
-    try:
-        state = load_tensors(weights)
-        network.load_state_dict({name: value.float() for name, value in state.items()})
-    except (SafetensorError, RuntimeError) as reason:
-        raise ValueError(
-            f"Expected {folder / WEIGHTS} to hold the weights that {CONFIG} describes; got "
-            f"{reason}. Save or download the network again."
-        ) from reason
+    network = read_folder(folder, _network)
     return network.to(device, torch.float32).eval()
 
 
-def _from_config(path: Path) -> nn.Module:
+def _folder(name_or_path: Any) -> Path | None:
+    """Where the network of this name or path is stored, if it is."""
+    if not isinstance(name_or_path, str | os.PathLike):
+        return None
+    for folder in (SHIPPED / str(name_or_path), Path(name_or_path)):
+        try:
+            read_folder(folder, lambda at: (at / CONFIG).resolve(strict=True))
+        except (OSError, ValueError):  # not there, or no name that a folder can have
+            continue
+        return folder
+    return None
+
+
+def _network(folder: Path) -> nn.Module:
+    """The network in a folder, on the CPU."""
+    files = {CONFIG: _read(folder, CONFIG)}
+    card = _read(folder, CARD)
+    _check(files, card, folder)
+    # Without memory: what a file says about its size is not believed before it is compared.
+    network = _without_weights(files[CONFIG], folder)
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    most = _MOST_BYTES + sum(8 * shape.numel() for shape in shapes.values())
+    files[WEIGHTS] = _read(folder, WEIGHTS, most)
+    _check(files, card, folder)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        cls, config_cls = NETWORKS[stored["network"]]
-        values = {key: _as_tuples(value) for key, value in stored["config"].items()}
-        if stored["network"] == "pfn" and values.get("units") is None:
+        state = {
+            name: value.to(torch.float32, copy=True)
+            for name, value in load_tensors(files[WEIGHTS]).items()
+            if value.is_floating_point()
+        }
+        for name, value in state.items():
+            if value.shape != shapes.get(name) or not value.isfinite().all():
+                raise ValueError(f"{name} of shape {tuple(value.shape)}, or not finite")
+        network.load_state_dict(state, assign=True)
+    except (SafetensorError, RuntimeError, ValueError) as reason:
+        raise ValueError(
+            f"Expected {folder / WEIGHTS} to hold the weights that {CONFIG} describes; got "
+            f"{reason}. {_AGAIN}"
+        ) from reason
+    return network
+
+
+def _configuration(content: bytes, folder: Path) -> tuple[str, Any, Calibration | None]:
+    """The kind of the network in a folder, its configuration and its calibration."""
+    try:
+        stored = json.loads(content.decode())
+        kind, values = stored["network"], _as_tuples(stored["config"])
+        if kind == "pfn" and values.get("units") is None:
             # Files of before networks said it; a prior without a name is one in units of its own.
             named = values.get("prior") in PRIORS
             values["units"] = named_prior(values["prior"]).units if named else "raw"
-        # The first weights are overwritten: drawing them must not change the user's own draws.
-        with torch.random.fork_rng(devices=[]):
-            network = cls(config_cls(**values))
-        if "calibration" in stored:
-            measured = stored["calibration"]
-            network.calibration = Calibration(**{k: _as_tuples(v) for k, v in measured.items()})
-        return network
-    except (ValueError, KeyError, TypeError, RuntimeError) as reason:
-        raise ValueError(
-            f"Expected {path} to describe one of {sorted(NETWORKS)}; got "
-            f"{type(reason).__name__}: {reason}. Save or download the network again."
-        ) from reason
+        measured = _as_tuples(stored.get("calibration"))
+        calibration = None if measured is None else Calibration(**measured)
+        if calibration is not None:
+            check_types(calibration)
+        return kind, NETWORKS[kind][1](**values), calibration
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as reason:
+        raise _no_description(folder, reason) from reason
 
 
 def _as_tuples(value: Any) -> Any:
+    """JSON has no tuples."""
+    if isinstance(value, dict):
+        return {name: _as_tuples(member) for name, member in value.items()}
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-def _checked_weights(folder: Path) -> bytes:
+def _without_weights(content: bytes, folder: Path) -> nn.Module:
+    """The network that a configuration describes, on the device without memory."""
+    kind, config, calibration = _configuration(content, folder)
     try:
-        weights = (folder / WEIGHTS).read_bytes()
-        card = (folder / CARD).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as reason:
-        raise ValueError(
-            f"Expected {WEIGHTS} and {CARD} in {folder}; got {reason}. "
-            "Save or download the network again."
-        ) from reason
-    actual = hashlib.sha256(weights).hexdigest()
-    if actual not in re.findall(r"\b[0-9a-f]{64}\b", card):
-        raise ValueError(
-            f"Expected {folder / WEIGHTS} with the SHA-256 that {CARD} names; got {actual}. "
-            "The file is damaged or was exchanged: save or download the network again."
-        )
-    return weights
+        with torch.device("meta"):
+            network: Any = NETWORKS[kind][0](config)
+        network.calibration = calibration
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as reason:
+        raise _no_description(folder, reason) from reason
+    return network
+
+
+def _no_description(folder: Path, reason: Exception) -> ValueError:
+    return ValueError(
+        f"Expected {folder / CONFIG} to describe one of {sorted(NETWORKS)}; got "
+        f"{type(reason).__name__}: {reason!s:.999}. {_AGAIN}"
+    )
+
+
+def _read(folder: Path, name: str, most: int = _MOST_BYTES) -> bytes:
+    """A file's content, if it is a file, and not larger than it can be."""
+    path = folder / name
+    try:
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode) and found.st_size <= most:
+            return path.read_bytes()
+        reason = f"{found.st_size} bytes" if stat.S_ISREG(found.st_mode) else "something else"
+    except OSError as error:
+        reason = str(error)
+    raise ValueError(
+        f"Expected {CONFIG}, {WEIGHTS} and {CARD} in {folder}, {name} of at most {most} bytes; got "
+        f"{reason}. {_AGAIN}"
+    )
+
+
+def _check(files: Mapping[str, bytes], card: bytes, folder: Path) -> None:
+    """Raises where a file is not the one whose checksum is in the card."""
+    named = re.findall(rb"\b[0-9a-f]{64}\b", card)
+    for name, content in files.items():
+        actual = hashlib.sha256(content).hexdigest()
+        if actual.encode() not in named:
+            raise ValueError(
+                f"Expected {folder / name} with the SHA-256 that {CARD} names; got {actual}. "
+                f"The file is damaged or was exchanged. {_AGAIN}"
+            )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 
+import torch
 from pyro.distributions import LogNormal, Uniform
 
 from amortized.priors.curves.learning_curve import LearningCurvePrior
@@ -14,6 +15,7 @@ from amortized.priors.regression.gaussian_process import (
     uniform_inputs,
 )
 from amortized.priors.tabular.table_mixtures import diverse_table_prior, table_prior
+from amortized.program.vectorised import precision
 
 _MOST_CELLS = 32_000  # a step of a training then takes a few gigabytes
 
@@ -133,4 +135,5 @@ def named_prior(name: str) -> Prior:
     """
     if name not in PRIORS:
         raise ValueError(f"Expected a prior among {sorted(PRIORS)}; got {name!r}.")
-    return PRIORS[name]()
+    with precision(torch.float32):
+        return PRIORS[name]()

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 
 from amortized.priors.task import TaskBatch
+from amortized.program.vectorised import precision
+from amortized.seeding import seeded
 
 Units = Literal["raw", "standardised"]
 """What the numbers of a prior's tasks are: natural ones, as they are, or standardised data."""
@@ -14,10 +16,10 @@ Units = Literal["raw", "standardised"]
 class Prior(ABC):
     """A distribution over tasks.
 
-    To write a new prior, implement ``_sample``: draw freely from torch's global generator, which
-    the public ``sample`` has seeded and will put back. Draw ``n_context + n_query`` rows together
-    and give them to ``split`` as the last step. A prior that knows an exact answer offers it as
-    ``posterior_predictive(batch)``.
+    To write a new prior, implement ``_sample``: draw freely, as from torch's global generator; the
+    public ``sample`` sees to it that a seeded one is drawn from. Draw ``n_context + n_query`` rows
+    together and give them to ``split`` as the last step. A prior that knows an exact answer offers
+    it as ``posterior_predictive(batch)``. Tasks are float32, whatever torch's default dtype is.
 
     Attributes:
         units: "raw" where inputs and answers have units of their own, so that a network that was
@@ -56,14 +58,12 @@ class Prior(ABC):
             if int(value) != value or value < least:
                 raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
         device = torch.device(device)
-        cuda = [torch.device("cuda", device.index or 0)] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), torch.no_grad(), device:
-            torch.manual_seed(seed)
+        with precision(torch.float32), seeded(seed), torch.no_grad(), device:
             return self._sample(int(n_tasks), int(n_context), int(n_query))
 
     @abstractmethod
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
-        """Draw tasks from the global generator on torch's current default device."""
+        """Draw tasks on torch's current default device."""
 
 
 def split(

@@ -1,6 +1,7 @@
 """The regressor keeps scikit-learn's contract, and answers or refuses whatever it is given."""
 
 import copy
+import hashlib
 import json
 import pickle
 import warnings
@@ -243,7 +244,10 @@ def old_file(network, folder, **config):
     for name in ("units", "x_range", "scaling"):
         stored["config"].pop(name)
     stored["config"] |= config
-    (path / "config.json").write_text(json.dumps(stored))
+    content = json.dumps(stored).encode()
+    (path / "config.json").write_bytes(content)
+    with (path / "CARD.md").open("a") as card:
+        card.write(hashlib.sha256(content).hexdigest())
     return path
 
 
@@ -298,7 +302,7 @@ def test_state_of_an_estimator_holds_its_network_on_the_cpu():
 
 
 def test_unknown_units_are_refused(no_shape_checks):
-    with pytest.raises(ValueError, match="units 'raw' or 'standardised'; got 'metric'"):
+    with pytest.raises(ValueError, match="units among .'raw', 'standardised'.; got 'metric'"):
         PFNConfig(n_features=1, max_context=9, units="metric")
     with pytest.raises(ValueError, match="take a PFNConfig"):
         TabularPFNConfig(target="regression", units="raw")

@@ -6,10 +6,13 @@ import os
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as save_bytes
 
-from amortized.networks import PFN, PFNConfig
+from amortized.networks import PFN, DistributionTransformerConfig, PFNConfig, TabularPFNConfig
 from amortized.pretrained import available, load, save, storage
 
 CONFIG = PFNConfig(
@@ -99,40 +102,20 @@ def test_weights_are_readable_without_this_package(folder):
         assert set(tensors.keys()) == set(make().state_dict())
 
 
-def test_saving_replaces_the_whole_folder(folder):
-    (folder / "stray.txt").write_text("old")
+def test_saving_replaces_a_network(folder):
     save(make(seed=1), folder)
-    assert not (folder / "stray.txt").exists()
     torch.testing.assert_close(predict(load(folder)), predict(make(seed=1)), rtol=0.02, atol=0.02)
     assert [path.name for path in folder.parent.iterdir()] == ["net"]
 
 
-@pytest.mark.parametrize("step", ["write_bytes", "write_text", "replace"])
-def test_a_save_that_fails_leaves_the_old_in_place(folder, monkeypatch, step):
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def full(*args, **kwargs):
-        raise OSError("No space left on device")
-
-    if step == "replace":
-        calls = []
-        replace_file = os.replace
-
-        def second_fails(*args):
-            calls.append(args)
-            return full() if len(calls) == 2 else replace_file(*args)
-
-        monkeypatch.setattr(os, "replace", second_fails)
-    else:
-        monkeypatch.setattr(type(folder), step, full)
-    with pytest.raises(OSError, match="No space left"):
-        save(make(seed=1), folder)
-    monkeypatch.undo()
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    # And the next save works in spite of what was left behind.
-    save(make(seed=1), folder)
-    assert load(folder).config == CONFIG
-    assert [path.name for path in folder.parent.iterdir()] == ["net"]
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 7e4])
+def test_weights_that_float16_cannot_hold_are_refused(folder, value):
+    before = (folder / "model.safetensors").read_bytes()
+    network = make()
+    network.unknown_y[3] = value
+    with pytest.raises(ValueError, match=r"^Expected weights that float16 can hold.*unknown_y"):
+        save(network, folder)
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_other_modules_are_refused(tmp_path):
@@ -142,10 +125,12 @@ def test_other_modules_are_refused(tmp_path):
 
 
 def edit_config(**changed):
+    """Another configuration, whose checksum the card names."""
+
     def damage(folder):
         config = json.loads((folder / "config.json").read_text())
         config["config"] |= changed
-        (folder / "config.json").write_text(json.dumps(config))
+        bless(folder, "config.json", json.dumps(config).encode())
 
     return damage
 
@@ -154,15 +139,37 @@ def write(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def blessed(name, content):
+    return lambda folder: bless(folder, name, content)
+
+
+def bless(folder, name, content):
+    """Writes a file, and its checksum into the card."""
+    (folder / name).write_bytes(content)
+    with (folder / "CARD.md").open("a") as card:
+        card.write(f"\n{hashlib.sha256(content).hexdigest()}\n")
+
+
+def blessed_weights(**changed):
+    def damage(folder):
+        state = load_file(folder / "model.safetensors")
+        bless(folder, "model.safetensors", save_bytes(state | changed))
+
+    return damage
+
+
 def truncate(folder):
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
 
 
-def flip_a_bit(folder):
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-50] ^= 1
-    (folder / "model.safetensors").write_bytes(bytes(weights))
+def flip_a_bit(name):
+    def flip(folder):
+        content = bytearray((folder / name).read_bytes())
+        content[-50] ^= 1
+        (folder / name).write_bytes(bytes(content))
+
+    return flip
 
 
 def exchange(folder):
@@ -170,46 +177,89 @@ def exchange(folder):
     shutil.copy(other / "model.safetensors", folder)
 
 
-def bless(content):
-    """Bytes that are no weights, under a card that names their checksum."""
-
-    def damage(folder):
-        (folder / "model.safetensors").write_bytes(content)
-        (folder / "CARD.md").write_text(hashlib.sha256(content).hexdigest())
-
-    return damage
-
-
-def card_of_another_size(folder):
+def weights_of_another_size(folder):
     other = save(make(replace(CONFIG, d_model=32)), folder.parent / "other")
-    shutil.copy(other / "model.safetensors", folder)
-    shutil.copy(other / "CARD.md", folder)
+    bless(folder, "model.safetensors", (other / "model.safetensors").read_bytes())
+
+
+def sparse(name):
+    """A file of 30 GB that takes no place on the disk."""
+
+    def make_large(folder):
+        with (folder / name).open("ab") as file:
+            file.truncate(30 * 2**30)
+
+    return make_large
+
+
+def pipe(name):
+    """What ends never."""
+
+    def make_pipe(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return make_pipe
 
 
 CHECKSUM, CONTENT, DESCRIBED = "SHA-256 that CARD.md names", "weights that config", "to describe"
+FILES, NONE = "config.json, model.safetensors and CARD.md in", "a folder of a saved"
+NESTED = b"[" * 100_000
 DAMAGE = {
     "truncated weights": (truncate, CHECKSUM),
-    "a bit flipped": (flip_a_bit, CHECKSUM),
+    "a bit flipped": (flip_a_bit("model.safetensors"), CHECKSUM),
+    "a bit flipped in the configuration": (flip_a_bit("config.json"), CHECKSUM),
     "weights exchanged": (exchange, CHECKSUM),
     "weights empty": (write("model.safetensors", b""), CHECKSUM),
-    "weights missing": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors and CARD"),
-    "card missing": (lambda f: (f / "CARD.md").unlink(), "model.safetensors and CARD"),
+    "weights missing": (lambda f: (f / "model.safetensors").unlink(), FILES),
+    "card missing": (lambda f: (f / "CARD.md").unlink(), FILES),
     "card without a checksum": (write("CARD.md", b"# A network\n"), CHECKSUM),
-    "card in no encoding": (write("CARD.md", b"\xff\xfe\x80"), "model.safetensors and CARD"),
-    "bytes that are no weights": (bless(b"not weights at all"), CONTENT),
-    "no bytes, blessed": (bless(b""), CONTENT),
-    "weights of another size": (card_of_another_size, CONTENT),
+    "card in no encoding": (write("CARD.md", b"\xff\xfe\x80"), CHECKSUM),
+    "bytes that are no weights": (blessed("model.safetensors", b"not weights at all"), CONTENT),
+    "no bytes, blessed": (blessed("model.safetensors", b""), CONTENT),
+    "weights of another size": (weights_of_another_size, CONTENT),
+    "a weight that is NaN": (blessed_weights(unknown_y=torch.full((16,), torch.nan)), CONTENT),
+    "a weight too many": (blessed_weights(more=torch.zeros(3)), CONTENT),
+    "a weight of complex numbers": (
+        blessed_weights(unknown_y=torch.zeros(16, dtype=torch.complex64)),
+        CONTENT,
+    ),
     "configuration of another size": (edit_config(d_model=32), CONTENT),
     "configuration of more layers": (edit_config(n_layers=3), CONTENT),
     "unknown setting": (edit_config(depth=3), "to describe .*unexpected keyword"),
     "setting of another type": (edit_config(d_model="wide"), DESCRIBED),
+    "setting that is a fraction": (edit_config(max_context=30.5), DESCRIBED),
+    "setting that is a truth value": (edit_config(max_context=True), DESCRIBED),
+    "setting that is no number": (edit_config(frequencies=[1.0, float("nan")]), DESCRIBED),
+    "setting of too many numbers": (edit_config(frequencies=[1.0, 2.0, 3.0]), DESCRIBED),
+    "setting below zero": (edit_config(frequencies=[-1.0, 2.0]), DESCRIBED),
+    "setting of eighty digits": (edit_config(max_context=10**80), DESCRIBED),
     "impossible setting": (edit_config(n_heads=3), "to describe .*multiple of 2"),
+    "no heads": (edit_config(n_heads=0), DESCRIBED),
     "negative size": (edit_config(n_features=-1), DESCRIBED),
-    "configuration that is no JSON": (write("config.json", b"{"), DESCRIBED),
-    "configuration that is no object": (write("config.json", b"[1, 2]"), DESCRIBED),
-    "configuration in no encoding": (write("config.json", b"\xff\xfe\x80"), DESCRIBED),
-    "unknown network": (write("config.json", b'{"network": "rnn", "config": {}}'), DESCRIBED),
-    "configuration missing": (lambda f: (f / "config.json").unlink(), "a folder of a saved"),
+    "wide layers": (edit_config(d_hidden=2**30), CONTENT),
+    "wide tokens": (edit_config(d_model=2**30, n_heads=1), DESCRIBED),
+    "many bars": (edit_config(n_bars=2**31 - 1), CONTENT),
+    "many layers": (edit_config(n_layers=10**8), DESCRIBED),
+    "many features": (edit_config(n_features=2**31 - 1), CONTENT),
+    "configuration that is no JSON": (blessed("config.json", b"{"), DESCRIBED),
+    "configuration that is no object": (blessed("config.json", b"[1, 2]"), DESCRIBED),
+    "configuration of nothing": (blessed("config.json", b'{"network": "pfn"}'), DESCRIBED),
+    "settings that are no object": (
+        blessed("config.json", b'{"network": "pfn", "config": 3}'),
+        DESCRIBED,
+    ),
+    "configuration in no encoding": (blessed("config.json", b"\xff\xfe\x80"), DESCRIBED),
+    "configuration nested without end": (blessed("config.json", NESTED), DESCRIBED),
+    "unknown network": (blessed("config.json", b'{"network": "rnn", "config": {}}'), DESCRIBED),
+    "network that is no name": (blessed("config.json", b'{"network": []}'), DESCRIBED),
+    "configuration missing": (lambda f: (f / "config.json").unlink(), NONE),
+    "large weights": (sparse("model.safetensors"), FILES),
+    "large configuration": (sparse("config.json"), FILES),
+    "large card": (sparse("CARD.md"), FILES),
+    "a pipe for the weights": (pipe("model.safetensors"), FILES),
+    "a pipe for the configuration": (pipe("config.json"), FILES),
+    "a pipe for the card": (pipe("CARD.md"), FILES),
 }
 
 
@@ -224,7 +274,8 @@ def test_damaged_folders_are_refused(folder, damage, no_shape_checks):
 
 def test_what_is_no_folder_is_refused(tmp_path, no_shape_checks):
     (tmp_path / "file").write_text("no model")
-    for wrong in (tmp_path / "file", tmp_path, tmp_path / "none", "no-such-network", ""):
+    no_names = ("", "\0", "a" * 5000, "\ud800", "../gp/config.json", None, 3, ["gp"], b"gp")
+    for wrong in (tmp_path / "file", tmp_path, tmp_path / "none", "no-such-network", *no_names):
         with pytest.raises(ValueError, match="Expected a folder of a saved network or one of"):
             load(wrong)
 
@@ -238,8 +289,7 @@ def test_nothing_is_unpickled(folder, tmp_path):
             return (os.mkdir, (str(ran),))
 
     torch.save({"x": Bomb()}, folder / "model.safetensors")
-    content = (folder / "model.safetensors").read_bytes()
-    bless(content)(folder)
+    bless(folder, "model.safetensors", (folder / "model.safetensors").read_bytes())
     with pytest.raises(ValueError, match=CONTENT):
         load(folder)
     assert not ran.exists()
@@ -273,3 +323,39 @@ def test_loading_leaves_random_state_and_precision_alone():
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(parameter.dtype == torch.float32 for parameter in parameters)
+
+
+DT = DistributionTransformerConfig(
+    dim=2, channels=("a", "b"), widths=(1, 2), lengths=(0, 3), scale=(1.0, 2.0), d_model=16
+)
+WRONG_FIELDS = [
+    (DT, "dim", 10**9, "at most 1000000"),
+    (DT, "widths", (10**6, 10**6), "at most 1000000"),
+    (DT, "scale", (1.0, 0.0), "positive scale"),
+    (DT, "scale", (1.0, 1.0, 1.0), "scale with 2 numbers"),
+    (DT, "channels", ("a", "a"), "different names"),
+    (DT, "channels", ("a", "b.c"), "different names"),
+    (DT, "channels", ("a", 3), "channels of type str"),
+    (DT, "n_context", (3,), "fewest, most"),
+    (DT, "reads_rows", 1, "reads_rows of type bool"),
+    (DT, "n_data_layers", 10**6, "n_data_layers from 0 to 256"),
+    (DT, "reach", (float("inf"),), "reach to be finite"),
+    (CONFIG, "prior", 3, "prior of type str"),
+    (CONFIG, "d_model", 16.0, "d_model of type int"),
+    (CONFIG, "n_layers", 0, "n_layers from 1"),
+    (TabularPFNConfig(), "stride", 0, "stride from 1"),
+    (TabularPFNConfig(), "target", "ranking", "target 'classification' or"),
+    (TabularPFNConfig(), "n_cell_blocks", 0, "n_cell_blocks from 1"),
+]
+
+
+@pytest.mark.parametrize(("config", "name", "value", "message"), WRONG_FIELDS)
+def test_fields_are_checked(config, name, value, message, no_shape_checks):
+    with pytest.raises(ValueError, match=f"^Expected .*{message}"):
+        replace(config, **{name: value})
+
+
+def test_numbers_of_numpy_and_lists_are_read_as_python_has_them(no_shape_checks):
+    config = replace(DT, dim=np.int64(2), scale=[1, np.float32(2.5)])
+    assert config == replace(DT, scale=(1.0, 2.5))
+    assert type(config.dim) is int and type(config.scale[1]) is float

@@ -181,7 +181,7 @@ def test_stage_starts_where_the_last_one_ended(tmp_path, monkeypatch):
         ),
     )
     recipes.main()
-    first = torch.load(tmp_path / "runs" / "gp-1d" / "1" / "last.ckpt", weights_only=False)
+    first = torch.load(tmp_path / "runs" / "gp-1d" / "1" / "last.ckpt", weights_only=True)
     assert torch.equal(started[0], recipes.untrained("gp-1d", SHIPPED).decoder.head.weight)
     assert torch.equal(started[1], first["state_dict"]["network.decoder.head.weight"])
     assert not torch.equal(*started)

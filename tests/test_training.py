@@ -2,11 +2,15 @@
 
 import copy
 import csv
+import hashlib
+import io
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +28,7 @@ from amortized.priors.regression.linear_model import LinearModelPrior
 from amortized.priors.regression.normal_mean import NormalMeanPrior
 from amortized.training import PriorDataModule, PriorFitting, TrainingConfig, train
 from amortized.training.calibration import measure
+from amortized.training.checkpoint import read_checkpoint, write_checkpoint
 from amortized.training.data import NumberedBatches, batch_seed
 from amortized.training.optimizer import MuonAdamW, cosine_to_zero
 
@@ -182,23 +187,49 @@ def fit_and_die(directory):
 
 
 def test_a_killed_run_ends_with_the_same_weights(tmp_path, uninterrupted):
-    command = "import sys, test_training; test_training.fit_and_die(sys.argv[1])"
+    command = (
+        "import sys; sys.path.insert(0, 'tests'); import test_training as this; "
+        "this.fit_and_die(sys.argv[1])"
+    )
     died = subprocess.run(
         [sys.executable, "-c", command, tmp_path],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
     )
     assert died.returncode == -signal.SIGKILL, died.stderr
-    kept = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["global_step"] == 4
     assert same(fit(tmp_path), uninterrupted)
 
 
-def test_a_run_killed_while_it_wrote_goes_on_from_the_checkpoint_before(tmp_path, uninterrupted):
-    fit(tmp_path, stop_at=4)
-    (tmp_path / "last.partial").write_bytes((tmp_path / "last.ckpt").read_bytes()[:1000])
+class _InterruptedPrior(LinearRegressionPrior):
+    """The same prior, which is asked for a batch while the user presses Ctrl-C."""
+
+    at, times = 6, 1
+
+    def sample(self, *sizes, seed, **options):
+        if seed == batch_seed(STEPS.seed, self.at):
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+        return super().sample(*sizes, seed=seed, **options)
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1, 7), (2, 4)])
+@pytest.mark.filterwarnings("ignore")
+def test_ctrl_c_loses_nothing(tmp_path, uninterrupted, times, kept):
+    prior = _InterruptedPrior(1, variance=0.1, intercept=False)
+    prior.times = times
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, prior)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] in (kept - 1, kept)
     assert same(fit(tmp_path), uninterrupted)
+
+
+def test_ctrl_c_without_a_directory():
+    with pytest.raises(KeyboardInterrupt):
+        fit(prior=_InterruptedPrior(1, variance=0.1, intercept=False))
 
 
 def test_a_run_in_parts_ends_with_the_same_weights(tmp_path, uninterrupted):
@@ -236,14 +267,14 @@ CELLS = TabularPFNConfig(
 
 
 class _Recorded(LinearRegressionPrior):
-    """The same prior; keeps the seeds that batches were asked with, but not those for borders."""
+    """The same prior; keeps the seeds of batches, but not those for borders and calibration."""
 
     def __init__(self):
         super().__init__(1, variance=0.1, intercept=False)
         self.seeds = []
 
     def sample(self, *sizes, seed, **options):
-        if seed > 10**6:
+        if sizes[2] == STEPS.n_query:
             self.seeds.append(seed)
         return super().sample(*sizes, seed=seed, **options)
 
@@ -402,12 +433,49 @@ def test_another_runs_state_is_refused(cut, other):
     assert (cut / "last.ckpt").read_bytes() == before
 
 
+def flipped(state, at):
+    return state[:at] + bytes([state[at] ^ 1 << at % 8]) + state[at + 1 :]
+
+
+def with_checksum(state):
+    """Content that no training has written, with the checksum that it has to have."""
+    comment = state.rfind(b"SHA-256 ")
+    return state[:comment] + b"SHA-256 " + hashlib.sha256(state[:comment]).hexdigest().encode()
+
+
+def packed(state):
+    """The same archive, whose members are deflated: a few bytes may unpack to gigabytes."""
+    packed_in, comment = io.BytesIO(), state[state.rfind(b"SHA-256 ") :]
+    with (
+        zipfile.ZipFile(io.BytesIO(state)) as old,
+        zipfile.ZipFile(packed_in, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for member in old.namelist():
+            new.writestr(member, old.read(member) + bytes(10**6))
+        new.comment = comment
+    return with_checksum(packed_in.getvalue())
+
+
+class Command:
+    """Unpickled, it runs a command."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
 DAMAGED = {
     "empty": lambda state: b"",
     "truncated": lambda state: state[: len(state) // 2],
+    "without a checksum": lambda state: state[:-72],
+    "a byte short": lambda state: state[:-1],
     "text": lambda state: b"not a checkpoint\n",
     "noise": lambda state: bytes(range(256)) * 40,
     "a bit of the middle lost": lambda state: state[:5000] + state[5100:],
+    "noise that names its checksum": lambda state: with_checksum(state[::-1] + state[-72:]),
+    "packed": packed,
 }
 
 
@@ -422,9 +490,39 @@ def test_a_damaged_state_is_refused_and_kept(cut, tmp_path, damage):
     assert (tmp_path / "last.ckpt").read_bytes() == damaged
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
-    torch.save({"weights": torch.zeros(3)}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match="got KeyError: 'state_dict'"):
+def test_every_flipped_bit_is_seen(cut, tmp_path):
+    state = (cut / "last.ckpt").read_bytes()
+    rng = random.Random(0)
+    for at in [0, len(state) - 1, len(state) - 73, *rng.sample(range(len(state)), 60)]:
+        (tmp_path / "last.ckpt").write_bytes(flipped(state, at))
+        with pytest.raises(ValueError, match="checksum"):
+            read_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_nothing_in_a_state_is_run(cut, tmp_path, no_shape_checks):
+    stored = read_checkpoint(cut / "last.ckpt")
+    for crafted in (
+        Command(tmp_path / "ran"),
+        stored | {"loops": Command(tmp_path / "ran")},
+        stored | {"settings": {"lr": Command(tmp_path / "ran")}},
+    ):
+        write_checkpoint(crafted, tmp_path / "last.ckpt")
+        with pytest.raises(ValueError, match="to hold the state of a training"):
+            fit(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_state_of_thirty_gigabytes_is_not_read(cut, tmp_path):
+    (tmp_path / "last.ckpt").write_bytes((cut / "last.ckpt").read_bytes())
+    os.truncate(tmp_path / "last.ckpt", 30 * 2**30)  # takes no place on the disk
+    with pytest.raises(ValueError, match="one of more than"):
+        fit(tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"weights": torch.zeros(3)}, [1, 2], {"state_dict": 3}])
+def test_a_file_of_something_else_is_refused(tmp_path, content, no_shape_checks):
+    write_checkpoint(content, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="no state of a network"):
         fit(tmp_path)
 
 
@@ -527,7 +625,9 @@ WRONG = {
     "negative workers": ({"n_workers": -1}, "n_workers >= 0; got -1"),
     "decay of one": ({"ema_decay": 1.0}, "ema_decay < 1; got 1.0"),
     "warm-up to the end": ({"warmup": 1.5}, "warmup < 1; got 1.5"),
-    "rate that is no number": ({"lr": math.nan}, "lr > 0; got nan"),
+    "steps that are a fraction": ({"n_steps": 20.5}, "n_steps of type int; got 20.5"),
+    "a word for a number": ({"n_tasks": "four"}, "n_tasks of type int; got 'four'"),
+    "rate that is no number": ({"lr": math.nan}, "lr to be finite; got nan"),
 }
 
 

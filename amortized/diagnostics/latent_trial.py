@@ -10,6 +10,7 @@ from amortized.diagnostics.trial import PosteriorTrial, batch_seed
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 from amortized.networks import DistributionTransformer
 from amortized.program.density import ProgramDensity
+from amortized.seeding import seeded
 
 
 def latent_trial(
@@ -55,8 +56,7 @@ def latent_trial(
         size = min(batch_size, n_datasets - start)
         batch = tasks.sample(size, n_context, seed=batch_seed(seed, start))
         began = time.perf_counter()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed + start)
+        with seeded(seed + start), torch.no_grad():
             posterior = network(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
             draws = posterior.sample((n_draws,))
         seconds += time.perf_counter() - began

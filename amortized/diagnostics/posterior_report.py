@@ -21,6 +21,7 @@ from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.task import TaskBatch
 from amortized.program.simulation import ProgramSimulator
 from amortized.program.vectorised import Program
+from amortized.seeding import seeded
 
 _IN_WORDS = {
     "exact": "a closed form: nothing is approximated",
@@ -183,8 +184,7 @@ def _fits(
     posterior: Posterior, x: Tensor, y: Tensor, seed: int, warnings: list[str]
 ) -> tuple[dict[str, float], Any]:
     """Ordinary posterior predictive checks, row by row drawn from the predictive."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         replicates = posterior.predictive(x).sample(torch.Size([500]))
     shares = {}
     for name, statistic in STATISTICS.items():

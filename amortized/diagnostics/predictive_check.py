@@ -13,7 +13,6 @@ References:
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from amortized.diagnostics.sbc import ranks
@@ -22,6 +21,7 @@ from amortized.diagnostics.uniformity import Uniformity
 from amortized.priors.program_prior import ProgramPrior
 from amortized.program.density import ProgramDensity
 from amortized.program.simulation import ProgramSimulator
+from amortized.seeding import seeded
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
 """Of x ``(n_datasets, n, n_features)`` and y ``(n_datasets, n)``: one number a dataset."""
@@ -67,9 +67,8 @@ def predictive_check(
     u = ProgramDensity(prior.model, x, y).unconstrain(one)[:, 0]
     simulate = ProgramSimulator(prior.model, x[0])
     replicated: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
-    with torch.random.fork_rng(devices=[]):
-        # Not a seed of the trial: replicates made from the numbers of the draws would know them.
-        torch.manual_seed(batch_seed(seed, trial.n_datasets))
+    # Not a seed of the trial: replicates made from the numbers of the draws would know them.
+    with seeded(batch_seed(seed, trial.n_datasets)):
         for _ in range(n_replicates):
             _, replicate = simulate(u, x)
             for name, statistic in statistics.items():

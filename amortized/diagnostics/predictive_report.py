@@ -18,6 +18,7 @@ from amortized.networks import PFN
 from amortized.plotting import predictive_band
 from amortized.predictive import OneOfBatch
 from amortized.priors.named import PRIORS, named_prior
+from amortized.seeding import seeded
 
 _MAX_REFERENCE_ROWS = 100
 _N_DRAWS = 500  # of the reference's predictive, for the divergence between the two
@@ -120,8 +121,7 @@ def _range(
 
 def _compared(network: Any, exact: Any, name: str, warnings: list[str]) -> dict[str, Any]:
     """How far the network's predictive is from a reference's, averaged over new rows."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with torch.no_grad(), seeded(0):
         draws = exact.sample((_N_DRAWS,))
         behind = exact.log_prob(draws) - network.log_prob(draws.unsqueeze(1).float()).squeeze(1)
         moved = (network.mean[0] - exact.mean).abs() / exact.variance.sqrt()

@@ -17,6 +17,7 @@ from amortized.diagnostics.trial import batch_seed, method_name
 from amortized.infer import infer
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
+from amortized.seeding import seeded
 
 PredictiveMethod = str | nn.Module | Callable[[TaskBatch], Distribution] | Any
 """A name for `infer`, a PFN, an estimator with ``predict_distribution`` or ``predict_proba``, or a
@@ -141,8 +142,7 @@ def predictive(
         return posterior.predictive(batch.x_query)
     if isinstance(method, BaseEstimator):
         return answers_of(method, batch)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         if isinstance(method, nn.Module):
             answer = method(batch.x_context, batch.y_context, batch.x_query, batch.context_mask)
         else:

@@ -18,6 +18,7 @@ from amortized.infer import infer
 from amortized.posterior import Latents, Posterior
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
+from amortized.seeding import seeded
 
 PosteriorMethod = str | Callable[[TaskBatch, int], Posterior | Latents]
 """A name for `infer`, or a function of datasets and a number of draws; mappings of draws are
@@ -195,8 +196,7 @@ def _answer(
             seed=seed,
             **options,
         )
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.no_grad():
         return method(batch, n_draws, **options)
 
 

@@ -9,15 +9,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_random_state, validate_data
+from sklearn.utils.validation import check_random_state
 from torch import Tensor
 from torch.distributions import Distribution
 
+from amortized.arrays import validate_data
 from amortized.estimators.bayesian_estimator import BayesianEstimator, Model
 from amortized.predictive import Affine
 from amortized.priors.prior import Prior
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.priors.regression.logistic_model import LogisticModelPrior
+from amortized.seeding import seeded
 from amortized.tables.class_labels import class_labels
 from amortized.tables.encoding import location_and_scale
 
@@ -122,8 +124,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
     ) -> NDArray[np.float64]:
         """Draws of the targets, ``(m, n_samples)``."""
         predictive = self.predict_distribution(X)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
+        with seeded(int(check_random_state(random_state).randint(2**31 - 1))):
             return predictive.sample(torch.Size([n_samples])).T.numpy()
 
 

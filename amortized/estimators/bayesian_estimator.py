@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+from sklearn.utils.validation import check_is_fitted, check_random_state
 from torch import Tensor
 
+from amortized.arrays import validate_data
 from amortized.estimators.reporting import PosteriorReport
 from amortized.infer import LatentPrior, infer
 from amortized.infer.prior_sensitivity import PriorSensitivity, prior_sensitivity

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from amortized.arrays import without_mask
+
 Numbers = NDArray[np.float64]
 
 
@@ -84,12 +86,13 @@ def rows_of(values: Any, name: str) -> tuple[list[Numbers], bool]:
     Raises:
         ValueError: if these are not numbers, or there are none.
     """
+    values = without_mask(values)
     try:
         array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         try:
             rows = [np.asarray(row, dtype=np.float64) for row in values]
-        except (TypeError, ValueError) as reason:
+        except (TypeError, ValueError, OverflowError) as reason:
             raise ValueError(
                 f"Expected {name} as numbers: (n,) for one curve, (curves, n) or a list of vectors "
                 f"for many; got {reason}."

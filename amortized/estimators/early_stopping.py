@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from sklearn.base import clone
 
+from amortized.arrays import as_values
 from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
 
 
@@ -86,6 +87,7 @@ class EarlyStopping:
             step = self.steps[-1] + 1 if self.steps else float(self.estimator.first_step)
         if self.steps and step <= self.steps[-1]:
             raise ValueError(f"Expected a step after {self.steps[-1]:g}; got {step:g}.")
+        value = as_values(value, "value").item()
         value = float(value) if math.isfinite(value) else math.nan
         chance = math.nan
         if step < self.estimator.horizon:

@@ -4,21 +4,26 @@ A file holds the training data as numbers and the name of the network, not the n
 encoding of the data: some bytes a cell, and nothing in it can run.
 """
 
+import hashlib
 import json
 import warnings
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as save_arrays
 from torch import nn
 
+from amortized.atomic_file import replace_file
 from amortized.tables.encoding import TableEncoder
 
-_HEADER = "amortized"
+_HEADER, _CHECKSUM = "amortized", "sha256"
+_MAY_BE_MISSING = ("X_train_", "steps_", "values_")
 T = TypeVar("T", bound="FittedFile")
 
 
@@ -44,15 +49,16 @@ class FittedFile:
         super().__setstate__(state)  # type: ignore[misc]
 
     def save(self, path: str | Path) -> Path:
-        """Write the fitted estimator into one file.
+        """Write the fitted estimator into one file; who is killed meanwhile leaves the old one.
 
         Args:
-            path: the file; an existing one is replaced.
+            path: the file; new, empty, or that of a saved estimator, which is replaced.
 
         Raises:
-            ValueError: if a parameter or the classes cannot be written without pickle.
+            ValueError: if a parameter or the classes cannot be written without pickle, or there is
+                something else at the path.
         """
-        arrays, header = {}, {}
+        arrays, values = {}, {}
         state: dict[str, Any] = self.__getstate__()
         for name, value in state.items():
             if name == "_metadata_request":
@@ -60,12 +66,11 @@ class FittedFile:
             if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
                 arrays[name] = value.copy(order="C")
             else:
-                header[name] = _as_json(name, value)
-        header["_estimator"] = type(self).__name__
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        save_file(arrays, partial, metadata={_HEADER: json.dumps(header)})
-        return partial.replace(path)
+                values[name] = _as_json(name, value)
+        header = json.dumps(values | {"_estimator": type(self).__name__})
+        _refuse_others(Path(path))
+        metadata = {_HEADER: header, _CHECKSUM: _checksum(header, arrays)}
+        return replace_file(path, save_arrays(arrays, metadata=metadata))
 
     @classmethod
     def load(cls: type[T], path: str | Path, *, device: str | None = None) -> T:
@@ -80,24 +85,67 @@ class FittedFile:
             ValueError: if the file is damaged, or holds another estimator.
         """
         try:
-            with safe_open(Path(path), framework="numpy") as file:
-                header = json.loads((file.metadata() or {})[_HEADER])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, KeyError, ValueError) as reason:
+            header, state = _read(Path(path))
+            found = header.pop("_estimator")
+            if found == cls.__name__:
+                state |= {name: _from_json(value) for name, value in header.items()}
+                if device is not None:
+                    state["device"] = device
+                estimator: Any = cls.__new__(cls)
+                estimator.__setstate__(state)
+                return estimator
+        except FileNotFoundError:
+            raise
+        except Exception as reason:  # what a crafted file raises depends on what is in it
             raise ValueError(
-                f"Expected {path} to be written by {cls.__name__}.save; got {reason}. Save the "
-                "estimator again."
+                f"Expected {path} to be written by {cls.__name__}.save; got "
+                f"{type(reason).__name__}: {reason!s:.999}. Save the estimator again."
             ) from reason
-        found = header.pop("_estimator")
-        if found != cls.__name__:
-            raise ValueError(f"Expected a {cls.__name__} in {path}; got a {found}. Load that.")
-        for name, value in header.items():
-            state[name] = _from_json(value)
-        if device is not None:
-            state["device"] = device
-        estimator: Any = cls.__new__(cls)
-        estimator.__setstate__(state)
-        return estimator
+        raise ValueError(f"Expected a {cls.__name__} in {path}; got a {found}. Load that.")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values and the arrays in a file whose checksum is right."""
+    if not path.exists():
+        raise FileNotFoundError(f"No such file: {path}")
+    if not path.is_file():
+        raise ValueError("no file")
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header = metadata[_HEADER]
+    if metadata.get(_CHECKSUM) != _checksum(header, arrays):
+        raise ValueError("another checksum than the file names")
+    may_be_missing = () if "_x_mean" in arrays else _MAY_BE_MISSING  # rows are finite numbers
+    for name, array in arrays.items():
+        missing = np.isnan(array) if name in may_be_missing else False
+        if not (np.isfinite(array) | missing).all():
+            raise ValueError(f"numbers in {name} that are not finite")
+    return json.loads(header), arrays
+
+
+def _checksum(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """The SHA-256 of all that is in a file."""
+    digest = hashlib.sha256(header.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(repr((name, array.dtype.str, array.shape)).encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_others(path: Path) -> None:
+    """Raises where something is at the path that no ``save`` has put there."""
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return
+    try:
+        with safe_open(path, framework="numpy") as file:
+            is_ours = _HEADER in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        is_ours = False
+    if not is_ours:
+        raise ValueError(
+            f"Expected a new file, or that of a saved estimator; got another at {path}. Name "
+            "another path, or remove what is there."
+        )
 
 
 def _on_cpu(network: nn.Module) -> nn.Module:
@@ -149,5 +197,6 @@ def _from_json(value: Any) -> Any:
     if isinstance(value, dict) and "names" in value:
         return tuple(value["names"]) if value["tuple"] else value["names"]
     if isinstance(value, dict):
-        return np.array(value["array"], dtype=value["dtype"])
+        # As wide as the words in it are, whatever width the file names.
+        return np.array(value["array"], dtype=object if value["dtype"] == "|O" else str)
     return value

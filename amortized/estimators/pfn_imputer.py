@@ -1,6 +1,6 @@
 """Missing cells of a table filled in by a pretrained PFN, each given the rest of its row."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -93,7 +93,7 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         columns = validated_columns(self, X, reset=False)
         table = np.stack([objects_of(column) for column in columns], axis=1)
-        missing, filled = np.equal(table, None), table.copy()
+        missing, filled = np.equal(table, cast(Any, None)), table.copy()
         for j in np.flatnonzero(missing.any(0)).tolist():
             rows = missing[:, j]
             asked = _without(table[rows], j)
@@ -105,7 +105,7 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _estimator(self, j: int) -> PFNClassifier | PFNRegressor:
         """What predicts column j from the others."""
         if j not in self._estimators:
-            known = ~np.equal(self.table_[:, j], None)
+            known = ~np.equal(self.table_[:, j], cast(Any, None))
             if self.encoder_.times[j] or not known.any():
                 found = "times" if self.encoder_.times[j] else "missing cells only"
                 raise ValueError(

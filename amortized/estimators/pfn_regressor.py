@@ -10,9 +10,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from amortized.arrays import check_array, validate_data, without_mask
 from amortized.distributions import BarDistribution
 from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.encoded_rows import EncodedRows, outside
@@ -214,9 +215,8 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
         columns = validated_columns(self, X, reset=True)
-        target = check_array(
-            column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y"
-        )
+        y = column_or_1d(without_mask(y), warn=True)
+        target = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         check_consistent_length(columns[0], target)
         columns, target, weight = repeated(columns, target, sample_weight)
         warn_of_unread_rows(self.network_, len(target), stacklevel=5)

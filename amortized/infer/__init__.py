@@ -16,8 +16,9 @@ from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
 from amortized.posterior import Posterior
+from amortized.priors.one_at_a_time import gradients
 from amortized.priors.prior import Prior
-from amortized.program.vectorised import ONE_AT_A_TIME, Program
+from amortized.program.vectorised import Program, precision
 from amortized.sampling.checking import checked_approximation, checked_chains
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
@@ -26,6 +27,7 @@ from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc
 from amortized.sampling.verdict import measured, warn_of_doubt
 from amortized.sampling.vi import vi
+from amortized.seeding import seeded
 
 LatentPrior = (
     Mapping[str, Distribution] | Mapping[str, Tensor] | GaussianMixture | Posterior | Tensor
@@ -106,12 +108,10 @@ def infer(
         raise ValueError(f"Expected a method among {['auto', *METHODS]}; got {method!r}.")
     functions = (automatically, METHODS["smc"]) if method == "auto" else (METHODS[method],)
     check_options(method, *functions, given=options)
-    with ONE_AT_A_TIME:
+    with precision(torch.float32), gradients():
         began = time.perf_counter()  # the wait for other threads is not the method's
         problem = make_problem(model, x, y, latent_prior)
-        cuda = [problem.x.device] if problem.x.is_cuda else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(seed)
+        with seeded(seed):
             posterior = (automatically if method == "auto" else METHODS[method])(
                 problem, int(n_draws), **options
             )

@@ -29,6 +29,7 @@ from amortized.program.density import ProgramDensity
 from amortized.program.possible import check_possible
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import FromMixture
+from amortized.seeding import seeded
 
 Network = DistributionTransformer | str | Path
 
@@ -149,8 +150,7 @@ def _require_program_of(name: str, problem: Problem) -> None:
         shape.numel() for _, shape in theirs.layout.values()
     ]:
         raise ValueError(refusal + f"has other latents, {list(ours.layout)}.")
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with seeded(0), torch.no_grad():
         u = torch.cat([each.sample_prior(8) for each in (ours, theirs)], 1)
         latents = [[*each.constrain(u).values()] for each in (ours, theirs)]
         both = [each.log_likelihood(u) for each in (ours, theirs)]
@@ -258,8 +258,7 @@ def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture
     if isinstance(density, LatentPriorDensity):
         return density.latent_prior
     one = density.take(torch.tensor([0]))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         u = one.sample_prior(4096)
     try:
         each = [fit_mixture(density.priors[name], n_components) for name in density.layout]

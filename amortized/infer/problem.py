@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from amortized.arrays import as_tensor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.rows import is_one_dataset, program_of
 from amortized.latent_priors.conversion import is_by_name, mixture_over_u
@@ -58,12 +58,12 @@ def make_problem(
     latent_prior: Any,
 ) -> Problem:
     """Checks the data against each other and makes a batch of them."""
-    answers = as_tensor(x if y is None else y, "y")
+    answers = as_tensor(x if y is None else y, "y").detach()
     if y is None:
         n_outer = 1 if answers.ndim < 2 or is_one_dataset(model, answers) else 2
         inputs = answers.new_zeros(*answers.shape[:n_outer], 0)
     else:
-        inputs = as_tensor(x, "x")
+        inputs = as_tensor(x, "x").detach()
         n_outer = inputs.ndim - 1
     if n_outer not in (1, 2) or inputs.shape[:-1] != answers.shape[:n_outer] or 0 in answers.shape:
         raise ValueError(
@@ -81,22 +81,3 @@ def make_problem(
         return replace(own, model=with_latent_prior(own.program, latent_prior))
     density = own.density(allow_simulator=True)
     return replace(own, latent_prior=mixture_over_u(latent_prior, density))
-
-
-def as_tensor(data: Data, name: str, *, allow_nan: bool = False) -> Tensor:
-    """Data as float64: the accuracy of gradients and evidence is worth more than the time.
-
-    A copy, for a posterior reads its data later, when the caller may have changed them.
-    """
-    try:
-        tensor = data if isinstance(data, Tensor) else torch.as_tensor(np.array(data))
-        tensor = tensor.to(torch.float64, copy=isinstance(data, Tensor))
-    except (TypeError, ValueError, RuntimeError) as reason:
-        raise ValueError(f"Expected {name} to be an array of numbers; got {reason}.") from reason
-    finite = torch.isfinite(tensor) | (tensor.isnan() if allow_nan else False)
-    if not finite.all():
-        raise ValueError(
-            f"Expected {name} to be finite; got {int((~finite).sum())} values that "
-            "are NaN or infinite. Leave such rows out."
-        )
-    return tensor

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program, precision, quiet_program, run_program
+from amortized.seeding import seeded
 
 
 def program_of(model: Program | Prior) -> Program:
@@ -47,8 +48,7 @@ def is_one_dataset(model: Program | Prior, y: Tensor) -> bool:
 
 def _drawn_shape(program: Program, y: Tensor) -> torch.Size | None:
     """The shape of the site "y" for as many rows as y has; None where the program fails."""
-    with quiet_program(), torch.random.fork_rng(devices=[y.device] if y.is_cuda else []):
-        torch.manual_seed(0)
+    with quiet_program(), seeded(0):
         try:
             with precision(y.dtype):
                 return run_program(program, y.new_zeros(len(y), 0))["y"].shape

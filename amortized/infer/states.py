@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amortized.infer.problem import Data, as_tensor
+from amortized.arrays import as_tensor
+from amortized.infer.problem import Data
 from amortized.posterior import Posterior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel, StateSpaceModel
 from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
@@ -44,7 +45,7 @@ def infer_states(
         raise ValueError(
             f"Expected a {kind.__name__} for method {method!r}; got {type(model).__name__}."
         )
-    series = as_tensor(y, "y", allow_nan=True)
+    series = as_tensor(y, "y", allow_nan=True).detach()
     if series.ndim not in (1, 2, 3) or 0 in series.shape:
         raise ValueError(
             "Expected y of shape (time,), (time, observed) or (batch, time, observed) with at "

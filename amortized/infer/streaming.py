@@ -34,13 +34,15 @@ from amortized.infer.problem import Data, Problem, make_problem
 from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.latent_priors.reduction import merge, split
 from amortized.posterior import Posterior
+from amortized.priors.one_at_a_time import gradients
 from amortized.priors.prior import Prior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.program.density import ProgramDensity
-from amortized.program.vectorised import ONE_AT_A_TIME, Program
+from amortized.program.vectorised import Program, precision
 from amortized.sampling.adaptation import adapt
 from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture
+from amortized.seeding import seeded
 
 _N_COMPONENTS = 12  # of a prior that adapts
 _SMALL = 0.01  # divergence, in nats, that needs no mending
@@ -80,11 +82,10 @@ def update(
         that of the mixture from the exact posterior of this update, in nats.
     """
     divergence = None
-    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+    with precision(torch.float32), gradients(), seeded(seed):
         began = time.perf_counter()
         problem = make_problem(model, x, y, posterior)
         answer = network_answer(problem, network)
-        torch.manual_seed(seed)
         if not answer.density.is_simulator:
             mixture, divergence = _adapted(answer)
             answer = replace(answer, mixture=mixture)

@@ -16,6 +16,8 @@ from torch import Tensor
 from amortized.priors.program_prior import ProgramPrior
 from amortized.program.density import ProgramDensity
 from amortized.program.simulation import ProgramSimulator
+from amortized.program.vectorised import precision
+from amortized.seeding import seeded
 
 _N_ROWS = (5, 2)  # tried in turn where a program does not say how many it has
 _N_DENSITIES, _N_RUNS = 32, 4096
@@ -38,8 +40,7 @@ def rows_are_exchangeable(prior: ProgramPrior, n_rows: int | None = None) -> boo
         >>> rows_are_exchangeable(ProgramPrior(walk))
         False
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with precision(torch.float32), seeded(0), torch.no_grad():
         for n in (n_rows,) if n_rows else _N_ROWS:
             try:
                 x = prior._inputs(_N_RUNS, n)

@@ -29,6 +29,7 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge
 from amortized.program.bijection import bijection_to
 from amortized.program.support import log_prob, support_of
+from amortized.seeding import seeded
 
 _N_GRID = 2001
 _N_DRAWS = 20_000
@@ -71,8 +72,7 @@ def fit_mixture(distribution: Distribution, n_components: int = 5) -> GaussianMi
         return exact
     if not distribution.event_shape:
         return _fit_density(distribution, _parameters(distribution), n_components)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         u = bijection.inv(distribution.sample((_N_DRAWS,)).double())
     return fit_draws(u.reshape(len(u), -1), n_components).to(torch.get_default_dtype())
 
@@ -253,8 +253,7 @@ def _cached_fit(keyed: _Keyed, n_components: int) -> GaussianMixture:
     """EM on a grid of u with the density as weights."""
     distribution = keyed.distribution
     bijection = bijection_to(support_of(distribution))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         u = bijection.inv(distribution.sample((4096,)).double().flatten())
     u = u[u.isfinite()]
     reach = (u.max() - u.min()) / 4

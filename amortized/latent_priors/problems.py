@@ -27,6 +27,7 @@ from amortized.priors.simulators.nonlinear_observation import NonlinearObservati
 from amortized.priors.simulators.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
 from amortized.priors.simulators.quantum_parameter import QuantumParameterPrior
 from amortized.priors.state_space.sensor_reading import SensorReadingPrior
+from amortized.program.vectorised import precision
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,8 @@ def named_tasks(name: str) -> LatentTasks:
     """
     if name not in PROBLEMS:
         raise ValueError(f"Expected tasks among {sorted(PROBLEMS)}; got {name!r}.")
-    return PROBLEMS[name].tasks()
+    with precision(torch.float32):
+        return PROBLEMS[name].tasks()
 
 
 class Embedding(NamedTuple):

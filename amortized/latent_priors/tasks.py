@@ -24,6 +24,8 @@ from amortized.priors.program_prior import ProgramPrior
 from amortized.program.density import ProgramDensity
 from amortized.program.likelihood_summary import LikelihoodSummary
 from amortized.program.simulation import ProgramSimulator
+from amortized.program.vectorised import precision
+from amortized.seeding import seeded
 
 _N_DRAWS = 4096
 _ROUNDING = 0.01  # nats of curvature over the last digit of the answers
@@ -174,8 +176,7 @@ class LatentTasks:
         self.prior, self.hyperprior = prior, hyperprior or Hyperprior()
         self.wrong_prior = wrong_prior
         self.ordered = _ordered(prior, n_rows)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)
+        with precision(torch.float32), seeded(0), torch.no_grad():
             self._x = prior._inputs(_N_DRAWS, self.ordered or 2)
             self.simulator = ProgramSimulator(prior.model, self._x[0])
             draws = self.simulator.sample_prior(self._x)
@@ -254,9 +255,7 @@ class LatentTasks:
         if self.ordered and n_context != self.ordered:
             raise ValueError(f"Expected n_context = {self.ordered}; got {n_context}.")
         device = torch.device(device)
-        cuda = [torch.device("cuda", device.index or 0)] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), torch.no_grad(), device:
-            torch.manual_seed(seed)
+        with precision(torch.float32), seeded(seed), torch.no_grad(), device:
             latent_prior = self.hyperprior.sample(
                 self.location.to(device), self.scale.to(device), n_tasks, self.own.to(device)
             )

@@ -12,7 +12,7 @@ finds the rows of the same category; a value that the context lacks has none.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -97,9 +97,11 @@ class CellDescription(nn.Module):
         self.n_hashes = n_hashes
         self.n_descriptors = N_DESCRIPTORS + 2 * n_hashes
         low, high = map(math.log, _ANGULAR_FREQUENCIES)
-        waves = torch.linspace(low, high, _N_FREQUENCIES).exp()
+        # On the CPU whatever the default device: loading fills nothing in that is not stored.
+        kept: Any = {"device": "cpu", "dtype": torch.float32}
+        waves = torch.linspace(low, high, _N_FREQUENCIES, **kept).exp()
         self.register_buffer("frequencies", waves, persistent=False)
-        half_waves = math.pi * torch.arange(1.0, _N_RANK_FREQUENCIES + 1)
+        half_waves = math.pi * torch.arange(1.0, _N_RANK_FREQUENCIES + 1, **kept)
         self.register_buffer("rank_frequencies", half_waves, persistent=False)
 
     def forward(

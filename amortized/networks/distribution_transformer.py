@@ -36,6 +36,8 @@ from amortized.networks.observation_encoder import ObservationEncoder, mlp
 from amortized.networks.triangular import described, n_answered, n_read, triangular
 from amortized.priors.program_prior import ProgramPrior
 from amortized.program.likelihood_summary import LikelihoodSummary
+from amortized.program.vectorised import precision
+from amortized.seeding import seeded
 
 _FAINT = -4.0  # log of the learned sketch's first precision, in reference units: hardly any
 
@@ -102,8 +104,7 @@ class DistributionTransformer(nn.Module):
             seed: of the weights.
         """
         tasks = prior if isinstance(prior, LatentTasks) else LatentTasks(prior)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with precision(torch.float32), seeded(seed):
             return cls(config.fitted_to(tasks))
 
     def forward(
@@ -217,7 +218,7 @@ class DistributionTransformer(nn.Module):
         # The learned rows are a statement about (u - location) / scale, whatever the prior is.
         rows = triangular(tril, dim)
         rows = (bounded(rows.diagonal(dim1=-1, dim2=-2) + _FAINT, 8.0).exp()).unsqueeze(-1) * (
-            rows.tril(-1) + torch.eye(dim, device=rows.device)
+            rows.tril(-1) + torch.eye(dim).to(rows)
         )
         centre = centre - (mean - self.location) / self.scale
         value = torch.cat(
@@ -279,7 +280,7 @@ def _features(mixture: GaussianMixture) -> Float[Tensor, "batch k features"]:
 def _about_sketch(sketch: LikelihoodSummary) -> Tensor:
     """Mean and factor of the posterior that the sketch gives a standard normal prior."""
     n, dim = sketch.matrix.shape[0], sketch.matrix.shape[-1]
-    eye = torch.eye(dim, device=sketch.matrix.device).expand(n, dim, dim)
+    eye = torch.eye(dim).to(sketch.matrix).expand(n, dim, dim)
     posterior, _ = GaussianMixture.from_moments(eye[:, 0] * 0, eye).update(*sketch)
     return torch.cat((posterior.means[:, 0].asinh(), described(posterior.scale_tril[:, 0])), -1)
 

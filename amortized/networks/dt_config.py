@@ -3,6 +3,9 @@
 from dataclasses import dataclass, replace
 
 from amortized.latent_priors.tasks import LatentTasks
+from amortized.networks.config_fields import check_fields, check_positive
+
+_MOST_NUMBERS = 10**6
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,29 @@ class DistributionTransformerConfig:
     n_context: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(
+            self,
+            may_be_zero=("dim", "n_sketch", "n_data_layers"),
+            layers=("n_layers", "n_data_layers"),
+        )
+        check_positive(self, "scale", "row_scale")
+        if len({name for name in self.channels if name and "." not in name}) < len(self.channels):
+            raise ValueError(
+                f"Expected different names of channels, without a dot; got {self.channels}."
+            )
+        if len(self.n_context) not in (0, 2):
+            raise ValueError(f"Expected n_context as (fewest, most); got {self.n_context}.")
         if not len(self.channels) == len(self.widths) == len(self.lengths):
             raise ValueError(
                 f"Expected a width and a length for each of the channels {self.channels}; got "
                 f"{self.widths} and {self.lengths}."
             )
         n_numbers = sum(self.numbers(name) for name in self.channels)
+        if max(self.dim, n_numbers) > _MOST_NUMBERS:
+            raise ValueError(
+                f"Expected at most {_MOST_NUMBERS} latents and as many numbers in a row or a "
+                f"series; got {self.dim} and {n_numbers}."
+            )
         for name, wanted in (
             ("location", self.dim),
             ("scale", self.dim),

@@ -23,9 +23,12 @@ from amortized.attention import Rotation
 from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.networks.blocks import Block, KeysValues, Norm
 from amortized.networks.calibration import Calibration
+from amortized.networks.config_fields import check_fields, check_positive
 from amortized.networks.decoders import BarDecoder
 from amortized.priors.prior import Prior, Units
 from amortized.priors.task import TaskBatch
+from amortized.program.vectorised import precision
+from amortized.seeding import seeded
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,14 @@ class PFNConfig:
     scaling: tuple[tuple[float, float], ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.units not in (None, "raw", "standardised"):
-            raise ValueError(f"Expected units 'raw' or 'standardised'; got {self.units!r}.")
+        check_fields(self, layers=("n_layers",))
+        check_positive(self, "frequencies")
+        for name, most in (("x_range", self.n_features), ("scaling", self.n_features + 1)):
+            pairs = getattr(self, name)
+            if pairs is not None and not 1 <= len(pairs) <= most:
+                raise ValueError(f"Expected {name} with 1 to {most} pairs; got {len(pairs)}.")
+        if any(scale <= 0 for _, scale in self.scaling or ()):
+            raise ValueError(f"Expected positive scales in scaling; got {self.scaling}.")
 
 
 class EncodedContext(NamedTuple):
@@ -137,8 +146,7 @@ class PFN(nn.Module):
             config: size of the network.
             seed: of the weights and of those draws.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with precision(torch.float32), seeded(seed):
             n_tasks = max(1000, 20 * config.n_bars)
             batches = [prior.sample(n_tasks // 10, 1, 9, seed=seed + i) for i in range(10)]
             borders = equal_mass_borders(

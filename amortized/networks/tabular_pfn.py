@@ -35,9 +35,12 @@ from amortized.networks.cells import (
     column_groups,
     column_statistics,
 )
+from amortized.networks.config_fields import check_fields
 from amortized.networks.decoders import BarDecoder, ClassDecoder, ClassSlots, class_slots
 from amortized.priors.prior import Prior, Units
 from amortized.priors.task import TaskBatch
+from amortized.program.vectorised import precision
+from amortized.seeding import seeded
 
 _OFFSETS = (0, 1, 3)
 
@@ -88,6 +91,11 @@ class TabularPFNConfig:
     units: Units = "standardised"
 
     def __post_init__(self) -> None:
+        check_fields(
+            self,
+            may_be_zero=("n_row_blocks", "n_thinking", "n_hashes"),
+            layers=("n_cell_blocks", "n_row_blocks"),
+        )
         if self.units != "standardised":
             raise ValueError(
                 f"Expected units 'standardised', which a network over cells knows its answers in; "
@@ -97,8 +105,6 @@ class TabularPFNConfig:
             raise ValueError(
                 f"Expected target 'classification' or 'regression'; got {self.target!r}."
             )
-        if self.n_cell_blocks < 1:
-            raise ValueError(f"Expected at least one cell block; got {self.n_cell_blocks}.")
 
 
 class EncodedTable(NamedTuple):
@@ -120,9 +126,12 @@ class EncodedTable(NamedTuple):
 
     def contiguous(self) -> "EncodedTable":
         """The same in the order in which attention reads it: no query has to copy it again."""
+        retrieved = self.retrieved
+        if retrieved is not None:
+            retrieved = retrieved[0].contiguous(), retrieved[1].contiguous()
         return self._replace(
             keys_values=tuple((keys.contiguous(), v.contiguous()) for keys, v in self.keys_values),
-            retrieved=self.retrieved and tuple(part.contiguous() for part in self.retrieved),
+            retrieved=retrieved,
         )
 
 
@@ -196,8 +205,7 @@ class TabularPFN(nn.Module):
             config: size of the network.
             seed: of the weights and of those draws.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with precision(torch.float32), seeded(seed):
             if config.target == "classification":
                 return cls(config)
             batches = [prior.sample(32, 64, 64, seed=seed + i) for i in range(20)]

@@ -35,7 +35,6 @@ from amortized.program.sites import (
 )
 from amortized.program.support import outside
 from amortized.program.vectorised import (
-    ONE_AT_A_TIME,
     ForBatches,
     FunctionalSamplers,
     Program,
@@ -43,6 +42,7 @@ from amortized.program.vectorised import (
     precision,
     quiet_program,
 )
+from amortized.seeding import nothing_drawn
 
 
 class ProgramDensity:
@@ -95,7 +95,7 @@ class ProgramDensity:
                 f"{tuple(x.shape)} and {tuple(y.shape)}."
             )
         self.model, self.x, self.y = model, x, y
-        with ONE_AT_A_TIME, precision(y.dtype):
+        with precision(y.dtype):
             trace = trace_program(model, x[0], y[0])
         self.is_simulator = not has_density(trace.nodes["y"]["fn"], y[0])
         if self.is_simulator and not allow_simulator:
@@ -140,7 +140,8 @@ class ProgramDensity:
         """Log prior with the Jacobian's log determinant, and log likelihood, in one run."""
         self._check(u)
 
-        return self.over_all(self.evaluate, u)
+        with nothing_drawn():
+            return self.over_all(self.evaluate, u)
 
     def evaluate(
         self, u: Tensor, x: Tensor, y: Tensor, pinned: Mapping[str, Tensor] | None = None
@@ -182,7 +183,7 @@ class ProgramDensity:
         Without any `vmap`, so that it can be traced; called outside `quiet_program` it checks
         the program's arguments.
         """
-        with precision(self.y.dtype):
+        with nothing_drawn(), precision(self.y.dtype):
             log_prior, log_likelihood = self.evaluate(u, self.x[0], self.y[0])
         return log_prior + log_likelihood
 
@@ -244,7 +245,7 @@ class ProgramDensity:
 
             with FunctionalSamplers(), Place(self.layout, u, leave, add):
                 self.model(x, y)
-            return sum(distances)
+            return sum(distances[1:], distances[0])
 
         return self.over_all(far, u)
 

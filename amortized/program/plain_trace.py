@@ -18,6 +18,7 @@ from torch import Tensor
 from amortized.program.enumeration import Enumerable, one_by_one
 from amortized.program.sites import Place, refuse
 from amortized.program.vectorised import is_subsample, warn_of_parameters
+from amortized.seeding import seeded
 
 _N_POINTS = 3  # the origin among them
 _N_ASSIGNMENTS = 9  # where latents are summed out: each point then has an assignment of its own
@@ -88,8 +89,7 @@ def _compare(density: Any) -> None:
     n_points = _N_ASSIGNMENTS if density.discrete else _N_POINTS
     plainly = density.take(torch.tensor([0]))
     plainly.vectorised = False
-    with torch.random.fork_rng(devices=[density.x.device] if density.x.is_cuda else []):
-        torch.manual_seed(0)
+    with seeded(0):
         u = density.y.new_zeros(1, n_points, density.dim)
         if density.dim:
             u[:, 1:] = density.sample_prior(n_points - 1)

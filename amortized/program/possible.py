@@ -10,14 +10,16 @@ References:
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from amortized.program.density import ProgramDensity
+from amortized.seeding import seeded
 
 _N_DRAWS = 64  # of the prior, for the first look
 _N_LED = 512
 _N_STEPS = 30
+_LARGEST = 0.1 / torch.finfo(torch.float64).eps  # a log density whose last digit is 0.1 nats
 
 
 def check_possible(density: ProgramDensity) -> None:
@@ -37,9 +39,12 @@ def check_possible(density: ProgramDensity) -> None:
     """
     if density.is_simulator or density.dim == 0:
         return
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        open_ones = (~_some(density, density.sample_prior(_N_DRAWS))).nonzero()[:, 0]
+    with torch.no_grad(), seeded(0):
+        best = density.log_likelihood(density.sample_prior(_N_DRAWS)).amax(-1)
+        open_ones = (best < -_LARGEST).nonzero()[:, 0]
+        far = best[open_ones].isfinite()
+        _refuse_far(density, open_ones[far])
+        open_ones = open_ones[~far]
         if not len(open_ones):
             return
         ruled_out = ~_found(density.take(open_ones))
@@ -51,6 +56,28 @@ def check_possible(density: ProgramDensity) -> None:
         f"all latents tried, {_N_DRAWS + _N_LED * _N_STEPS} of them: they lie outside the "
         "supports of their distributions, or a factor is -inf. Check the data's units, and the "
         "constraints of the program."
+    )
+
+
+def _refuse_far(density: ProgramDensity, chosen: Int[Tensor, " chosen"]) -> None:
+    """Raises where the log density is so large wherever it is looked at that rounding hides it."""
+    if not len(chosen):
+        return
+    some = density.take(chosen)
+    u = some.sample_prior(_N_LED)
+    before, best = u.mean(1, keepdim=True), u.new_full((len(chosen),), -torch.inf)
+    for _ in range(_N_STEPS):
+        height = some.log_density(u).nan_to_num(-torch.inf)
+        best = torch.maximum(best, height.amax(-1))
+        if (best > -_LARGEST).all():
+            return
+        u, before = _led(u, height.topk(_N_LED // 8).indices, before)
+    at = int(best.argmin())
+    which = "" if density.n_datasets == 1 else f" in dataset {int(chosen[at])}"
+    raise ValueError(
+        f"Expected data near those that the program produces; got data{which} with a log density "
+        f"of {best[at].item():.1g} at the best latents found: differences between latents are "
+        "lost in its rounding. Check the data's units, or widen the priors."
     )
 
 
@@ -70,9 +97,14 @@ def _found(density: ProgramDensity) -> Bool[Tensor, " batch"]:
         if found.all():
             break
         best = density.outside(u).topk(_N_LED // 8, largest=False).indices
-        elite = u.gather(1, best.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
-        mean = elite.mean(1, keepdim=True)
-        # As wide as the last step was long: a place far away is come to in longer and longer ones.
-        sd = elite.std(1, keepdim=True) + (mean - before).abs()
-        u, before = mean + sd * torch.randn_like(u), mean
+        u, before = _led(u, best, before)
     return found
+
+
+def _led(u: Tensor, best: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws about the best of those before, and their mean."""
+    elite = u.gather(1, best.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
+    mean = elite.mean(1, keepdim=True)
+    # As wide as the last step was long: a place far away is reached in longer and longer steps.
+    sd = elite.std(1, keepdim=True) + (mean - before).abs()
+    return mean + sd * torch.randn_like(u), mean

@@ -23,6 +23,7 @@ from amortized.program.vectorised import (
     run_program,
     warn_of_parameters,
 )
+from amortized.seeding import seeded
 
 
 class ProgramSimulator:
@@ -52,8 +53,7 @@ class ProgramSimulator:
 
     def __init__(self, model: Program, x: Float[Tensor, "n features"]) -> None:
         self.model = model
-        with torch.random.fork_rng(devices=[]), precision(x.dtype):
-            torch.manual_seed(0)
+        with seeded(0), precision(x.dtype):
             sites = run_program(model, x)
             if "y" not in sites:
                 raise ValueError(

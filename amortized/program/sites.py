@@ -17,9 +17,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
 from amortized.program.bijection import bijection_to
 from amortized.program.support import contains, is_fixed, log_prob, support_of
 from amortized.program.vectorised import Program, draw, is_subsample, quiet_program
+from amortized.seeding import seeded
 
 
 class LatentSpace(dict[str, tuple[slice, torch.Size]]):
@@ -216,8 +218,7 @@ def run_for_latents(site: _Site, model: Program, *data: Tensor) -> None:
 def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
     """One run of the program on real data, with a message that helps where it fails."""
     try:
-        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
-            torch.manual_seed(0)
+        with ONE_AT_A_TIME, seeded(0), torch.no_grad():
             trace = pyro.poutine.trace(model).get_trace(x, y)
     except Exception as reason:
         raise ValueError(

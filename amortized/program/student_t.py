@@ -7,6 +7,8 @@ import torch
 from scipy import special
 from torch import Tensor
 
+_LEAST = 1e-200  # of a level; for smaller ones scipy gives the quantile of the other end
+
 
 def _as_like(values: Any, like: Tensor) -> Tensor:
     return torch.as_tensor(values, dtype=like.dtype, device=like.device)
@@ -38,7 +40,9 @@ class StudentT(dist.StudentT):
 
     def icdf(self, value: Tensor) -> Tensor:
         """Quantiles; without gradients."""
-        standard = special.stdtrit(self.df.detach().cpu().numpy(), value.detach().cpu().numpy())
+        level = value.detach().cpu().double()
+        level = torch.where((level > 0) & (level < _LEAST), _LEAST, level)
+        standard = special.stdtrit(self.df.detach().cpu().numpy(), level.numpy())
         return self.loc + self.scale * _as_like(standard, self.loc)
 
     def crps(self, value: Tensor) -> Tensor:

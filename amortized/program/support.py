@@ -96,7 +96,8 @@ def contains(fn: Any, value: Tensor) -> Tensor:
     if isinstance(fn, ExpandedDistribution):
         return contains(fn.base_dist, value)
     if isinstance(fn, MaskedMixture):
-        return torch.where(fn.mask, contains(fn.component1, value), contains(fn.component0, value))
+        one, other = contains(fn.component1, value), contains(fn.component0, value)
+        return torch.where(torch.as_tensor(fn.mask), one, other)
     if isinstance(fn, MixtureSameFamily):
         return contains(fn.component_distribution, fn._pad(value)).any(-1)
     if not _is_transformed(fn):
@@ -159,7 +160,8 @@ def log_prob(fn: Any, value: Tensor) -> Tensor:
     if isinstance(fn, MaskedDistribution) and fn._mask is not False:
         return scale_and_mask(log_prob(fn.base_dist, value), mask=fn._mask)
     if isinstance(fn, MaskedMixture):
-        return torch.where(fn.mask, log_prob(fn.component1, value), log_prob(fn.component0, value))
+        one, other = log_prob(fn.component1, value), log_prob(fn.component0, value)
+        return torch.where(torch.as_tensor(fn.mask), one, other)
     if isinstance(fn, MixtureSameFamily):
         each = log_prob(fn.component_distribution, fn._pad(value))
         return torch.logsumexp(each + fn.mixture_distribution.logits.log_softmax(-1), -1)
@@ -204,7 +206,8 @@ def _bounds(support: Any) -> tuple[Any, ...]:
 
 def _hull(components: Any) -> Any:
     """The least interval around the supports of a mixture's components."""
-    support, n = support_of(components), 0
+    support: Any = support_of(components)
+    n = 0
     while isinstance(support, constraints.independent):
         support, n = support.base_constraint, n + support.reinterpreted_batch_ndims
     if not isinstance(support, _BOUNDED):
@@ -269,6 +272,6 @@ def _point_in(fn: Any) -> Any:
         return 0.0 if isinstance(fn.support, type(constraints.boolean)) else None
     if fn.support.is_discrete:
         return high if low is None else low
-    if low is None or high is None:
-        return high - 1 if low is None else low + 1
-    return (low + high) / 2
+    if low is None:
+        return None if high is None else high - 1
+    return low + 1 if high is None else (low + high) / 2

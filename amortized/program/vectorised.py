@@ -8,7 +8,6 @@ drawn task by task, and a warning says so.
 
 import math
 import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,10 +23,10 @@ from torch.nn.functional import softplus
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-Program = Callable[..., Any]
+from amortized.priors.one_at_a_time import ONE_AT_A_TIME
+from amortized.seeding import remembered
 
-ONE_AT_A_TIME = threading.RLock()
-"""Held while programs run: all threads share Pyro's handlers, torch's generator and its dtype."""
+Program = Callable[..., Any]
 
 _TINY = 1e-38  # the smallest normal float32: log of it is finite
 
@@ -44,12 +43,13 @@ def quiet_program() -> Iterator[None]:
 @contextmanager
 def precision(dtype: torch.dtype) -> Iterator[None]:
     """Lets constants that the program makes without a dtype be as precise as the data."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    with ONE_AT_A_TIME:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 def _uniform(like: Tensor) -> Tensor:
@@ -221,7 +221,7 @@ def run_program(program: Program, x: Tensor, y: Tensor | None = None) -> dict[st
         x: inputs of one dataset, ``(n, n_features)``.
         y: the observation, ``(n,)``; None draws it.
     """
-    with torch.no_grad(), pyro.poutine.trace() as tracer, _Draw():
+    with ONE_AT_A_TIME, torch.no_grad(), pyro.poutine.trace() as tracer, _Draw():
         program(x, y)
     sites: dict[str, Any] = tracer.trace.nodes
     return {
@@ -254,16 +254,13 @@ def run_programs(program: Program, x: Tensor) -> dict[str, Tensor]:
         >>> {name: tuple(v.shape) for name, v in run_programs(coin, torch.zeros(5, 3, 0)).items()}
         {'p': (5,), 'y': (5, 3)}
     """
-    state = torch.random.get_rng_state()  # the loop must not depend on draws that came to nothing
-    device_state = torch.cuda.get_rng_state(x.device) if x.is_cuda else None
+    rewind = remembered(x.device)  # the loop must not depend on draws that came to nothing
     try:
         with quiet_program(), precision(x.dtype), FunctionalSamplers():
             one_run = torch.func.vmap(lambda row: run_program(program, row), randomness="different")
             return one_run(x)
     except Exception as reason:  # the loop below tells a program's own fault from vmap's limits
-        torch.random.set_rng_state(state)
-        if device_state is not None:
-            torch.cuda.set_rng_state(device_state, x.device)
+        rewind()
         draws = _run_one_by_one(program, x)
         first_line = str(reason).split(". ")[0].split("\n")[0]
         warnings.warn(

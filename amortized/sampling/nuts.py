@@ -25,6 +25,7 @@ from amortized.program.vectorised import quiet_program
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import Start, as_start
 from amortized.sampling.verdict import measured
+from amortized.seeding import only_sites_drawn
 
 _N_COMPARED = 100  # draws at which a trace is compared with the program
 
@@ -82,6 +83,18 @@ def nuts(
     return measured(density, draws)
 
 
+class _SeededNUTS(NUTS):
+    """NUTS whose draws, all at sample sites, come from where `seeded` says."""
+
+    def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
+        with only_sites_drawn():
+            super().setup(warmup_steps, *args, **kwargs)
+
+    def sample(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        with only_sites_drawn():
+            return super().sample(params)
+
+
 def _sample(
     density: ProgramDensity,
     initial: list[Tensor],
@@ -120,7 +133,7 @@ def _run_chains(
     """The chains of one dataset, one after another, and how many transitions diverged."""
     chains, divergences = [], 0
     for point in initial:
-        kernel = NUTS(potential_fn=potential, **options)
+        kernel = _SeededNUTS(potential_fn=potential, **options)
         run = MCMC(kernel, length, n_warmup, {"u": point}, disable_progbar=True)
         with quiet_program(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

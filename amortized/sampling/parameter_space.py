@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.program.bijection import bijection_to
+from amortized.seeding import seeded
 
 
 class ParameterSpace:
@@ -43,7 +44,7 @@ class ParameterSpace:
                 )
         self.prior = dict(prior)
         self._bijections = {name: bijection_to(law.support) for name, law in self.prior.items()}
-        with torch.random.fork_rng(devices=[]):  # their values do not matter: places inside
+        with seeded(0):  # their values do not matter: places inside
             self._example = {name: law.sample() for name, law in self.prior.items()}
         self._shapes = {
             name: bijection.inv(self._example[name]).shape

@@ -35,6 +35,7 @@ from torch.distributions import Distribution
 from amortized.sampling.parameter_space import ParameterSpace, is_inside
 from amortized.sampling.particle_filter import Particles, Program, init, refuse_nan, step
 from amortized.sampling.resampling import systematic_resample
+from amortized.seeding import seeded
 
 __all__ = ["StaticParameters", "smc_squared"]
 
@@ -314,8 +315,7 @@ def _first_draws(
         raise ValueError(
             f"Expected start to have the parameters {sorted(space.prior)}; got {sorted(laws)}."
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         draws = {name: law.sample(shape) for name, law in laws.items()}
     for name, value in draws.items():
         if not bool(is_inside(space.prior[name], value).all()):

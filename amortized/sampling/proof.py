@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from amortized.program.density import ProgramDensity
+from amortized.seeding import seeded
 
 _N_OWN, _N_FAR, _N_PRIOR = 32, 96, 64
 _FARTHEST = 1000.0
@@ -64,8 +65,7 @@ def proved_evidence(density: ProgramDensity, answer: ClosedForm) -> Float[Tensor
 
 def _points(density: ProgramDensity, answer: ClosedForm) -> Float[Tensor, "batch points dim"]:
     """Draws of the closed form first, then those far out, then those of the prior."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         draws = answer.sample(_N_OWN + _N_FAR)
         u = density.unconstrain({name: value.transpose(0, 1) for name, value in draws.items()})
         prior = density.sample_prior(_N_PRIOR).to(u.dtype)

@@ -21,11 +21,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.program.density import ProgramDensity
-from amortized.program.vectorised import quiet_program
+from amortized.program.vectorised import precision, quiet_program
 from amortized.sampling.draws import Draws
 from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.start import Start, as_start
 from amortized.sampling.tempering import tame
+from amortized.seeding import nothing_drawn
 
 GUIDES: dict[str, Callable[..., Any]] = {
     "normal": autoguide.AutoDiagonalNormal,
@@ -96,28 +97,25 @@ def _fit(
     def real_line() -> None:
         pyro.sample("u", dist.Normal(zero.expand(dim), 1.0).to_event(1))
 
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(density.y.dtype)
-    try:
-        with quiet_program(), pyro.settings.context(module_local_params=True):
+    with quiet_program(), precision(density.y.dtype):
+        with pyro.settings.context(module_local_params=True):
             at_centre = autoguide.initialization.init_to_value(values={"u": centre})
             approximation = GUIDES[guide](real_line, init_loc_fn=at_centre)
             approximation()  # makes its parameters
         parameters = list(approximation.parameters())
         optimiser = torch.optim.Adam(parameters, rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.01 ** (1 / n_steps))
-        with quiet_program():
-            for _ in range(n_steps):
+        for _ in range(n_steps):
+            with nothing_drawn():
                 law = approximation.get_posterior()
-                u = law.rsample((n_elbo,))
+            u = law.rsample((n_elbo,))
+            with nothing_drawn():
                 loss = (law.log_prob(u) - density.log_density(u.unsqueeze(0))[0]).mean()
                 optimiser.zero_grad()
                 loss.backward(inputs=parameters)  # no others: the program may have its own
                 optimiser.step()
                 schedule.step()
-            with torch.no_grad():
-                law = approximation.get_posterior()
-                u = law.sample((n_draws,))
-                return u, law.log_prob(u)
-    finally:
-        torch.set_default_dtype(before)
+        with torch.no_grad():
+            law = approximation.get_posterior()
+            u = law.sample((n_draws,))
+            return u, law.log_prob(u)

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import assert_all_finite
 
+from amortized.arrays import without_mask
 from amortized.tables.encoding import is_present
 
 
@@ -20,6 +21,7 @@ def class_labels(y: ArrayLike) -> NDArray[Any]:
     Raises:
         ValueError: if a class is missing, or they are of several kinds.
     """
+    y = without_mask(y)
     if isinstance(y, np.ndarray) and y.dtype.kind == "T":  # text of variable width
         y = y.astype(object)
     target: NDArray[Any] = column_or_1d(y, warn=True)

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_array, validate_data
+
+from amortized.arrays import check_array, validate_data, without_mask
 
 Numbers = NDArray[np.float64]
 MAX_COLUMNS = 100  # what an estimator shows a network of a wider table
@@ -51,7 +52,7 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
             raise ValueError(f"Expected distinct names of columns; got {twice!r} twice. Rename it.")
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         return [X.iloc[:, j] for j in range(X.shape[1])]
-    array = _objects_of_lists(X.toarray() if issparse(X) else X)
+    array = _objects_of_lists(without_mask(X.toarray() if issparse(X) else X))
     if getattr(getattr(array, "dtype", None), "kind", "f") in "OUSmM":
         array = check_array(array, dtype=None, ensure_all_finite=False)
         validate_data(estimator, array, skip_check_array=True, reset=reset)

@@ -9,7 +9,7 @@ encoded view of n rows takes the memory that ``amortized.networks.tabular_pfn`` 
 import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 from amortized.tables.readings import Reading
 from amortized.tables.sample_weights import resampled
 
+_Network = TypeVar("_Network", bound=nn.Module)
+
 # Cells of one table's views that are encoded together, and of many tables that are answered
 # together: there nothing but the first call's overhead is saved, and more would leave the caches.
 CELLS_AT_ONCE, CELLS_OF_MANY = 20_000, 5_000
@@ -30,6 +32,7 @@ SMALLEST_CHUNK, LARGEST_CHUNK = 8, 128  # queries that are decoded together
 # Views by default: as many as have this many cells together, within bounds. Small tables cost
 # little and gain most from an average.
 _CELLS, _FEWEST_VIEWS, _MOST_VIEWS = 40_000, 2, 8
+_MOST_WANTED = 1000  # each is a pass of the network over the table
 # How many times the rows that it was trained for a network reads: on tables of 2,000 rows, networks
 # trained on up to 1,000 are better for seeing all of them.
 ROWS_BEYOND = 2
@@ -37,7 +40,7 @@ PRECISIONS = ("auto", "float32")
 """What networks over tables compute in: "auto" is bfloat16 on a CPU with instructions for it."""
 
 
-def ready(network: nn.Module, device: str) -> nn.Module:
+def ready(network: _Network, device: str) -> _Network:
     """The network on the device and in evaluation mode; most often it is already.
 
     Args:
@@ -95,8 +98,11 @@ def number_of_views(wanted: int | None, n_rows: int, n_columns: int, max_rows: i
     if wanted is None:
         n_cells = max(1, min(n_rows, max_rows) * n_columns)
         return int(np.clip(_CELLS // n_cells, _FEWEST_VIEWS, _MOST_VIEWS))
-    if not isinstance(wanted, Integral) or wanted < 1:
-        raise ValueError(f"Expected n_estimators to be an integer >= 1 or None; got {wanted!r}.")
+    if not isinstance(wanted, Integral) or not 1 <= wanted <= _MOST_WANTED:
+        raise ValueError(
+            f"Expected n_estimators to be an integer >= 1, at most {_MOST_WANTED}, or None; got "
+            f"{wanted!r:.99}."
+        )
     return int(wanted)
 
 

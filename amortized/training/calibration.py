@@ -23,6 +23,7 @@ from amortized.latent_priors.tasks import LatentTaskBatch
 from amortized.networks import PFN, DistributionTransformer, TabularPFN
 from amortized.networks.calibration import Calibration
 from amortized.priors.task import TaskBatch
+from amortized.seeding import seeded
 from amortized.training.config import TrainingConfig
 from amortized.training.data import batch_seed
 
@@ -44,13 +45,11 @@ def measure(network: Any, prior: Any, config: TrainingConfig) -> Calibration | N
     values: dict[str, list[Tensor]] = {}
     efficiencies: list[Tensor] = []
     sizes = _sizes(network, prior, config)
-    cuda = [device] if device.type == "cuda" else []
     for size in sizes:
         n_tasks = int(np.clip(_MOST_ROWS // (size + 1), 40, N_DATASETS))
         seed = batch_seed(config.seed, size, rank=2**31)  # no rank has such a number
         batch = prior.sample(n_tasks, size, 1, seed=seed, device=device)
-        with torch.random.fork_rng(devices=cuda), torch.no_grad():
-            torch.manual_seed(seed)
+        with seeded(seed), torch.no_grad():
             if isinstance(batch, TaskBatch):
                 found = _of_predictives(network, batch)
             else:
@@ -59,7 +58,7 @@ def measure(network: Any, prior: Any, config: TrainingConfig) -> Calibration | N
         for label, u in found.items():
             values.setdefault(label, []).append(u)
     joined = {label: torch.cat(parts).double().cpu().numpy() for label, parts in values.items()}
-    return _verdict(joined, sizes, torch.cat(efficiencies) if efficiencies else None)
+    return _verdict(joined, sizes, torch.cat(efficiencies) if any(map(len, efficiencies)) else None)
 
 
 def _sizes(network: Any, prior: Any, config: TrainingConfig) -> tuple[int, ...]:
@@ -73,7 +72,8 @@ def _sizes(network: Any, prior: Any, config: TrainingConfig) -> tuple[int, ...]:
 def _verdict(
     values: dict[str, NDArray[np.float64]], sizes: tuple[int, ...], efficiency: Tensor | None
 ) -> Calibration:
-    tests = {label: stats.kstest(u, "uniform") for label, u in values.items()}
+    # Where an answer is NaN the truth has no rank; zero speaks against the network.
+    tests = {label: stats.kstest(np.nan_to_num(u), "uniform") for label, u in values.items()}
     worst = min(tests, key=lambda label: float(tests[label].pvalue))
     return Calibration(
         n_datasets=len(values[worst]),

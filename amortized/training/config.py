@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, fields
 
+from amortized.networks.config_fields import check_types
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -55,6 +57,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.optimizer not in ("muon", "adamw"):
             raise ValueError(f"Expected optimizer 'muon' or 'adamw'; got {self.optimizer!r}.")
         low, high = self.n_context

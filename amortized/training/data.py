@@ -108,4 +108,9 @@ class PriorDataModule(lightning.LightningDataModule):
             device=trainer.strategy.root_device,
             rank=trainer.global_rank,
         )
-        return DataLoader(batches, batch_size=None, num_workers=self.config.n_workers)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=self.config.n_workers,
+            generator=torch.Generator(),  # not the global one, whose state is the user's
+        )

@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from amortized.latent_priors.tasks import LatentTaskBatch
 from amortized.priors.task import TaskBatch
+from amortized.seeding import seeded
 from amortized.training.config import TrainingConfig
 from amortized.training.data import batch_seed
 from amortized.training.optimizer import MuonAdamW, cosine_to_zero
@@ -25,6 +26,13 @@ FIXED = {f.name for f in fields(TrainingConfig)} - {
     "n_workers",
     "stop_at",
 }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as a checkpoint holds it, which is read without unpickling objects."""
+    if isinstance(value, tuple | list):
+        return tuple(_plain(member) for member in value)
+    return value if type(value) in (bool, int, float, str, type(None)) else repr(value)
 
 
 class PriorFitting(lightning.LightningModule):
@@ -50,7 +58,7 @@ class PriorFitting(lightning.LightningModule):
             # Measured on draws, as the borders are, and so up to rounding.
             if field.name not in ("x_range", "scaling"):
                 settings[f"network.{field.name}"] = getattr(size, field.name)
-        return settings
+        return {name: _plain(value) for name, value in settings.items()}
 
     def on_fit_start(self) -> None:
         self._began = time.monotonic()
@@ -64,9 +72,8 @@ class PriorFitting(lightning.LightningModule):
     def training_step(self, batch: TaskBatch | LatentTaskBatch, batch_idx: int) -> Tensor:
         assert self._loss is not None
         number, rank = self.trainer.fit_loop.total_batch_idx, self.trainer.global_rank
-        cuda = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda):  # a resumed run draws what it would have drawn
-            torch.manual_seed(batch_seed(batch_seed(self.config.seed, number, rank), 0))
+        # A resumed run draws what it would have drawn.
+        with seeded(batch_seed(batch_seed(self.config.seed, number, rank), 0)):
             loss = self._loss(batch)
         self.log("loss", loss, prog_bar=True)
         return loss

@@ -1,6 +1,5 @@
 """From a prior to a trained network in one call, in one go or in many."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +19,14 @@ from amortized.networks import (
     new_network,
 )
 from amortized.priors.context_standardised import ContextStandardised
+from amortized.priors.one_at_a_time import gradients
 from amortized.priors.prior import Prior
 from amortized.priors.program_prior import ProgramPrior
 from amortized.training.calibration import measure
+from amortized.training.checkpoint import CheckedFiles, read_checkpoint
 from amortized.training.config import TrainingConfig
 from amortized.training.data import PriorDataModule
+from amortized.training.interruption import Interruption
 from amortized.training.module import PriorFitting
 
 CHECKPOINT = "last.ckpt"
@@ -43,24 +45,22 @@ class _Checkpoint(Callback):
         step, before = trainer.global_step, self.step
         self.step = step
         # Only where a step has ended: gradients that are being accumulated are in no checkpoint.
-        if step > before and (step % self.every == 0 or step == trainer.max_steps):
-            partial = self.path.with_suffix(".partial")
-            trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
-                os.replace(partial, self.path)
+        due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
+        if step > before and due:
+            trainer.save_checkpoint(self.path)
+
+
+def _listed(plugins: Any) -> list[Any]:
+    """Lightning takes one plugin or many."""
+    return list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins else []
 
 
 def _read_state(path: Path, module: PriorFitting) -> dict[str, Any]:
     """The state of a run; one that is damaged or is another run's is refused."""
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=False)
-        state, settings = stored["state_dict"], stored.get("settings", {})
-    except Exception as reason:  # what a damaged file raises depends on where the damage is
-        raise ValueError(
-            f"Expected {path} to hold the state of a training; got {type(reason).__name__}: "
-            f"{reason}. Remove the file to start anew."
-        ) from reason
-    now = module.settings()
+    # The weights, their average and two moments of each; the rest is small.
+    size = sum(value.nbytes for value in module.state_dict().values())
+    stored = read_checkpoint(path, most_bytes=8 * size + 2**26)
+    state, settings, now = stored["state_dict"], stored.get("settings", {}), module.settings()
     for name in settings.keys() & now.keys():
         if settings[name] != now[name]:
             raise ValueError(
@@ -120,7 +120,8 @@ def train(
 
     With a directory the run writes ``last.ckpt`` and ``metrics.csv`` there, and a call with the
     same arguments goes on where the last one stopped, to the same weights that an uninterrupted
-    run would have reached.
+    run would have reached. Ctrl-C ends a run after the step in hand, whose state is kept; a second
+    one ends it at once.
 
     Args:
         prior: draws the tasks; for a Distribution Transformer the program of a `ProgramPrior`
@@ -135,7 +136,8 @@ def train(
         **trainer_options: for ``lightning.Trainer``, such as ``devices`` or ``strategy``.
 
     Raises:
-        ValueError: if the directory holds a run with other settings.
+        ValueError: if the directory holds a run with other settings, or a damaged one.
+        KeyboardInterrupt: on Ctrl-C.
 
     Example:
         >>> from amortized.networks import PFNConfig
@@ -146,7 +148,20 @@ def train(
         >>> network.training
         False
     """
-    config = config or TrainingConfig()
+    with gradients():
+        return _train(
+            prior, network, config or TrainingConfig(), directory, progress, trainer_options
+        )
+
+
+def _train(
+    prior: Prior | LatentTasks,
+    network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | str,
+    config: TrainingConfig,
+    directory: str | Path | None,
+    progress: bool,
+    trainer_options: dict[str, Any],
+) -> Any:
     if isinstance(network, str):
         network = _default_size(network, prior, config)
     if isinstance(network, DistributionTransformerConfig):
@@ -159,7 +174,11 @@ def train(
         network = new_network(_as_read(prior, network), network, config.seed)
     prior = _as_read(prior, network.config)
     module = PriorFitting(network, config)
-    callbacks: list[Callback] = [EMAWeightAveraging(use_buffers=False, decay=config.ema_decay)]
+    interruption = Interruption()
+    callbacks: list[Callback] = [
+        interruption,
+        EMAWeightAveraging(use_buffers=False, decay=config.ema_decay),
+    ]
     if progress:
         callbacks.append(TQDMProgressBar(refresh_rate=20))
     resume = None
@@ -182,10 +201,12 @@ def train(
         enable_progress_bar=progress,
         enable_model_summary=False,
         log_every_n_steps=50,
+        plugins=[CheckedFiles(), *_listed(trainer_options.pop("plugins", None))],
         **{"devices": 1, **trainer_options},
     )
     module.train()  # a network that was trained before comes in eval mode
-    trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume, weights_only=False)
+    with interruption.heard():
+        trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume)
     return _measured(network.eval(), prior, config)
 
 

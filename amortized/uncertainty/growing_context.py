@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
+from amortized.arrays import as_tensor
 from amortized.networks import PFN
 
 Predict = Callable[[Tensor, Tensor, Tensor], Any]
@@ -49,8 +50,6 @@ class GrowingContext:
                 f"trained for; got {x.shape[1]} and {n_more} to come. Ask for fewer."
             )
         self.predict, self.refresh, self.n = predict, refresh, x.shape[1]
-        # Draws would be cut to whole numbers among whole ones.
-        y = y if y.is_floating_point() else y.to(torch.get_default_dtype())
         self._x = torch.cat([x, x.new_zeros(len(x), n_more, x.shape[2])], 1)
         self._y = torch.cat([y, y.new_zeros(len(y), n_more)], 1)
         self._encoded: Any = None
@@ -85,3 +84,32 @@ class GrowingContext:
         elif self._encoded is not None and isinstance(self.predict, PFN):
             with torch.no_grad():
                 self._encoded = self.predict.extend(self._encoded, x, y)
+
+
+def number_type(predict: Predict) -> torch.dtype | None:
+    """What a predictive computes in; None where it takes any."""
+    return torch.float32 if isinstance(predict, PFN) else None
+
+
+def rows_of(x: Any, y: Any, of: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """Inputs and answers of a batch of tasks as tensors.
+
+    Args:
+        x: inputs, ``(batch, n, features)``.
+        y: answers, ``(batch, n)``; None stands for none.
+        of: which rows these are, for messages.
+        dtype: of the tensors; None leaves float32 and makes all else float64.
+
+    Raises:
+        ValueError: if these are not finite numbers of such shapes.
+    """
+    inputs = as_tensor(x, f"x_{of}", dtype=dtype)
+    answers = (
+        inputs.new_empty(inputs.shape[:2]) if y is None else as_tensor(y, f"y_{of}", dtype=dtype)
+    )
+    if inputs.ndim != 3 or answers.shape != inputs.shape[:2]:
+        raise ValueError(
+            f"Expected x_{of} of shape (batch, n, features) and y_{of} of shape (batch, n); got "
+            f"{tuple(inputs.shape)} and {tuple(answers.shape)}."
+        )
+    return inputs, answers

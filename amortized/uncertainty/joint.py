@@ -10,19 +10,20 @@ References:
     arXiv 2510.09477: new rows that read a cached context.
 """
 
-import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from amortized.uncertainty.growing_context import GrowingContext, Predict
+from amortized.seeding import seeded
+from amortized.uncertainty.growing_context import GrowingContext, Predict, number_type, rows_of
 
 
 def joint_log_prob(
     predict: Predict,
-    x_context: Float[Tensor, "batch context features"],
-    y_context: Float[Tensor, "batch context"],
-    x_query: Float[Tensor, "batch query features"],
-    y_query: Float[Tensor, "batch query"],
+    x_context: Float[Tensor, "batch context features"] | ArrayLike,
+    y_context: Float[Tensor, "batch context"] | ArrayLike,
+    x_query: Float[Tensor, "batch query features"] | ArrayLike,
+    y_query: Float[Tensor, "batch query"] | ArrayLike,
     *,
     refresh: int = 1,
 ) -> Float[Tensor, " batch"]:
@@ -47,6 +48,10 @@ def joint_log_prob(
         >>> round(joint_log_prob(coin_flips, x, y, x, y).item(), 4)  # N(0, I + 1/3)
         -2.0933
     """
+    dtype = number_type(predict)
+    x_context, y_context = rows_of(x_context, y_context, "context", dtype)
+    x_query, y_query = rows_of(x_query, y_query, "query", dtype)
+    _require_same_tasks(x_context, x_query)
     context = GrowingContext(predict, x_context, y_context, x_query.shape[1], refresh)
     total = y_context.new_zeros(len(y_context))
     for i in range(x_query.shape[1]):
@@ -58,9 +63,9 @@ def joint_log_prob(
 
 def joint_sample(
     predict: Predict,
-    x_context: Float[Tensor, "batch context features"],
-    y_context: Float[Tensor, "batch context"],
-    x_query: Float[Tensor, "batch query features"],
+    x_context: Float[Tensor, "batch context features"] | ArrayLike,
+    y_context: Float[Tensor, "batch context"] | ArrayLike,
+    x_query: Float[Tensor, "batch query features"] | ArrayLike,
     n_samples: int = 100,
     *,
     refresh: int = 1,
@@ -78,6 +83,7 @@ def joint_sample(
         seed: of the draws.
 
     Example:
+        >>> import torch
         >>> from amortized.pretrained import load
         >>> x = torch.linspace(-2, 2, 5).reshape(1, 5, 1)
         >>> joint_sample(load("gp-1d"), x, x[..., 0], x + 0.1, 3).shape
@@ -85,6 +91,10 @@ def joint_sample(
     """
     if n_samples < 1:
         raise ValueError(f"Expected n_samples >= 1; got {n_samples!r}.")
+    dtype = number_type(predict)
+    x_context, y_context = rows_of(x_context, y_context, "context", dtype)
+    x_query, _ = rows_of(x_query, None, "query", dtype)
+    _require_same_tasks(x_context, x_query)
     n_tasks, n_query = x_query.shape[:2]
 
     def repeated(values: Tensor) -> Tensor:
@@ -92,9 +102,16 @@ def joint_sample(
 
     context = GrowingContext(predict, repeated(x_context), repeated(y_context), n_query, refresh)
     asked = repeated(x_query)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for i in range(n_query):
             x = asked[:, i : i + 1]
             context.append(x, context.predictive(x).sample())
     return context.y[:, -n_query:].reshape(n_samples, n_tasks, n_query)
+
+
+def _require_same_tasks(x_context: Tensor, x_query: Tensor) -> None:
+    if len(x_context) != len(x_query) or x_context.shape[2] != x_query.shape[2]:
+        raise ValueError(
+            "Expected contexts and queries of as many tasks and features; got shapes "
+            f"{tuple(x_context.shape)} and {tuple(x_query.shape)}."
+        )

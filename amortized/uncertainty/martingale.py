@@ -21,15 +21,18 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from amortized.uncertainty.growing_context import GrowingContext, Predict
+from amortized.arrays import as_tensor
+from amortized.seeding import seeded
+from amortized.uncertainty.growing_context import GrowingContext, Predict, number_type
 
 
 def martingale_posterior(
     predict: Predict,
-    x: Float[Tensor, "n features"],
-    y: Float[Tensor, " n"],
+    x: Float[Tensor, "n features"] | ArrayLike,
+    y: Float[Tensor, " n"] | ArrayLike,
     functional: Callable[[Tensor, Tensor], Tensor],
     *,
     n_draws: int = 500,
@@ -63,6 +66,8 @@ def martingale_posterior(
     """
     if n_draws < 1 or n_future < 1:
         raise ValueError(f"Expected n_draws and n_future >= 1; got {n_draws!r} and {n_future!r}.")
+    dtype = number_type(predict)
+    x, y = as_tensor(x, "x", dtype=dtype), as_tensor(y, "y", dtype=dtype)
     if x.ndim != 2 or y.shape != x.shape[:1] or len(y) < 1:
         raise ValueError(
             f"Expected one dataset, x (n, features) and y (n,) with n >= 1; got {tuple(x.shape)} "
@@ -72,8 +77,7 @@ def martingale_posterior(
         predict, x.expand(n_draws, *x.shape), y.expand(n_draws, -1), n_future, refresh
     )
     every = torch.arange(n_draws)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         for _ in range(n_future):
             chosen = torch.randint(context.n, (n_draws,))
             new = context.x[every, chosen].unsqueeze(1)

@@ -19,13 +19,15 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 
+from amortized.arrays import as_tensor
 from amortized.networks import PFN
 from amortized.posterior import Posterior
 from amortized.predictive import ProgramPredictive
 from amortized.program.vectorised import Program
-from amortized.uncertainty.growing_context import Predict
+from amortized.uncertainty.growing_context import Predict, number_type, rows_of
 
 
 class VarianceSplit(NamedTuple):
@@ -47,9 +49,9 @@ class VarianceSplit(NamedTuple):
 
 def split_by_twins(
     predict: Predict,
-    x_context: Float[Tensor, "batch context features"],
-    y_context: Float[Tensor, "batch context"],
-    x_query: Float[Tensor, "batch query features"],
+    x_context: Float[Tensor, "batch context features"] | ArrayLike,
+    y_context: Float[Tensor, "batch context"] | ArrayLike,
+    x_query: Float[Tensor, "batch query features"] | ArrayLike,
     *,
     n_nodes: int = 16,
 ) -> VarianceSplit:
@@ -74,6 +76,9 @@ def split_by_twins(
     """
     if n_nodes < 2:
         raise ValueError(f"Expected n_nodes >= 2; got {n_nodes!r}.")
+    dtype = number_type(predict)
+    x_context, y_context = rows_of(x_context, y_context, "context", dtype)
+    x_query, _ = rows_of(x_query, None, "query", dtype)
     if isinstance(predict, PFN) and x_context.shape[1] >= predict.config.max_context:
         raise ValueError(
             f"Expected fewer than {predict.config.max_context} rows, so that one more fits; got "
@@ -104,9 +109,9 @@ def split_by_twins(
 def split_by_posterior(
     model: Program,
     posterior: Posterior,
-    x_query: Float[Tensor, "query features"],
-    x_known: Float[Tensor, "n features"],
-    y_known: Float[Tensor, " n"],
+    x_query: Float[Tensor, "query features"] | ArrayLike,
+    x_known: Float[Tensor, "n features"] | ArrayLike,
+    y_known: Float[Tensor, " n"] | ArrayLike,
     *,
     n_draws: int = 200,
     seed: int = 0,
@@ -134,6 +139,10 @@ def split_by_posterior(
         >>> round(split.aleatoric.item(), 2)
         1.0
     """
+    x_query, x_known, y_known = (
+        as_tensor(given, name, dtype=None)
+        for given, name in ((x_query, "x_query"), (x_known, "x_known"), (y_known, "y_known"))
+    )
     if posterior.batch_shape:
         raise ValueError(
             f"Expected the posterior of one dataset; got a batch {tuple(posterior.batch_shape)}."

@@ -38,6 +38,7 @@ from amortized.priors.curves.curve_families import PEAKED, UNIFORM, CurveFamily,
 from amortized.priors.prior import split
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.task import TaskBatch
+from amortized.seeding import seeded
 
 # Candidates drawn at once: enough to pay for the calls, few enough to stay in the cache.
 CHUNK = 16_384
@@ -195,8 +196,7 @@ class LearningCurvePrior(ProgramPrior):
     def acceptance(self, n_candidates: int = 1_000_000, *, seed: int = 0) -> float:
         """The share of the candidates that is accepted, an estimate from that many."""
         n_chunks = -(-n_candidates // CHUNK)
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(seed)
+        with seeded(seed), torch.no_grad():
             accepted = sum(len(self._candidates(CHUNK)["noise"]) for _ in range(n_chunks))
         return accepted / (n_chunks * CHUNK)
 

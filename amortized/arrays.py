@@ -1,0 +1,162 @@
+"""Arrays from outside, read in one place: as the numbers they hold, or refused.
+
+A conversion of numpy or torch may drop what it cannot express: the mask of a masked array, an
+imaginary part. Others fail with an error of their own internals, as at a gradient or at bfloat16.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import sklearn.utils
+import sklearn.utils.validation
+import torch
+from sklearn.utils import column_or_1d
+from torch import Tensor
+
+_WIDE = (torch.float32, torch.float64)
+
+
+def as_tensor(
+    data: Any, name: str, *, allow_nan: bool = False, dtype: torch.dtype | None = torch.float64
+) -> Tensor:
+    """Finite real numbers as a tensor, a copy of what the caller may change.
+
+    Args:
+        data: a tensor, an array, or sequences of numbers.
+        name: for messages.
+        allow_nan: whether values may be missing, as NaN or masked.
+        dtype: of the result; None leaves float32 and makes all else float64.
+
+    Raises:
+        ValueError: if these are not numbers, or not finite.
+
+    Example:
+        >>> as_tensor(np.ma.array([1.0, 2.0], mask=[False, True]), "y")
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected y to be finite; got 1 value that is NaN, infinite or masked. ...
+    """
+    try:
+        tensor = as_values(data, name)
+        wide = tensor.dtype if tensor.dtype in _WIDE else torch.float64
+        tensor = tensor.to(dtype or wide, copy=True)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as reason:
+        if str(reason).startswith("Expected"):
+            raise
+        raise ValueError(f"Expected {name} to be an array of numbers; got {reason}.") from reason
+    finite = torch.isfinite(tensor) | (tensor.isnan() if allow_nan else False)
+    if not finite.all():
+        n = int((~finite).sum())
+        what = "value that is" if n == 1 else "values that are"
+        raise ValueError(
+            f"Expected {name} to be finite; got {n} {what} NaN, infinite or masked. Leave such "
+            "rows out."
+        )
+    return tensor
+
+
+def as_values(data: Any, name: str) -> Tensor:
+    """Real numbers as a tensor, which keeps its gradient and may hold NaN.
+
+    Args:
+        data: as for `as_tensor`.
+        name: for messages.
+
+    Raises:
+        ValueError: if these are not numbers.
+    """
+    if isinstance(data, Tensor):
+        if data.is_complex() or data.layout is not torch.strided or data.is_quantized:
+            raise ValueError(
+                f"Expected {name} as a dense tensor of real numbers; got {data.dtype} in layout "
+                f"{data.layout}. Take the part that is meant, or its to_dense()."
+            )
+        if data.is_meta:
+            raise ValueError(f"Expected {name} with numbers; got a tensor on the meta device.")
+        return data
+    array = np.asarray(without_mask(data))
+    if array.dtype.kind == "O":
+        others = {type(v).__name__ for v in array.flat if not _is_number(v)}
+        if others:
+            raise ValueError(f"Expected {name} to be an array of numbers; got {sorted(others)}.")
+        with _only_numbers(array, None):
+            array = array.astype(np.float64)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"Expected {name} to be an array of real numbers; got {array.dtype}.")
+    if array.dtype.kind == "f" and array.itemsize not in (4, 8):
+        array = array.astype(np.float64)
+    # In the processor's own order of bytes; torch reads no other.
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or type(value).__name__ == "Decimal"
+
+
+def without_mask(data: Any) -> Any:
+    """What scikit-learn can read: tensors as arrays, and NaN where an array is masked.
+
+    Args:
+        data: what a user gives; what is neither tensor nor masked is returned as it is.
+
+    Raises:
+        ValueError: if entries are masked that NaN cannot stand for, such as words; or these are
+            records or complex numbers, of which a part would be dropped.
+    """
+    if isinstance(data, Tensor):
+        values = as_values(data, "a tensor").detach().cpu()
+        return (values.float() if values.dtype is torch.bfloat16 else values).numpy()
+    if isinstance(data, list | tuple) and any(map(_has_mask, data)):
+        data = np.ma.array([np.ma.asarray(member) for member in data])
+    kind = getattr(getattr(data, "dtype", None), "kind", "")
+    if kind == "V":
+        raise ValueError(f"Expected numbers; got records of {data.dtype}. Give their fields.")
+    if kind == "c":  # the words that scikit-learn's own checks look for
+        raise ValueError("Complex data not supported. Give the part that is meant.")
+    if not isinstance(data, np.ma.MaskedArray):
+        return data
+    if not np.ma.is_masked(data):
+        return data.data
+    if data.dtype.kind not in "biuf":
+        raise ValueError(
+            f"Expected masked entries among numbers only; got a masked array of {data.dtype}. "
+            "Replace them by a category of their own."
+        )
+    return np.where(np.ma.getmaskarray(data), np.nan, data.data)
+
+
+def _has_mask(member: Any) -> bool:
+    if isinstance(member, list | tuple):
+        return any(map(_has_mask, member))
+    return isinstance(member, np.ma.MaskedArray)
+
+
+def validate_data(estimator: Any, X: Any, y: Any = "no_validation", **options: Any) -> Any:
+    """`sklearn.utils.validation.validate_data`, of tensors and masked arrays too."""
+    if options.get("y_numeric") and y is not None:
+        # Not left to scikit-learn, which looks for NaN before it makes NaN of None.
+        y = check_array(column_or_1d(without_mask(y), warn=True), ensure_2d=False, input_name="y")
+    y = y if isinstance(y, str) else without_mask(y)
+    with _only_numbers(X, options.get("dtype")):
+        return sklearn.utils.validation.validate_data(estimator, without_mask(X), y, **options)
+
+
+def check_array(array: Any, *, dtype: Any = np.float64, **options: Any) -> Any:
+    """`sklearn.utils.check_array`, of tensors and masked arrays too."""
+    with _only_numbers(array, dtype):
+        return sklearn.utils.check_array(without_mask(array), dtype=dtype, **options)
+
+
+@contextmanager
+def _only_numbers(array: Any, wanted: Any) -> Iterator[None]:
+    """Refuses what a conversion to the wanted dtype makes numbers of, or fails at."""
+    kind = getattr(getattr(array, "dtype", None), "kind", "")
+    if wanted is np.float64 and kind in tuple("mM"):
+        raise ValueError(f"Expected numbers; got {array.dtype}. Convert them, as to days.")
+    try:
+        yield
+    except OverflowError as reason:
+        raise ValueError(f"Expected numbers that a float can hold; got {reason}.") from reason

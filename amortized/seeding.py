@@ -1,0 +1,182 @@
+"""Random numbers from a generator of one's own, shared with no other thread and no user.
+
+What samplers, distributions and programs draw comes from torch's global generator, unless they are
+told another one, and many have no way to be told. Seeding the global one, and putting its state
+back, changes what all other threads draw meanwhile, and they change what is drawn here. A mode of
+torch belongs to one thread: within `seeded` every draw of this thread is told the generator.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import local
+from typing import Any, no_type_check
+
+import torch
+import torch.nn.functional as functional
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.nn import init
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode,
+    _pop_mode_temporarily,
+)
+from torch.random import fork_rng
+
+_ACTIVE = local()
+
+
+def _like(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``rand_like`` and its kin, which take no generator before torch 2.10."""
+
+    def draw(like: Tensor, *args: Any, **options: Any) -> Tensor:
+        options.pop("memory_format", None)
+        given = {
+            name: options.pop(name, None) or getattr(like, name) for name in ("dtype", "device")
+        }
+        return make(*args, like.shape, **given, **options)
+
+    return draw
+
+
+_FRESH = (torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal)
+_LIKE = {
+    torch.rand_like: _like(torch.rand),
+    torch.randn_like: _like(torch.randn),
+    torch.randint_like: _like(torch.randint),
+}
+_LAYERS = (init.kaiming_uniform_, init.normal_, init.uniform_)
+_OF_TENSORS = (
+    *(torch.bernoulli, torch.multinomial, torch.poisson, torch.binomial),
+    *(torch._standard_gamma, torch._sample_dirichlet),
+    *(Tensor.bernoulli, Tensor.multinomial, Tensor.bernoulli_, Tensor.normal_, Tensor.uniform_),
+    *(Tensor.exponential_, Tensor.cauchy_, Tensor.log_normal_, Tensor.geometric_, Tensor.random_),
+)
+# Take no generator: while they run the global one has a state of ours, and then its own again.
+_NO_GENERATOR = {
+    *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
+    *(functional.alpha_dropout, functional.feature_alpha_dropout, functional.gumbel_softmax),
+    *(functional.rrelu, torch.dropout, torch.dropout_, torch.native_dropout, torch.rrelu),
+}
+_DRAWS: dict[Any, Callable[..., Tensor]] = {f: f for f in (*_FRESH, *_LAYERS, *_OF_TENSORS)} | _LIKE
+
+
+class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
+    """Within it the draws of this thread come from a generator with this seed.
+
+    Torch's global generator is neither read nor changed. Equal seeds give equal draws, those that
+    ``torch.manual_seed`` would give. A draw that names a generator is left as it is.
+
+    Args:
+        seed: of the generator, one a device.
+
+    Example:
+        >>> with seeded(0):
+        ...     one = torch.rand(2)
+        >>> with seeded(0):
+        ...     torch.equal(torch.distributions.Uniform(0.0, 1.0).sample((2,)), one)
+        True
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = int(seed)
+        self.generators: dict[torch.device, torch.Generator] = {}
+
+    def __enter__(self) -> "seeded":
+        _ACTIVE.modes = [*getattr(_ACTIVE, "modes", ()), self]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        _ACTIVE.modes = _ACTIVE.modes[:-1]
+        super().__exit__(*reason)
+
+    @no_type_check  # a checking wrapper would stand between this function and its caller
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        draws, kwargs = _DRAWS.get(func), dict(kwargs or {})
+        if func in _NO_GENERATOR:
+            device = _device_of(args, kwargs)
+            seed = torch.randint(2**62, (), generator=self.generator(device), device=device)
+            with fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(int(seed))
+                return func(*args, **kwargs)
+        if draws is None or kwargs.get("generator") is not None:
+            return func(*args, **kwargs)
+        device = _device_of(args, kwargs)
+        if device.type == "meta":  # shapes without numbers: there is nothing to draw
+            return func(*args, **kwargs)
+        kwargs["generator"] = self.generator(device)
+        return draws(*args, **kwargs)
+
+    def generator(self, device: torch.device) -> torch.Generator:
+        """The one for a device."""
+        if device not in self.generators:
+            self.generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self.generators[device]
+
+
+def _device_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+    """Where a call draws: where it is told to, where its first tensor is, or by default."""
+    device = kwargs.get("device")
+    if device is None:
+        tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        first = next(tensors, None)
+        device = torch.get_default_device() if first is None else first.device
+    device = torch.device(device)
+    if device.index is None and device.type != "cpu":  # its name in full: one generator, not two
+        device = torch.empty(0, device=device).device
+    return device
+
+
+def remembered(device: torch.device) -> Callable[[], None]:
+    """A function that puts the generator of the draws made here back to where it is now."""
+    modes = getattr(_ACTIVE, "modes", ())
+    if modes:
+        generator = modes[-1].generator(_device_of((), {"device": device}))
+        state = generator.get_state()
+        return lambda: generator.set_state(state) and None
+    if device.type == "cuda":
+        state = torch.cuda.get_rng_state(device)
+        return lambda: torch.cuda.set_rng_state(state, device)
+    state = torch.random.get_rng_state()
+    return lambda: torch.random.set_rng_state(state)
+
+
+@contextmanager
+def nothing_drawn() -> Iterator[None]:
+    """Within it nothing is drawn, and `seeded` need not look at every call of torch."""
+    with ExitStack() as stack:
+        while isinstance(_get_current_function_mode(), seeded):
+            stack.enter_context(_pop_mode_temporarily())
+        yield
+
+
+@contextmanager
+def only_sites_drawn() -> Iterator[None]:
+    """Within it Pyro's sample sites alone are drawn: `seeded` looks at those."""
+    modes = getattr(_ACTIVE, "modes", ())
+    if modes:
+        with nothing_drawn(), _DrawnSites(modes[-1]):
+            yield
+    else:
+        yield
+
+
+class _DrawnSites(Messenger):
+    """Draws what is not given from the generator of a mode."""
+
+    def __init__(self, mode: seeded) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def _pyro_sample(self, message: Any) -> None:
+        if message["value"] is None and not message["is_observed"]:
+            with self.mode:
+                message["value"] = message["fn"]()

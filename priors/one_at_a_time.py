@@ -1,0 +1,81 @@
+"""One thread at a time, where Pyro and torch have one state for all threads.
+
+Pyro's handlers, its validation, the filters of warnings and torch's default dtype belong to the
+process. Whoever changes them, and whoever depends on them, waits for its turn.
+"""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine import runtime
+
+
+class Turn:
+    """A lock that a thread may take again, and that a forked process never inherits.
+
+    Of the threads only the one that forks lives on in the child: what the others hold there is
+    never given back, and what they changed is changed for good. So the child starts with a free
+    lock, and with the state from before another thread took it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._put_back: Callable[[], None] | None = None
+        self._owner: int | None = None
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin_again)
+
+    def __enter__(self) -> "Turn":
+        self._lock.acquire()
+        if self._depth == 0:
+            self._owner, self._put_back = threading.get_ident(), _remembered()
+        self._depth += 1
+        return self
+
+    def __exit__(self, *reason: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._owner = self._put_back = None
+        self._lock.release()
+
+    def _begin_again(self) -> None:
+        # The threads that shared a tensor's work are gone too; torch would wait for them.
+        torch.set_num_threads(1)
+        if self._owner == threading.get_ident():
+            return
+        if self._put_back is not None:
+            self._put_back()
+        self._lock, self._depth, self._owner, self._put_back = threading.RLock(), 0, None, None
+
+
+@contextmanager
+def gradients() -> Iterator[None]:
+    """What needs gradients has them, whatever mode of torch the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _remembered() -> Callable[[], None]:
+    """A function that puts the shared state back to what it is now."""
+    dtype, stack = torch.get_default_dtype(), list(runtime._PYRO_STACK)
+    validated, filters = dist.is_validation_enabled(), list(warnings.filters)
+
+    def put_back() -> None:
+        torch.set_default_dtype(dtype)
+        runtime._PYRO_STACK[:] = stack
+        pyro.enable_validation(validated)
+        warnings.filters[:] = filters  # type: ignore[index]
+
+    return put_back
+
+
+ONE_AT_A_TIME = Turn()
+"""Held while programs run, and while a prior draws."""
