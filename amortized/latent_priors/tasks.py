@@ -285,7 +285,8 @@ class LatentTasks:
         likelihood over the last digit says so whatever the residuals are (for n answers with
         normal noise it is n times the squared ratio of digit and noise). Counts are not rounded.
         """
-        if self._density is None or bool((y == y.round()).all()):
+        usable = y[y.isfinite()]
+        if self._density is None or bool((usable == usable.round()).all()):
             return torch.ones_like(y, dtype=torch.bool)
         x, y, u = x.double(), y.double(), u.double().unsqueeze(1)
         digit = torch.nextafter(y.abs().float(), torch.tensor(math.inf)) - y.abs()
@@ -293,7 +294,10 @@ class LatentTasks:
             self._density.of_data(x, answers).log_likelihood(u)
             for answers in (y - digit, y, y + digit)
         )
-        return ((below + above - 2 * at).abs() <= _ROUNDING).expand_as(y)
+        resolved = (below + above - 2 * at).abs() <= _ROUNDING
+        # Impossible on either side: shares of counts, say, of which the last digit means nothing.
+        on_a_lattice = below.isneginf() & above.isneginf() & at.isfinite()
+        return (resolved | on_a_lattice).expand_as(y)
 
     def _draw_latents(self, latent_prior: GaussianMixture) -> Tensor:
         u = latent_prior.sample()
