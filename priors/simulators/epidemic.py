@@ -105,12 +105,8 @@ class EpidemicPrior(ProgramPrior):
         table = torch.cartesian_prod(line, line)
         misfit = torch.cdist(observed, predict(table)).square() + table.square().sum(-1)
         start = table[misfit.argmin(-1)]
-        sketch = gauss_newton_summary(predict, observed, start, prior_sd=1.0)
-        there = mask.all(-1)  # a series that is not there says nothing
-        value = sketch.value.where(there[:, None], 0.0)
-        return LikelihoodSummary(
-            value.float(), sketch.matrix.where(there[:, None, None], 0.0).float()
-        )
+        summary = gauss_newton_summary(predict, observed, start, prior_sd=1.0)
+        return summary.where(mask.all(-1))
 
 
 def _rates(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -112,9 +112,5 @@ class OrnsteinUhlenbeckPrior(ProgramPrior):
             return speed * (level - before.repeat(len(u) // len(before), 1)) * _STEP / _SPREAD
 
         start = y.new_zeros(len(y), 2)
-        sketch = gauss_newton_summary(predict, increments, start, prior_sd=1.0)
-        there = mask.all(-1)  # a series that is not there says nothing
-        value = sketch.value.where(there[:, None], 0.0)
-        return LikelihoodSummary(
-            value.float(), sketch.matrix.where(there[:, None, None], 0.0).float()
-        )
+        summary = gauss_newton_summary(predict, increments, start, prior_sd=1.0)
+        return summary.where(mask.all(-1))
