@@ -28,7 +28,7 @@ from amortized.latent_priors import (
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.linear_model import LinearModelPrior
 from amortized.priors.regression.normal_mean import NormalMeanPrior
-from amortized.program.bijection import bijection_to
+from amortized.program.support import bijection_to
 
 each_mixture = pytest.mark.parametrize("make", MIXTURES.values(), ids=MIXTURES)
 

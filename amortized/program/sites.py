@@ -17,8 +17,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
-from amortized.program.bijection import bijection_to
-from amortized.program.support import contains, is_fixed, log_prob, support_of
+from amortized.program.support import bijection_to, contains, is_fixed, log_prob, support_of
 from amortized.program.vectorised import Program, draw, is_subsample, quiet_program
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from amortized.priors.program_prior import ProgramPrior
-from amortized.program.bijection import bijection_to
 from amortized.program.likelihood_summary import LikelihoodSummary, gauss_newton_summary
+from amortized.program.support import bijection_to
 
 _FIRST, _STEP, _SPREAD = 10.0, 0.2, 0.5 * math.sqrt(0.2)
 _SPEED, _LOG_LEVEL = (0.0, 2.0), (-2.0, 2.0)

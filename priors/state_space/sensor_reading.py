@@ -1,4 +1,4 @@
-r"""One look at a moving target: the state is the latent, a range and a bearing are the data.
+r"""One measurement of a moving target: the state is the latent, range and bearing are the data.
 
 The observation of `SensorFusion` as a program of its own, so that its update of any prior of the
 state can be learned; between looks the state moves by an exact prediction.
