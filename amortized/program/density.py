@@ -242,7 +242,7 @@ class ProgramDensity:
 
             with FunctionalSamplers(), Place(self.layout, u, leave, add):
                 self.model(x, y)
-            return sum(distances)
+            return torch.stack(distances).sum()
 
         return self.over_all(far, u)
 

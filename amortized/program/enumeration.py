@@ -157,7 +157,8 @@ def _enumerated(
             if is_sample and (is_subsample(site) or (site["infer"] or {}).get("_deterministic")):
                 trace.remove_node(name)
             elif is_sample:  # Pyro would ask torch, which knows a density outside the support too
-                each = log_prob(site["fn"], site["value"])
+                value: Any = site["value"]
+                each = log_prob(site["fn"], value)
                 site["unscaled_log_prob"] = each
                 site["log_prob"] = scale_and_mask(each, site["scale"], site["mask"])
                 site["log_prob_sum"] = site["log_prob"].sum()

@@ -174,7 +174,8 @@ def log_prob(fn: Any, value: Tensor) -> Tensor:
     if isinstance(fn, MixtureSameFamily):
         each = log_prob(fn.component_distribution, fn._pad(value))
         return torch.logsumexp(each + fn.mixture_distribution.logits.log_softmax(-1), -1)
-    inside, point = contains(fn, value), _point_in(fn)
+    inside: Tensor = contains(fn, value)
+    point: Any = _point_in(fn)
     if point is not None:  # outside, the density and its gradient may be NaN
         value = torch.where(inside[(...,) + (None,) * len(fn.event_shape)], value, point)
     return torch.where(inside, fn.log_prob(value), -torch.inf)
@@ -215,7 +216,8 @@ def _bounds(support: Any) -> tuple[Any, ...]:
 
 def _hull(components: Any) -> Any:
     """The least interval around the supports of a mixture's components."""
-    support, n = support_of(components), 0
+    support: Any = support_of(components)
+    n = 0
     while isinstance(support, constraints.independent):
         support, n = support.base_constraint, n + support.reinterpreted_batch_ndims
     if not isinstance(support, _BOUNDED):
@@ -274,8 +276,8 @@ def _point_in(fn: Any) -> Any:
         for transform in fn.transforms:
             point = transform(torch.as_tensor(point))
         return point
-    low = getattr(fn.support, "lower_bound", None)
-    high = getattr(fn.support, "upper_bound", None)
+    low: Any = getattr(fn.support, "lower_bound", None)
+    high: Any = getattr(fn.support, "upper_bound", None)
     if fn.support.event_dim or (low is None and high is None):
         return 0.0 if isinstance(fn.support, type(constraints.boolean)) else None
     if fn.support.is_discrete:
