@@ -228,7 +228,7 @@ class LatentTasks:
 
     @cached_property
     def n_sketch(self) -> int:
-        """Rows of the program's sketch of its likelihood; 0 where it has none."""
+        """Rows of the program's likelihood summary; 0 if it has none."""
         sketch = self.sample(2, self.ordered or 2, seed=0).sketch
         return 0 if sketch is None else sketch.value.shape[-1]
 

@@ -299,7 +299,7 @@ def has_density(fn: Any, value: Tensor) -> bool:
         fn.log_prob(value)
     except NotImplementedError:
         return False
-    except Exception:  # a fault of the program, which is told when it is run
+    except Exception:  # a fault of the program, which is raised when it is run
         return True
     return True
 
