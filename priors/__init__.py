@@ -1,4 +1,4 @@
-"""Priors: programs that draw synthetic tasks, one a file. Imports nothing else of amortized."""
+"""Distributions over tasks: the contracts here, models grouped by kind in the folders below."""
 
 if __name__ == "priors":
     raise ImportError("Expected 'import amortized.priors'; got 'import priors'. Add 'amortized.'.")

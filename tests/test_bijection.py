@@ -6,8 +6,8 @@ import torch
 from torch.distributions import Normal, Uniform, constraints
 
 from amortized.latent_priors import fit_mixture
-from amortized.program.bijection import bijection_to
 from amortized.program.density import ProgramDensity
+from amortized.program.support import bijection_to
 
 SUPPORTS = {
     "real": constraints.real,

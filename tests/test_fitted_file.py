@@ -66,7 +66,10 @@ CRAFTED = {
     "another number of rows": {"arrays": {"X_train_": np.zeros((5, 1))}},
     "a network that is none": {"network": "no-such-network"},
     "a network that is a number": {"network": 3},
-    "words of four gigabytes": {"more": {"array": ["a"] * 9, "dtype": "<U999999999"}, "network": ""},
+    "words of four gigabytes": {
+        "more": {"array": ["a"] * 9, "dtype": "<U999999999"},
+        "network": "",
+    },
     "an array of nothing": {"more": {"array": 3}},
     "an encoder of nothing": {"encoder_": {"table_encoder": {}}},
     "a device that is none": {"device": "nowhere"},

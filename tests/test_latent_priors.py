@@ -23,12 +23,12 @@ from amortized.latent_priors import (
     fit_mixture,
     merge,
     product,
-    split,
+    split_components,
 )
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.linear_model import LinearModelPrior
 from amortized.priors.regression.normal_mean import NormalMeanPrior
-from amortized.program.bijection import bijection_to
+from amortized.program.support import bijection_to
 
 each_mixture = pytest.mark.parametrize("make", MIXTURES.values(), ids=MIXTURES)
 
@@ -40,7 +40,7 @@ def assert_same_moments(a, b):
 
 
 @each_mixture
-@pytest.mark.parametrize("reduce", [lambda m: merge(m, 2), lambda m: split(m, 6)])
+@pytest.mark.parametrize("reduce", [lambda m: merge(m, 2), lambda m: split_components(m, 6)])
 def test_reduction_keeps_mean_and_covariance(make, reduce):
     m = make()
     reduced = reduce(m)
@@ -50,7 +50,7 @@ def test_reduction_keeps_mean_and_covariance(make, reduce):
 
 @each_mixture
 def test_split_leaves_no_two_components_alike(make):
-    m = split(make(), 8)
+    m = split_components(make(), 8)
     components = m.means.reshape(-1, 8, m.dim)
     gaps = torch.cdist(components, components) + torch.eye(8).to(components) * 1e9
     assert (gaps > 0).all()
@@ -59,7 +59,7 @@ def test_split_leaves_no_two_components_alike(make):
 def test_split_joins_copies_and_stays_close():
     one = GaussianMixture.from_moments(torch.zeros(2), torch.eye(2))
     copies = one.map_tensors(lambda t: t.expand(5, *t.shape[1:]))
-    apart = split(copies, 5)
+    apart = split_components(copies, 5)
     assert len(apart.means.unique(dim=0)) == 5
     assert abs(one.kl(apart, 5000).item()) < 5e-3
 
@@ -156,8 +156,8 @@ def discrete(x, y=None):
 
 
 WRONG = {
-    "too many to split": (lambda: split(mixture(k=3), 2), "at most 2"),
-    "share": (lambda: split(mixture(k=1), 2, remaining=1.5), "remaining"),
+    "too many to split": (lambda: split_components(mixture(k=3), 2), "at most 2"),
+    "share": (lambda: split_components(mixture(k=1), 2, remaining=1.5), "remaining"),
     "count": (lambda: merge(mixture(), 0), "n_components"),
     "few draws": (lambda: fit_draws(torch.zeros(4, 2)), "more than"),
     "what": (lambda: as_mixture("flat"), "latent_prior"),

@@ -10,8 +10,8 @@ from scipy import stats
 from amortized.priors import LearningCurvePrior, named_prior
 from amortized.priors.curves.curve_families import PEAKED, UNIFORM
 from amortized.priors.curves.learning_curve import WITHIN
-from amortized.program.bijection import bijection_to
 from amortized.program.density import ProgramDensity
+from amortized.program.support import bijection_to
 
 # The formulas as the papers print them, with parameters in the order of the families' priors.
 PRINTED = {

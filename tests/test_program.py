@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 
 from amortized.priors.program_prior import ProgramPrior
-from amortized.program.bijection import bijection_to
 from amortized.program.density import ProgramDensity
+from amortized.program.support import bijection_to
 from amortized.program.vectorised import draw, run_programs
 
 ONE = torch.ones(())

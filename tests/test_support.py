@@ -11,10 +11,9 @@ from scipy import stats
 from torch.distributions import transforms as maps
 
 from amortized.infer import infer
-from amortized.program.bijection import bijection_to
 from amortized.program.density import ProgramDensity
 from amortized.program.possible import check_possible
-from amortized.program.support import contains, log_prob, support_of
+from amortized.program.support import bijection_to, contains, log_prob, support_of
 
 T = torch.tensor
 EYE = torch.eye(2)

@@ -32,9 +32,9 @@ from amortized.infer.amortised import (
 from amortized.infer.ladder import log_density
 from amortized.infer.problem import Data, Problem, make_problem
 from amortized.latent_priors.fitting import fit_draws, stacked
-from amortized.latent_priors.reduction import merge, split
+from amortized.latent_priors.reduction import merge, split_components
 from amortized.posterior import Posterior
-from amortized.priors.one_at_a_time import gradients
+from amortized.one_at_a_time import gradients
 from amortized.priors.prior import Prior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.program.density import ProgramDensity
@@ -100,7 +100,7 @@ def _adapted(answer: Answer) -> tuple[GaussianMixture, Float[Tensor, " batch"]]:
     """The prior or the network's answer, both adapted, and its divergence from the posterior."""
     density = answer.density
     prior = prior_mixture(density, _N_COMPONENTS).to(torch.float64).expand((density.n_datasets,))
-    prior = split(merge(prior, _N_COMPONENTS), _N_COMPONENTS)
+    prior = split_components(merge(prior, _N_COMPONENTS), _N_COMPONENTS)
     candidates = [adapt(mixture, log_density(density)) for mixture in (answer.mixture, prior)]
     of_network, of_prior = _divergences(density, candidates)
     # The adapted prior keeps what has little mass now and may be the truth later.

@@ -2,7 +2,7 @@
 
 from amortized.latent_priors.fitting import as_mixture, fit_draws, fit_mixture, product
 from amortized.latent_priors.hyperprior import Hyperprior
-from amortized.latent_priors.reduction import merge, split
+from amortized.latent_priors.reduction import merge, split_components
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 
 __all__ = [
@@ -14,5 +14,5 @@ __all__ = [
     "fit_mixture",
     "merge",
     "product",
-    "split",
+    "split_components",
 ]

@@ -27,8 +27,7 @@ from torch.distributions import (
 from amortized.cholesky import cholesky_factor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge
-from amortized.program.bijection import bijection_to
-from amortized.program.support import log_prob, support_of
+from amortized.program.support import bijection_to, log_prob, support_of
 from amortized.seeding import seeded
 
 _N_GRID = 2001

@@ -1,4 +1,4 @@
-r"""Distributions over latent priors: what a Distribution Transformer is trained to be told.
+r"""Distributions over latent priors: the conditioning priors of Distribution Transformers.
 
 A draw has K components, K uniform on 1..k_max, with weights Dirichlet(1, ..., 1) and
 

@@ -83,7 +83,9 @@ def _union(
     return weight, mean, share * cov_a + (1 - share) * cov_b + share * (1 - share) * gap @ gap.mT
 
 
-def split(mixture: GaussianMixture, n_components: int, remaining: float = 0.9) -> GaussianMixture:
+def split_components(
+    mixture: GaussianMixture, n_components: int, remaining: float = 0.9
+) -> GaussianMixture:
     """The mixture with ``n_components`` distinct components, of the same mean and covariance.
 
     Components without weight are filled too, and copies of another component are joined first.
@@ -96,7 +98,7 @@ def split(mixture: GaussianMixture, n_components: int, remaining: float = 0.9) -
     Example:
         >>> import torch
         >>> one = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
-        >>> two = split(one, 2)
+        >>> two = split_components(one, 2)
         >>> two.means.squeeze(-1), two.variance
         (tensor([ 0.4359, -0.4359]), tensor([1.]))
     """

@@ -31,8 +31,8 @@ class LatentPriorDensity(ProgramDensity):
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
         >>> import torch
         >>> own = ProgramDensity(NormalMeanPrior().model, torch.zeros(2, 1, 0), torch.ones(2, 1))
-        >>> told = GaussianMixture.from_moments(torch.tensor([5.0]), torch.eye(1))
-        >>> density = LatentPriorDensity(own, told)
+        >>> given = GaussianMixture.from_moments(torch.tensor([5.0]), torch.eye(1))
+        >>> density = LatentPriorDensity(own, given)
         >>> round(density.log_prior(torch.full((2, 1, 1), 5.0))[0, 0].item(), 3)
         -0.919
     """

@@ -1,10 +1,10 @@
-r"""Tasks for a network that is told the latent prior: prior, latents from it, data from them.
+r"""Tasks for a network conditioned on the latent prior: a prior, latents from it, data from them.
 
 .. math:: \phi \sim \mathrm{hyperprior}, \quad u \sim p_\phi, \quad y \sim p(y \mid b(u), x)
 
-Any Pyro program with continuous latents will do; its observation may be a simulator without a
-density. Only the program's likelihood enters the tasks. Its own prior gives the latents their
-unit of length, and is one of the priors drawn.
+Any Pyro program with continuous latents can be used, also a simulator whose observation has no
+density. Only the program's likelihood enters the tasks; its own prior sets the units of the
+latents, and is one of the priors drawn.
 """
 
 import math
@@ -33,15 +33,14 @@ _ROUNDING = 0.01  # nats of curvature over the last digit of the answers
 
 @dataclass(frozen=True)
 class LatentTaskBatch:
-    """A batch of inference tasks: what a network is told, and the latents it has to find.
+    """A batch of inference tasks: a network's inputs, and the latents to be inferred.
 
     Attributes:
         latent_prior: over u, one mixture for each task.
         u: the latents in unconstrained space, drawn from it; no network may read them.
-        observations: rows of each channel, ``{name: (batch, rows, width)}``; a channel that was
-            not observed is not there.
+        observations: rows of each observed channel, ``{name: (batch, rows, width)}``.
         masks: False marks rows that do not exist, ``{name: (batch, rows)}``.
-        sketch: a rough likelihood, where the program offers one.
+        sketch: the likelihood summary, if the program has one.
         density: the program's for these observations, where u are posterior draws under it; no
             network may read it, but a loss may.
 
@@ -136,11 +135,11 @@ class LatentTasks:
         location: centre of the latents in unconstrained space; None takes the mean of the
             program's own prior.
         scale: their unit there; None takes half the standard deviation of the program's own
-            prior, so that the hyperprior reaches about two such deviations to each side.
-        wrong_prior: share of tasks whose latents come from a prior five times as wide as the one
-            the network is told: it learns to doubt a prior that the data contradict.
-        n_rows: of every dataset; None where it varies. It is what ``ordered`` will be where the
-            program's rows may not change places.
+            prior, so that the hyperprior covers about two such deviations to each side.
+        wrong_prior: share of tasks whose latents come from a prior five times as wide as the
+            network's input, which teaches it to discount a prior that the data contradict.
+        n_rows: number of rows of every dataset; None if it varies. It becomes ``ordered`` if the
+            program's rows are not exchangeable.
 
     Raises:
         ValueError: if the prior or a number is not as above, or if the order of the rows matters
@@ -230,7 +229,7 @@ class LatentTasks:
 
     @cached_property
     def n_sketch(self) -> int:
-        """Rows of the program's sketch of its likelihood; 0 where it has none."""
+        """Rows of the program's likelihood summary; 0 if it has none."""
         sketch = self.sample(2, self.ordered or 2, seed=0).sketch
         return 0 if sketch is None else sketch.value.shape[-1]
 
@@ -294,10 +293,9 @@ class LatentTasks:
             self._density.of_data(x, answers).log_likelihood(u)
             for answers in (y - digit, y, y + digit)
         )
-        resolved = (below + above - 2 * at).abs() <= _ROUNDING
-        # Impossible on either side: shares of counts, say, of which the last digit means nothing.
-        on_a_lattice = below.isneginf() & above.isneginf() & at.isfinite()
-        return (resolved | on_a_lattice).expand_as(y)
+        # At an end of the support one neighbour is impossible and says nothing of the curvature.
+        below, above = (torch.where(each.isfinite(), each, at) for each in (below, above))
+        return ((below + above - 2 * at).abs() <= _ROUNDING).expand_as(y)
 
     def _draw_latents(self, latent_prior: GaussianMixture) -> Tensor:
         u = latent_prior.sample()

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.latent_priors.reduction import merge, split
+from amortized.latent_priors.reduction import merge, split_components
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
 from amortized.networks.blocks import Block, Norm
 from amortized.networks.calibration import Calibration
@@ -129,7 +129,7 @@ class DistributionTransformer(nn.Module):
         sketch = self._check_sketch(sketch, len(given.means))
         # Mixtures are sums of logs of small numbers: half precision has no place in them.
         with torch.autocast(given.means.device.type, enabled=False):
-            prior = split(
+            prior = split_components(
                 merge(given.to(torch.float32), self.config.n_components), self.config.n_components
             )
             mean, factor = prior.whitening()

@@ -1,15 +1,15 @@
-r"""The density of a Pyro program: what every sampler needs of it, and nothing else.
+r"""The density of a Pyro program, as samplers use it.
 
-The latents of one dataset, each mapped to the whole real line by :math:`b^{-1}` of its support
-and laid end to end, are a vector :math:`u \in R^d`. Its log density is
+The latents of one dataset, each mapped to the real line by the inverse :math:`b^{-1}` of the
+bijection to its support and concatenated, are a vector :math:`u \in R^d`. Its log density is
 
 .. math:: \log p(b(u)) + \log |\det J_b(u)| + \log p(y \mid b(u), x),
 
-whose first two terms are the log prior and whose last is the log likelihood. The supports are
-read anew in every run, so the support of one latent may depend on another.
+where the first two terms are the log prior and the last is the log likelihood. Supports are
+determined in every run, so the support of one latent may depend on another.
 
 Discrete latents are summed out where Pyro can enumerate them (see `amortized.program.enumeration`)
-and refused where it cannot.
+and rejected otherwise.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ class ProgramDensity:
         y: observations, ``(batch, n)``; any trailing shape that the site "y" has is allowed.
         allow_no_latents: whether u may be empty; then the density is the evidence.
         allow_simulator: whether the distribution of the site "y" may lack a ``log_prob``; then the
-            log likelihood, and the density with it, is NaN everywhere: not known.
+            log likelihood, and with it the density, is NaN everywhere.
 
     Attributes:
         dim: d, the number of unconstrained coordinates.
@@ -128,7 +128,7 @@ class ProgramDensity:
     def of_data(
         self, x: Float[Tensor, "batch n features"], y: Float[Tensor, "batch n *event"]
     ) -> "ProgramDensity":
-        """The density of the same program for other datasets, which are not checked."""
+        """The density of the same program for other datasets, without checks."""
         other = object.__new__(ProgramDensity)
         other.__dict__.update(self.__dict__)
         other.x, other.y = x, y
@@ -178,10 +178,9 @@ class ProgramDensity:
         return log_prior + log_likelihood
 
     def log_density_of_one(self, u: Float[Tensor, " dim"]) -> Float[Tensor, ""]:
-        """Log posterior density of one point for the first dataset, in the plainest way.
+        """Log posterior density of one point for the first dataset, without `vmap`.
 
-        Without any `vmap`, so that it can be traced; called outside `quiet_program` it checks
-        the program's arguments.
+        It can therefore be traced; outside `quiet_program` it checks the program's arguments.
         """
         with nothing_drawn(), precision(self.y.dtype):
             log_prior, log_likelihood = self.evaluate(u, self.x[0], self.y[0])
@@ -221,7 +220,7 @@ class ProgramDensity:
     ) -> tuple[Float[Tensor, "batch particles dim"], Bool[Tensor, "batch particles"]]:
         """The inverse of `constrain`, and whether the latents lie in their supports.
 
-        Outside of them u has no meaning, and may be NaN.
+        Outside of them u is undefined, and may be NaN.
         """
         missing = set(self.layout) - set(latents)
         if missing:
@@ -235,7 +234,7 @@ class ProgramDensity:
         return self._or_singly(collect, {name: latents[name] for name in self.layout})
 
     def outside(self, u: Float[Tensor, "batch particles dim"]) -> Float[Tensor, "batch particles"]:
-        """How far observations lie outside supports that depend on latents; 0 where none does."""
+        """Distance of the observations from supports that depend on latents; 0 if inside."""
 
         def far(u: Tensor, x: Tensor, y: Tensor) -> Tensor:
             distances = [u.new_zeros(())]
@@ -245,7 +244,7 @@ class ProgramDensity:
 
             with FunctionalSamplers(), Place(self.layout, u, leave, add):
                 self.model(x, y)
-            return sum(distances[1:], distances[0])
+            return torch.stack(distances).sum()
 
         return self.over_all(far, u)
 
@@ -256,14 +255,14 @@ class ProgramDensity:
             run = Unconstrain(self.layout)
             with FunctionalSamplers():
                 run_for_latents(run, self.model, x, y)
-            # A prior whose own parameters are float32 draws float32, whatever the data are.
+            # A prior with float32 parameters draws float32 even for float64 data.
             return run.vector().to(y.dtype)
 
         with torch.no_grad():
             return self._or_singly(collect, self.x.new_empty(self.n_datasets, n_particles))
 
     def prior_lots(self, n_lots: int, n_each: int) -> Float[Tensor, "batch lots each dim"]:
-        """Lots of draws from the prior, each of which may lead to a mode of its own."""
+        """Groups of draws from the prior, as starting points for finding several modes."""
         return self.sample_prior(n_lots * n_each).unflatten(1, (n_lots, n_each))
 
     def bytes_per_particle(self) -> int:
@@ -305,7 +304,7 @@ class ProgramDensity:
             return loop(function, particles, self.x, self.y)
 
     def _or_singly(self, function: Callable[..., Any], particles: Any) -> Any:
-        """`over_all` for what draws: vmap may not bear a sampler though it bears the density."""
+        """`over_all` for functions that draw: `vmap` may fail for a sampler but not the density."""
         try:
             return self.over_all(function, particles)
         except Exception:  # a fault of the program itself comes again in the loop

@@ -1,9 +1,9 @@
-r"""Rough normal approximations of likelihoods: what an amortised posterior may start from.
+r"""Likelihood summaries: Gaussian approximations of likelihoods, an input of amortised posteriors.
 
 A likelihood that is nearly :math:`\exp(s^\top (u - v) - \tfrac12 (u - v)^\top P (u - v))` around a
-point v is written as d made-up observations :math:`z = H u + N(0, I)` with
-:math:`H = P^{1/2}` and :math:`z = H v + H^{-1} s`. Directions of which the data say nothing have
-rows of zeros, so a sketch is always finite.
+point v is written as d pseudo-observations :math:`z = H u + N(0, I)` with :math:`H = P^{1/2}` and
+:math:`z = H v + H^{-1} s`. Directions about which the data are uninformative have rows of zeros,
+so a summary is always finite.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,8 @@ _DIFFERENCE = 1e-4
 class LikelihoodSummary(NamedTuple):
     r"""A normal approximation of a likelihood, as :math:`z = H u + N(0, I)`.
 
-    Where the author of a program knows one (a least-squares estimate and its error), an amortised
-    posterior starts from it and learns only what is missing.
+    Given one (such as a least-squares estimate and its covariance), an amortised posterior only has
+    to learn the difference between it and the likelihood.
 
     Attributes:
         value: z, ``(batch, rows)``.
@@ -30,6 +30,13 @@ class LikelihoodSummary(NamedTuple):
     value: Float[Tensor, "batch rows"]
     matrix: Float[Tensor, "batch rows dim"]
 
+    def where(self, observed: Bool[Tensor, " batch"]) -> "LikelihoodSummary":
+        """The same summary in float32, uninformative for datasets that were not observed."""
+        value = self.value.where(observed[:, None], 0.0)
+        return LikelihoodSummary(
+            value.float(), self.matrix.where(observed[:, None, None], 0.0).float()
+        )
+
 
 def summary_of_quadratic(
     point: Float[Tensor, "batch dim"],
@@ -37,13 +44,13 @@ def summary_of_quadratic(
     precision: Float[Tensor, "batch dim dim"],
     least: float = 1e-9,
 ) -> LikelihoodSummary:
-    """The sketch of a log-likelihood from its score and curvature at a point.
+    """The summary of a log likelihood from its score and curvature at a point.
 
     Args:
         point: v.
         score: s, the gradient there.
         precision: P, the negative Hessian or an approximation without negative directions.
-        least: share of the largest curvature below which a direction counts as not observed.
+        least: share of the largest curvature below which a direction counts as uninformative.
     """
     values, vectors = torch.linalg.eigh(precision)
     there = values > least * values[..., -1:].clamp_min(1e-30)
@@ -61,14 +68,14 @@ def gauss_newton_summary(
     prior_sd: float,
     n_steps: int = 8,
 ) -> LikelihoodSummary:
-    """The sketch of observations that are normal around a smooth function of the latents.
+    """The summary of observations that are normal around a smooth function of the latents.
 
     Args:
         predict: the expected observations at u, ``(batch, dim) -> (batch, numbers)``, in units of
             their standard deviations.
         observed: the observations in the same units.
-        start: u to begin at.
-        prior_sd: of a weak normal around zero that keeps the climb inside.
+        start: initial u.
+        prior_sd: standard deviation of a weak normal prior around zero, for regularisation.
         n_steps: damped Gauss-Newton steps, none longer than one in any coordinate.
 
     References:
@@ -76,8 +83,8 @@ def gauss_newton_summary(
 
     Example:
         >>> import torch
-        >>> sketch = gauss_newton_summary(torch.exp, torch.ones(1, 1), torch.ones(1, 1), 10.0)
-        >>> round((sketch.value / sketch.matrix[..., 0]).item(), 3)
+        >>> summary = gauss_newton_summary(torch.exp, torch.ones(1, 1), torch.ones(1, 1), 10.0)
+        >>> round((summary.value / summary.matrix[..., 0]).item(), 3)
         0.0
     """
     u, observed = start.double(), observed.double()
@@ -99,7 +106,7 @@ def gauss_newton_summary(
         )
         best = (point, jacobian, residual)
     point, jacobian, residual = best
-    # A misfit beyond chance says that this is not the mode, or not normal: trust it less.
+    # A misfit beyond chance means that this is not the mode, or not normal: inflate the errors.
     n_free = max(1, residual.shape[-1] - u.shape[-1])
     excess = (residual.square().sum(-1) / n_free).clamp_min(1.0)[:, None, None]
     score = (jacobian.mT @ residual.unsqueeze(-1) / excess).squeeze(-1)
@@ -112,23 +119,23 @@ def moment_summary(
     centre: float,
     spread: float,
 ) -> LikelihoodSummary:
-    r"""The sketch of any likelihood of one latent: its mean and variance under a wide normal.
+    r"""The summary of any likelihood of one latent: its mean and variance under a wide normal.
 
-    Moments are summed on a grid of 13 points that is twice moved and narrowed to four standard
-    deviations to each side. Unlike a mode they cover a likelihood that is skewed. The wide normal
-    is then divided out; a likelihood that only falls to one side keeps a centre within two spreads.
+    Moments are computed on a grid of 13 points, which is twice moved and narrowed to four standard
+    deviations to each side. Unlike a mode they represent a skewed likelihood well. The wide normal
+    is then divided out; the centre of a monotone likelihood stays within two spreads.
 
     Args:
         log_likelihood: of u, ``(batch, points) -> (batch, points)``.
-        seen: datasets that are there; the others say nothing.
+        seen: datasets that were observed; the summary of the others is uninformative.
         centre: of the wide normal.
         spread: its standard deviation.
 
     Example:
         >>> import torch
         >>> normal = lambda u: -0.5 * ((u - 1.0) / 0.5).square()
-        >>> sketch = moment_summary(normal, torch.tensor([True]), 0.0, 2.0)
-        >>> [round(part.item(), 2) for part in sketch]  # (u - 1) / 0.5 as H u - z
+        >>> summary = moment_summary(normal, torch.tensor([True]), 0.0, 2.0)
+        >>> [round(part.item(), 2) for part in summary]  # (u - 1) / 0.5 as H u - z
         [2.0, 2.0]
     """
     line = torch.linspace(-4.0, 4.0, 13, device=seen.device)
@@ -155,7 +162,7 @@ def _misfit(state: tuple[Tensor, Tensor, Tensor], prior_sd: float) -> Tensor:
 def _linearised(
     predict: Callable[[Tensor], Tensor], observed: Tensor, u: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Jacobian by differences, all in one run, and residual."""
+    """Jacobian by central differences, all in one run, and residual."""
     n, dim = u.shape
     shifts = _DIFFERENCE * torch.eye(dim, dtype=u.dtype, device=u.device)
     points = torch.cat([u.unsqueeze(0), u + shifts.unsqueeze(1), u - shifts.unsqueeze(1)])

@@ -1,9 +1,8 @@
-"""Holds a program's density, as it is computed, against plain traces of the program.
+"""Compares a program's vectorised density with plain traces of the program.
 
-Particles are evaluated all at once and discrete latents are summed out; both rest on how a program
-broadcasts, and a program that broadcasts otherwise would get the density of another program. So at
-a few points the same numbers are read off one plain run of the program each, with all latents
-given, and a way of computing that disagrees is not used.
+Particles are evaluated all at once and discrete latents are summed out. Both rely on how a program
+broadcasts, and may compute a wrong density without an error. Therefore a few points are also
+evaluated in single runs with all latents given, and a method that disagrees is not used.
 """
 
 import warnings
@@ -25,14 +24,14 @@ _N_ASSIGNMENTS = 9  # where latents are summed out: each point then has an assig
 
 
 def settle(density: Any, trace: Any) -> None:
-    """Chooses the fastest way to compute a `ProgramDensity` that its program agrees with.
+    """Chooses the fastest method to compute a `ProgramDensity` that agrees with plain runs.
 
     Args:
-        density: with ``discrete`` and ``vectorised``, which are set to what can be trusted.
+        density: with ``discrete`` and ``vectorised``, which are set to the chosen method.
         trace: of the program on the first dataset.
 
     Raises:
-        ValueError: if there is no such way.
+        ValueError: if there is none.
     """
     warn_of_parameters(trace)
     _refuse_other_shapes(trace)
@@ -57,7 +56,7 @@ def settle(density: Any, trace: Any) -> None:
 
 
 def _refuse_other_shapes(trace: Any) -> None:
-    """Refuses observations that broadcast to more than there are, as a column against rows does."""
+    """Rejects observations that broadcast to another shape, as a column against rows does."""
     expected, got = trace.nodes["y"]["fn"].shape(), trace.nodes["y"]["value"].shape
     try:
         fits = torch.broadcast_shapes(expected, got) == got
@@ -72,7 +71,7 @@ def _refuse_other_shapes(trace: Any) -> None:
 
 
 class _Differs(Exception):
-    """The density as it is computed is not the program's."""
+    """The computed density is not the program's."""
 
 
 def _ways(trace: Any, discrete: Enumerable | None) -> Iterator[tuple[Enumerable | None, bool]]:
@@ -102,7 +101,7 @@ def _compare(density: Any) -> None:
 
 
 def _require_same(name: str, ours: Tensor, theirs: Tensor) -> None:
-    """Compares values; a density may be stricter than the program about what is possible."""
+    """Compares values; the density may be -inf where the program's is finite."""
     slack = 1e-3 + (1e-5 if ours.dtype == torch.float64 else 1e-3) * theirs.abs()
     same = (ours == theirs) | ((ours - theirs).abs() <= slack) | theirs.isnan()
     wrong = ~same & (ours != -torch.inf)

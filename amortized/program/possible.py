@@ -1,9 +1,8 @@
-"""Refuses data that a program cannot have produced, whatever its latents are.
+"""Rejects data that a program cannot have produced, whatever its latents are.
 
 A factor of -inf, or a support with bounds that depend on latents, can rule out every value of them.
-For most data some prior draw has a positive density, which settles it. Where none has, draws are
-led towards latents for which the observations lie less far outside their supports, by the
-cross-entropy method, before the data are refused.
+For most data some prior draw has a positive density. If none has, the cross-entropy method searches
+for latents whose supports are closer to the observations, before the data are rejected.
 
 References:
     Rubinstein, The cross-entropy method for combinatorial and continuous optimization (1999).
@@ -88,7 +87,7 @@ def _some(
 
 
 def _found(density: ProgramDensity) -> Bool[Tensor, " batch"]:
-    """Whether draws led towards the data come upon a positive density, for each dataset."""
+    """Whether the cross-entropy search finds a positive density, for each dataset."""
     u = density.sample_prior(_N_LED)
     found = torch.zeros(density.n_datasets, dtype=torch.bool, device=u.device)
     before = u.mean(1, keepdim=True)

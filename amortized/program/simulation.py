@@ -1,8 +1,8 @@
-"""Data of a Pyro program at given latents: the other half of drawing from its prior.
+"""Simulates data of a Pyro program at given latents.
 
-Latents come as vectors u in unconstrained space, laid out as `amortized.program.density` lays them
-out, so that a program can be simulated under any other prior over its latents. A program whose
-observation has no density, a simulator, is treated alike: only draws of its site "y" are needed.
+Latents are vectors u in unconstrained space with the layout of `amortized.program.density`, so
+that a program can be simulated under any other prior over its latents. The observation needs no
+density: only draws of the site "y" are used.
 """
 
 from collections.abc import Callable
@@ -100,7 +100,7 @@ class ProgramSimulator:
         return self._for_all(run, x.new_empty(len(x), 0), x)
 
     def _for_all(self, run: Callable[[Tensor, Tensor], Any], u: Tensor, x: Tensor) -> Any:
-        """One vectorised run; task by task where the program cannot bear it."""
+        """One vectorised run; task by task where `vmap` fails."""
         with torch.no_grad(), quiet_program(), precision(x.dtype), FunctionalSamplers():
             try:
                 return torch.func.vmap(run, randomness="different")(u, x)

@@ -17,9 +17,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
-from amortized.program.bijection import bijection_to
-from amortized.program.support import contains, is_fixed, log_prob, support_of
+from amortized.one_at_a_time import ONE_AT_A_TIME
+from amortized.program.support import bijection_to, contains, is_fixed, log_prob, support_of
 from amortized.program.vectorised import Program, draw, is_subsample, quiet_program
 from amortized.seeding import seeded
 
@@ -301,7 +300,7 @@ def has_density(fn: Any, value: Tensor) -> bool:
         fn.log_prob(value)
     except NotImplementedError:
         return False
-    except Exception:  # a fault of the program, which is told when it is run
+    except Exception:  # a fault of the program, which is raised when it is run
         return True
     return True
 

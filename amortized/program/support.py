@@ -1,13 +1,17 @@
-r"""Where a distribution has mass, decided in one place, and its log density: -inf elsewhere.
+r"""Supports of distributions: where they have mass, and the bijections to them.
 
-torch's own ``log_prob`` gives finite numbers outside the support too, for an exponential below 0 or
-a Pareto law below its scale; and the ``support`` of a transformed distribution is that of its last
-transform, the whole line for an exponential law that was shifted. Here the parts of a distribution
-are asked one by one: the components of a mixture, the base of a transformed distribution at the
-value that its transforms lead back to. Bounds may be tensors that depend on latents, also under
-`torch.func.vmap`.
+torch's own ``log_prob`` returns finite numbers outside the support too, for an exponential below 0
+or a Pareto distribution below its scale; and the ``support`` of a transformed distribution is that
+of its last transform, the whole line for a shifted exponential. Here the parts of a distribution
+are examined one by one: the components of a mixture, the base of a transformed distribution at the
+preimage of the value. Bounds may be tensors that depend on latents, also under `torch.func.vmap`.
+
+The bijection from the real line is torch's `biject_to`, except for intervals, where it is
+:math:`a + (b - a) \Phi(u)` with the standard normal distribution function instead of the logistic:
+a uniform prior is then exactly standard normal in u, and the tails at the ends are normal.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -15,8 +19,14 @@ from pyro.distributions import ExpandedDistribution, MaskedDistribution, MaskedM
 from pyro.distributions.mixture import MaskedConstraint
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
-from torch.distributions import Independent, MixtureSameFamily, TransformedDistribution, constraints
-from torch.distributions.transforms import ComposeTransform, Transform
+from torch.distributions import (
+    Independent,
+    MixtureSameFamily,
+    TransformedDistribution,
+    biject_to,
+    constraints,
+)
+from torch.distributions.transforms import ComposeTransform, IndependentTransform, Transform
 
 _BOUNDED = (
     constraints.greater_than,
@@ -25,15 +35,16 @@ _BOUNDED = (
     constraints.interval,
     constraints.half_open_interval,
 )
+_INTERVALS = type(constraints.interval(0, 1)), type(constraints.half_open_interval(0, 1))
 _ROUNDING = 1e-5  # of whole vectors that a user may have in float32
 
 
 class Image(constraints.Constraint):
-    """What transforms make of the values in a support.
+    """The image of a support under transforms.
 
     Args:
         base: the support.
-        transforms: one after the other.
+        transforms: applied in this order.
     """
 
     def __init__(self, base: Any, transforms: list[Transform]) -> None:
@@ -58,7 +69,7 @@ class Image(constraints.Constraint):
 
 
 def support_of(fn: Any) -> Any:
-    """The support of a distribution: no wider than its parts allow, where that can be said.
+    """The support of a distribution, no wider than its parts allow where these are known.
 
     Example:
         >>> from torch.distributions import AffineTransform, Exponential
@@ -109,10 +120,10 @@ def contains(fn: Any, value: Tensor) -> Tensor:
 
 
 def outside(fn: Any, value: Tensor) -> Tensor:
-    """How far values lie outside the support, summed over them; 0 where none does.
+    """The distance of values from the support, summed over them; 0 where all lie inside.
 
-    Distances to an interval are those to its nearer end, of transformed values before they were
-    transformed. All else is 1 outside.
+    The distance to an interval is that to its nearer end, for transformed distributions measured
+    before the transforms; for any other support it is 1.
 
     Example:
         >>> outside(torch.distributions.Uniform(0.0, 1.0), torch.tensor([0.5, 3.0]))
@@ -131,7 +142,7 @@ def outside(fn: Any, value: Tensor) -> Tensor:
 
 
 def is_fixed(fn: Any) -> bool:
-    """Whether a support is the same whatever the parameters of the distribution are."""
+    """Whether the support does not depend on the parameters of the distribution."""
     if isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
         return is_fixed(fn.base_dist)
     if isinstance(fn, MixtureSameFamily):
@@ -165,14 +176,15 @@ def log_prob(fn: Any, value: Tensor) -> Tensor:
     if isinstance(fn, MixtureSameFamily):
         each = log_prob(fn.component_distribution, fn._pad(value))
         return torch.logsumexp(each + fn.mixture_distribution.logits.log_softmax(-1), -1)
-    inside, point = contains(fn, value), _point_in(fn)
-    if point is not None:  # the density where it means nothing may be NaN, and so its gradient
+    inside: Tensor = contains(fn, value)
+    point: Any = _point_in(fn)
+    if point is not None:  # outside, the density and its gradient may be NaN
         value = torch.where(inside[(...,) + (None,) * len(fn.event_shape)], value, point)
     return torch.where(inside, fn.log_prob(value), -torch.inf)
 
 
 def _is_transformed(fn: Any) -> bool:
-    """Whether a density is that of the base at the value which the transforms lead back to."""
+    """Whether the density is that of the base at the preimage, with a Jacobian."""
     return (
         isinstance(fn, TransformedDistribution)
         and type(fn).log_prob is TransformedDistribution.log_prob
@@ -197,11 +209,19 @@ def _image(support: Any, transforms: list[Transform]) -> Any:
 
 
 def _bounds(support: Any) -> tuple[Any, ...]:
-    """Kind and ends of an interval, to compare; of anything else, or moving ends, no two agree."""
+    """Ends of an interval, for comparison; unequal to all others if not fixed or no interval."""
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
-    if not isinstance(support, _BOUNDED) or isinstance(low, Tensor) or isinstance(high, Tensor):
-        return (object(),)
-    return low, high
+    return (_number(low), _number(high)) if isinstance(support, _BOUNDED) else (object(),)
+
+
+def _number(end: Any) -> Any:
+    """An end that is one number for all elements as that number; others equal nothing."""
+    if not isinstance(end, Tensor):
+        return end
+    try:
+        return end.flatten()[0].item() if bool((end == end.flatten()[0]).all()) else object()
+    except RuntimeError:  # an end that moves with latents, under vmap
+        return object()
 
 
 def _hull(components: Any) -> Any:
@@ -222,7 +242,7 @@ def _hull(components: Any) -> Any:
 
 
 def _led_back(transforms: list[Transform], value: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
-    """Whether each transform can have led here, the value it all began with, and its event dims."""
+    """Whether a value is in the image of the transforms, its preimage, and the event dimensions."""
     inside = torch.ones((), dtype=torch.bool, device=value.device)
     for transform in reversed(transforms):
         inside = inside & _all(_check(transform.codomain, value), n - transform.codomain.event_dim)
@@ -237,7 +257,7 @@ def _all(inside: Tensor, n: int) -> Tensor:
 
 
 def _check(support: Any, value: Tensor) -> Tensor:
-    """Whether values satisfy a constraint, with room for the rounding of whole vectors."""
+    """Whether values satisfy a constraint, with a tolerance for the rounding of vectors."""
     if isinstance(support, constraints.independent):
         inside = _check(support.base_constraint, value)
         return _all(inside, support.reinterpreted_batch_ndims)
@@ -246,17 +266,17 @@ def _check(support: Any, value: Tensor) -> Tensor:
     if isinstance(support, type(constraints.corr_cholesky)):
         near = (value.square().sum(-1) - 1).abs() < _ROUNDING
         return near.all(-1) & (value.diagonal(dim1=-2, dim2=-1) > 0).all(-1)
-    if isinstance(support, constraints.multinomial):  # torch lets parts of counts and of totals in
+    if isinstance(support, constraints.multinomial):  # torch checks neither integers nor totals
         counts = (value >= 0) & (value % 1 == 0)
         return counts.all(-1) & (value.sum(-1) == support.upper_bound)
     try:
         return support.check(value)
-    except NotImplementedError:  # a support that only its user knows
+    except NotImplementedError:  # a support that cannot be checked
         return torch.ones((), dtype=torch.bool, device=value.device)
 
 
 def _point_in(fn: Any) -> Any:
-    """Some value in the support of single elements; None where that is not so easy to say."""
+    """Some value in the support of single elements; None where it is not easily found."""
     if isinstance(fn, Independent | ExpandedDistribution | MaskedDistribution):
         return _point_in(fn.base_dist)
     if _is_transformed(fn):
@@ -266,8 +286,8 @@ def _point_in(fn: Any) -> Any:
         for transform in fn.transforms:
             point = transform(torch.as_tensor(point))
         return point
-    low = getattr(fn.support, "lower_bound", None)
-    high = getattr(fn.support, "upper_bound", None)
+    low: Any = getattr(fn.support, "lower_bound", None)
+    high: Any = getattr(fn.support, "upper_bound", None)
     if fn.support.event_dim or (low is None and high is None):
         return 0.0 if isinstance(fn.support, type(constraints.boolean)) else None
     if fn.support.is_discrete:
@@ -275,3 +295,80 @@ def _point_in(fn: Any) -> Any:
     if low is None:
         return None if high is None else high - 1
     return low + 1 if high is None else (low + high) / 2
+
+
+class ProbitTransform(Transform):
+    r""":math:`y = a + (b - a) \Phi(u)`, kept inside the interval by more than rounding.
+
+    torch's `CumulativeDistributionTransform` of a normal rounds onto the ends, in float32 from
+    u = -6 on, and programs that check their arguments refuse a latent there.
+
+    Args:
+        low: a, the lower end.
+        high: b, the upper end.
+
+    Example:
+        >>> import torch
+        >>> ProbitTransform(0.0, 2.0)(torch.tensor([-1.96, 0.0, 1.96])).round(decimals=3)
+        tensor([0.0500, 1.0000, 1.9500])
+    """
+
+    domain = constraints.real
+    bijective = True
+    sign = +1
+
+    def __init__(self, low: Tensor | float, high: Tensor | float) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+        self.codomain = constraints.interval(low, high)
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = (
+            torch.as_tensor(end, dtype=like.dtype, device=like.device)
+            for end in (self.low, self.high)
+        )
+        return low, high
+
+    def _call(self, x: Tensor) -> Tensor:
+        low, high = self._ends(x)
+        finite = torch.finfo(x.dtype)
+        least, most = (
+            end + side * (finite.eps * end.abs() + finite.tiny)
+            for end, side in ((low, 1), (high, -1))
+        )
+        # torch's ndtr is 0 below -8.3, where this is still accurate.
+        level = 0.5 * torch.erfc(-x * math.sqrt(0.5))
+        return (low + (high - low) * level).clamp(least, most)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        low, high = self._ends(y)
+        finite = torch.finfo(y.dtype)
+        level = ((y - low) / (high - low)).clamp(finite.tiny, 1 - finite.eps)
+        return torch.special.ndtri(level)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        low, high = self._ends(x)
+        return (high - low).log() - 0.5 * (x.square() + math.log(2 * math.pi))
+
+
+def bijection_to(support: Any) -> Transform:
+    """The bijection to a support, such as `support_of` returns.
+
+    Raises:
+        NotImplementedError: if there is none, as for discrete supports.
+
+    Example:
+        >>> bijection_to(constraints.interval(2.0, 4.0))(torch.zeros(2))
+        tensor([3., 3.])
+        >>> bijection_to(constraints.positive)(torch.zeros(2))
+        tensor([1., 1.])
+    """
+    if isinstance(support, Image):
+        return ComposeTransform([bijection_to(support.base), *support.transform.parts])
+    if isinstance(support, constraints.independent):
+        return IndependentTransform(
+            bijection_to(support.base_constraint), support.reinterpreted_batch_ndims
+        )
+    if isinstance(support, _INTERVALS):
+        return ProbitTransform(support.lower_bound, support.upper_bound)
+    return biject_to(support)

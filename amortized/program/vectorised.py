@@ -1,9 +1,9 @@
 """Runs a Pyro program for many tasks at once: every draw of all tasks in one `torch.func.vmap`.
 
-Two habits of torch's samplers stand in the way of `vmap`, and both are replaced while it runs:
-many fill a fresh tensor in place (``torch.empty(shape).exponential_()``), and Beta and Dirichlet
-draw inside an ``autograd.Function``. What still fails, such as an ``if`` on a drawn value, is
-drawn task by task, and a warning says so.
+Two properties of torch's samplers prevent `vmap`, and both are replaced while it runs: many fill a
+new tensor in place (``torch.empty(shape).exponential_()``), and Beta and Dirichlet draw inside an
+``autograd.Function``. A program that still fails, because of an ``if`` on a drawn value for
+example, is run task by task, with a warning.
 """
 
 import math
@@ -23,7 +23,7 @@ from torch.nn.functional import softplus
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from amortized.priors.one_at_a_time import ONE_AT_A_TIME
+from amortized.one_at_a_time import ONE_AT_A_TIME
 from amortized.seeding import remembered
 
 Program = Callable[..., Any]
@@ -80,8 +80,8 @@ _FUNCTIONAL: dict[Any, Callable[..., Tensor]] = {
 class FunctionalSamplers(TorchFunctionMode):
     """Turns in-place samplers into functional ones, for callers inside torch and Pyro only.
 
-    A distribution uses the returned tensor, so a new one will do. A user's own code may rely on
-    the tensor being filled in place; there torch's error stands, and the loop takes over.
+    Distributions use the returned tensor, so a new one can be returned. A user's own code may rely
+    on the tensor being filled in place; there torch's error is kept, and the loop is used.
     """
 
     @no_type_check  # a checking wrapper would stand between this function and its caller
@@ -101,11 +101,11 @@ class FunctionalSamplers(TorchFunctionMode):
 
 
 class ForBatches(TorchFunctionMode):
-    """Replaces two functions of torch by equals that suit many particles at once.
+    """Replaces two functions of torch by equivalents for many particles at once.
 
-    A singular matrix spoils its own particle only: its Cholesky factor is NaN, where torch would
-    raise for all. The Bernoulli likelihood is ``y z - softplus(z)``, a third of the time that
-    torch's decomposition of it takes under `vmap`.
+    A singular matrix affects its own particle only: its Cholesky factor is NaN, where torch would
+    raise for all. The Bernoulli likelihood is ``y z - softplus(z)``, which is faster under `vmap`
+    than torch's decomposition of it.
     """
 
     def __torch_function__(
@@ -127,7 +127,7 @@ class ForBatches(TorchFunctionMode):
 
 
 def loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
-    """What the two vmaps do, one particle at a time."""
+    """The same as the two nested vmaps, one particle at a time."""
     leaves, spec = tree_flatten(particles)
     results = [
         function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
@@ -173,7 +173,7 @@ def _corner(like: Tensor, dim: int) -> Tensor:
 
 
 def draw(distribution: Any, sample_shape: Sequence[int] = ()) -> Tensor:
-    """Draws from a distribution by means that `vmap` can batch; equal in law to ``sample``."""
+    """Draws from a distribution with operations that `vmap` supports; the law of ``sample``."""
     shape = torch.Size(sample_shape)
     if isinstance(distribution, torch.distributions.Independent | dist.MaskedDistribution):
         return draw(distribution.base_dist, shape)
@@ -196,12 +196,12 @@ class _Draw(Messenger):
 
 
 def is_subsample(message: Any) -> bool:
-    """Whether a site is a plate's choice of rows, not a random variable of the program."""
+    """Whether a site is the subsample of a plate, not a random variable of the program."""
     return type(message["fn"]).__name__ == "_Subsample"
 
 
 def warn_of_parameters(trace: Any) -> None:
-    """Says that `pyro.param` stays at the value that it has: nothing here optimises it."""
+    """Warns that `pyro.param` is not optimised and keeps its value."""
     names = sorted(name for name, site in trace.nodes.items() if site["type"] == "param")
     if names:
         warnings.warn(

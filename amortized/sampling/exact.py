@@ -36,8 +36,8 @@ from torch.distributions import (
     constraints,
 )
 
-from amortized.program.bijection import bijection_to
 from amortized.program.density import ProgramDensity
+from amortized.program.support import bijection_to
 from amortized.sampling.normal_gamma import normal_gammas
 from amortized.sampling.proof import proved_evidence
 from amortized.sampling.quadratic import quadratic_terms

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.program.bijection import bijection_to
+from amortized.program.support import bijection_to
 from amortized.seeding import seeded
 
 

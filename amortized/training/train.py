@@ -19,7 +19,7 @@ from amortized.networks import (
     new_network,
 )
 from amortized.priors.context_standardised import ContextStandardised
-from amortized.priors.one_at_a_time import gradients
+from amortized.one_at_a_time import gradients
 from amortized.priors.prior import Prior
 from amortized.priors.program_prior import ProgramPrior
 from amortized.training.calibration import measure

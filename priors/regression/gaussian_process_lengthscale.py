@@ -25,7 +25,7 @@ from amortized.priors.regression.gaussian_process import (
 from amortized.program.likelihood_summary import LikelihoodSummary, moment_summary
 
 _NOISE_VARIANCE = 1e-3
-# Of the sketch's wide normal over log lengthscale: 0.05 to 50 within two deviations.
+# Of the summary's wide normal over log lengthscale: 0.05 to 50 within two deviations.
 _CENTRE, _SPREAD = 0.4, 1.75
 
 

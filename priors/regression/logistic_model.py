@@ -1,6 +1,6 @@
 r"""Logistic regression: coefficients as latents, yes or no as answers.
 
-The likelihood's sketch is its normal approximation at a ridge estimate: with
+The likelihood summary is the normal approximation at a ridge estimate: with
 :math:`p = \mathrm{sigmoid}(\Phi w)` and :math:`W = \mathrm{diag}(p(1-p))`, the Hessian
 :math:`\Phi^\top W \Phi` and the score give :math:`z = H w + e` by one Newton step's algebra.
 """

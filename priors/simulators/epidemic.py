@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from amortized.priors.program_prior import ProgramPrior
-from amortized.program.bijection import bijection_to
 from amortized.program.likelihood_summary import LikelihoodSummary, gauss_newton_summary
+from amortized.program.support import bijection_to
 
 _POPULATION, _TESTED, _DAYS = 1e6, 1000.0, 17
 _CONTACT, _RECOVERY = (0.01, 1.5), (0.02, 0.25)
@@ -93,7 +93,7 @@ class EpidemicPrior(ProgramPrior):
         y: Float[Tensor, "batch n"],
         mask: Bool[Tensor, "batch n"],
     ) -> LikelihoodSummary:
-        """Gauss-Newton on the arcsines of the counts, from the best of a table of curves."""
+        """Gauss-Newton on arcsine-transformed counts, started at the best point of a grid."""
         n, y = y.shape[-1], y.double()
 
         def predict(u: Tensor) -> Tensor:
@@ -105,12 +105,8 @@ class EpidemicPrior(ProgramPrior):
         table = torch.cartesian_prod(line, line)
         misfit = torch.cdist(observed, predict(table)).square() + table.square().sum(-1)
         start = table[misfit.argmin(-1)]
-        sketch = gauss_newton_summary(predict, observed, start, prior_sd=1.0)
-        there = mask.all(-1)  # a series that is not there says nothing
-        value = sketch.value.where(there[:, None], 0.0)
-        return LikelihoodSummary(
-            value.float(), sketch.matrix.where(there[:, None, None], 0.0).float()
-        )
+        summary = gauss_newton_summary(predict, observed, start, prior_sd=1.0)
+        return summary.where(mask.all(-1))
 
 
 def _rates(u: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from amortized.priors.program_prior import ProgramPrior
-from amortized.program.bijection import bijection_to
 from amortized.program.likelihood_summary import LikelihoodSummary, gauss_newton_summary
+from amortized.program.support import bijection_to
 
 _FIRST, _STEP, _SPREAD = 10.0, 0.2, 0.5 * math.sqrt(0.2)
 _SPEED, _LOG_LEVEL = (0.0, 2.0), (-2.0, 2.0)
@@ -112,9 +112,5 @@ class OrnsteinUhlenbeckPrior(ProgramPrior):
             return speed * (level - before.repeat(len(u) // len(before), 1)) * _STEP / _SPREAD
 
         start = y.new_zeros(len(y), 2)
-        sketch = gauss_newton_summary(predict, increments, start, prior_sd=1.0)
-        there = mask.all(-1)  # a series that is not there says nothing
-        value = sketch.value.where(there[:, None], 0.0)
-        return LikelihoodSummary(
-            value.float(), sketch.matrix.where(there[:, None, None], 0.0).float()
-        )
+        summary = gauss_newton_summary(predict, increments, start, prior_sd=1.0)
+        return summary.where(mask.all(-1))

@@ -1,10 +1,11 @@
-r"""One look at a moving target: the state is the latent, a range and a bearing are the data.
+r"""One measurement of a moving target: the state is the latent, range and bearing are the data.
 
 The observation of `SensorFusion` as a program of its own, so that its update of any prior of the
 state can be learned; between looks the state moves by an exact prediction.
 
-Its sketch trusts the range: at the point seen the error is normal, of deviation .1 (r + 1) along
-the line of sight and .1 r across. That one range in three is an echo or noise is left to learn.
+Its likelihood summary ignores outliers: at the measured point the error is normal, with standard
+deviation .1 (r + 1) along the line of sight and .1 r across it. That one range in three is an echo
+or noise is left for the network to learn.
 """
 
 from typing import Any
