@@ -306,7 +306,7 @@ def test_whatever_is_given_is_answered_or_refused_clearly(x, y):
 WRONG = {
     "method": (lambda: infer(PRIOR, X, Y, method="magic"), "Expected a method among"),
     "draws": (lambda: infer(PRIOR, X, Y, n_draws=0), "n_draws"),
-    "strings": (lambda: infer(PRIOR, X, [["a", "b"]]), "y to be an array of numbers"),
+    "strings": (lambda: infer(PRIOR, X, [["a", "b"]]), "y to be an array of real numbers"),
     "NaN in x": (lambda: infer(PRIOR, X * torch.nan, Y), "x to be finite"),
     "NaN in y": (lambda: infer(PRIOR, X, Y * torch.nan), "y to be finite"),
     "rows": (lambda: infer(PRIOR, X, Y[:, 1:]), "Expected x of shape"),
@@ -327,7 +327,7 @@ WRONG = {
     ),
     "predictive of words": (
         lambda: infer(mean_of, Y[0], n_draws=5).predictive([["a"]]),
-        "x to be an array of numbers",
+        "x to be an array of real numbers",
     ),
     "predictive of other rows": (
         lambda: infer(groups, Y[0], n_draws=5).predictive(torch.zeros(3, 1)),

@@ -30,6 +30,7 @@ from amortized.infer.problem import Problem
 from amortized.infer.programs import exactly, posterior_from_draws, start_for
 from amortized.posterior import Posterior
 from amortized.program.density import ProgramDensity
+from amortized.program.possible import check_possible
 from amortized.sampling.adaptation import adapt
 from amortized.sampling.checking import checked_chains
 from amortized.sampling.draws import Draws, blocks_of_chains, put_draws, take_draws
@@ -74,6 +75,7 @@ def automatically(
                 raise
     if answer is None:  # no network, or data or a prior that it was not made for
         density = problem.density()
+        check_possible(density)
         if "start" in options:
             options["start"] = start_for(options["start"], density, problem)
         draws, by_nuts = _temper(density, n_draws, options)
