@@ -9,7 +9,7 @@ encoded view of n rows takes the memory that ``amortized.networks.tabular_pfn`` 
 import warnings
 from collections.abc import Iterator, Sequence
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,11 +33,12 @@ _CELLS, _FEWEST_VIEWS, _MOST_VIEWS = 40_000, 2, 8
 # How many times the rows that it was trained for a network reads: on tables of 2,000 rows, networks
 # trained on up to 1,000 are better for seeing all of them.
 ROWS_BEYOND = 2
+Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS = ("auto", "float32")
 """What networks over tables compute in: "auto" is bfloat16 on a CPU with instructions for it."""
 
 
-def ready(network: nn.Module, device: str) -> nn.Module:
+def ready(network: Network, device: str) -> Network:
     """The network on the device and in evaluation mode; most often it is already.
 
     Args:
