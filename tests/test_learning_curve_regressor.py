@@ -250,7 +250,7 @@ WRONG = {
     "step": ({}, [1, 101], [0.1, 0.2], "horizon=100 in X; got 101"),
     "before": ({}, [0, 1], [0.1, 0.2], "first_step=1 to"),
     "NaN step": ({}, [1, np.nan], [0.1, 0.2], "finite steps"),
-    "model": ({"model": "gp"}, None, [0.5], "trained on learning curves"),
+    "network": ({"network": "gp"}, None, [0.5], "trained on learning curves"),
 }
 
 
