@@ -27,14 +27,14 @@ from amortized.tables.readings import Kind
 
 PLAIN, RENAMED, TURNED, MEANS = Kind(), Kind(True), Kind(turned=True), Kind(means=True)
 READINGS = "amortized.tables.readings."
-SHARE = "amortized.estimators.{}.held_out_share"
+SHARE = "amortized.tables.{}.held_out_share"
 EQUAL = {SHARE.format(where): lambda *_, **__: 0.5 for where in ("class_tree", "target_views")}
 
 
 def kinds(*found: Kind) -> dict[str, Any]:
     """What a variant puts in the place of the estimators' kinds of views."""
-    where = ("view_readings", "view_weights")
-    return {f"amortized.estimators.{module}.KINDS": found for module in where}
+    where = ("readings", "view_weights")
+    return {f"amortized.tables.{module}.KINDS": found for module in where}
 
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {

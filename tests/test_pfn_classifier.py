@@ -139,10 +139,10 @@ def test_order_of_rows_does_not_matter():
 def test_the_query_may_be_split():
     X, y = np.random.default_rng(0).normal(size=(N, 4)), labels()
     asked = np.random.default_rng(1).normal(size=(2 * LARGEST_CHUNK + 9, 4))
-    estimator = classifier().fit(X, y)
+    estimator = classifier(precision="float32").fit(X, y)
     together = estimator.predict_proba(asked)
     apart = [estimator.predict_proba(part) for part in np.array_split(asked, 7)]
-    np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-6)
+    np.testing.assert_allclose(together, np.concatenate(apart), atol=1e-5)
 
 
 def test_views_encoded_together_answer_as_each_alone():
@@ -557,11 +557,21 @@ def test_regression_of_a_messy_table():
     np.testing.assert_array_equal(again.predict(X), mean)
 
 
+@pytest.fixture
+def one_size_of_chunks(monkeypatch):
+    """Some checks compare parts of a query to the last digits, which another size may round."""
+    monkeypatch.setattr(views, "SMALLEST_CHUNK", LARGEST_CHUNK)
+
+
 @parametrize_with_checks([PFNClassifier(n_estimators=2)])
-def test_scikit_learn_checks_of_the_classifier(estimator, check, no_shape_checks):
+def test_scikit_learn_checks_of_the_classifier(
+    estimator, check, no_shape_checks, one_size_of_chunks
+):
     check(estimator)
 
 
 @parametrize_with_checks([PFNRegressor(network="tabular-regressor", n_estimators=2)])
-def test_scikit_learn_checks_of_the_table_regressor(estimator, check, no_shape_checks):
+def test_scikit_learn_checks_of_the_table_regressor(
+    estimator, check, no_shape_checks, one_size_of_chunks
+):
     check(estimator)

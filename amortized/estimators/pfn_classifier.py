@@ -188,7 +188,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         return network
 
     def _make_views(self) -> None:
-        self.network_: Any = ready(self._network(), self.device)
+        self.network_: TabularPFN = ready(self._network(), self.device)
         members = np.eye(len(self.classes_))[self.y_train_]
         columns = strongest_columns(self.X_train_, members, MAX_COLUMNS)
         most = rows_read(self.network_)

@@ -1,6 +1,6 @@
 """Missing cells of a table filled in by a pretrained PFN, each given the rest of its row."""
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -93,7 +93,7 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         columns = validated_columns(self, X, reset=False)
         table = np.stack([objects_of(column) for column in columns], axis=1)
-        missing, filled = np.equal(table, cast(Any, None)), table.copy()
+        missing, filled = _missing(table), table.copy()
         for j in np.flatnonzero(missing.any(0)).tolist():
             rows = missing[:, j]
             asked = _without(table[rows], j)
@@ -105,7 +105,7 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _estimator(self, j: int) -> PFNClassifier | PFNRegressor:
         """What predicts column j from the others."""
         if j not in self._estimators:
-            known = ~np.equal(self.table_[:, j], cast(Any, None))
+            known = ~_missing(self.table_[:, j])
             if self.encoder_.times[j] or not known.any():
                 found = "times" if self.encoder_.times[j] else "missing cells only"
                 raise ValueError(
@@ -124,3 +124,8 @@ def _without(table: NDArray[Any], j: int) -> NDArray[Any]:
     """The other columns; a column of zeros where there are none."""
     others = np.delete(table, j, axis=1)
     return others if others.shape[1] else np.zeros((len(table), 1))
+
+
+def _missing(cells: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of these objects are None."""
+    return np.array([cell is None for cell in cells.flat], dtype=bool).reshape(cells.shape)

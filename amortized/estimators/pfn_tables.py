@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
+from sklearn.utils.parallel import Parallel, delayed
 
 from amortized.estimators.pfn_classifier import PFNClassifier
 from amortized.estimators.pfn_regressor import PFNRegressor

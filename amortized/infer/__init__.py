@@ -15,8 +15,8 @@ from amortized.infer.options import check_options
 from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
-from amortized.posterior import Posterior
 from amortized.one_at_a_time import gradients
+from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program, precision
 from amortized.sampling.checking import checked_approximation, checked_chains

@@ -33,8 +33,8 @@ from amortized.infer.ladder import log_density
 from amortized.infer.problem import Data, Problem, make_problem
 from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.latent_priors.reduction import merge, split_components
-from amortized.posterior import Posterior
 from amortized.one_at_a_time import gradients
+from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.program.density import ProgramDensity

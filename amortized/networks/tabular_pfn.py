@@ -126,13 +126,11 @@ class EncodedTable(NamedTuple):
 
     def contiguous(self) -> "EncodedTable":
         """The same in the order in which attention reads it: no query has to copy it again."""
+        kept = tuple((keys.contiguous(), v.contiguous()) for keys, v in self.keys_values)
         retrieved = self.retrieved
         if retrieved is not None:
             retrieved = retrieved[0].contiguous(), retrieved[1].contiguous()
-        return self._replace(
-            keys_values=tuple((keys.contiguous(), v.contiguous()) for keys, v in self.keys_values),
-            retrieved=retrieved,
-        )
+        return self._replace(keys_values=kept, retrieved=retrieved)
 
 
 class Blocks(nn.Module):

@@ -76,9 +76,9 @@ class TargetViews:
         kinds = len(transforms)
         self.drawn = views = draw_views(n_views, strata, columns, most, random_state, weight, kinds)
         bars = network.borders.double().cpu().numpy()
-        answers: list[Any] = []
-        images: list[Any] = []
-        self._image: list[int] = []
+        answers: list[Numbers] = []
+        images: list[Numbers] = []
+        self._image: list[int] = []  # of each view
         known: dict[tuple[str, bytes], int] = {}  # views of the same rows share what is fitted
         for number, view in enumerate(views):
             key = (transforms[number % kinds], view.rows.tobytes())

@@ -38,7 +38,7 @@ def view_weights(reads: list[Reading], share: float) -> Numbers:
 
     Example:
         >>> x, nothing = np.zeros((3, 1)), np.zeros(1, dtype=bool)
-        >>> read = Reading(x, x, np.arange(1), nothing, PLAIN, np.random.RandomState(0))
+        >>> read = Reading(x, x, np.arange(1), nothing, KINDS[0], np.random.RandomState(0))
         >>> view_weights([read, read], 0.9)
         array([0.5, 0.5])
     """

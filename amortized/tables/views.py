@@ -23,8 +23,6 @@ from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 from amortized.tables.readings import Reading
 from amortized.tables.sample_weights import resampled
 
-_Network = TypeVar("_Network", bound=nn.Module)
-
 # Cells of one table's views that are encoded together, and of many tables that are answered
 # together: there nothing but the first call's overhead is saved, and more would leave the caches.
 CELLS_AT_ONCE, CELLS_OF_MANY = 20_000, 5_000
@@ -36,11 +34,12 @@ _MOST_WANTED = 1000  # each is a pass of the network over the table
 # How many times the rows that it was trained for a network reads: on tables of 2,000 rows, networks
 # trained on up to 1,000 are better for seeing all of them.
 ROWS_BEYOND = 2
+Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS = ("auto", "float32")
 """What networks over tables compute in: "auto" is bfloat16 on a CPU with instructions for it."""
 
 
-def ready(network: _Network, device: str) -> _Network:
+def ready(network: Network, device: str) -> Network:
     """The network on the device and in evaluation mode; most often it is already.
 
     Args:

@@ -18,8 +18,8 @@ from amortized.networks import (
     TabularPFNConfig,
     new_network,
 )
-from amortized.priors.context_standardised import ContextStandardised
 from amortized.one_at_a_time import gradients
+from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.prior import Prior
 from amortized.priors.program_prior import ProgramPrior
 from amortized.training.calibration import measure
