@@ -278,7 +278,7 @@ def equal_mass_borders(draws: Float[Tensor, " draws"], n_bars: int) -> Float[Ten
     position = torch.linspace(0, max(0, len(draws) - 1), n_bars + 1, dtype=torch.float64)
     borders = draws[position.round().long()].unique() if len(draws) else draws
     wide = borders.diff() >= torch.finfo(borders.dtype).tiny
-    borders = borders[F.pad(wide, (1, 0), value=True)]
+    borders = torch.cat([borders[:1], borders[1:][wide]])
     if len(borders) < 4:
         raise ValueError(
             f"Expected draws with at least 4 distinct quantiles; got {len(borders)}. "
