@@ -87,6 +87,8 @@ def rows_of(values: Any, name: str) -> tuple[list[Numbers], bool]:
         ValueError: if these are not numbers, or there are none.
     """
     values = without_mask(values)
+    if getattr(getattr(values, "dtype", None), "kind", "") in tuple("mM"):
+        raise ValueError(f"Expected {name} as numbers; got times, {values.dtype}. Convert them.")
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
