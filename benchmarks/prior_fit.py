@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.distributions import Uniform
 from torch import Tensor
 
 from amortized import load
@@ -61,11 +62,10 @@ def heavy_tails(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def rough(x: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
     """A Matern-1/2 process in place of the infinitely smooth one, other latents as in the prior."""
-    uniform = torch.distributions.Uniform
     prior = GaussianProcessPrior(
         "matern12",
-        lengthscale=uniform(0.1, 0.6),
-        outputscale=uniform(0.1, 1.0),
+        lengthscale=Uniform(0.1, 0.6),
+        outputscale=Uniform(0.1, 1.0),
         noise=NOISE,
         inputs=uniform_inputs(-2.0, 2.0),
     )

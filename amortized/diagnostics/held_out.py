@@ -85,7 +85,7 @@ def held_out_statistics(held_out: HeldOut, x: Tensor, y: Tensor, raw: bool) -> d
     # Signs, ranks and correlations, whose size does not depend on the width of the intervals.
     centred = z - z.mean(1, keepdims=True)
     scale = np.sqrt(np.square(centred).mean(1)) + 1e-9
-    order, size = np.broadcast_to(np.arange(n), z.shape), np.abs(centred)
+    order, size = np.broadcast_to(np.arange(float(n)), z.shape), np.abs(centred)
     columns = [x[..., j].double().numpy() for j in range(x.shape[2])]
     found = {
         "exact copies of rows": _copies(torch.cat((x, y[..., None]), -1)),

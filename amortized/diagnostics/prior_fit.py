@@ -50,7 +50,7 @@ LEAST_ROWS = 8
 LEVEL = 0.05
 GROSS = 1e-3
 _MOST_ROWS = 100  # more rows are judged by a random part of them
-_N_DATASETS = 200
+_N_DATASETS = 400
 _calibrations: dict[tuple[Any, ...], dict[str, Array]] = {}
 NARROW = "they are too narrow; this prior expects noise far below that of these rows"
 WIDE = "they are too wide; this prior expects more noise than these rows have"
@@ -244,29 +244,34 @@ def _upper_tail(sample: Array, values: Array) -> Array:
     return np.asarray(np.where(values > start, tail, (1 + at_least) / (1 + n)))
 
 
+def _two_sided(sample: dict[str, Array], found: dict[str, Array]) -> dict[str, Array]:
+    """Each statistic's p-values among a sample of it."""
+    return {
+        name: np.minimum(
+            1.0,
+            2
+            * np.minimum(
+                _upper_tail(sample[name], found[name]), _upper_tail(-sample[name], -found[name])
+            ),
+        )
+        for name in sample
+    }
+
+
+def _surprise(p_values: dict[str, Array]) -> Array:
+    """Minus the log of each dataset's least p-value."""
+    return np.asarray(-np.log(np.maximum(np.min(list(p_values.values()), axis=0), 1e-300)))
+
+
 def _p_values(
     expected: dict[str, Array], found: dict[str, Array]
 ) -> tuple[dict[str, Array], Array]:
     """Each statistic's two-sided p-values, and the combined ones, of any number of datasets."""
-    own, simulated = (
-        {
-            name: np.minimum(
-                1.0,
-                2
-                * np.minimum(
-                    _upper_tail(expected[name], part[name]),
-                    _upper_tail(-expected[name], -part[name]),
-                ),
-            )
-            for name in expected
-        }
-        for part in (found, expected)
-    )
-    least, least_simulated = (
-        -np.log(np.maximum(np.min(list(part.values()), axis=0), 1e-300))
-        for part in (own, simulated)
-    )
-    return own, _upper_tail(least_simulated, least)
+    # Half of the prior's datasets measures the other half: none is in its own sample.
+    halves = [{name: values[i::2] for name, values in expected.items()} for i in (0, 1)]
+    simulated = [_surprise(_two_sided(halves[1 - i], halves[i])) for i in (0, 1)]
+    p_values = _two_sided(expected, found)
+    return p_values, _upper_tail(np.concatenate(simulated), _surprise(p_values))
 
 
 def _exact_null(held_out: HeldOut) -> dict[str, Statistic]:
