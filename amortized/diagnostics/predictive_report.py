@@ -13,6 +13,7 @@ from amortized.diagnostics.out_of_range import TrainingRange
 from amortized.diagnostics.page import ALARM, Report, in_words
 from amortized.diagnostics.pit import pit
 from amortized.diagnostics.predictive_trial import PredictiveTrial
+from amortized.diagnostics.prior_fit import LEAST_ROWS, LEVEL, PriorFit, prior_fit
 from amortized.infer import infer
 from amortized.networks import PFN
 from amortized.plotting import predictive_band
@@ -33,6 +34,7 @@ def report_pfn(
     reference: str | None = "auto",
     n_datasets: int = 200,
     seed: int = 0,
+    fit: PriorFit | None = None,
 ) -> Report:
     """The verdict on a network's predictive for one dataset, in the network's units.
 
@@ -46,6 +48,8 @@ def report_pfn(
             beyond, None is none.
         n_datasets: of the prior, for the calibration at this size.
         seed: of these and of the reference.
+        fit: of the prior to the rows, in the order in which they were observed; None compares
+            them in the order given.
     """
     name = network.config.prior
     if name is None:
@@ -72,7 +76,9 @@ def report_pfn(
             f"Over its prior, at {n} rows, the {on_trial} is not calibrated "
             f"(p = {test.p_value:.2g})."
         )
-    sections: dict[str, dict[str, Any]] = {
+    if fit is None and n >= LEAST_ROWS:
+        fit = prior_fit(network, x, y, seed=seed)
+    sections: dict[str, dict[str, Any]] = fit_section(fit, warnings) | {
         "What was asked": {"rows": n, "features": x.shape[1], "network": name},
         "Prior": {"name": name, "in words": in_words(PRIORS[name]), "units": units},
         "Rung": {"method": "pfn", "in words": "one forward pass, not corrected by a density"},
@@ -101,6 +107,28 @@ def report_pfn(
         "Calibration over the prior: inside the grey band is calibrated.": test.plot().figure,
     }
     return Report(f"{name} on {n} rows", sections, warnings, figures)
+
+
+def fit_section(fit: PriorFit | None, warnings: list[str]) -> dict[str, dict[str, Any]]:
+    """The first section of a report, whose finding is the first warning where the fit is poor.
+
+    Args:
+        fit: of the prior to the rows; None of too few rows.
+        warnings: of the report, added to.
+    """
+    if fit is None:
+        return {"Prior against rows": {"finding": f"not judged below {LEAST_ROWS} rows"}}
+    if fit.p_value < LEVEL:
+        warnings.insert(0, fit.sentence)
+    section: dict[str, Any] = {"finding": fit.sentence, "p-value": fit.p_value}
+    for name, score in fit.log_scores.items():
+        section[f"held-out log score, {name}"] = score
+    for name, found in fit.statistics.items():
+        section[name] = (
+            f"{found.value:.3g} (expected {found.low:.3g} to {found.high:.3g}; "
+            f"p = {found.p_value:.2g})"
+        )
+    return {"Prior against rows": section}
 
 
 def _range(

@@ -18,7 +18,12 @@ from amortized.distributions import BarDistribution
 from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.encoded_rows import EncodedRows, outside
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.reporting import NetworkReport, warn_of_doubts
+from amortized.estimators.reporting import (
+    NetworkReport,
+    observed_rows,
+    warn_of_doubts,
+    warn_of_misfit,
+)
 from amortized.networks import PFN, TabularPFN
 from amortized.pretrained import kind_of, load
 from amortized.tables.encoding import (
@@ -149,12 +154,14 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         Warns:
             UserWarning: if a network over rows gets more rows or features than it was trained for,
                 or one over tables more rows than it reads (a part is used); one of raw units gets
-                data outside what its prior draws; or a target that is standardised does not vary.
+                data outside what its prior draws; or a target that is standardised does not vary;
+                or if its intervals are far too narrow for held-out rows.
         """
         self._prepare(X, y, sample_weight)
         if isinstance(self._context, TargetViews):
             self._context.encode()
         warn_of_doubts(self.network_)
+        warn_of_misfit(self)
         return self
 
     def _prepare(
@@ -175,7 +182,10 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
         refuse_extremes(x, "X")
         columns, target, weight = repeated(list(x.T), target.astype(np.float64), sample_weight)
-        x, target, weight = in_canonical_order(np.stack(columns, axis=1), target, weight)
+        rows = np.stack(columns, axis=1)
+        number = np.arange(len(target), dtype=np.float64)
+        order = np.asarray(in_canonical_order(rows, target, number)[2])
+        x, target, weight = in_canonical_order(rows, target, weight)
         most, n_rows = self.network_.config.n_features, self.network_.config.max_context
         for name, found, limit in (("features", x.shape[1], most), ("rows", len(x), n_rows)):
             if found > limit:
@@ -190,6 +200,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
         strata = np.zeros(len(x), dtype=np.intp)
         view = draw_views(1, strata, self._columns, n_rows, random_state, weight)[0]
         x, target = x[np.ix_(view.rows, self._columns)], target[view.rows]
+        self._observed = observed_rows(x, target, order, view.rows, sample_weight is not None)
         self._x_mean, self._x_scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
         if self.network_.config.units == "standardised":
             self._x_mean, self._x_scale = location_and_scale(x)
