@@ -80,7 +80,31 @@ def test_page_is_one_file_without_links(tmp_path):
     assert "http" not in text and text.count("data:image/png;base64,") == 1
     stored = json.loads(page.save(tmp_path / "report.json").read_text())
     assert stored == page.to_dict() and stored["S"]["p"] == 0.123456
-    assert "No check speaks against" in Report("t", {}).to_html()
+
+
+@pytest.mark.parametrize(
+    ("warnings", "verdict"),
+    [
+        ([], "No check found a problem."),
+        (["<b>"], "1 check found a problem."),
+        (["a", "b"], "2 checks found a problem."),
+    ],
+)
+def test_every_form_of_a_report_begins_with_its_verdict(warnings, verdict):
+    page = Report("<i>gp</i>", {}, warnings)
+    assert page.to_dict()["verdict"] == verdict
+    assert repr(page).splitlines()[0] == f"<i>gp</i>: {verdict}"
+    text = page.to_html()
+    for tag in ("title", "h1"):
+        assert f"<{tag}>&lt;i&gt;gp&lt;/i&gt;: {verdict}</{tag}>" in text
+    assert "<i>" not in text and "<b>" not in text
+
+
+def test_page_adapts_to_phones_dark_mode_and_paper():
+    text = Report("t", {}).to_html()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    for rule in ("(prefers-color-scheme: dark)", "(max-width: 600px)", "@media print"):
+        assert rule in text
 
 
 def small(page, tmp_path):

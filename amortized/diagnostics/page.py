@@ -15,17 +15,31 @@ from matplotlib.figure import Figure
 ALARM = 0.01
 """Level of a test below which a report warns."""
 
+# Figures are images on white, so they keep a white card in dark mode.
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #14213d; max-width: 60rem; margin: 2rem auto;
-  padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-table { border-collapse: collapse; } td { padding: .15rem 1.2rem .15rem 0; vertical-align: top; }
-td:first-child { color: #555; white-space: nowrap; }
+:root { color-scheme: light dark; --text: #14213d; --page: #fff; --quiet: #555; --line: #ddd;
+  --bad: #c2410c; --bad-back: #fbf1ec; --good: #3b9ab2; --good-back: #eef5f7; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e8ee; --page: #14171f; --quiet: #a9b0bf;
+  --line: #333a48; --bad: #f08a5d; --bad-back: #33221b; --good: #6cc3d9; --good-back: #18292f; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page);
+  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; }
+td { padding: .15rem 1.2rem .15rem 0; vertical-align: top; }
+td:first-child { color: var(--quiet); min-width: 9rem; }
 figure { display: inline-block; margin: 1rem 1rem 0 0; width: 28rem; max-width: 100%;
-  vertical-align: top; } img { width: 100%; }
-figcaption { font-size: .85rem; color: #555; max-width: 30rem; }
-.warnings { border-left: .4rem solid #c2410c; background: #fbf1ec; padding: .5rem 1rem; }
-.fine { border-left: .4rem solid #3b9ab2; background: #eef5f7; padding: .5rem 1rem; }
+  vertical-align: top; break-inside: avoid; }
+img { width: 100%; background: #fff; border-radius: .3rem; }
+figcaption { font-size: .85rem; color: var(--quiet); max-width: 30rem; }
+.warnings { border-left: .4rem solid var(--bad); background: var(--bad-back); padding: .5rem 1rem; }
+.warnings ul { padding-left: 1.2rem; }
+.fine { border-left: .4rem solid var(--good); background: var(--good-back); padding: .5rem 1rem; }
+@media (max-width: 600px) { body { margin: 1rem auto; } h1 { font-size: 1.3rem; }
+  table { width: 100%; } tr { border-bottom: 1px solid var(--line); }
+  td { display: block; padding: .1rem 0; } figure { margin-right: 0; } }
+@media print { :root { --text: #000; --page: #fff; --quiet: #333; --bad: #c2410c;
+  --bad-back: #fff; --good: #3b9ab2; --good-back: #fff; }
+  body { margin: 0; max-width: none; } h2 { break-after: avoid; } tr { break-inside: avoid; } }
 """
 
 
@@ -34,7 +48,7 @@ class Report:
     """What was asked, what was answered, and why to trust it or not.
 
     Attributes:
-        title: of the page.
+        title: what the report is about; the page's heading adds the verdict to it.
         sections: ``{section: {what: number or text}}``, in the order of the page.
         warnings: in plain words; none where nothing speaks against the answer.
         figures: ``{caption: figure}``.
@@ -52,18 +66,35 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     figures: dict[str, Figure] = field(default_factory=dict)
 
+    @property
+    def verdict(self) -> str:
+        """Whether any check found a problem, in one sentence."""
+        n = len(self.warnings)
+        if n == 0:
+            return "No check found a problem."
+        return f"{n} {'check' if n == 1 else 'checks'} found a problem."
+
     def texts(self, section: str) -> dict[str, str]:
         """A section as the page writes it, numbers rounded."""
         return {str(what): _text(value) for what, value in self.sections[section].items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Title, sections and warnings as numbers, texts and lists, fit for JSON."""
-        return {"title": self.title, **self.sections, "warnings": list(self.warnings)}
+        """Title, verdict, sections and warnings as numbers, texts and lists, fit for JSON."""
+        return {
+            "title": self.title,
+            "verdict": self.verdict,
+            **self.sections,
+            "warnings": list(self.warnings),
+        }
 
     def to_html(self) -> str:
         """The page, figures included."""
-        head = f"<title>{html.escape(self.title)}</title><style>{_STYLE}</style>"
-        parts = [f"<h1>{html.escape(self.title)}</h1>", self._verdict()]
+        heading = html.escape(f"{self.title}: {self.verdict}")
+        head = (
+            '<meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+            f'initial-scale=1"><title>{heading}</title><style>{_STYLE}</style>'
+        )
+        parts = [f"<h1>{heading}</h1>", self._warnings()]
         for name in self.sections:
             cells = "".join(
                 f"<tr><td>{html.escape(what)}</td><td>{html.escape(text)}</td></tr>"
@@ -72,10 +103,7 @@ class Report:
             parts.append(f"<h2>{html.escape(name)}</h2><table>{cells}</table>")
         parts += [_figure(caption, figure) for caption, figure in self.figures.items()]
         body = "\n".join(parts)
-        return (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            f"{head}</head><body>{body}</body></html>\n"
-        )
+        return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
     def save(self, path: str | Path) -> Path:
         """Writes the page, or the dictionary where the name ends in ``.json``."""
@@ -84,17 +112,17 @@ class Report:
         path.write_text(text, encoding="utf-8")
         return path
 
-    def _verdict(self) -> str:
+    def _warnings(self) -> str:
         if not self.warnings:
-            return '<p class="fine">No check speaks against this answer.</p>'
+            return f'<p class="fine">{self.verdict}</p>'
         items = "".join(f"<li>{html.escape(warning)}</li>" for warning in self.warnings)
-        return f'<div class="warnings"><strong>Mind:</strong><ul>{items}</ul></div>'
+        return f'<div class="warnings"><strong>Warnings:</strong><ul>{items}</ul></div>'
 
     def _repr_html_(self) -> str:
         return self.to_html()
 
     def __repr__(self) -> str:
-        lines = [self.title]
+        lines = [f"{self.title}: {self.verdict}"]
         for name in self.sections:
             lines += [f"  {name}", *(f"    {k}: {text}" for k, text in self.texts(name).items())]
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
