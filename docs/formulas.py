@@ -11,7 +11,8 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>
 
 def as_mathml(found: re.Match[str]) -> str:
     """One formula, inline or displayed."""
-    return convert(unescape(found[3]).strip(), "inline" if found[2] == "(" else "block")
+    display = "inline" if found[2] == "(" else "block"
+    return convert(unescape(found[3]).strip(), display=display)
 
 
 def on_page_content(html: str, **_: Any) -> str:

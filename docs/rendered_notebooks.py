@@ -76,7 +76,10 @@ def render(path: Path) -> Path:
         for output in joined(cell.get("outputs", [])):
             parts.append(output_of(output, folder / f"{number}.png", title))
             number += 1
-    parts.append(f"*Outputs of {date.today()}, torch {torch.__version__}.*")
+    parts.append(
+        f"*Outputs of {date.today()} with torch {torch.__version__}; seconds depend on the machine "
+        "and on what else it does.*"
+    )
     page = PAGES / f"{path.stem}.md"
     page.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     return page
