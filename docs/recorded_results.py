@@ -19,7 +19,7 @@ def shown(name: str) -> str:
     if "note" in about:
         origin += f" Note: {about['note']}."
     table = body if body.startswith("|") else f"```text\n{body.rstrip()}\n```"
-    return f'{origin}\n{{: .recorded }}\n\n{table}\n'
+    return f"{origin}\n{{: .recorded }}\n\n{table}\n"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
