@@ -1,4 +1,4 @@
-"""Extension of griffe: reads docstrings as they are written here, and public names as users import them.
+"""Extension of griffe: docstrings as they are written here, public names as users import them.
 
 Docstrings have formulas in Sphinx's notation, the lines of references behind bars, and sections
 named "Example".
