@@ -90,6 +90,30 @@ def test_numbers_of_the_readme_are_recorded():
         assert number in table and number in recorded
 
 
+def test_every_recorded_result_is_shown():
+    pages = "".join(page.read_text(encoding="utf-8") for page in DOCS.rglob("*.md"))
+    shown = set(re.findall(r"^\{\{ result (\w+) \}\}$", pages, re.MULTILINE))
+    stored = list((ROOT / "benchmarks" / "results").glob("*.txt"))
+    assert shown == {path.stem for path in stored}
+    for path in stored:
+        head = script(ROOT / "benchmarks" / "record.py").read_header(path)
+        assert head.keys() >= {"command", "machine", "recorded"}
+
+
+def test_a_result_is_recorded_with_its_origin(tmp_path, monkeypatch):
+    record = script(ROOT / "benchmarks" / "record.py")
+    monkeypatch.setattr(record, "RESULTS", tmp_path)
+    path = tmp_path / "sums.txt"
+    command = "python -c 'print(1 + 1)'"
+    path.write_text(f"command: {command}\nmachine: old\nrecorded: 2000-01-01\nnote: old\n\n3\n")
+    monkeypatch.setattr(sys, "argv", ["record.py", "sums", "one core"])
+    record.main()
+    head = record.read_header(path)
+    assert head["command"] == command and head["machine"] == "one core"
+    assert head["recorded"] != "2000-01-01" and "note" not in head
+    assert path.read_text().endswith("\n\n2\n")
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
