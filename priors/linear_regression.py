@@ -76,10 +76,11 @@ class LinearRegressionPosterior:
             variance = latents["variance"]
             factor = self.precision_tril / variance.sqrt()[..., None, None]
             prior = self.variance.log_prob(variance)
-        # By the factor itself: the precision's inverse would be less accurate, or not be there.
-        scaled = ((weights - self.mean).unsqueeze(-2) @ factor).square().sum((-1, -2))
-        log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return prior + log_scale - (scaled + self.mean.shape[-1] * math.log(2 * math.pi)) / 2
+        # With the factor itself: its square loses half of the digits.
+        standard = (factor.mT @ (weights - self.mean).unsqueeze(-1)).squeeze(-1)
+        log_det = factor.diagonal(dim1=-1, dim2=-2).log().sum(-1)
+        constant = 0.5 * standard.shape[-1] * math.log(2 * math.pi)
+        return prior + log_det - constant - 0.5 * standard.square().sum(-1)
 
     def predictive(self, x: Float[Tensor, "*batch m features"]) -> torch.distributions.Distribution:
         """Posterior predictive of each row of ``x`` alone: Normal, or Student's t."""
