@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+__version__ = "0.2.0"
+
 # A checkout without links (on Windows they are text files) finds their folders beside this one.
 if not Path(__file__).with_name("priors").is_dir():
     __path__.append(str(Path(__file__).resolve().parent.parent))

@@ -19,7 +19,7 @@ LEVELS = (
     {"estimators", "diagnostics", "uncertainty"},
     {"recipes", "dt_recipes"},
     {"amortized"},  # amortized/__init__.py
-    {"demo"},
+    {"demo", "__main__"},
 )
 # (a, b): a may import b, though they share a level.
 NEIGHBOURS = {

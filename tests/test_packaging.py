@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import amortized
+
 ROOT = Path(__file__).parents[1]
 LINKED = ("priors", "pretrained")
 
@@ -79,10 +81,25 @@ def test_installed_package_imports(built, kind, tmp_path):
     install = ("install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation")
     python("-m", "pip", "--python", executable, *install, built[kind], cwd=tmp_path)
     files = json.loads(python("-c", IMPORT_ALL, executable=executable, cwd=tmp_path))
+    said = python("-m", "amortized", "--version", executable=executable, cwd=tmp_path)
+    stated = python(
+        "-c",
+        "from importlib.metadata import version; print('amortized', version('amortized'))",
+        executable=executable,
+        cwd=tmp_path,
+    )
+    assert said == stated == f"amortized {amortized.__version__}\n"
 
     assert {Path(file) for file in files.values()} == {
         site_packages / name for name in package_files() if name.endswith(".py")
     }
+
+
+def test_versions_agree():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {amortized.__version__}\n" in citation
+    assert f"\n## [{amortized.__version__}] - " in changes
 
 
 @pytest.mark.parametrize("name", LINKED)

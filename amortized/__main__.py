@@ -1,0 +1,21 @@
+"""``python -m amortized --version``: the version, and what else can be run."""
+
+import argparse
+
+from amortized import __version__
+
+
+def main() -> None:
+    """Answer what is asked for on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m amortized",
+        description="Bayesian inference in one forward pass, with the classical answer beside it.",
+        epilog="Programs: amortized.demo, amortized.recipes NAME, amortized.dt_recipes NAME.",
+    )
+    parser.add_argument("--version", action="version", version=f"amortized {__version__}")
+    parser.parse_args()
+    parser.print_help()
+
+
+if __name__ == "__main__":
+    main()
