@@ -28,7 +28,7 @@ from amortized import (
 from amortized.diagnostics import PosteriorTrial, coverage, sbc, tarp
 from amortized.distributions import BarDistribution, equal_mass_borders
 from amortized.priors import ProgramPrior
-from amortized.priors.state_space import LinearGaussianModel
+from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.uncertainty import joint_log_prob, joint_sample, martingale_posterior
 
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 0.5, 3.0, 1e-3, 1e3, 1e-30, 1e-310, 1e9, -1e9, 1e30, 1e200]
