@@ -5,6 +5,7 @@ import html
 import inspect
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,11 +69,12 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """Whether any check found a problem, in one sentence."""
-        n = len(self.warnings)
-        if n == 0:
+        """In one sentence: the first warning, and how many more there are."""
+        if not self.warnings:
             return "No check found a problem."
-        return f"{n} {'check' if n == 1 else 'checks'} found a problem."
+        first = re.split(r"[.:;](?:\s|$)", self.warnings[0], maxsplit=1)[0]
+        more = len(self.warnings) - 1
+        return first + (f" (and {more} more)." if more else ".")
 
     def texts(self, section: str) -> dict[str, str]:
         """A section as the page writes it, numbers rounded."""
