@@ -93,6 +93,7 @@ def test_any_table_of_numbers_is_answered_or_too_large(table):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "The target does not vary")
+        warnings.filterwarnings("ignore", "The prior of the network does not fit")
         warnings.filterwarnings("ignore", "Expected .* in raw units")
         try:
             estimator = PFNRegressor(network("gp-1d" if X.shape[1] == 1 else "gp")).fit(X, y)
@@ -124,6 +125,7 @@ def test_any_frame_is_answered_or_refused_in_words(ask, table):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", "The target does not vary")
+        warnings.filterwarnings("ignore", "The prior of the network does not fit")
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of pandas
         try:
             ask(*table)
