@@ -133,7 +133,7 @@ def prior_fit(
     """
     x, y = _judged(x, y, seed)
     held_out = held_out_rows(network, x[None], y[None], seed)
-    expected = _expected(network, prior, *x.shape, seed)
+    expected = _expected(network, prior, x.shape[0], x.shape[1], seed)
     if expected is None:
         statistics = _exact_null(held_out)
         p_value = min(1.0, len(statistics) * min(s.p_value for s in statistics.values()))
@@ -143,7 +143,8 @@ def prior_fit(
         statistics = {
             name: Statistic(
                 float(found[name][0]),
-                *map(float, np.quantile(expected[name], [0.05, 0.95])),
+                float(np.quantile(expected[name], 0.05)),
+                float(np.quantile(expected[name], 0.95)),
                 float(p_values[name][0]),
             )
             for name in found
@@ -286,19 +287,18 @@ def _exact_null(held_out: HeldOut) -> dict[str, Statistic]:
     statistics = {}
     for level in (0.9, 0.5):
         law, count = stats.binom(n, level), int(inside(u, level).sum())
-        statistics[f"coverage of {level:.0%} intervals"] = Statistic(
-            count / n, *law.ppf([0.05, 0.95]) / n, float(stats.binomtest(count, n, level).pvalue)
-        )
+        low, high = law.ppf([0.05, 0.95]) / n
+        p_value = float(stats.binomtest(count, n, level).pvalue)
+        statistics[f"coverage of {level:.0%} intervals"] = Statistic(count / n, low, high, p_value)
     chi2 = stats.chi2(n)
-    statistics["mean square of normal scores (log)"] = Statistic(
-        math.log(squares / n),
-        *np.log(chi2.ppf([0.05, 0.95]) / n),
-        float(min(1.0, 2 * min(chi2.cdf(squares), chi2.sf(squares)))),
-    )
+    low, high = np.log(chi2.ppf([0.05, 0.95]) / n)
+    p_value = float(min(1.0, 2 * min(chi2.cdf(squares), chi2.sf(squares))))
+    name = "mean square of normal scores (log)"
+    statistics[name] = Statistic(math.log(squares / n), low, high, p_value)
     distance = float(np.abs(np.sort(u) - (np.arange(n) + 0.5) / n).max() + 0.5 / n)
-    statistics["distance of PIT from uniform"] = Statistic(
-        distance, *stats.kstwo(n).ppf([0.05, 0.95]), uniformity_p_value(u)
-    )
+    low, high = stats.kstwo(n).ppf([0.05, 0.95])
+    name = "distance of PIT from uniform"
+    statistics[name] = Statistic(distance, low, high, uniformity_p_value(u))
     return statistics
 
 

@@ -90,7 +90,7 @@ class NetworkReport:
             observed = np.random.default_rng(seed).permutation(len(x))
         fit = None
         if len(observed) >= LEAST_ROWS:
-            columns = slice(None)
+            columns = np.arange(x.shape[1])
             if not over_rows:
                 columns = strongest_columns(self.X_train_, self.y_train_[:, None], MAX_COLUMNS)
             fit = prior_fit(network, x[observed][:, columns], y[observed], seed=seed)
