@@ -63,7 +63,9 @@ def read_folder(path: Path, read: Callable[[Path], T]) -> T:
         try:
             return read(at)
         except (ValueError, OSError):
-            if _identity(in_place(path)) == before:
+            # One that is moved aside keeps its identity, and has another name.
+            now = in_place(path)
+            if now == at and _identity(now) == before:
                 raise
     return read(in_place(path))
 
