@@ -265,10 +265,10 @@ WRONG = {
     "no context": (lambda n, x, y: n(x[:, :0], y[:, :0], x), "one row or more"),
     "other columns": (lambda n, x, y: n(x, y, x[..., :1]), "x_query with 3 features"),
     "target": (lambda n, x, y: TabularPFNConfig(target="ranking"), "target 'classification'"),
-    "no cell block": (lambda n, x, y: TabularPFNConfig(n_cell_blocks=0), "one cell block"),
+    "no cell block": (lambda n, x, y: TabularPFNConfig(n_cell_blocks=0), "n_cell_blocks from 1"),
     "narrow heads": (
         lambda n, x, y: TabularPFN(replace(SMALL, n_retrieval_heads=8)),
-        "as wide as the 10 classes",
+        "at least the 10 classes",
     ),
 }
 

@@ -80,7 +80,7 @@ class ClassDecoder(nn.Module):
         super().__init__()
         if d_model % n_heads or d_model // n_heads < n_classes:
             raise ValueError(
-                f"Expected heads of equal width, at least the {n_classes} classes'; got d_model="
+                f"Expected heads of equal width, at least the {n_classes} classes; got d_model="
                 f"{d_model} and {n_heads} heads."
             )
         self.n_classes, self.n_heads = n_classes, n_heads

@@ -30,6 +30,7 @@ from torch import Tensor
 from amortized.priors.program_prior import Inputs, ProgramPrior
 from amortized.priors.task import TaskBatch
 from amortized.program.student_t import StudentT
+from amortized.program.support import log_prob
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class LinearRegressionPosterior:
         else:
             variance = latents["variance"]
             factor = self.precision_tril / variance.sqrt()[..., None, None]
-            prior = self.variance.log_prob(variance)
+            prior = log_prob(self.variance, variance)  # of 0, where rounding leads, it is -inf
         # With the factor itself: its square loses half of the digits.
         standard = (factor.mT @ (weights - self.mean).unsqueeze(-1)).squeeze(-1)
         log_det = factor.diagonal(dim1=-1, dim2=-2).log().sum(-1)
