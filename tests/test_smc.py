@@ -90,7 +90,7 @@ def test_calibrated_over_the_prior(name):
 
 
 def without_jacobian(monkeypatch):
-    from amortized.priors import sites
+    from amortized.program import sites
 
     original = sites.Evaluate._pyro_sample
 
