@@ -1,13 +1,17 @@
 """What users install: the wheel, the sdist, and a checkout without links."""
 
+import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -121,3 +125,26 @@ def test_checkout_without_links_imports(tmp_path):
     assert python("-c", script, cwd=tmp_path).split() == [
         str(tmp_path / name / "__init__.py") for name in LINKED
     ]
+
+
+def test_every_third_party_import_is_declared():
+    """What the package imports anywhere is in pyproject.toml, as a dependency or in an extra."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    declared = {re.match(r"[\w.-]+", name)[0].lower().replace("_", "-") for name in named}
+    imported = set()
+    for folder in ("amortized", *LINKED):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    imported.add(node.module.split(".")[0])
+    foreign = imported - set(sys.stdlib_module_names) - {"amortized"}
+    sources = packages_distributions()
+    missing = {
+        name: sources.get(name, ["?"])
+        for name in foreign
+        if declared.isdisjoint(d.lower().replace("_", "-") for d in sources.get(name, ["?"]))
+    }
+    assert len(foreign) > 8 and not missing
