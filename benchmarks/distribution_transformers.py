@@ -112,8 +112,8 @@ def compare(
             again = [ask(tasks, batch, rows, method, network)[1] for _ in range(4)]
             seconds = median([seconds, *again])
         log_prob, levels = judge(tasks, batch, rows, method, posterior)
-        rungs = posterior.diagnostics.get("rung", [])
-        note = ", ".join(f"{rungs.count(r)} {r}" for r in sorted(set(rungs)))
+        stages = posterior.diagnostics.get("stage", [])
+        note = ", ".join(f"{stages.count(r)} {r}" for r in sorted(set(stages)))
         n = len(log_prob)
         one = ask(tasks, batch, seen[:1], method, network)[1] if is_batched else seconds / n
         results.append(Row(name, method, n, log_prob, levels, one, seconds / n, note))
@@ -125,7 +125,7 @@ def line(row: Row, exact: Tensor | None) -> str:
     gap = "-"
     if exact is not None:
         off = exact[: row.n_tasks] - row.log_prob
-        known = off[off.isfinite()]  # an answer of NUTS on the ladder has no evidence
+        known = off[off.isfinite()]  # an answer of NUTS on the cascade has no evidence
         gap = f"{known.mean():.4f} +- {known.std() / len(known) ** 0.5:.4f}"
         gap += "" if len(known) == len(off) else f" on {len(known)}"
     dim = row.levels.shape[-1]
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=5, help="tasks for VI and NUTS")
     parser.add_argument("--networks", type=Path, help="folder of networks; default: pretrained")
     options = parser.parse_args()
-    print("| problem | method | tasks | nll | gap | sbc | one | batch | rungs |")
+    print("| problem | method | tasks | nll | gap | sbc | one | batch | stages |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.problems:
         network = load(name if options.networks is None else options.networks / name)

@@ -1,4 +1,4 @@
-"""Two simulators under flat, weak and strong priors: one pass and the ladder against a grid.
+"""Two simulators under flat, weak and strong priors: one pass and the cascade against a grid.
 
     python benchmarks/told_priors.py [--tasks 1000] [--problems dt-oup dt-sir] [--priors flat weak]
         [--networks folder]
@@ -10,7 +10,7 @@ the truth. A wrong one is a normal in unconstrained space, about as sharp as a s
 truth three of its standard deviations from its centre. "exact" is the mean log density of the true
 latents, jointly and in their own units, under the posterior by quadrature; the other columns are by
 how much an answer falls short of it, with the standard error over tasks, milliseconds a task, and
-the rungs that "auto" stands on. The last column is what their best published method falls short of
+the stages that "auto" stands on. The last column is what their best published method falls short of
 the exact posterior of its own 100 observations.
 """
 
@@ -182,8 +182,8 @@ def compare(
             gap = (exact - found)[found.isfinite()]
             cells.append(f"{gap.mean():.4f} +- {gap.std() / len(gap) ** 0.5:.4f}")
             cells.append(f"{1000 * seconds / n_tasks:.2f}")
-        rungs = posterior.diagnostics["rung"]
-        cells.append(", ".join(f"{rungs.count(r)} {r}" for r in sorted(set(rungs))))
+        stages = posterior.diagnostics["stage"]
+        cells.append(", ".join(f"{stages.count(r)} {r}" for r in sorted(set(stages))))
         cells.append(PUBLISHED[name].get(kind, ""))
         print(f"| {name} | {kind} | {exact.mean():.3f} | {' | '.join(cells)} |", flush=True)
 
@@ -198,7 +198,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print("| problem | prior | exact | dt gap | ms | auto gap | ms | rungs | published gap |")
+    print("| problem | prior | exact | dt gap | ms | auto gap | ms | stages | published gap |")
     print("| --- " * 9 + "|")
     for name in options.problems:
         network = load(name if options.networks is None else options.networks / name)

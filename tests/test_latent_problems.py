@@ -254,7 +254,7 @@ def test_joint_posterior_of_lengthscale_and_answer(method):
     tolerance = {"auto": 0.07, "dt": 0.3}[method]
     assert torch.allclose(predictive.log_prob(answers).exp(), expected, rtol=tolerance)
     if method == "auto":
-        assert posterior.diagnostics["rung"] == "importance"
+        assert posterior.diagnostics["stage"] == "importance"
         evidence = np.log(np.exp(log_weights).sum() * (u[1] - u[0]))
         assert posterior.log_evidence.item() == pytest.approx(evidence, abs=0.05)
 

@@ -155,7 +155,7 @@ def test_report_of_a_posterior_estimator(tmp_path):
     X = rng.normal(size=(30, 2))
     y = X[:, 0] + 0.3 * rng.normal(size=30)
     page = small(BayesianRegressor(random_state=0).fit(X, y).report(), tmp_path)
-    assert page.sections["Rung"]["method"] == "exact"
+    assert page.sections["Method"]["method"] == "exact"
     assert page.sections["Reference"]["method"] == "smc"
     assert page.warnings == []
 
@@ -227,7 +227,7 @@ def test_report_of_a_classifier():
     X = np.linspace(-1, 1, 20)[:, None]
     estimator = BayesianClassifier(method="laplace", random_state=0).fit(X, X[:, 0] > 0.1)
     page = estimator.report(reference=None)
-    assert page.sections["Rung"]["method"] == "laplace"
+    assert page.sections["Method"]["method"] == "laplace"
 
 
 def test_report_of_networks(network, tmp_path):

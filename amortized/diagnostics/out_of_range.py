@@ -97,7 +97,7 @@ class TrainingRange:
                 f"{n_context} and {n_datasets}."
             )
         self.network, self.standardised = network, standardised
-        x, y = _prior_datasets(prior, n_context, n_features, n_datasets, seed)
+        x, y = prior_datasets(prior, n_context, n_features, n_datasets, seed)
         self._shape = x.shape[1:]
         features = self._features(x, y)
         self.names = list(features)
@@ -139,7 +139,7 @@ class TrainingRange:
 
     def _features(self, x: Tensor, y: Tensor) -> dict[str, np.ndarray]:
         if self.standardised:
-            x, y = _standardise(x), _standardise(y)
+            x, y = standardise(x), standardise(y)
         found = _context_statistics(x, y) | _surprise(self.network, x, y)
         if self.standardised:
             for name in ("mean of y", "mean of y over its spread", "spread of y", "centre of x"):
@@ -147,12 +147,13 @@ class TrainingRange:
         return {name: value.double().numpy() for name, value in found.items()}
 
 
-def _standardise(values: Tensor) -> Tensor:
+def standardise(values: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 along the rows; constants become 0."""
     scale = values.std(1, keepdim=True, correction=0)
     return (values - values.mean(1, keepdim=True)) / torch.where(scale > 0, scale, 1.0)
 
 
-def _prior_datasets(
+def prior_datasets(
     prior: Prior, n_context: int, n_features: int, n_datasets: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Datasets of one size; batches of a prior over sizes that have another are left out."""

@@ -28,10 +28,10 @@ _IN_WORDS = {
     "smc": "particles moved from the prior to the posterior",
     "nuts": "Markov chains; trust them where R-hat is below 1.03",
     "importance": "weighted draws; trust them where k-hat is below 0.7",
+    "adapted": "weighted draws of a mixture fitted to the posterior; k-hat should be below 0.7",
     "laplace": "a normal at the mode",
     "vi": "the best normal in unconstrained space",
     "dt": "a network's answer as it comes; trust it as far as the calibration goes",
-    "auto": "a network's answer, weighed by the exact density and mended where need be",
 }
 _REFERENCES = ("exact", "smc", "nuts")
 _DRIFT = 0.2  # nats of a stream: as if a mean had moved by 0.6 standard deviations
@@ -69,7 +69,7 @@ def report_posterior(
         >>> y = torch.tensor([0.1, 2.0, -0.5, 1.5, 1.0])
         >>> posterior = infer(prior, x, y, method="exact")
         >>> page = report_posterior(prior, x, y, posterior, reference="smc")
-        >>> page.sections["Rung"]["method"], page.warnings
+        >>> page.sections["Method"]["method"], page.warnings
         ('exact', [])
     """
     if posterior.batch_shape:
@@ -90,7 +90,7 @@ def report_posterior(
             "of its latents": "the program's own" if latent_prior is None else "told at run time",
         },
         "Answer, mean and sd": answers,
-        "Rung": {**own, "in words": _IN_WORDS.get(method, method)},
+        "Method": {**own, "in words": _IN_WORDS.get(str(own.get("stage", method)), method)},
     }
     warnings += [f"{each}." for each in posterior.diagnostics.get("doubt", [])]
     warnings += _own_doubts(own)

@@ -81,7 +81,7 @@ def report_pfn(
     sections: dict[str, dict[str, Any]] = fit_section(fit, warnings) | {
         "What was asked": {"rows": n, "features": x.shape[1], "network": name},
         "Prior": {"name": name, "in words": in_words(PRIORS[name]), "units": units},
-        "Rung": {"method": "pfn", "in words": "one forward pass, not corrected by a density"},
+        "Method": {"method": "pfn", "in words": "one forward pass, not corrected by a density"},
         "Calibration": {f"PIT over {n_datasets} datasets of the prior, p-value": test.p_value},
         "Seconds": {"network, on " + x.device.type: seconds},
     }
@@ -120,7 +120,11 @@ def fit_section(fit: PriorFit | None, warnings: list[str]) -> dict[str, dict[str
         return {"Prior against rows": {"finding": f"not judged below {LEAST_ROWS} rows"}}
     if fit.p_value < LEVEL:
         warnings.insert(0, fit.sentence)
-    section: dict[str, Any] = {"finding": fit.sentence, "p-value": fit.p_value}
+    section: dict[str, Any] = {
+        "finding": fit.sentence,
+        "p-value": fit.p_value,
+        "expected values": fit.expected_from,
+    }
     for name, score in fit.log_scores.items():
         section[f"held-out log score, {name}"] = score
     for name, found in fit.statistics.items():

@@ -39,8 +39,8 @@ from amortized.diagnostics.held_out import (
     held_out_statistics,
     inside,
 )
-from amortized.diagnostics.out_of_range import _prior_datasets, _standardise
-from amortized.diagnostics.uniformity import _p_value as uniformity_p_value
+from amortized.diagnostics.out_of_range import prior_datasets, standardise
+from amortized.diagnostics.uniformity import uniformity_p_value
 from amortized.finite import refuse_nan
 from amortized.networks import PFN
 from amortized.priors.named import PRIORS, named_prior
@@ -85,12 +85,14 @@ class PriorFit:
         statistics: by name.
         log_scores: mean log score of held-out rows, of the network and of two baselines.
         sentence: the finding in words, and what to do where the prior does not fit.
+        expected_from: what the expected values are those of.
     """
 
     p_value: float
     statistics: dict[str, Statistic]
     log_scores: dict[str, float]
     sentence: str
+    expected_from: str
 
 
 @contextmanager
@@ -135,9 +137,10 @@ def prior_fit(
     held_out = held_out_rows(network, x[None], y[None], seed)
     expected = _expected(network, prior, x.shape[0], x.shape[1], seed)
     if expected is None:
-        statistics = _exact_null(held_out)
+        statistics, source = _exact_null(held_out), "independent rows, exactly calibrated"
         p_value = min(1.0, len(statistics) * min(s.p_value for s in statistics.values()))
     else:
+        source = f"{_N_DATASETS} datasets of the prior"
         found = held_out_statistics(held_out, x[None], y[None], _is_raw(network))
         p_values, combined = _p_values(expected, found)
         statistics = {
@@ -148,7 +151,8 @@ def prior_fit(
         }
         p_value = float(combined[0])
     scores = {"network": float(held_out.log_prob.mean())} | baseline_scores(x, y, seed)
-    return PriorFit(p_value, statistics, scores, _sentence(p_value, statistics, scores, len(x)))
+    sentence = _sentence(p_value, statistics, scores, len(x), _advice(network))
+    return PriorFit(p_value, statistics, scores, sentence, source)
 
 
 def gross_misfit(network: Any, x: Tensor, y: Tensor, seed: int = 0) -> str | None:
@@ -169,8 +173,8 @@ def gross_misfit(network: Any, x: Tensor, y: Tensor, seed: int = 0) -> str | Non
     if not far_too_narrow(held_out)[0]:
         return None
     covered = inside(held_out.u, 0.9).mean()
-    return (
-        f"The 90% intervals cover {covered:.0%} of {len(x)} held-out rows: {NARROW}. {_WHAT_TO_DO}"
+    return f"The 90% intervals cover {covered:.0%} of {len(x)} held-out rows: {NARROW}. " + _advice(
+        network
     )
 
 
@@ -216,13 +220,13 @@ def _expected(
     if key not in _calibrations:
         try:
             # Another seed than that of the datasets which other checks draw from the prior.
-            x, y = _prior_datasets(
+            x, y = prior_datasets(
                 prior or named_prior(name), n, n_features, _N_DATASETS, seed + 7919
             )
         except ValueError:
             return None
         if not _is_raw(network):
-            x, y = _standardise(x), _standardise(y)
+            x, y = standardise(x), standardise(y)
         _calibrations[key] = held_out_statistics(
             held_out_rows(network, x, y, seed), x, y, _is_raw(network)
         )
@@ -304,10 +308,17 @@ def _exact_null(held_out: HeldOut) -> dict[str, Statistic]:
     return statistics
 
 
-_WHAT_TO_DO = (
-    "Take a network whose prior fits ('gp' standardises the data and learns their noise), or train "
-    "one on a prior of your own."
-)
+def _advice(network: Any) -> str:
+    if _is_raw(network):
+        other = "'gp' standardises the data and learns their noise"
+    else:
+        other = "'tabular-regressor' was trained on many kinds of tables"
+    own = "train one on a prior of your own"
+    if not isinstance(network, PFN):
+        return f"Compare it with other models by cross-validation, or {own}."
+    return f"Take a network whose prior fits ({other}), or {own}."
+
+
 # What each statistic says where it is low and where it is high; the first that is extreme counts.
 _FINDINGS = {
     "exact copies of rows": ("", "Rows are exact copies of others, which this prior never draws"),
@@ -338,7 +349,9 @@ _FINDINGS = {
 }
 
 
-def _sentence(fit_p: float, statistics: dict[str, Statistic], scores: Any, n: int) -> str:
+def _sentence(
+    fit_p: float, statistics: dict[str, Statistic], scores: Any, n: int, advice: str
+) -> str:
     covered = statistics["coverage of 90% intervals"].value
     if fit_p >= LEVEL:
         return (
@@ -363,4 +376,4 @@ def _sentence(fit_p: float, statistics: dict[str, Statistic], scores: Any, n: in
     best = max(scores, key=lambda method: scores[method])
     if best != "network":
         text += f"; a {best} predicts held-out rows better"
-    return f"{text} (p = {fit_p:.2g}). {_WHAT_TO_DO}"
+    return f"{text} (p = {fit_p:.2g}). {advice}"

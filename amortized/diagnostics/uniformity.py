@@ -56,7 +56,8 @@ def _statistic(counts: NDArray[np.int64], n: int) -> Array:
     return np.asarray(_tail_probabilities(n)[np.arange(_N_POINTS - 1), counts].min(-1))
 
 
-def _p_value(values: Array) -> float:
+def uniformity_p_value(values: Array) -> float:
+    """The p-value of values in (0, 1) that should be independent and uniform."""
     n = len(values)
     points = np.arange(1, _N_POINTS) / _N_POINTS
     counts = np.searchsorted(np.sort(values), points, side="right")
@@ -119,7 +120,7 @@ class Uniformity:
             inside = np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1
             if not inside:
                 raise ValueError(f"Expected values between 0 and 1; some of {label!r} are not.")
-        p_values = {label: _p_value(values) for label, values in self.values.items()}
+        p_values = {label: uniformity_p_value(values) for label, values in self.values.items()}
         object.__setattr__(self, "p_values", p_values)
 
     @property

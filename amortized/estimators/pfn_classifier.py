@@ -68,7 +68,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
     The ``temperature`` that fits a table can be found by cross-validation, with scikit-learn 1.8 or
     later: ``CalibratedClassifierCV(PFNClassifier(), method="temperature", ensemble=False)``. Not
     where classes are nearly separable: a few dozen rows without an error say little of how sure
-    to be, and log-loss can become several times as large (0.18 for 0.05 on scikit-learn's wine).
+    to be, and log-loss can become several times as large.
 
     Parameters:
         network: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
@@ -81,7 +81,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
             normalised, as if classes came so many times as often; a dictionary, or "balanced" for
             classes that are equally frequent.
         precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
-            for it, twice as fast and equal to about a hundredth; "float32" in it everywhere.
+            for it, which is faster and rounds to three digits; "float32" in it everywhere.
         device: where the network runs, such as "cpu" or "cuda".
         random_state: shuffles the columns, and the rows where there are too many.
 

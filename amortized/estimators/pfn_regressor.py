@@ -85,7 +85,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
             (Yeo and Johnson's, or the logarithm where that fits better) and 'quantile' (quantiles
             to the normal's); networks over rows take none.
         precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
-            for it, twice as fast and equal to about a hundredth; "float32" in it everywhere.
+            for it, which is faster and rounds to three digits; "float32" in it everywhere.
         device: where the network runs, such as "cpu" or "cuda".
         random_state: shuffles the columns of a table, and picks rows where there are more than the
             network can take or where weights draw them.

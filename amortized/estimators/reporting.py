@@ -113,7 +113,7 @@ class PosteriorReport:
     _problem: Any
 
     def report(self, reference: str | None = "auto", *, seed: int = 0) -> Report:
-        """Rung, calibration, fit and a reference on the data, as one page.
+        """Method, calibration, fit and a reference on the data, as one page.
 
         Args:
             reference: method of `infer` to compare with, "auto" or None.

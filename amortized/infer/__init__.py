@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import by_network
-from amortized.infer.ladder import automatically
+from amortized.infer.cascade import automatically
 from amortized.infer.options import check_options
 from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
@@ -71,7 +71,7 @@ def infer(
             whether the first dimension is the rows or the batch.
         method: one of `METHODS`, or "auto": "exact" where there is an exact answer; otherwise a
             network's answer, if one is for the program, weighed, and replaced where it cannot be
-            trusted (see `amortized.infer.ladder`); otherwise "smc". ``diagnostics["rung"]`` says
+            trusted (see `amortized.infer.cascade`); otherwise "smc". ``diagnostics["stage"]`` says
             which.
         latent_prior: replaces the program's own: distributions by name of the latent; or for all
             latents a `GaussianMixture` over unconstrained space, an earlier posterior, or draws.

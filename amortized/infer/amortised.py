@@ -2,7 +2,7 @@ r"""One-pass posteriors: a Distribution Transformer is told the latent prior and
 
 The answer is a Gaussian mixture over u, the latents in unconstrained space. Nothing checks it
 here but whether the prior and the data lie where the network was trained; see
-`amortized.infer.ladder` for what weighs it under the exact density.
+`amortized.infer.cascade` for what weighs it under the exact density.
 """
 
 import warnings

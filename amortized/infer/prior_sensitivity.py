@@ -115,8 +115,8 @@ def prior_sensitivity(
         latent_priors: the priors, each as ``latent_prior`` of `amortized.infer.infer`, by label or
             one after the other. Latents that one by name leaves out keep the model's own prior.
         base: the prior to compare with; None for the model's own.
-        method: "dt" for a network's answers as they come, "auto" for the ladder, which weighs them
-            and knows their evidence; or a sampler.
+        method: "dt" for a network's answers as they come, "auto" to have them weighted by the exact
+            density and their evidence estimated; or a sampler.
         n_components: components that a family is fitted by.
         n_draws: for each prior.
         seed: equal seeds give equal draws.

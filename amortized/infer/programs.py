@@ -23,6 +23,8 @@ from amortized.sampling.verdict import judged
 
 Check = Callable[[ProgramDensity, Draws], Draws]
 
+_NotPositiveDefinite = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+
 
 def posterior_from_draws(
     problem: Problem,
@@ -232,7 +234,7 @@ def _closed_form(problem: Problem, density: ProgramDensity) -> tuple[Any, str]:
         evidence = proved_evidence(density, answer)
         torch.testing.assert_close(answer.log_evidence, evidence, rtol=1e-6, atol=1e-6)
         return answer, "declared by the prior"
-    except (AssertionError, ValueError, RuntimeError) as reason:
+    except (AssertionError, ValueError, _NotPositiveDefinite) as reason:
         check_possible(density)
         if isinstance(reason, ValueError) and not hasattr(problem.model, "posterior"):
             raise

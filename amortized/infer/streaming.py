@@ -29,7 +29,7 @@ from amortized.infer.amortised import (
     network_answer,
     prior_mixture,
 )
-from amortized.infer.ladder import log_density
+from amortized.infer.cascade import log_density
 from amortized.infer.problem import Data, Problem, make_problem
 from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.latent_priors.reduction import merge, split_components

@@ -41,7 +41,7 @@ from amortized.sampling.resampling import systematic_resample
 from amortized.sampling.tempering import Path, Point
 
 MAX_STAGES = 200
-_ENOUGH_TO_TELL = 20  # stages from which the number that is needed can be told
+_LOOK_AHEAD, _HOPELESS = 20, 3  # stages between estimates of how many are needed; times the limit
 _COLDEST = 1e-13  # the shortest step of a temperature
 
 _T = TypeVar("_T")
@@ -131,34 +131,37 @@ def run(path: Path, n_particles: int, n_islands: int, limits: Limits) -> State:
     """
     state = _initial_state(path, n_particles, n_islands)
     active = torch.arange(path.density.n_datasets)
-    halfway = state.beta  # the temperatures when half of the stages were done
+    before = state.beta
     for stage in range(1, MAX_STAGES + 1):
         part = _stage(path.take(active), take(state, active), limits)
         state = put(state, active, part)
         active = active[part.beta < 1]
         if not len(active):
             return state
-        if stage % _ENOUGH_TO_TELL == 0:
-            _check_arrival(state.beta, halfway, active, stage)
-            halfway = state.beta
-    raise AssertionError("The last check refuses what has not arrived.")
+        if stage % _LOOK_AHEAD == 0:
+            if len(late := _hopeless(state.beta, before, active, stage)):
+                raise _too_narrow(late, state.beta, stage)
+            before = state.beta
+    raise _too_narrow(active, state.beta, MAX_STAGES)
 
 
-def _check_arrival(beta: Tensor, before: Tensor, active: Tensor, stage: int) -> None:
-    """Refuses datasets that at their rate of the last stages will not arrive in time.
+def _hopeless(beta: Tensor, before: Tensor, active: Tensor, stage: int) -> Tensor:
+    """Datasets that at the rate of the last stages need several times the stages allowed.
 
-    Temperatures grow by a nearly constant factor a stage.
+    Most often temperatures grow by a nearly constant factor a stage. They may grow faster later,
+    so the estimate decides only where it is far beyond the limit.
     """
-    growth = (beta[active] / before[active].clamp(min=_COLDEST)).log() / _ENOUGH_TO_TELL
-    needed = -beta[active].log() / growth.clamp(min=1e-12)
-    late = active[stage + needed > MAX_STAGES]
-    if len(late):
-        raise ValueError(
-            f"Expected every dataset to reach its posterior within {MAX_STAGES} stages; dataset "
-            f"{int(late[0])} stands at temperature {beta[late[0]]:.2g} after {stage}. The "
-            "likelihood is extremely narrow beside the start: give a better start, or rescale the "
-            "program."
-        )
+    growth = (beta[active] / before[active].clamp(min=_COLDEST)).log() / _LOOK_AHEAD
+    needed = stage - beta[active].log() / growth.clamp(min=1e-12)
+    return active[needed > _HOPELESS * MAX_STAGES]
+
+
+def _too_narrow(late: Tensor, beta: Tensor, stage: int) -> ValueError:
+    return ValueError(
+        f"Expected every dataset to reach its posterior within {MAX_STAGES} stages; dataset "
+        f"{int(late[0])} stands at temperature {beta[late[0]]:.2g} after {stage}. The likelihood "
+        "is extremely narrow beside the start: give a better start, or rescale the program."
+    )
 
 
 def _initial_state(path: Path, n_particles: int, n_islands: int) -> State:

@@ -1,6 +1,6 @@
-r"""The ladder of trust: an amortised answer, weighed under the exact density, replaced if need be.
+r"""The cascade of `auto`: a network's answer weighted by the exact density, or replaced.
 
-For each dataset on its own:
+The first stage whose check a dataset passes answers it:
 
 1. "exact": a closed form, where there is one for all of them.
 2. "importance": draws of the network's mixture q, a share of prior draws among them, with the
@@ -50,18 +50,18 @@ _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
 def automatically(
     problem: Problem, n_draws: int, *, network: Network | None = None, **options: Any
 ) -> Posterior:
-    """The exact answer where there is one, otherwise the ladder, otherwise the default sampler.
+    """The exact answer where there is one, otherwise the cascade; without a network, SMC or NUTS.
 
     Args:
         problem: whose latents are wanted.
         n_draws: draws for each dataset.
-        network: as for method "dt"; naming one asks for the ladder even where a closed form is.
+        network: as for method "dt"; naming one skips the closed form.
         **options: of `amortized.sampling.smc`.
     """
     if network is None:
         try:
             posterior = exactly(problem, n_draws)
-            posterior.diagnostics["rung"] = _rungs(problem, ["exact"] * len(problem.y))
+            posterior.diagnostics["stage"] = _stages(problem, ["exact"] * len(problem.y))
             return posterior
         except ValueError:  # no closed form; a program that is wrong is wrong again below
             pass
@@ -80,25 +80,25 @@ def automatically(
             options["start"] = start_for(options["start"], density, problem)
         draws, by_nuts = _temper(density, n_draws, options)
         posterior = posterior_from_draws(problem, density, draws, "auto")
-        rungs = ["nuts" if is_nuts else "smc" for is_nuts in by_nuts.tolist()]
-        posterior.diagnostics["rung"] = _rungs(problem, rungs)
+        stages = ["nuts" if is_nuts else "smc" for is_nuts in by_nuts.tolist()]
+        posterior.diagnostics["stage"] = _stages(problem, stages)
         return posterior
     if answer.density.is_simulator:  # nothing to weigh it by
         posterior = in_one_pass(problem, answer, n_draws)
-        posterior.diagnostics["rung"] = _rungs(problem, ["dt"] * len(problem.y))
+        posterior.diagnostics["stage"] = _stages(problem, ["dt"] * len(problem.y))
         return posterior
     options.pop("start", None)  # the network's answer is where this one starts
-    draws, rungs = climb(answer.density, FromMixture(answer.mixture), n_draws, **options)
+    draws, stages = cascade(answer.density, FromMixture(answer.mixture), n_draws, **options)
     draws.diagnostics["inside_training_range"] = answer.inside
     posterior = posterior_from_draws(problem, answer.density, draws, "auto")
-    posterior.diagnostics["rung"] = _rungs(problem, rungs)
+    posterior.diagnostics["stage"] = _stages(problem, stages)
     return posterior
 
 
-def climb(
+def cascade(
     density: ProgramDensity, answer: FromMixture, n_draws: int, **options: Any
 ) -> tuple[Draws, list[str]]:
-    """Draws for every dataset from the first rung that holds it, and the rungs.
+    """Draws for every dataset from the first stage whose check it passes, and the stages.
 
     Args:
         density: the exact one.
@@ -107,13 +107,13 @@ def climb(
         **options: of `amortized.sampling.smc`.
 
     Returns:
-        draws, weighted where some of the datasets stand on "importance" or "adapted". Diagnostics
+        draws, weighted where some of the datasets end at "importance" or "adapted". Diagnostics
         ``k_hat`` and ``efficiency`` judge the network's answer: the weights' tail, and their
         effective number as a share of the draws.
     """
     draws, efficiency = weigh(density, answer, n_draws)
     draws = judged(measured(density, draws))
-    rungs = ["importance"] * density.n_datasets
+    stages = ["importance"] * density.n_datasets
     poor = (~_trusted(draws, efficiency)).nonzero()[:, 0]
     # An answer with hardly any weight is an answer to something else: not a good start.
     far, near = poor[efficiency[poor] < 0.005], poor[efficiency[poor] >= 0.005]
@@ -125,15 +125,15 @@ def climb(
         good = _trusted(again, share)
         draws = put_draws(draws, near[good], take_draws(again, good.nonzero()[:, 0]))
         for i in near[good].tolist():
-            rungs[i] = "adapted"
+            stages[i] = "adapted"
         near, start = near[~good], start.take(~good)
     for index, begin in ((near, start), (far, "auto")):
         if len(index):
             found, by_nuts = _temper(density.take(index), n_draws, options | {"start": begin})
             draws = put_draws(draws, index, found)
             for i, is_nuts in zip(index.tolist(), by_nuts.tolist(), strict=True):
-                rungs[i] = "nuts" if is_nuts else "smc"
-    return draws, rungs
+                stages[i] = "nuts" if is_nuts else "smc"
+    return draws, stages
 
 
 def _trusted(draws: Draws, efficiency: Tensor) -> Bool[Tensor, " batch"]:
@@ -217,6 +217,6 @@ def _temper(
     return draws, by_nuts
 
 
-def _rungs(problem: Problem, rungs: list[str]) -> list[str] | str:
+def _stages(problem: Problem, stages: list[str]) -> list[str] | str:
     """One for each dataset of a batch."""
-    return rungs if problem.batch_shape else rungs[0]
+    return stages if problem.batch_shape else stages[0]

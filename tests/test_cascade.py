@@ -1,4 +1,4 @@
-"""One-pass answers and the ladder: with a good, a bad and no network, against exact posteriors."""
+"""One-pass answers and the cascade: with a good, a bad and no network, against exact posteriors."""
 
 import dataclasses
 import importlib
@@ -130,13 +130,13 @@ def test_auto_meets_the_exact_posterior_whatever_the_network(means, bad):
     prior, y, exact, log_evidence = means
     posterior = infer(prior, y, network=network_of(prior, bad), n_draws=2000)
     assert_close_to(posterior, exact, log_evidence)
-    rungs, k_hat = posterior.diagnostics["rung"], posterior.diagnostics["k_hat"]
-    assert len(rungs) == 5
-    for rung, k in zip(rungs, k_hat.tolist(), strict=True):
-        assert rung == "importance" if bad == 0 else rung in ("importance", "adapted", "smc")
-        assert k < 0.7 or rung != "importance"
-    assert bad < 8 or "smc" in rungs
-    assert bad == 0 or "adapted" in rungs
+    stages, k_hat = posterior.diagnostics["stage"], posterior.diagnostics["k_hat"]
+    assert len(stages) == 5
+    for stage, k in zip(stages, k_hat.tolist(), strict=True):
+        assert stage == "importance" if bad == 0 else stage in ("importance", "adapted", "smc")
+        assert k < 0.7 or stage != "importance"
+    assert bad < 8 or "smc" in stages
+    assert bad == 0 or "adapted" in stages
     one_pass = infer(prior, y, method="dt", network=network_of(prior, bad)).mixture
     assert (exact.kl(one_pass).max() > 0.05) == (bad > 0)
 
@@ -243,7 +243,7 @@ def test_named_networks_serve_models_with_fewer_coefficients(tmp_path):
     assert torch.allclose(posterior.mean["noise"], torch.tensor(0.5).double(), atol=0.2)
     with_intercept = infer(LinearModelPrior(2), x, y, network=path)
     assert torch.allclose(with_intercept.mean["coefficients"][:, :2], least_squares, atol=0.1)
-    assert set(with_intercept.diagnostics["rung"]) <= {"importance", "adapted", "smc"}
+    assert set(with_intercept.diagnostics["stage"]) <= {"importance", "adapted", "smc"}
 
 
 def test_places():
@@ -257,14 +257,14 @@ def test_places():
 
 def test_without_a_network_auto_is_exact_or_smc():
     posterior = infer(NormalMeanPrior(), normal_samples(2))
-    assert posterior.diagnostics["rung"] == ["exact", "exact"]
+    assert posterior.diagnostics["stage"] == ["exact", "exact"]
     posterior = infer(
         NormalMeanPrior(noise=2.0),
         normal_samples(1)[0],
         latent_prior=fit_mixture(Normal(0.0, 1.0)),
         n_draws=100,
     )
-    assert posterior.diagnostics["rung"] == "smc"
+    assert posterior.diagnostics["stage"] == "smc"
 
 
 def test_posteriors_and_draws_are_priors_too():
@@ -289,8 +289,8 @@ Y = normal_samples(2, 3)
 @pytest.mark.parametrize("chains_agree", [True, False])
 def test_a_dataset_in_doubt_goes_on_to_chains(chains_agree, monkeypatch):
     """The first of three datasets; its particles are moved, and in doubt."""
-    ladder = importlib.import_module("amortized.infer.ladder")
-    sampled, chained, first = ladder.smc, ladder.nuts, torch.tensor([1.0, 0.0, 0.0])
+    cascade = importlib.import_module("amortized.infer.cascade")
+    sampled, chained, first = cascade.smc, cascade.nuts, torch.tensor([1.0, 0.0, 0.0])
 
     def doubtful(density, n_draws, **options):
         draws = sampled(density, n_draws, **options)
@@ -305,11 +305,11 @@ def test_a_dataset_in_doubt_goes_on_to_chains(chains_agree, monkeypatch):
         assert len(draws.u) == 1
         return draws if chains_agree else draws._replace(u=draws.u * 3)
 
-    monkeypatch.setattr(ladder, "smc", doubtful)
-    monkeypatch.setattr(ladder, "nuts", chains)
+    monkeypatch.setattr(cascade, "smc", doubtful)
+    monkeypatch.setattr(cascade, "nuts", chains)
     model, y = NormalMeanPrior(), normal_samples(3)
     density = make_problem(model, torch.zeros(3, 12, 0), y, None).density()
-    draws, by_nuts = ladder._temper(density, 400, {})
+    draws, by_nuts = cascade._temper(density, 400, {})
     assert by_nuts.tolist() == [chains_agree, False, False]
     assert bool(draws.diagnostics["doubt"][0]) != chains_agree
     exact = infer(model, y, method="exact")
