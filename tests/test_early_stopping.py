@@ -48,6 +48,19 @@ def test_a_value_that_is_refused_is_forgotten():
     assert not stopping.update(0.3) and stopping.values == [0.3] and stopping.steps == [1.0]
 
 
+@pytest.mark.parametrize("value", [np.float32(0.25), torch.tensor(0.25), np.array(0.25)])
+def test_a_value_may_be_any_number(value):
+    stopping = EarlyStopping(estimator())
+    stopping.update(value)
+    assert stopping.values == [0.25]
+
+
+@pytest.mark.parametrize("value", ["0.3x", None, 1j, 10**400, [0.1, 0.2]])
+def test_a_value_that_is_no_number_is_refused(value, no_shape_checks):
+    with pytest.raises((ValueError, TypeError), match="Expected"):
+        EarlyStopping(estimator()).update(value)
+
+
 @pytest.mark.parametrize("minimize", [False, True])
 def test_a_training_at_the_bound_stops(minimize):
     perfect = EarlyStopping(estimator(minimize=minimize), threshold=1e-3)

@@ -32,6 +32,13 @@ FIGURES = {
 }
 
 
+@pytest.mark.parametrize("name", ["$x^$", r"\frac{", "a_b^c", "$"])
+def test_names_are_shown_as_they_are(name):
+    ax = compare_methods({name: (1.0, 0.1), "other": (2.0, 0.1)}, name, name)
+    ax.figure.canvas.draw()  # a formula that is none raises here
+    assert ax.get_yticklabels()[0].get_text() == name
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_axes_are_labelled(name):
     ax = FIGURES[name]()

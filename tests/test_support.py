@@ -470,6 +470,25 @@ def test_impossible_data_are_refused_by_every_method(method, program, y):
         infer(program, y, method=method)
 
 
+def normal(x, y=None):
+    m = pyro.sample("m", dist.Normal(0.0, 1.0))
+    return answers(dist.Normal(m, 1.0), y)
+
+
+@pytest.mark.parametrize("method", ["smc", "nuts", "hmc", "laplace", "vi", "importance"])
+def test_data_that_rounding_hides_are_refused(method):
+    """At 1e30 the log densities of all latents are equal to the last digit."""
+    with pytest.raises(ValueError, match="Expected data near those that the program produces"):
+        infer(normal, [1e30, 1.0], method=method)
+
+
+def test_distant_data_that_rounding_does_not_hide_are_answered():
+    posterior = infer(normal, [100.0], method="smc", seed=0)
+    assert abs(posterior.mean["m"] - 50.0) < 0.1
+    exact = -0.25 * 100.0**2 - 0.5 * math.log(4 * math.pi)
+    assert abs(posterior.log_evidence - exact) < 4 * posterior.log_evidence_error
+
+
 def test_rare_data_are_not_impossible():
     """The latent lies 40 prior standard deviations out, where no prior draw is."""
     x, y = torch.zeros(2, 2, 0), T([[40.0, 40.5], [0.0, 5.0]], dtype=torch.float64)

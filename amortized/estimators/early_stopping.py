@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsFloat
 
 import lightning
 import numpy as np
@@ -76,7 +76,7 @@ class EarlyStopping:
         self.values: list[float] = []
         self.chance, self.stopped = math.nan, False
 
-    def update(self, value: float, step: float | None = None) -> bool:
+    def update(self, value: SupportsFloat, step: float | None = None) -> bool:
         """Take the next value of the metric; tell whether the training should stop.
 
         Args:
@@ -87,15 +87,18 @@ class EarlyStopping:
             step = self.steps[-1] + 1 if self.steps else float(self.estimator.first_step)
         if self.steps and step <= self.steps[-1]:
             raise ValueError(f"Expected a step after {self.steps[-1]:g}; got {step:g}.")
-        value = as_values(value, "value").item()
-        value = float(value) if math.isfinite(value) else math.nan
+        numbers = as_values(value, "value")
+        if numbers.numel() != 1:
+            raise ValueError(f"Expected value to be one number; got {numbers.numel()} of them.")
+        number = float(numbers.item())
+        number = number if math.isfinite(number) else math.nan
         chance = math.nan
         if step < self.estimator.horizon:
-            chance = self._chance([*self.steps, float(step)], [*self.values, value])
+            chance = self._chance([*self.steps, float(step)], [*self.values, number])
         # Kept once they are known to be a curve: what is refused leaves the one before.
         self.steps.append(float(step))
-        self.values.append(value)
-        if math.isnan(value):
+        self.values.append(number)
+        if math.isnan(number):
             self.stopped = True
         elif len(self.values) >= self.fewest and not math.isnan(chance):
             self.chance = chance
