@@ -371,10 +371,10 @@ WRONG = {
     "ess": (lambda: smc(DENSITY, ess_target=1.5), "ess_target between"),
     "start": (lambda: smc(DENSITY, start="magic"), "Expected start"),
     "share": (lambda: smc(DENSITY, prior_share=2.0), "prior_share between"),
-    "impossible": (lambda: infer(impossible, torch.ones(1), method="smc"), "finite somewhere"),
+    "impossible": (lambda: infer(impossible, torch.ones(1), method="smc"), "data that are impossible"),
     "impossible, prior": (
         lambda: infer(impossible, torch.ones(1), method="smc", start="prior"),
-        "finite somewhere",
+        "data that are impossible",
     ),
     "chains": (lambda: hmc(DENSITY, n_chains=9), "multiple of 8"),
     "guide": (lambda: infer(conjugate, torch.ones(1), method="vi", guide="x"), "Expected guide"),
