@@ -135,6 +135,21 @@ def _device_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
     return device
 
 
+def current_seed() -> int:
+    """The seed of what is drawn here: that of the innermost `seeded`, otherwise the global one.
+
+    A prior made of others passes it on. torch's own ``initial_seed`` knows the global one only,
+    which is the same for all tasks.
+
+    Example:
+        >>> with seeded(3):
+        ...     current_seed()
+        3
+    """
+    modes = getattr(_ACTIVE, "modes", ())
+    return modes[-1].seed if modes else torch.initial_seed()
+
+
 def remembered(device: torch.device) -> Callable[[], None]:
     """A function that puts the generator of the draws made here back to where it is now."""
     modes = getattr(_ACTIVE, "modes", ())

@@ -7,6 +7,7 @@ import torch
 from amortized.priors.prior import Prior
 from amortized.priors.tabular.targets import standardise_by_context
 from amortized.priors.task import TaskBatch
+from amortized.seeding import current_seed
 
 
 class ContextStandardised(Prior):
@@ -28,7 +29,7 @@ class ContextStandardised(Prior):
         self.prior = prior
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
-        seed, device = torch.initial_seed(), torch.get_default_device()
+        seed, device = current_seed(), torch.get_default_device()
         batch = self.prior.sample(n_tasks, n_context, n_query, seed=seed, device=device)
         if batch.context_mask is not None or batch.query_mask is not None:
             raise ValueError("Expected tasks that are complete sets; got masked ones.")

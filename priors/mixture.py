@@ -7,6 +7,7 @@ from torch import Tensor
 
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
+from amortized.seeding import current_seed
 
 
 class MixturePrior(Prior):
@@ -50,7 +51,7 @@ class MixturePrior(Prior):
         self.weights = weights
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
-        seed = torch.initial_seed()
+        seed = current_seed()
         # Counts and order are decided on the CPU: they shape the computation.
         odds = torch.tensor(self.weights, dtype=torch.float64, device="cpu")
         drawn = torch.multinomial(odds, n_tasks, replacement=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
+from amortized.seeding import current_seed
 
 _N_RANDOM = 64
 # Rows of context and of query that are looked at: enough to judge, and cheap.
@@ -54,7 +55,7 @@ class PredictablePrior(Prior):
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
         # The seed goes on unchanged: in a mixture it is what the components have in common.
-        seed, device = torch.initial_seed(), torch.get_default_device()
+        seed, device = current_seed(), torch.get_default_device()
         n_drawn = n_tasks + math.ceil(self.surplus * n_tasks)
         batch = self.prior.sample(n_drawn, n_context, n_query, seed=seed, device=device)
         if n_context < 8 or n_query < 8:  # too little to judge by

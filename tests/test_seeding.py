@@ -1,6 +1,8 @@
 """Draws from a generator of one's own: those of the global one, which stays as it is."""
 
+import re
 import threading
+from pathlib import Path
 
 import pyro.distributions as dist
 import pytest
@@ -133,3 +135,18 @@ def test_sites_are_drawn_where_nothing_else_is():
             of_the_user = torch.rand(1)
     torch.manual_seed(2)
     assert torch.equal(torch.rand(1), of_the_user)
+
+
+def test_no_other_file_reads_or_sets_the_global_random_state():
+    """A prior that hands on the global seed would draw the same tasks for every seed of its own."""
+    root = Path(__file__).parents[1]
+    files = [
+        path
+        for folder in ("amortized", "priors", "pretrained")
+        for path in (root / folder).rglob("*.py")
+        if path.name != "seeding.py"
+    ]
+    names = "initial_seed|manual_seed|seed|get_rng_state|set_rng_state"
+    used = re.compile(rf"\b(torch|torch\.random|torch\.cuda|random)\.({names})\(|\bfork_rng\b")
+    assert len(files) > 200
+    assert not [path.name for path in files if used.search(path.read_text())]

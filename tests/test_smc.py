@@ -371,7 +371,10 @@ WRONG = {
     "ess": (lambda: smc(DENSITY, ess_target=1.5), "ess_target between"),
     "start": (lambda: smc(DENSITY, start="magic"), "Expected start"),
     "share": (lambda: smc(DENSITY, prior_share=2.0), "prior_share between"),
-    "impossible": (lambda: infer(impossible, torch.ones(1), method="smc"), "data that are impossible"),
+    "impossible": (
+        lambda: infer(impossible, torch.ones(1), method="smc"),
+        "data that are impossible",
+    ),
     "impossible, prior": (
         lambda: infer(impossible, torch.ones(1), method="smc", start="prior"),
         "data that are impossible",

@@ -6,8 +6,8 @@ import torch
 
 from amortized.priors.mixture import MixturePrior
 from amortized.priors.predictability import PredictablePrior, predictability
-from amortized.priors.tabular import contrasts, counts, rules, sampled_rows
 from amortized.priors.tabular.columns import bend, dense_codes, dress, level_codes, shuffle_codes
+from amortized.priors.tabular.families import contrasts, counts, rules, sampled_rows
 from amortized.priors.tabular.families.category_rules import (
     CategoryRulePrior,
     ExactRulePrior,

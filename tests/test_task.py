@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from amortized.priors import GaussianProcessPrior, LinearRegressionPrior, Prior, named_prior
+from amortized.priors.context_standardised import ContextStandardised
+from amortized.priors.mixture import MixturePrior
 from amortized.priors.named import PRIORS
 from amortized.priors.prior import split
 from amortized.priors.task import TaskBatch
@@ -20,8 +22,12 @@ MADE = {
     "fixed gp": lambda: GaussianProcessPrior(
         lengthscale=0.5, outputscale=1.0, noise=0.1, n_features=(1, 4)
     ),
+    "mixture": lambda: MixturePrior([LinearRegressionPrior(2), LinearRegressionPrior(2)], [1, 2]),
 } | {name: PRIORS[name] for name in ("gp", "gp-1d")}  # tables have laws of their own
+# Its context and query are not alike: one row of context is standardised to 0.
+PURE = MADE | {"standardised by context": lambda: ContextStandardised(LinearRegressionPrior(2))}
 each_prior = pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+each_pure = pytest.mark.parametrize("make", PURE.values(), ids=PURE)
 
 
 def tensors(batch):
@@ -34,7 +40,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
-@each_prior
+@each_pure
 def test_equal_arguments_give_equal_tasks(make):
     first = make().sample(4, 6, 3, seed=5)
     assert same(first, make().sample(4, 6, 3, seed=5))
@@ -42,14 +48,14 @@ def test_equal_arguments_give_equal_tasks(make):
     assert first.n_features != other.n_features or not same(first, other)
 
 
-@each_prior
+@each_pure
 def test_equal_tasks_whatever_was_drawn_before(make):
     first = make().sample(4, 6, 3, seed=5)
     torch.randn(17), np.random.rand(), random.random()
     assert same(first, make().sample(4, 6, 3, seed=5))
 
 
-@each_prior
+@each_pure
 def test_sampling_leaves_the_random_state_alone(make):
     # Not Python's own state: the checks of shapes, which tests alone have, draw from it.
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
