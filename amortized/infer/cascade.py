@@ -44,6 +44,7 @@ from amortized.sampling.verdict import any_doubt, judged, measured
 _LEAST_EFFICIENCY = 0.4  # at 0.25 with k-hat 0.4, means were off by a sixth of a deviation
 _CAREFUL = 0.95  # acceptance that NUTS aims at where particles were in doubt
 _FEWEST = 1000  # draws that k-hat and R-hat are estimated from
+_STRETCHED = 1e6  # times as wide in one direction as in another
 _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
 
 
@@ -201,7 +202,7 @@ def _temper(
     """Draws by tempered SMC, or by NUTS where the particles are in doubt and the chains are not."""
     draws = judged(smc(density, n_draws, **options))
     by_nuts = torch.zeros(density.n_datasets, dtype=torch.bool)
-    hopeful = draws.diagnostics["accept"] >= LEAST_ACCEPT
+    hopeful = (draws.diagnostics["accept"] >= LEAST_ACCEPT) & ~_stretched(draws.u)
     index = (any_doubt(draws.diagnostics) & hopeful).nonzero()[:, 0]
     if len(index):
         some, particles = density.take(index), take_draws(draws, index)
@@ -215,6 +216,13 @@ def _temper(
         draws = put_draws(draws, index[better], take_draws(chains, better))
         by_nuts[index[better]] = True
     return draws, by_nuts
+
+
+def _stretched(u: Float[Tensor, "batch n dim"]) -> Bool[Tensor, " batch"]:
+    """Where trajectories of NUTS, as long as the widest direction, take too many narrow steps."""
+    centred = u - u.mean(1, keepdim=True)
+    variances = torch.linalg.eigvalsh(centred.mT @ centred).abs()
+    return variances.amax(-1) > _STRETCHED**2 * variances.amin(-1)
 
 
 def _stages(problem: Problem, stages: list[str]) -> list[str] | str:

@@ -36,7 +36,7 @@ from amortized.sampling.draws import Draws, put_draws, take_draws
 from amortized.sampling.hamiltonian import hamiltonian_move
 from amortized.sampling.laplace import fit_modes
 from amortized.sampling.start import FromDraws, Start
-from amortized.sampling.tempered_run import Limits, State, run, start_ess
+from amortized.sampling.tempered_run import MAX_STAGES, Limits, State, run, start_ess
 from amortized.sampling.tempering import Path
 from amortized.sampling.verdict import any_doubt, measured
 from amortized.sampling.weighing import compared, joined, second_opinion, widened
@@ -81,9 +81,10 @@ def smc(
 
     Returns:
         draws, the log evidence with its standard error, and diagnostics: ``n_stages``, ``start``,
-        ``prior_share``, ``start_ess`` (efficiency of the first weights: the quality of the start),
-        ``n_particles``, ``accept``, ``correlation`` (with where the last stage began), and those of
-        `amortized.sampling.verdict.LIMITS` that put a dataset in doubt.
+        ``temperature`` (reached; 1 is the posterior), ``prior_share``, ``start_ess`` (efficiency of
+        the first weights: the quality of the start), ``n_particles``, ``accept``, ``correlation``
+        (with where the last stage began), and those of `amortized.sampling.verdict.LIMITS` that put
+        a dataset in doubt.
 
     Raises:
         ValueError: if an option is out of range, or no particle has a positive density.
@@ -99,6 +100,7 @@ def smc(
     limits = Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
     path, modes = _path(density, start, prior_share)
     answer, found = _attempt(path, modes, n_particles, n_draws, limits)
+    _check_arrived(answer.diagnostics["temperature"])
     uneven = answer.diagnostics["accept"] - answer.diagnostics["tail_accept"] > _UNEVEN
     hopeful = answer.diagnostics["accept"] >= LEAST_ACCEPT
     again = (hopeful & (uneven | any_doubt(answer.diagnostics))).nonzero()[:, 0]
@@ -108,9 +110,28 @@ def smc(
         path, modes = _refitted(some, Found(*(each[again] for each in found)))
         after, _ = _attempt(path, modes, _MORE * n_particles, n_draws, limits)
         after = _settled(some, before, after, uneven[again])
-        answer = put_draws(answer, again, _better(before, after))
+        answer = put_draws(answer, again, _arrived(before, _better(before, after)))
     name = start if isinstance(start, str) else type(start).__name__
     return answer._replace(diagnostics=answer.diagnostics | {"start": name})
+
+
+def _check_arrived(temperature: Float[Tensor, " batch"]) -> None:
+    late = (temperature < 1).nonzero()[:, 0]
+    if len(late):
+        raise ValueError(
+            f"Expected every dataset to reach its posterior within {MAX_STAGES} stages; dataset "
+            f"{int(late[0])} would stop at temperature {temperature[late[0]]:.2g}. The likelihood "
+            "is extremely narrow beside the start: give a better start, or rescale the program."
+        )
+
+
+def _arrived(before: Draws, after: Draws) -> Draws:
+    """The second answers, but where they did not reach the posterior the first, in doubt."""
+    late = (after.diagnostics["temperature"] < 1).nonzero()[:, 0]
+    first = take_draws(before, late)
+    unknown = torch.full((len(late),), math.nan, dtype=torch.float64)
+    first = first._replace(diagnostics=first.diagnostics | {"evidence_off": unknown})
+    return put_draws(after, late, first)
 
 
 class Found(NamedTuple):
@@ -173,6 +194,7 @@ def _attempt(
         "prior_share": path.prior_share,
         "n_particles": torch.full_like(evidence, n_particles),
         "n_stages": state.n_stages,
+        "temperature": state.beta,
         "start_ess": state.start_ess,
         "accept": state.tuning.accept,
         "correlation": state.correlation,
@@ -272,9 +294,11 @@ def _compared_with_prior(
     scout = run(Path(path.density.take(rows)), _N_SCOUTS, 2, _SHORT)
     gap = scout.evidence - evidence[rows]
     gap = torch.where(gap > 3 * torch.hypot(error[rows], scout.evidence_error), gap, 0.0)
+    late = scout.beta < 1  # such a run says nothing
     one = torch.ones_like(gap)
     far = _far_off(u[rows], height[rows], scout.point.u, scout.point.log_density(one))
     missed = torch.where(far.double().mean(1) > _MOST_FAR_OFF, gap.clamp(min=math.log(2.0)), gap)
+    missed = torch.where(late, torch.nan, missed)
     # Those far off are what the answer lacks; where there are none, any.
     chosen = torch.multinomial(far + 1e-9, u.shape[1], replacement=True)
     particles = scout.point.u.gather(1, chosen.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
