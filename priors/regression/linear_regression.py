@@ -186,11 +186,15 @@ class LinearRegressionPrior(ProgramPrior):
         design = _design(x, self.intercept).where(mask.unsqueeze(-1), 0.0)
         y, n, k = y.where(mask, 0.0), mask.sum(-1).to(y.dtype), design.shape[-1]
         unit = 1.0 if self.variance is None else self.variance
-        eye = torch.eye(k, dtype=x.dtype, device=x.device)
-        factor = torch.linalg.cholesky(design.mT @ design / unit + eye / self.weight_scale**2)
-        moment = design.mT @ y.unsqueeze(-1) / unit
-        mean = torch.cholesky_solve(moment, factor)
-        quadratic = y.square().sum(-1) / unit - (moment * mean).sum((-1, -2))
+        # Least squares with the prior as k more rows, by QR: normal equations lose half the digits,
+        # which data on very different scales, such as times in seconds, do not have.
+        eye = torch.eye(k, dtype=x.dtype, device=x.device).expand(*design.shape[:-2], k, k)
+        rows = torch.cat([design / math.sqrt(unit), eye / self.weight_scale], -2)
+        answers = torch.cat([y / math.sqrt(unit), y.new_zeros(*y.shape[:-1], k)], -1).unsqueeze(-1)
+        q, r = torch.linalg.qr(rows)
+        mean = torch.linalg.solve_triangular(r, q.mT @ answers, upper=True)
+        quadratic = (answers - rows @ mean).square().sum((-1, -2))
+        factor = (r * r.diagonal(dim1=-1, dim2=-2).sign().unsqueeze(-1)).mT
         # Half the log ratio of the determinants of the prior's precision and the posterior's.
         log_ratio = -k * math.log(self.weight_scale) - _half_log_det(factor)
         mean = mean.squeeze(-1)
