@@ -36,6 +36,8 @@ class Posterior:
         mixture: the posterior over unconstrained space, of the batch's shape, where the method
             answers by a Gaussian mixture.
         predictive: makes the posterior predictive from inputs.
+        discrete: the marginal probabilities of the discrete latents that are among the draws,
+            ``{name: (*batch, *shape, values)}``.
         diagnostics: what the method says of itself; always has ``method``.
 
     Attributes:
@@ -63,6 +65,7 @@ class Posterior:
         log_prob: Callable[[Latents], Tensor] | None = None,
         mixture: GaussianMixture | None = None,
         predictive: Callable[[Any], Distribution] | None = None,
+        discrete: Latents | None = None,
         diagnostics: Mapping[str, Any] | None = None,
         batch_shape: Sequence[int] = (),
     ) -> None:
@@ -78,6 +81,7 @@ class Posterior:
         self.n_chains, self._cluster = n_chains, cluster
         self.log_evidence, self.log_evidence_error = log_evidence, log_evidence_error
         self._log_prob, self._predictive, self.mixture = log_prob, predictive, mixture
+        self._probabilities: Latents = {} if discrete is None else discrete
         self.diagnostics = dict(diagnostics or {})
 
     @property
@@ -89,7 +93,8 @@ class Posterior:
     def log_weights(self) -> Tensor:
         """Normalised log weights of the draws, ``(n, *batch)``; equal ones where none are kept."""
         if self._log_weights is None:
-            dtype = next((value.dtype for value in self._draws.values()), torch.float64)
+            dtypes = [v.dtype for v in self._draws.values() if v.is_floating_point()]
+            dtype = dtypes[0] if dtypes else torch.float64
             size = torch.tensor(float(self.n_draws), dtype=dtype)
             return -size.log().expand(self.n_draws, *self.batch_shape)
         return self._log_weights
@@ -151,7 +156,7 @@ class Posterior:
         if not 0 <= q <= 1:
             raise ValueError(f"Expected a quantile between 0 and 1; got {q}.")
         if self._log_weights is None:
-            return {name: value.quantile(q, dim=0) for name, value in self._draws.items()}
+            return {name: _real(v).quantile(q, dim=0) for name, v in self._draws.items()}
         result = {}
         for name, value in self._draws.items():
             ordered, order = value.sort(0)
@@ -181,6 +186,28 @@ class Posterior:
             )
         return self._predictive(x)
 
+    def probabilities(self, name: str) -> Tensor:
+        """The posterior probability of every value of a discrete latent.
+
+        Exact given the continuous latents, and averaged over their draws; exact altogether where
+        there are none.
+
+        Args:
+            name: of the latent.
+
+        Returns:
+            ``(*batch, *shape, values)``, in the order of the distribution's ``enumerate_support``:
+            0, 1, 2, ... of a categorical, Bernoulli or binomial one.
+
+        Raises:
+            ValueError: if the posterior has no discrete latent of that name.
+        """
+        if name not in self._probabilities:
+            raise ValueError(
+                f"Expected a discrete latent among {sorted(self._probabilities)}; got {name!r}."
+            )
+        return self._probabilities[name]
+
     def mode_shares(self, seed: int = 0) -> list[Any]:
         """How the draws divide into separate modes; see `amortized.sampling.modes.find_modes`.
 
@@ -192,8 +219,11 @@ class Posterior:
             for a batch a list of such lists, one a dataset.
         """
         draws = self._draws if self._log_weights is None else self.sample(self.n_draws, seed)
+        draws = {name: value for name, value in draws.items() if name not in self._probabilities}
         if not draws:
-            raise ValueError("Expected latents to divide into modes; this posterior has none.")
+            raise ValueError(
+                "Expected continuous latents to divide into modes; this posterior has none."
+            )
         many = bool(self.batch_shape)
         shares = [
             _modes({k: (v.flatten(1, n_batch)[:, i] if many else v) for k, v in draws.items()})
@@ -324,7 +354,7 @@ class Posterior:
             return None if per_draw is None else per_draw.reshape(self.n_draws, n_datasets).T
 
         of = precision(
-            value.detach().reshape(self.n_draws, n_datasets, -1).movedim(0, 1),
+            _real(value).detach().reshape(self.n_draws, n_datasets, -1).movedim(0, 1),
             rows(self._log_weights),
             self.n_chains,
             rows(self._cluster),
@@ -333,6 +363,11 @@ class Posterior:
         if self._log_weights is not None:
             del found["r_hat"]
         return found
+
+
+def _real(value: Tensor) -> Tensor:
+    """Integers, as categorical latents have them, in numbers that have quantiles."""
+    return value if value.is_floating_point() else value.double()
 
 
 def _modes(draws: Latents) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ class ProgramPredictive(Distribution):
         x: asked inputs, ``(batch, m, n_features)``.
         x_known: inputs of the dataset, ``(batch, k, n_features)``.
         y_known: its answers, ``(batch, k)``.
+        of_rows: discrete latents of single rows, which are summed out for the asked ones.
 
     The batch shape is ``(batch, m)``. Draws of one sample share one draw of the latents over the
     rows of a dataset.
@@ -53,7 +54,10 @@ class ProgramPredictive(Distribution):
         x: Float[Tensor, "batch m features"],
         x_known: Float[Tensor, "batch k features"],
         y_known: Float[Tensor, "batch k"],
+        of_rows: frozenset[str] = frozenset(),
     ) -> None:
+        self._of_rows = of_rows
+        latents = {name: value for name, value in latents.items() if name not in of_rows}
         self.model, self.latents, self.log_weights = model, dict(latents), log_weights
         self.x, self.x_known, self.y_known = x, x_known, y_known
         self._sorted_draws: Tensor | None = None
@@ -88,7 +92,7 @@ class ProgramPredictive(Distribution):
         n_rows = self.x.shape[1] + self.x_known.shape[1]
 
         def one(latents: dict[str, Tensor], x: Tensor, known: Tensor, y: Tensor, a: Tensor) -> Any:
-            return of(row_distribution(self.model, latents, x, known, y), a)
+            return of(row_distribution(self.model, latents, x, known, y, self._of_rows), a)
 
         over_datasets = torch.func.vmap(one, randomness="different")
         over_draws = torch.func.vmap(

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from amortized.arrays import as_tensor, as_values
 from amortized.gaussian_mixture import GaussianMixture
+from amortized.infer.discrete import DiscreteMarginals, discrete_draws
 from amortized.infer.problem import Data, Problem
 from amortized.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
@@ -44,7 +45,10 @@ def posterior_from_draws(
         moved = per_dataset.movedim(1, 0)
         return moved if many else moved[:, 0]
 
-    latents = {name: shaped(value) for name, value in density.constrain(draws.u).items()}
+    values = density.constrain(draws.u)
+    if density.discrete:
+        values |= discrete_draws(density, draws.u)
+    latents = {name: shaped(value) for name, value in values.items()}
     log_weights = None if draws.log_weights is None else shaped(draws.log_weights)
     diagnostics = {
         name: value if many else _plain(value) for name, value in draws.diagnostics.items()
@@ -68,25 +72,21 @@ def posterior_from_draws(
         log_evidence_error=error,
         log_prob=log_prob,
         mixture=mixture,
-        predictive=_no_predictive(density)
-        if density.discrete
-        else _Predictive(problem, latents, log_weights),
+        predictive=_Predictive(problem, latents, log_weights, _of_rows(density)),
+        discrete=_marginals(density, many, draws.u, draws.log_weights),
         diagnostics={"method": method, **diagnostics},
         batch_shape=problem.batch_shape,
     )
 
 
-def _no_predictive(density: ProgramDensity) -> Callable[[Data], Distribution]:
-    """Refuses: the posterior of discrete latents that were summed out is not kept."""
-    names = sorted(density.discrete.names) if density.discrete else []
+def _marginals(
+    density: ProgramDensity, many: bool, u: Tensor, log_weights: Tensor | None = None
+) -> DiscreteMarginals | None:
+    return DiscreteMarginals(density, many, u, log_weights) if density.discrete else None
 
-    def refuse(x: Data) -> Distribution:
-        raise ValueError(
-            f"Expected a program without discrete latents; {names} were summed out, and the "
-            "posterior has no predictive. Write the mixture as dist.MixtureSameFamily."
-        )
 
-    return refuse
+def _of_rows(density: ProgramDensity) -> frozenset[str]:
+    return density.discrete.of_rows if density.discrete else frozenset()
 
 
 def _plain(value: Any) -> Any:
@@ -154,6 +154,7 @@ class _Predictive:
     problem: Problem
     latents: Mapping[str, Tensor]
     log_weights: Tensor | None
+    of_rows: frozenset[str] = frozenset()
 
     def __call__(self, x: Data) -> Distribution:
         problem, x = self.problem, as_tensor(x, "x")
@@ -167,16 +168,20 @@ class _Predictive:
         if x.ndim != len(wanted) or x.shape[-1] != wanted[-1] or (many and x.shape[0] != wanted[0]):
             raise ValueError(f"Expected x of shape {wanted}; got {tuple(x.shape)}.")
         n = len(next(iter(self.latents.values())))
+        latents = {name: v for name, v in self.latents.items() if name not in self.of_rows}
+        if not latents:  # all draws are alike
+            n, latents = 1, {"": problem.y.new_zeros(1, *problem.batch_shape)}
         weights = torch.zeros(n, len(problem.x), dtype=x.dtype)
         if self.log_weights is not None:
             weights = self.log_weights.reshape(n, -1)
         mixture = ProgramPredictive(
             problem.program,
-            {name: v if many else v.unsqueeze(1) for name, v in self.latents.items()},
+            {name: v if many else v.unsqueeze(1) for name, v in latents.items()},
             weights - weights.logsumexp(0),
             x if many else x.unsqueeze(0),
             problem.x,
             problem.y,
+            self.of_rows,
         )
         return mixture if many else OneOfBatch(mixture)
 
@@ -205,10 +210,13 @@ def exactly(problem: Problem, n_draws: int) -> Posterior:
         )
     density = problem.density(allow_no_latents=True)
     if density.dim == 0:
-        return _without_latents(problem, density)
+        return _without_latents(problem, density, n_draws)
     answer, family = _closed_form(problem, density)
-    latents = answer.sample(n_draws)
-    latents = latents if many else {name: value[:, 0] for name, value in latents.items()}
+    values = {name: value.movedim(1, 0) for name, value in answer.sample(n_draws).items()}
+    u = density.unconstrain(values) if density.discrete else None
+    if u is not None:
+        values |= discrete_draws(density, u)
+    latents = {name: v.movedim(1, 0) if many else v[0] for name, v in values.items()}
     has_predictive = hasattr(answer, "predictive")
     evidence = answer.log_evidence
     return Posterior(
@@ -218,7 +226,8 @@ def exactly(problem: Problem, n_draws: int) -> Posterior:
         log_prob=LogProb(density, many, evidence),
         predictive=_Declared(answer, many)
         if has_predictive
-        else _Predictive(problem, latents, None),
+        else _Predictive(problem, latents, None, _of_rows(density)),
+        discrete=None if u is None else _marginals(density, many, u),
         diagnostics={"method": "exact", "family": family},
         batch_shape=problem.batch_shape,
     )
@@ -244,26 +253,33 @@ def _closed_form(problem: Problem, density: ProgramDensity) -> tuple[Any, str]:
         ) from reason
 
 
-def _without_latents(problem: Problem, density: ProgramDensity) -> Posterior:
-    """Evidence and predictive of a program that leaves nothing to infer.
+def _without_latents(problem: Problem, density: ProgramDensity, n_draws: int) -> Posterior:
+    """The answer of a program without continuous latents.
 
-    Such is Gaussian-process regression with known hyperparameters, its function integrated out.
+    Such is Gaussian-process regression with known hyperparameters, its function integrated out; or
+    a program of discrete latents only, whose joint draws are independent.
     """
-    nowhere = density.y.new_zeros(density.n_datasets, 1, 0)
+    many, nowhere = bool(problem.batch_shape), density.y.new_zeros(density.n_datasets, 1, 0)
     evidence = density.log_density(nowhere)[:, 0]
     if not (evidence > -torch.inf).all():
         raise ValueError(
             f"Expected data that the program can produce; got log evidence {evidence.tolist()}: "
             "they are impossible under it."
         )
-    evidence = evidence if problem.batch_shape else evidence[0]
+    evidence = evidence if many else evidence[0]
+    latents, family = {}, "no latents"
+    if density.discrete:
+        values = discrete_draws(density, nowhere.expand(-1, n_draws, -1))
+        latents = {name: v.movedim(1, 0) if many else v[0] for name, v in values.items()}
+        family = "discrete"
     no_latent = {"": density.y.new_zeros(1, *problem.batch_shape)}  # one draw, of no site
     return Posterior(
-        {},
+        latents,
         log_evidence=evidence,
         log_evidence_error=torch.zeros_like(evidence),
-        predictive=_Predictive(problem, no_latent, None),
-        diagnostics={"method": "exact", "family": "no latents"},
+        predictive=_Predictive(problem, latents or no_latent, None, _of_rows(density)),
+        discrete=_marginals(density, many, nowhere),
+        diagnostics={"method": "exact", "family": family},
         batch_shape=problem.batch_shape,
     )
 

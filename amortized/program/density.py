@@ -19,7 +19,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amortized.program.enumeration import enumerable_latents, log_densities
+from amortized.program.enumeration import (
+    discrete_draws,
+    discrete_probabilities,
+    enumerable_latents,
+    log_densities,
+)
 from amortized.program.plain_trace import settle
 from amortized.program.sites import (
     Evaluate,
@@ -210,6 +215,32 @@ class ProgramDensity:
 
         with torch.no_grad():
             return self._or_singly(lambda u, x, y: self._place(u, x, y).values, u)
+
+    def discrete_draws(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
+        """A joint draw of the discrete latents given each particle and its data.
+
+        Returns:
+            ``{name: (batch, particles, *shape)}``, with torch's global generator.
+        """
+        return self._of_discrete(discrete_draws, u)
+
+    def discrete_probabilities(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
+        """The probabilities of the values of each discrete latent given each particle.
+
+        Returns:
+            ``{name: (batch, particles, *shape, values)}``.
+        """
+        return self._of_discrete(discrete_probabilities, u)
+
+    def _of_discrete(self, function: Callable[..., Any], u: Tensor) -> dict[str, Tensor]:
+        if self.discrete is None:
+            return {}
+
+        def one(u: Tensor, x: Tensor, y: Tensor) -> Any:
+            return function(self.model, self.layout, self.discrete, u, x, y)
+
+        with torch.no_grad():
+            return self._or_singly(one, u)
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
         """The inverse of `constrain`."""

@@ -3,8 +3,8 @@ r"""Discrete latents, summed out of a program's density as far as Pyro can enume
 .. math:: p(u, y) = \sum_z p(u, z, y)
 
 Pyro runs the program once with every value of each discrete latent along a dimension of its own,
-left of all plates, and knows which dimensions each factor has. The sum over them is taken here, one
-variable after the other, in logarithms and by operations that `torch.func.vmap` can batch.
+left of all plates, and knows which dimensions each factor has. The sum over them is taken by
+`amortized.program.elimination`, in logarithms and by operations that `torch.func.vmap` can batch.
 
 Rows that are one event, as in ``dist.Normal(...).to_event(1)``, are no plate, and Pyro takes the
 values of a latent that broadcasts against them for another latent's, or for rows. Such a program is
@@ -25,10 +25,10 @@ import pyro
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.ops.contract import contract_to_tensor
-from pyro.ops.rings import LogRing
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from amortized.program.elimination import Elimination, draw_all, named, product
 from amortized.program.sites import LatentSpace, Place, latent_sites
 from amortized.program.support import log_prob
 from amortized.program.vectorised import Program, is_subsample
@@ -42,12 +42,18 @@ class Enumerable(NamedTuple):
     Attributes:
         names: of their sites.
         first_dim: the first dimension, from the right, that no site of the program uses.
+        values: of one element of each, ``(values, *event)``.
+        shapes: of each, without its event.
+        of_rows: those that are drawn in the plate of the rows of "y", anew for each row.
         assignments: of the latents outside of plates, for each of which the program is run; none
             where Pyro enumerates them all.
     """
 
     names: frozenset[str]
     first_dim: int
+    values: Mapping[str, Tensor]
+    shapes: Mapping[str, torch.Size]
+    of_rows: frozenset[str] = frozenset()
     assignments: tuple[Mapping[str, Tensor], ...] = ()
 
 
@@ -77,7 +83,20 @@ def enumerable_latents(trace: Any) -> Enumerable | None:
     plates = [-f.dim for site in samples for f in site["cond_indep_stack"] if f.vectorized]
     # Rows that are an event and no plate are kept clear of too: values must not pass for rows.
     events = [len(site["fn"].shape()) for site in samples]
-    return Enumerable(frozenset(sites), -1 - max(plates + events))
+    values, shapes = {}, {}
+    for name, site in sites.items():
+        support = site["fn"].enumerate_support(expand=False)
+        values[name] = support.reshape(len(support), *site["fn"].event_shape)
+        shapes[name] = site["fn"].batch_shape
+    first_dim = -1 - max(plates + events)
+    return Enumerable(frozenset(sites), first_dim, values, shapes, _of_rows(sites, trace))
+
+
+def _of_rows(sites: Mapping[str, Any], trace: Any) -> frozenset[str]:
+    def plates(site: Any) -> set[str]:
+        return {f.name for f in site["cond_indep_stack"] if f.vectorized and f.dim == -1}
+
+    return frozenset(name for name in sites if plates(sites[name]) & plates(trace.nodes["y"]))
 
 
 def one_by_one(trace: Any, discrete: Enumerable) -> Enumerable | None:
@@ -120,55 +139,221 @@ def log_densities(
         pinned: values of the discrete latents; the sum is then over these alone. So the terms of
             the sum can be compared with the program.
     """
-    parts = [
-        _enumerated(model, layout, discrete, u, x, y, assignment, pinned)
+    runs = [
+        _Run(model, layout, discrete, u, x, y, assignment, pinned)
         for assignment in discrete.assignments or ({},)
     ]
-    log_prior, total = (torch.stack(each).logsumexp(0) for each in zip(*parts, strict=True))
+    log_prior = torch.stack([run.log_prior() for run in runs]).logsumexp(0)
+    total = torch.stack([run.log_joint() for run in runs]).logsumexp(0)
     # Where nothing is possible, -inf - -inf is not a number, but the likelihood is nil.
     return log_prior, torch.where(total == -torch.inf, -torch.inf, total - log_prior)
 
 
-def _enumerated(
-    model: Program,
-    layout: LatentSpace,
-    discrete: Enumerable,
-    u: Tensor,
-    x: Tensor,
-    y: Tensor,
-    assignment: Mapping[str, Tensor],
-    pinned: Mapping[str, Tensor] | None,
-) -> tuple[Tensor, Tensor]:
-    """Log prior and log joint density; latents with an assignment have it, others are summed."""
+def discrete_draws(
+    model: Program, layout: LatentSpace, discrete: Enumerable, u: Tensor, x: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    """One joint draw of the discrete latents given one particle and its data."""
+    assignments = discrete.assignments or ({},)
+    totals, draws = [], []
+    for assignment in assignments:
+        run = _Run(model, layout, discrete, u, x, y, assignment)
+        ring = Elimination()
+        totals.append(run.log_joint(ring))
+        draws.append(run.values_of(draw_all(ring.steps, run.plates())) | dict(assignment))
+    if len(assignments) == 1:
+        return draws[0]
+    log_odds = torch.stack(totals)
+    tiny = torch.finfo(log_odds.dtype).tiny
+    noise = -(-torch.rand(log_odds.shape, dtype=log_odds.dtype).clamp(min=tiny).log()).log()
+    chosen = (log_odds + noise).argmax(0)
+    return {
+        name: torch.stack([each[name] for each in draws]).index_select(0, chosen.reshape(1))[0]
+        for name in draws[0]
+    }
 
-    def mark(message: Any) -> None:
-        if message["name"] in assignment:
-            message["value"] = assignment[message["name"]]
-        else:
-            message["infer"]["enumerate"] = "parallel"
 
-    with pyro.poutine.trace() as tracer, _DataUnderVmap():
-        with pyro.poutine.enum(first_available_dim=discrete.first_dim):
-            with Place(layout, u, mark) as run:
-                model(x, y)
-        trace = tracer.trace
-        for name, site in list(trace.nodes.items()):
+def discrete_probabilities(
+    model: Program, layout: LatentSpace, discrete: Enumerable, u: Tensor, x: Tensor, y: Tensor
+) -> dict[str, Tensor]:
+    r"""The probability of every value of each discrete latent given one particle and its data.
+
+    With each value's factor multiplied by :math:`e^{w}`, it is the derivative of the log of the sum
+    with respect to w at 0.
+
+    Returns:
+        ``{name: (*shape, values)}``, shape being that of the site without its event.
+    """
+    tilts = {
+        name: u.new_zeros(shape.numel(), len(discrete.values[name]))
+        for name, shape in discrete.shapes.items()
+    }
+
+    def log_sum(tilts: dict[str, Tensor]) -> Tensor:
+        return torch.stack(
+            [
+                _Run(model, layout, discrete, u, x, y, assignment).log_joint(tilts=tilts)
+                for assignment in discrete.assignments or ({},)
+            ]
+        ).logsumexp(0)
+
+    slopes = torch.func.grad(log_sum)(tilts)
+    return {
+        name: slope.reshape(*discrete.shapes[name], slope.shape[-1])
+        for name, slope in slopes.items()
+    }
+
+
+class _Run:
+    """One run of a program with its discrete latents enumerated, and the factors that it left.
+
+    Args:
+        assignment: values that some discrete latents have in this run; others are enumerated.
+        pinned: values to which the sum over the enumerated latents is limited.
+
+    The other arguments are those of `log_densities`.
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        layout: LatentSpace,
+        discrete: Enumerable,
+        u: Tensor,
+        x: Tensor,
+        y: Tensor,
+        assignment: Mapping[str, Tensor],
+        pinned: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._discrete, self._assignment = discrete, assignment
+        self._is_pinned = pinned is not None
+
+        def mark(message: Any) -> None:
+            if message["name"] in assignment:
+                message["value"] = assignment[message["name"]]
+            else:
+                message["infer"]["enumerate"] = "parallel"
+
+        with pyro.poutine.trace() as tracer, _DataUnderVmap():
+            with pyro.poutine.enum(first_available_dim=discrete.first_dim):
+                with Place(layout, u, mark) as placed:
+                    model(x, y)
+            self._trace = tracer.trace
+            self._fill_log_probs()
+            for name, value in (pinned or {}).items():
+                _pin(self._trace.nodes[name], value)
+            self._trace.pack_tensors()
+        self._log_jacobian = placed.log_jacobian
+        self._sites = {
+            name: site for name, site in self._trace.nodes.items() if site["type"] == "sample"
+        }
+        self._letters = {
+            name: self._sites[name]["infer"]["_enumerate_symbol"]
+            for name in discrete.names
+            if name not in assignment and len(discrete.values[name]) > 1
+        }
+
+    def _fill_log_probs(self) -> None:
+        for name, site in list(self._trace.nodes.items()):
             is_sample = site["type"] == "sample"
             if is_sample and (is_subsample(site) or (site["infer"] or {}).get("_deterministic")):
-                trace.remove_node(name)
+                self._trace.remove_node(name)
             elif is_sample:  # Pyro would ask torch, which knows a density outside the support too
                 value: Any = site["value"]
                 each = log_prob(site["fn"], value)
                 site["unscaled_log_prob"] = each
                 site["log_prob"] = scale_and_mask(each, site["scale"], site["mask"])
                 site["log_prob_sum"] = site["log_prob"].sum()
-        for name, value in (pinned or {}).items():
-            _pin(trace.nodes[name], value)
-        trace.pack_tensors()
-        sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
-        total = _sum_out(trace, sites)
-        log_prior = _sum_out(trace, [site for site in sites if not site["is_observed"]])
-    return log_prior + run.log_jacobian, total + run.log_jacobian
+
+    def log_joint(
+        self, ring: Elimination | None = None, tilts: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Log of the sum of all factors' product.
+
+        Args:
+            ring: records the elimination.
+            tilts: logarithms of factors put to the discrete latents, ``(elements, values)`` each.
+        """
+        total = self._sum_out(self._sites, ring, tilts) + self._log_jacobian
+        for name, value in self._assignment.items() if tilts else ():
+            total = total + tilts[name][0] @ _is_value(self._discrete, name, value).to(total)
+        return total
+
+    def log_prior(self) -> Tensor:
+        """Log of the same sum without the observations."""
+        latents = {name: site for name, site in self._sites.items() if not site["is_observed"]}
+        if not self._is_pinned and all(map(self._is_free, latents)):
+            latents = {name: s for name, s in latents.items() if name not in self._letters}
+        return self._sum_out(latents) + self._log_jacobian
+
+    def _is_free(self, name: str) -> bool:
+        """Whether a latent adds nothing to a sum over the enumerated latents, or is not in it."""
+        site = self._sites[name]
+        if name in self._letters:
+            return isinstance(site["scale"], float) and site["scale"] == 1 and site["mask"] is None
+        return not set(site["packed"]["log_prob"]._pyro_dims) & set(self._letters.values())
+
+    def _sum_out(
+        self,
+        sites: Mapping[str, Any],
+        ring: Elimination | None = None,
+        tilts: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Log of the sum over all enumerated dimensions of the product of the sites' factors."""
+        factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
+        for name, site in sites.items():
+            factor = site["packed"]["log_prob"]
+            if tilts is not None and name in self._letters:
+                factor = product([factor, self._named(name, tilts[name])])
+            factors.setdefault(frozenset(_plates(self._trace, site)), []).append(factor)
+        summed = set(self._trace.symbol_to_dim) - set(self._trace.plate_to_symbol.values())
+        if not factors:
+            return self._log_jacobian.new_zeros(())
+        return contract_to_tensor(factors, summed, ring=ring or Elimination())
+
+    def plates(self) -> dict[str, dict[str, int]]:
+        """Letters and sizes of the plates of every enumerated latent, by its letter."""
+        return {
+            letter: {
+                key: f.size
+                for key, f in _plates(self._trace, self._sites[name]).items()
+                if f.size > 1
+            }
+            for name, letter in self._letters.items()
+        }
+
+    def _named(self, name: str, tilt: Tensor) -> Any:
+        """A table of elements and values with the names of its dimensions."""
+        plates = _plates(self._trace, self._sites[name])
+        frames = sorted(plates.items(), key=lambda item: item[1].dim)
+        sizes = [f.size for _, f in frames if f.size > 1]
+        letters = "".join(letter for letter, f in frames if f.size > 1)
+        return named(tilt.reshape(*sizes, tilt.shape[-1]) + 0.0, letters + self._letters[name])
+
+    def values_of(self, indices: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The values of the enumerated latents with given indices, in the sites' shapes."""
+        values = {}
+        for name in self._discrete.names - set(self._assignment):
+            support, shape = self._discrete.values[name], self._discrete.shapes[name]
+            if name not in self._letters:  # a latent with one value only
+                values[name] = support[0].expand(*shape, *support.shape[1:]) + 0
+                continue
+            index = indices[self._letters[name]]
+            plates = _plates(self._trace, self._sites[name])
+            order = sorted(index._pyro_dims, key=lambda letter: plates[letter].dim)
+            index = index.permute([index._pyro_dims.index(letter) for letter in order])
+            values[name] = support[index.reshape(shape)]
+        return values
+
+
+def _plates(trace: Any, site: Any) -> dict[str, Any]:
+    """The vectorised plates around a site, by letter."""
+    return {trace.plate_to_symbol[f.name]: f for f in site["cond_indep_stack"] if f.vectorized}
+
+
+def _is_value(discrete: Enumerable, name: str, value: Tensor) -> Tensor:
+    """For each value of a latent without plates, whether it is this one."""
+    support = discrete.values[name]
+    return (support == value).reshape(len(support), -1).all(-1)
 
 
 def _pin(site: Any, value: Tensor) -> None:
@@ -187,53 +372,3 @@ class _DataUnderVmap(TorchFunctionMode):
         if func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]
             return args[0].detach()
         return func(*args, **(kwargs or {}))
-
-
-def _sum_out(trace: Any, sites: list[Any]) -> Tensor:
-    """Log of the sum over all enumerated dimensions of the product of the sites' factors."""
-    factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
-    for site in sites:
-        plates = (trace.plate_to_symbol[f.name] for f in site["cond_indep_stack"] if f.vectorized)
-        factors.setdefault(frozenset(plates), []).append(site["packed"]["log_prob"])
-    summed = set(trace.symbol_to_dim) - set(trace.plate_to_symbol.values())
-    return contract_to_tensor(factors, summed, ring=_Ring())
-
-
-class _Ring(LogRing):
-    """Pyro's ring of logarithms, whose own einsum has no batching rule."""
-
-    def sumproduct(self, terms: list[Any], dims: set[str]) -> Any:
-        left = list(terms)
-        remaining = set(dims)
-        while remaining:  # first the variable that shares factors with the fewest others
-            around = {
-                d: set("".join(t._pyro_dims for t in left if d in t._pyro_dims)) for d in remaining
-            }
-            dim = min(sorted(remaining), key=lambda d: len(around[d]))
-            touched = [term for term in left if dim in term._pyro_dims]
-            left = [term for term in left if dim not in term._pyro_dims]
-            if touched:
-                left.append(_logsumexp(touched, dim))
-            remaining.remove(dim)
-        return _product(left)
-
-
-def _product(terms: list[Any]) -> Any:
-    """The sum of logarithms, with the dimensions of all."""
-    names = "".join(sorted(set("".join(term._pyro_dims for term in terms))))
-    aligned = []
-    for term in terms:
-        order = [term._pyro_dims.index(name) for name in sorted(term._pyro_dims)]
-        shape = iter(term.permute(order).shape)
-        sizes = [next(shape) if name in term._pyro_dims else 1 for name in names]
-        aligned.append(term.permute(order).reshape(sizes))
-    result = sum(aligned[1:], aligned[0]) + 0.0  # a new tensor, for the names are written on it
-    result._pyro_dims = names
-    return result
-
-
-def _logsumexp(terms: list[Any], dim: str) -> Any:
-    joint = _product(terms)
-    result = joint.logsumexp(joint._pyro_dims.index(dim))
-    result._pyro_dims = joint._pyro_dims.replace(dim, "")
-    return result

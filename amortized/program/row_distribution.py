@@ -25,6 +25,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal
 
+from amortized.program.row_mixture import EnumerateRows
 from amortized.program.student_t import StudentT
 from amortized.program.vectorised import Program
 
@@ -36,14 +37,28 @@ class NoPredictive(ValueError):
 
 
 def row_distribution(
-    model: Program, latents: dict[str, Tensor], x: Tensor, x_known: Tensor, y_known: Tensor
+    model: Program,
+    latents: dict[str, Tensor],
+    x: Tensor,
+    x_known: Tensor,
+    y_known: Tensor,
+    of_rows: frozenset[str] = frozenset(),
 ) -> Any:
     """The distribution of each row's answer given the latents, with batch shape ``(m,)``.
+
+    Args:
+        model: the program.
+        latents: their values.
+        x: inputs of the asked rows.
+        x_known: of the known rows.
+        y_known: their answers.
+        of_rows: discrete latents that every row has its own of; they are summed out.
 
     Raises:
         NoPredictive: if the rows depend on each other in a way that is not known here.
     """
-    fn = _observation(model, latents, x)
+    with EnumerateRows(of_rows, -2) as rows:
+        fn = rows.summed_out(_observation(model, latents, x), len(x))
     if not fn.event_shape:
         return fn if fn.batch_shape else fn.expand([len(x)])
     if fn.shape() != (len(x),) or not isinstance(fn, (*_NORMALS, MultivariateStudentT)):

@@ -279,10 +279,12 @@ def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = Fal
             ) from reason
         layout.append(name, u.shape)
     if not layout and not allow_none:
-        beside = f"continuous latents beside the discrete {sorted(without)}"
-        raise ValueError(
-            f"Expected a program with {beside if without else 'at least one latent'}; got none."
-        )
+        if without:
+            raise ValueError(
+                f"Expected continuous latents beside the discrete {sorted(without)}; got none. Use "
+                "method='exact' or 'auto': discrete latents alone are answered exactly."
+            )
+        raise ValueError("Expected a program with at least one latent; got none.")
     return layout
 
 

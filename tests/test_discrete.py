@@ -1,0 +1,206 @@
+"""Discrete latents are answered: marginals, joint draws, evidence, and predictive."""
+
+import itertools
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from amortized.infer import infer
+
+COUPLINGS = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+MEANS = torch.tensor([-2.0, 0.0, 3.0], dtype=torch.float64)
+SHARES = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+MOVES = torch.tensor([[0.8, 0.1, 0.1], [0.3, 0.4, 0.3], [0.05, 0.15, 0.8]], dtype=torch.float64)
+Y = torch.tensor([-1.9, 0.3, 2.5, 1.2, -0.4, 3.3], dtype=torch.float64)
+
+
+def twelve_sites(x, y=None):
+    """A chain of binary sites with couplings to the site before the last."""
+    z = []
+    for i in range(12):
+        logit = sum((COUPLINGS[i, j] * z[j] for j in range(max(0, i - 2), i)), COUPLINGS[i, i])
+        z.append(pyro.sample(f"z{i}", dist.Bernoulli(logits=logit)))
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", dist.Normal(z[3] + 2 * z[11], 1.0), obs=y)
+
+
+def enumerated(y):
+    """Evidence, marginals, and pairs of the twelve sites, by all their 4096 states."""
+    states = torch.tensor(list(itertools.product((0.0, 1.0), repeat=12)), dtype=torch.float64)
+    log_p = torch.zeros(len(states), dtype=torch.float64)
+    for i in range(12):
+        before = range(max(0, i - 2), i)
+        logit = COUPLINGS[i, i] + sum(COUPLINGS[i, j] * states[:, j] for j in before)
+        log_p = log_p + dist.Bernoulli(logits=logit).log_prob(states[:, i])
+    loc = states[:, 3] + 2 * states[:, 11]
+    log_p = log_p + dist.Normal(loc.unsqueeze(-1), 1.0).log_prob(y).sum(-1)
+    p = log_p.softmax(0)
+    return log_p.logsumexp(0), p @ states, states.T @ (p[:, None] * states)
+
+
+def test_twelve_sites_agree_with_all_their_states():
+    n = 4000
+    posterior = infer(twelve_sites, Y[:3], n_draws=n)
+    evidence, marginals, pairs = enumerated(Y[:3])
+    assert posterior.diagnostics["method"] == "exact"
+    torch.testing.assert_close(posterior.log_evidence, evidence, rtol=0, atol=1e-9)
+    ours = torch.stack([posterior.probabilities(f"z{i}") for i in range(12)])
+    torch.testing.assert_close(ours[:, 1], marginals, rtol=0, atol=1e-9)
+    torch.testing.assert_close(ours.sum(-1), torch.ones(12, dtype=torch.float64))
+    draws = torch.stack([posterior.draws[f"z{i}"] for i in range(12)], -1)
+    error = (pairs * (1 - pairs) / n).sqrt() + 1 / n
+    assert ((draws.T @ draws / n - pairs).abs() < 5 * error).all()
+
+
+def hidden_chain(x, y=None):
+    state = None
+    for t in pyro.markov(range(len(x))):
+        law = dist.Categorical(SHARES if state is None else MOVES[state])
+        state = pyro.sample(f"state{t}", law)
+        pyro.sample(f"row{t}", dist.Normal(MEANS[state], 1.0), obs=x[t, 0])
+    return pyro.sample("y", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1), obs=y)
+
+
+def forward_backward(rows):
+    """Log evidence, marginals ``(time, states)``, and pairs of neighbours, of the hidden chain."""
+    seen = dist.Normal(MEANS, 1.0).log_prob(rows.unsqueeze(-1))
+    forward, backward = [SHARES.log() + seen[0]], [torch.zeros(3, dtype=torch.float64)]
+    for each in seen[1:]:
+        forward.append((forward[-1][:, None] + MOVES.log()).logsumexp(0) + each)
+    for each in seen[1:].flip(0):
+        backward.append((MOVES.log() + each + backward[-1]).logsumexp(1))
+    backward = backward[::-1]
+    evidence = forward[-1].logsumexp(0)
+    pairs = forward[0][:, None] + MOVES.log() + seen[1] + backward[1]
+    return evidence, (torch.stack(forward) + torch.stack(backward)).softmax(-1), pairs.exp()
+
+
+@pytest.mark.parametrize("n", [6, 60])
+def test_a_hidden_chain_agrees_with_forward_backward(n):
+    rows = Y.repeat(n // 6)
+    zeros = torch.zeros(n, dtype=torch.float64)
+    posterior = infer(hidden_chain, rows.unsqueeze(-1), zeros, n_draws=2000)
+    evidence, marginals, pairs = forward_backward(rows)
+    constant = dist.Normal(0.0, 1.0).log_prob(zeros).sum()
+    torch.testing.assert_close(posterior.log_evidence, evidence + constant, rtol=0, atol=1e-9)
+    ours = torch.stack([posterior.probabilities(f"state{t}") for t in range(n)])
+    torch.testing.assert_close(ours, marginals, rtol=0, atol=1e-9)
+    first, second = posterior.draws["state0"], posterior.draws["state1"]
+    counts = torch.bincount(3 * first + second, minlength=9).reshape(3, 3) / len(first)
+    p = pairs / pairs.sum()
+    assert ((counts - p).abs() < 5 * (p * (1 - p) / 2000).sqrt() + 1e-3).all()
+
+
+def by_items(x, y=None):
+    """Dawid and Skene's items, each with the answers of three raters of known skill."""
+    skill = torch.tensor([0.9, 0.6, 0.7], dtype=x.dtype)
+    with pyro.plate("items", len(x)):
+        truth = pyro.sample("truth", dist.Bernoulli(0.4))
+        chance = torch.where(truth.unsqueeze(-1) > 0, skill, 1 - skill)
+        return pyro.sample("y", dist.Bernoulli(chance).to_event(1), obs=y)
+
+
+def test_truths_of_items_given_their_answers():
+    answers = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    posterior = infer(by_items, torch.zeros(2, 0), answers)
+    skill = torch.tensor([0.9, 0.6, 0.7], dtype=torch.float64)
+    yes = 0.4 * torch.where(answers > 0, skill, 1 - skill).prod(-1)
+    no = 0.6 * torch.where(answers > 0, 1 - skill, skill).prod(-1)
+    torch.testing.assert_close(posterior.probabilities("truth")[:, 1], yes / (yes + no))
+    torch.testing.assert_close(posterior.log_evidence, (yes + no).log().sum())
+    assert posterior.draws["truth"].shape == (1000, 2)
+
+
+def components(x, y=None):
+    centre = pyro.sample("centre", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Categorical(SHARES))
+        return pyro.sample("y", dist.Normal(centre + MEANS[z], 0.7), obs=y)
+
+
+def grid_of_components(y):
+    """The mixture's posterior by quadrature: probabilities of z and predictive density at y*=0."""
+    centre = torch.linspace(-6, 6, 4001, dtype=torch.float64)
+    each = SHARES.log() + dist.Normal(centre[:, None, None] + MEANS, 0.7).log_prob(y[:, None])
+    log_p = dist.Normal(0.0, 1.0).log_prob(centre) + each.logsumexp(-1).sum(-1)
+    weight = log_p.softmax(0)
+    new = (SHARES * dist.Normal(centre[:, None] + MEANS, 0.7).log_prob(torch.zeros(())).exp()).sum(
+        -1
+    )
+    return (
+        (weight[:, None, None] * each.softmax(-1)).sum(0),
+        (weight * new).sum().log(),
+        weight @ (centre + SHARES @ MEANS),
+    )
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_components_of_rows_and_their_predictive(many):
+    y = Y.expand(2, -1) if many else Y
+    posterior = infer(components, torch.zeros(*y.shape, 0), y, method="smc", n_draws=2000)
+    expected, log_new, mean_new = grid_of_components(Y)
+    ours = posterior.probabilities("z")
+    assert ours.shape == (*y.shape, 3) and posterior.draws["z"].shape == (2000, *y.shape)
+    assert ((ours - expected).abs() < 0.03).all()
+    each = (posterior.draws["z"].unsqueeze(-1) == torch.arange(3)).double().mean(0)
+    assert ((each - ours).abs() < 5 * 0.5 / math.sqrt(2000)).all()
+    predictive = posterior.predictive(torch.zeros(*y.shape[:-1], 4, 0))
+    assert predictive.mean.shape == (*y.shape[:-1], 4)
+    assert ((predictive.log_prob(torch.zeros(predictive.mean.shape)) - log_new).abs() < 0.03).all()
+    assert ((predictive.mean - mean_new).abs() < 0.05).all()
+    draws = predictive.sample((4000,))
+    slack = 5 * predictive.variance.max().sqrt() / math.sqrt(2000)  # draws of few particles
+    assert ((draws.mean(0) - predictive.mean).abs() < slack).all()
+    level = torch.full_like(predictive.mean, 0.3)
+    torch.testing.assert_close(predictive.cdf(predictive.icdf(level)), level)
+
+
+def both_kinds(x, y=None):
+    """A switch for all rows, one for each group, and one for each row."""
+    scale = pyro.sample("scale", dist.Categorical(torch.tensor([0.5, 0.5])))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Bernoulli(0.2 + 0.5 * scale))
+        return pyro.sample("y", dist.Normal(3 * z, 1.0 + scale), obs=y)
+
+
+def test_switches_inside_and_outside_of_a_plate():
+    posterior = infer(both_kinds, Y, n_draws=4000)
+    logs, of_rows = [], []
+    for scale in (0, 1):
+        p = torch.tensor([0.8 - 0.5 * scale, 0.2 + 0.5 * scale], dtype=torch.float64)
+        values = torch.tensor([0.0, 3.0], dtype=torch.float64)
+        each = p.log() + dist.Normal(values, 1.0 + scale).log_prob(Y[:, None])
+        logs.append(math.log(0.5) + each.logsumexp(-1).sum())
+        of_rows.append(each.softmax(-1))
+    p = torch.stack(logs).softmax(0)
+    torch.testing.assert_close(posterior.log_evidence, torch.stack(logs).logsumexp(0))
+    torch.testing.assert_close(posterior.probabilities("scale"), p)
+    torch.testing.assert_close(posterior.probabilities("z"), p[0] * of_rows[0] + p[1] * of_rows[1])
+    # Jointly: the rows' shares among draws with one scale are those given this scale.
+    chosen = posterior.draws["scale"] == 1
+    shares = posterior.draws["z"][chosen].mean(0)
+    assert ((shares - of_rows[1][:, 1]).abs() < 5 * 0.5 / chosen.sum().sqrt()).all()
+    predictive = posterior.predictive(torch.zeros(1, 0))
+    mean = 3 * (0.2 + 0.5 * posterior.draws["scale"].double().mean())
+    torch.testing.assert_close(predictive.mean, mean.reshape(1))
+
+
+def test_integers_are_summarised_like_other_numbers():
+    posterior = infer(components, Y, n_draws=200)
+    assert posterior.draws["z"].dtype == torch.int64
+    row = posterior.summary()["z[2]"]
+    assert row["q5"] in (0, 1, 2) and 0 <= row["mean"] <= 2
+    assert posterior.quantile(0.5)["z"].shape == (6,)
+    (mode,) = posterior.mode_shares()
+    assert set(mode["mean"]) == {"centre"}
+
+
+def test_only_discrete_latents_have_probabilities():
+    posterior = infer(components, Y, n_draws=10)
+    with pytest.raises(ValueError, match=r"among \['z'\]; got 'centre'"):
+        posterior.probabilities("centre")
+    with pytest.raises(ValueError, match="method='exact' or 'auto'"):
+        infer(both_kinds, Y, method="smc")
