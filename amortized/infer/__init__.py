@@ -47,9 +47,10 @@ METHODS: dict[str, Callable[..., Posterior]] = {
 
 def infer(
     model: Program | Prior | StateModel,
-    x: Data,
+    x: Data | Mapping[str, Any] | None = None,
     y: Data | None = None,
     *,
+    data: Mapping[str, Any] | None = None,
     method: str = "auto",
     latent_prior: LatentPrior | None = None,
     n_draws: int = 1000,
@@ -68,7 +69,11 @@ def infer(
             ``y`` is not given, ``x`` is taken for ``y``: the model has no inputs.
         y: observations ``(n,)`` or ``(batch, n)``, or ``(n, *event)`` or ``(batch, n, *event)`` of
             a program whose rows are arrays. Without inputs the program's own observation decides
-            whether the first dimension is the rows or the batch.
+            whether the first dimension is the rows or the batch. NaN stands for a missing
+            observation, which is integrated out.
+        data: in place of x and y, one dataset by the names of the program's arguments, for a
+            program with arguments and observed sites of any names. Arrays of numbers are handed
+            on as tensors, anything else as it is. A mapping as ``x`` means the same.
         method: one of `METHODS`, or "auto": "exact" where there is an exact answer; otherwise a
             network's answer, if one is for the program, weighed, and replaced where it cannot be
             trusted (see `amortized.infer.cascade`); otherwise "smc". ``diagnostics["stage"]`` says
@@ -95,6 +100,10 @@ def infer(
     """
     if int(n_draws) != n_draws or n_draws < 1:
         raise ValueError(f"Expected n_draws to be an integer >= 1; got {n_draws!r}.")
+    if data is not None:
+        if x is not None or y is not None:
+            raise ValueError("Expected all data in data={...}, or x and y; got both.")
+        x = data
     if isinstance(model, StateModel):
         if y is not None or latent_prior is not None:
             raise ValueError(

@@ -57,10 +57,17 @@ class DiscreteMarginals(Mapping[str, Tensor]):
         return totals if self._many else {name: value[0] for name, value in totals.items()}
 
 
-def discrete_draws(density: ProgramDensity, u: Tensor) -> dict[str, Tensor]:
-    """A joint draw of the discrete latents for each draw of u, ``{name: (batch, n, *shape)}``."""
-    chunks = [density.discrete_draws(part) for part in u.split(particles_at_once(density), 1)]
-    return {name: torch.cat([chunk[name] for chunk in chunks], 1) for name in chunks[0]}
+def all_values(density: ProgramDensity, u: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a program has at draws of u: its latents, and its `pyro.deterministic` sites.
+
+    Discrete latents are drawn jointly given each u; each is ``{name: (batch, n, *shape)}``.
+    """
+    latents = density.constrain(u)
+    discrete: dict[str, Tensor] = {}
+    if density.discrete:
+        chunks = [density.discrete_draws(part) for part in u.split(particles_at_once(density), 1)]
+        discrete = {name: torch.cat([chunk[name] for chunk in chunks], 1) for name in chunks[0]}
+    return latents | discrete, density.deterministic_values(u, discrete)
 
 
 def particles_at_once(density: ProgramDensity) -> int:

@@ -1,5 +1,7 @@
 """What the user gives to `infer`, checked and made a batch."""
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +17,11 @@ from amortized.latent_priors.replaced_density import LatentPriorDensity
 from amortized.latent_priors.replaced_sites import with_latent_prior
 from amortized.priors.prior import Prior
 from amortized.program.density import ProgramDensity
-from amortized.program.vectorised import Program
+from amortized.program.improper import WithProperDraws, improper_sites
+from amortized.program.missing import WithMissing
+from amortized.program.named_data import NamedData
+from amortized.program.vectorised import Program, precision, quiet_program
+from amortized.seeding import seeded
 
 Data = Tensor | ArrayLike
 
@@ -31,6 +37,7 @@ class Problem:
         batch_shape: ``(batch,)``, or empty where the user gave one dataset.
         source: what the user gave as model, before another latent prior was put into it.
         latent_prior: a mixture over unconstrained space that replaces the program's prior.
+        improper: whether the program has improper priors, so that no evidence is defined.
     """
 
     model: Program | Prior
@@ -39,6 +46,7 @@ class Problem:
     batch_shape: torch.Size
     source: Program | Prior | None = None
     latent_prior: GaussianMixture | None = None
+    improper: bool = False
 
     @property
     def program(self) -> Program:
@@ -53,12 +61,16 @@ class Problem:
 
 def make_problem(
     model: Program | Prior,
-    x: Data,
+    x: Data | Mapping[str, Any] | None,
     y: Data | None,
     latent_prior: Any,
 ) -> Problem:
     """Checks the data against each other and makes a batch of them."""
-    answers = as_tensor(x if y is None else y, "y").detach()
+    if isinstance(x, Mapping):
+        return _named(model, x, latent_prior)
+    if x is None:
+        raise ValueError("Expected x, or data={...} by the names of the program's arguments.")
+    answers = as_tensor(x if y is None else y, "y", allow_nan=True).detach()
     if y is None:
         n_outer = 1 if answers.ndim < 2 or is_one_dataset(model, answers) else 2
         inputs = answers.new_zeros(*answers.shape[:n_outer], 0)
@@ -74,7 +86,37 @@ def make_problem(
     batch_shape = answers.shape[: n_outer - 1]
     if not batch_shape:
         inputs, answers = inputs.unsqueeze(0), answers.unsqueeze(0)
-    own = Problem(model, inputs, answers, batch_shape, model)
+    return _with_latent_prior(_adapted(model, inputs, answers, batch_shape), latent_prior)
+
+
+def _named(model: Program | Prior, data: Mapping[str, Any], latent_prior: Any) -> Problem:
+    """The problem of one dataset by the names of the program's arguments."""
+    program = NamedData(program_of(model), data)
+    x, y = program.x.unsqueeze(0), program.y.unsqueeze(0)
+    return _with_latent_prior(_adapted(program, x, y, torch.Size()), latent_prior)
+
+
+def _adapted(model: Program | Prior, x: Tensor, y: Tensor, batch_shape: torch.Size) -> Problem:
+    """The problem of the program that leaves missing answers out and draws from improper priors."""
+    own, source = program_of(model), model
+    with precision(y.dtype), quiet_program(), seeded(0):
+        improper = improper_sites(own, x[0], y[0])
+    if improper:
+        warnings.warn(
+            f"The prior of {improper} is improper: the posterior is one if the data determine "
+            "them, but the evidence is not defined, and is left out. Use a wide proper prior to "
+            "compare programs.",
+            UserWarning,
+            stacklevel=5,
+        )
+        model = source = own = WithProperDraws(own)
+    if y.isnan().any():
+        model = source = WithMissing(own)
+    return Problem(model, x, y, batch_shape, source, improper=bool(improper))
+
+
+def _with_latent_prior(own: Problem, latent_prior: Any) -> Problem:
+    """The same problem under another prior of its latents."""
     if latent_prior is None:
         return own
     if is_by_name(latent_prior):

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 
 from amortized.arrays import as_tensor, as_values
 from amortized.gaussian_mixture import GaussianMixture
-from amortized.infer.discrete import DiscreteMarginals, discrete_draws
+from amortized.infer.discrete import DiscreteMarginals, all_values
 from amortized.infer.problem import Data, Problem
 from amortized.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
@@ -45,10 +45,9 @@ def posterior_from_draws(
         moved = per_dataset.movedim(1, 0)
         return moved if many else moved[:, 0]
 
-    values = density.constrain(draws.u)
-    if density.discrete:
-        values |= discrete_draws(density, draws.u)
+    values, functions = all_values(density, draws.u)
     latents = {name: shaped(value) for name, value in values.items()}
+    deterministic = {name: shaped(value) for name, value in functions.items()}
     log_weights = None if draws.log_weights is None else shaped(draws.log_weights)
     diagnostics = {
         name: value if many else _plain(value) for name, value in draws.diagnostics.items()
@@ -63,8 +62,10 @@ def posterior_from_draws(
     if evidence is not None:
         log_prob = LogProb(density, many, evidence)
         evidence = evidence if many else evidence[0]
+    if problem.improper:
+        evidence = error = None
     return Posterior(
-        latents,
+        latents | deterministic,
         log_weights=log_weights,
         n_chains=draws.n_chains,
         cluster=cluster,
@@ -213,16 +214,20 @@ def exactly(problem: Problem, n_draws: int) -> Posterior:
         return _without_latents(problem, density, n_draws)
     answer, family = _closed_form(problem, density)
     values = {name: value.movedim(1, 0) for name, value in answer.sample(n_draws).items()}
-    u = density.unconstrain(values) if density.discrete else None
-    if u is not None:
-        values |= discrete_draws(density, u)
-    latents = {name: v.movedim(1, 0) if many else v[0] for name, v in values.items()}
+    functions: dict[str, Tensor] = {}
+    u = None
+    if density.discrete or density.deterministic:
+        u = density.unconstrain(values)
+        drawn, functions = all_values(density, u)
+        values |= {name: value for name, value in drawn.items() if name not in values}
+    latents, deterministic = _by_draw(values, many), _by_draw(functions, many)
     has_predictive = hasattr(answer, "predictive")
     evidence = answer.log_evidence
+    shown = None if problem.improper else evidence if many else evidence[0]
     return Posterior(
-        latents,
-        log_evidence=evidence if many else evidence[0],
-        log_evidence_error=torch.zeros_like(evidence if many else evidence[0]),
+        latents | deterministic,
+        log_evidence=shown,
+        log_evidence_error=None if shown is None else torch.zeros_like(shown),
         log_prob=LogProb(density, many, evidence),
         predictive=_Declared(answer, many)
         if has_predictive
@@ -231,6 +236,11 @@ def exactly(problem: Problem, n_draws: int) -> Posterior:
         diagnostics={"method": "exact", "family": family},
         batch_shape=problem.batch_shape,
     )
+
+
+def _by_draw(values: Mapping[str, Tensor], many: bool) -> dict[str, Tensor]:
+    """``(batch, n, ...)`` to ``(n, *batch_shape, ...)``."""
+    return {name: v.movedim(1, 0) if many else v[0] for name, v in values.items()}
 
 
 def _closed_form(problem: Problem, density: ProgramDensity) -> tuple[Any, str]:
@@ -267,14 +277,16 @@ def _without_latents(problem: Problem, density: ProgramDensity, n_draws: int) ->
             "they are impossible under it."
         )
     evidence = evidence if many else evidence[0]
-    latents, family = {}, "no latents"
+    latents: dict[str, Tensor] = {}
+    deterministic: dict[str, Tensor] = {}
+    family = "no latents"
     if density.discrete:
-        values = discrete_draws(density, nowhere.expand(-1, n_draws, -1))
-        latents = {name: v.movedim(1, 0) if many else v[0] for name, v in values.items()}
         family = "discrete"
+        values, functions = all_values(density, nowhere.expand(-1, n_draws, -1))
+        latents, deterministic = _by_draw(values, many), _by_draw(functions, many)
     no_latent = {"": density.y.new_zeros(1, *problem.batch_shape)}  # one draw, of no site
     return Posterior(
-        latents,
+        latents | deterministic,
         log_evidence=evidence,
         log_evidence_error=torch.zeros_like(evidence),
         predictive=_Predictive(problem, latents or no_latent, None, _of_rows(density)),

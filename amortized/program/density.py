@@ -25,6 +25,7 @@ from amortized.program.enumeration import (
     enumerable_latents,
     log_densities,
 )
+from amortized.program.missing import may_miss
 from amortized.program.plain_trace import settle
 from amortized.program.sites import (
     Evaluate,
@@ -35,6 +36,8 @@ from amortized.program.sites import (
     has_density,
     lay_out,
     leave,
+    observations,
+    refuse,
     run_for_latents,
     trace_program,
 )
@@ -43,6 +46,7 @@ from amortized.program.vectorised import (
     ForBatches,
     FunctionalSamplers,
     Program,
+    is_deterministic,
     loop,
     precision,
     quiet_program,
@@ -64,6 +68,7 @@ class ProgramDensity:
     Attributes:
         dim: d, the number of unconstrained coordinates.
         layout: ``{name: (slice into u, unconstrained shape)}``.
+        deterministic: names of its `pyro.deterministic` sites.
         discrete: the discrete latents, which are summed out; None where there are none.
         is_simulator: whether the observation has no density.
         priors: the latents' distributions in one run of the program on the first dataset.
@@ -102,15 +107,20 @@ class ProgramDensity:
         self.model, self.x, self.y = model, x, y
         with precision(y.dtype):
             trace = trace_program(model, x[0], y[0])
-        self.is_simulator = not has_density(trace.nodes["y"]["fn"], y[0])
+        simulated = [
+            f"the distribution of the site '{name}', {type(site['fn']).__name__}"
+            for name, site in observations(trace).items()
+            if not has_density(site["fn"], site["value"])
+        ]
+        self.is_simulator = bool(simulated)
         if self.is_simulator and not allow_simulator:
             raise ValueError(
-                "Expected an observation with a density; the distribution of the site 'y', "
-                f"{type(trace.nodes['y']['fn']).__name__}, has no log_prob. A network trained on "
-                "the program answers it: infer(..., method='dt', network=...)."
+                f"Expected an observation with a density; {', '.join(simulated)}, has no log_prob. "
+                "A network trained on the program answers it: infer(..., method='dt', network=...)."
             )
         if not self.is_simulator:
-            check_observation(trace, y)
+            check_observation(trace, y, may_miss(model))
+        self.deterministic = [name for name, s in trace.nodes.items() if is_deterministic(s)]
         self.discrete = enumerable_latents(trace)
         summed_out = () if self.discrete is None else self.discrete.names
         self.layout = lay_out(trace, summed_out, allow_none=allow_no_latents)
@@ -212,6 +222,8 @@ class ProgramDensity:
     def constrain(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
         """The latents in their own units, ``{name: (batch, particles, ...)}``."""
         self._check(u)
+        if not self.layout:
+            return {}
 
         with torch.no_grad():
             return self._or_singly(lambda u, x, y: self._place(u, x, y).values, u)
@@ -241,6 +253,37 @@ class ProgramDensity:
 
         with torch.no_grad():
             return self._or_singly(one, u)
+
+    def deterministic_values(
+        self, u: Float[Tensor, "batch particles dim"], discrete: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The values of the `pyro.deterministic` sites, ``{name: (batch, particles, *shape)}``.
+
+        Args:
+            u: the particles.
+            discrete: values of the discrete latents beside them.
+        """
+        if not self.deterministic:
+            return {}
+
+        def one(at: tuple[Tensor, dict[str, Tensor]], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            def put(message: Any) -> None:
+                if message["name"] not in at[1]:
+                    refuse(message)
+                message["value"] = at[1][message["name"]]
+
+            found: dict[str, Tensor] = {}
+
+            def collect(message: Any) -> None:
+                if is_deterministic(message):
+                    found[message["name"]] = message["value"] + 0
+
+            with Place(self.layout, at[0], put, collect):
+                self.model(x, y)
+            return found
+
+        with torch.no_grad():
+            return self._or_singly(one, (u, dict(discrete)))
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
         """The inverse of `constrain`."""

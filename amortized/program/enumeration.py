@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from amortized.program.elimination import Elimination, draw_all, named, product
-from amortized.program.sites import LatentSpace, Place, latent_sites
+from amortized.program.sites import LatentSpace, Place, latent_sites, observations
 from amortized.program.support import log_prob
-from amortized.program.vectorised import Program, is_subsample
+from amortized.program.vectorised import Program, is_deterministic, is_subsample
 
 _MOST_ASSIGNMENTS = 256  # each takes one run of the program
 
@@ -96,7 +96,10 @@ def _of_rows(sites: Mapping[str, Any], trace: Any) -> frozenset[str]:
     def plates(site: Any) -> set[str]:
         return {f.name for f in site["cond_indep_stack"] if f.vectorized and f.dim == -1}
 
-    return frozenset(name for name in sites if plates(sites[name]) & plates(trace.nodes["y"]))
+    of_data: set[str] = set()
+    for site in observations(trace).values():
+        of_data |= plates(site)
+    return frozenset(name for name in sites if plates(sites[name]) & of_data)
 
 
 def one_by_one(trace: Any, discrete: Enumerable) -> Enumerable | None:
@@ -247,7 +250,7 @@ class _Run:
             name: site for name, site in self._trace.nodes.items() if site["type"] == "sample"
         }
         self._letters = {
-            name: self._sites[name]["infer"]["_enumerate_symbol"]
+            name: (self._sites[name]["infer"] or {})["_enumerate_symbol"]
             for name in discrete.names
             if name not in assignment and len(discrete.values[name]) > 1
         }
@@ -255,7 +258,7 @@ class _Run:
     def _fill_log_probs(self) -> None:
         for name, site in list(self._trace.nodes.items()):
             is_sample = site["type"] == "sample"
-            if is_sample and (is_subsample(site) or (site["infer"] or {}).get("_deterministic")):
+            if is_sample and (is_subsample(site) or is_deterministic(site)):
                 self._trace.remove_node(name)
             elif is_sample:  # Pyro would ask torch, which knows a density outside the support too
                 value: Any = site["value"]
@@ -274,7 +277,9 @@ class _Run:
             tilts: logarithms of factors put to the discrete latents, ``(elements, values)`` each.
         """
         total = self._sum_out(self._sites, ring, tilts) + self._log_jacobian
-        for name, value in self._assignment.items() if tilts else ():
+        for name, value in self._assignment.items():
+            if not tilts:
+                break
             total = total + tilts[name][0] @ _is_value(self._discrete, name, value).to(total)
         return total
 
@@ -290,7 +295,8 @@ class _Run:
         site = self._sites[name]
         if name in self._letters:
             return isinstance(site["scale"], float) and site["scale"] == 1 and site["mask"] is None
-        return not set(site["packed"]["log_prob"]._pyro_dims) & set(self._letters.values())
+        factor: Any = site["packed"]["log_prob"]
+        return not set(factor._pyro_dims) & set(self._letters.values())
 
     def _sum_out(
         self,
@@ -301,8 +307,8 @@ class _Run:
         """Log of the sum over all enumerated dimensions of the product of the sites' factors."""
         factors: OrderedDict[frozenset[str], list[Tensor]] = OrderedDict()
         for name, site in sites.items():
-            factor = site["packed"]["log_prob"]
-            if tilts is not None and name in self._letters:
+            factor: Any = site["packed"]["log_prob"]
+            if tilts and name in self._letters:
                 factor = product([factor, self._named(name, tilts[name])])
             factors.setdefault(frozenset(_plates(self._trace, site)), []).append(factor)
         summed = set(self._trace.symbol_to_dim) - set(self._trace.plate_to_symbol.values())
@@ -337,7 +343,7 @@ class _Run:
             if name not in self._letters:  # a latent with one value only
                 values[name] = support[0].expand(*shape, *support.shape[1:]) + 0
                 continue
-            index = indices[self._letters[name]]
+            index: Any = indices[self._letters[name]]
             plates = _plates(self._trace, self._sites[name])
             order = sorted(index._pyro_dims, key=lambda letter: plates[letter].dim)
             index = index.permute([index._pyro_dims.index(letter) for letter in order])

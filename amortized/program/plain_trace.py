@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amortized.program.enumeration import Enumerable, one_by_one
-from amortized.program.sites import Place, refuse
+from amortized.program.sites import Place, observations, refuse
 from amortized.program.vectorised import is_subsample, warn_of_parameters
 from amortized.seeding import seeded
 
@@ -57,17 +57,19 @@ def settle(density: Any, trace: Any) -> None:
 
 def _refuse_other_shapes(trace: Any) -> None:
     """Rejects observations that broadcast to another shape, as a column against rows does."""
-    expected, got = trace.nodes["y"]["fn"].shape(), trace.nodes["y"]["value"].shape
-    try:
-        fits = torch.broadcast_shapes(expected, got) == got
-    except RuntimeError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"Expected observations y of shape {tuple(expected)} for one dataset, as the program "
-            f"has them at its site 'y'; got {tuple(got)}. A column of answers is y[:, 0]; several "
-            "datasets have the same number of dimensions in front of x and of y."
-        )
+    for name, site in observations(trace).items():
+        expected, got = site["fn"].shape(), site["value"].shape
+        try:
+            fits = torch.broadcast_shapes(expected, got) == got
+        except RuntimeError:
+            fits = False
+        if not fits:
+            raise ValueError(
+                f"Expected observations {name} of shape {tuple(expected)} for one dataset, as the "
+                f"program has them at its site '{name}'; got {tuple(got)}. A column of answers is "
+                "y[:, 0]; several datasets have the same number of dimensions in front of x and "
+                "of y."
+            )
 
 
 class _Differs(Exception):

@@ -51,7 +51,7 @@ def row_distribution(
         latents: their values.
         x: inputs of the asked rows.
         x_known: of the known rows.
-        y_known: their answers.
+        y_known: their answers, NaN where they are missing.
         of_rows: discrete latents that every row has its own of; they are summed out.
 
     Raises:
@@ -77,7 +77,7 @@ def row_distribution(
     mean, variance, distance = _given(mean, matrix, y_known)
     if not isinstance(joint, MultivariateStudentT):
         return torch.distributions.Normal(mean, variance.sqrt())
-    df = joint.df + len(y_known)
+    df = joint.df + (~y_known.isnan()).sum()
     scale = (variance * (joint.df + distance) / df).sqrt()
     return StudentT(df + torch.zeros_like(scale), mean, scale)
 
@@ -85,9 +85,12 @@ def row_distribution(
 def _given(mean: Tensor, matrix: Tensor, y_known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Means and variances of the rows after the known ones, and the known ones' distance d."""
     k = len(y_known)
+    missing = torch.nn.functional.pad(y_known.isnan(), (0, len(matrix) - k))
+    alone = torch.eye(len(matrix), dtype=matrix.dtype)  # a missing row tells nothing of others
+    matrix = torch.where(missing.unsqueeze(-1) | missing, alone, matrix)
     factor, _ = torch.linalg.cholesky_ex(matrix[:k, :k])
     half = torch.linalg.solve_triangular(factor, matrix[:k, k:], upper=False)
-    residual = (y_known - mean[:k]).unsqueeze(-1)
+    residual = torch.where(missing[:k], 0.0, y_known - mean[:k]).unsqueeze(-1)
     whitened = torch.linalg.solve_triangular(factor, residual, upper=False).squeeze(-1)
     variance = matrix.diagonal()[k:] - half.square().sum(0)
     return mean[k:] + whitened @ half, variance.clamp(min=1e-12), whitened.square().sum()

@@ -12,6 +12,7 @@ from typing import Any
 import pyro
 import torch
 from jaxtyping import Float
+from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -19,8 +20,22 @@ from torch.distributions import Independent, constraints
 
 from amortized.one_at_a_time import ONE_AT_A_TIME
 from amortized.program.support import bijection_to, contains, is_fixed, log_prob, support_of
-from amortized.program.vectorised import Program, draw, is_subsample, quiet_program
+from amortized.program.vectorised import (
+    Program,
+    draw,
+    is_factor,
+    is_observation,
+    is_subsample,
+    quiet_program,
+)
 from amortized.seeding import seeded
+
+
+_MISSING_ELSEWHERE = (
+    "Expected missing answers (NaN) only where they are observed; some enter the laws of other "
+    "answers. Draw them as latents of the program, pyro.sample('missing', ...), and put them into "
+    "their places."
+)
 
 
 class LatentSpace(dict[str, tuple[slice, torch.Size]]):
@@ -220,19 +235,47 @@ def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
         with ONE_AT_A_TIME, seeded(0), torch.no_grad():
             trace = pyro.poutine.trace(model).get_trace(x, y)
     except Exception as reason:
+        if y.isnan().any() and "nan" in str(reason):
+            raise ValueError(_MISSING_ELSEWHERE) from reason
         raise ValueError(
             f"Expected a Pyro program that runs as model(x, y) with x of shape {tuple(x.shape)} "
             f"and y of shape {tuple(y.shape)}, in {y.dtype}; got {type(reason).__name__}: {reason}"
         ) from reason
-    site = trace.nodes.get("y")
-    if site is None or not site["is_observed"]:
+    site, samples = trace.nodes.get("y"), _samples(trace)
+    if site is not None and not site["is_observed"]:
         raise ValueError(
             "Expected the program to observe its data as pyro.sample('y', ..., obs=y); got sample "
-            f"sites {sorted(name for name, s in trace.nodes.items() if s['type'] == 'sample')}, "
-            f"{'none of them y' if site is None else 'with y drawn, not observed'}."
+            f"sites {sorted(samples)}, with y drawn, not observed."
         )
+    if not observations(trace) and not any(map(is_factor, samples.values())):
+        raise ValueError(
+            "Expected the program to observe its data as pyro.sample('y', ..., obs=y); got sample "
+            f"sites {sorted(samples)}, none of them y or another observation. Data by other names "
+            "are given as data={...}, by the names of the program's arguments."
+        )
+    _require_known_laws(trace)
     _check_plates(trace)
     return trace
+
+
+def _samples(trace: Any) -> dict[str, Any]:
+    return {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+
+
+def observations(trace: Any) -> dict[str, Any]:
+    """The sites of a trace that are data; neither factors nor deterministic ones."""
+    return {name: site for name, site in trace.nodes.items() if is_observation(site)}
+
+
+def _require_known_laws(trace: Any) -> None:
+    """Refuses missing answers that other answers depend on."""
+    for site in observations(trace).values():
+        law = site["fn"]
+        while isinstance(law, Independent | MaskedDistribution):
+            law = law.base_dist
+        parts = [getattr(law, part, None) for part in law.arg_constraints]
+        if any(isinstance(part, Tensor) and part.isnan().any() for part in parts):
+            raise ValueError(_MISSING_ELSEWHERE)
 
 
 def _check_plates(trace: Any) -> None:
@@ -307,15 +350,26 @@ def has_density(fn: Any, value: Tensor) -> bool:
     return True
 
 
-def check_observation(trace: Any, y: Tensor) -> None:
-    """Refuses observations that no latents could have produced."""
-    site = trace.nodes["y"]
-    fn, observed = site["fn"], site["value"]
-    if not torch.isfinite(y).all():
+def check_observation(trace: Any, y: Tensor, may_miss: bool = False) -> None:
+    """Refuses observations that no latents could have produced.
+
+    Args:
+        trace: of the program on the first dataset.
+        y: the observations of all datasets.
+        may_miss: whether NaN stands for a missing one.
+    """
+    wrong = y.isinf() if may_miss else ~torch.isfinite(y)
+    if wrong.any():
         raise ValueError(
-            f"Expected finite observations y; got {int((~torch.isfinite(y)).sum())} that are NaN "
-            "or infinite. Leave such rows out."
+            f"Expected finite observations y; got {int(wrong.sum())} that are NaN or infinite. "
+            "Leave such rows out."
         )
+    for name, site in observations(trace).items():
+        _check_site(name, site, y)
+
+
+def _check_site(name: str, site: Any, y: Tensor) -> None:
+    fn, observed = site["fn"], site["value"]
     support = base_support(fn)
     if not is_fixed(fn):
         return  # such a support may depend on the latents; the density itself then says -inf
@@ -327,9 +381,11 @@ def check_observation(trace: Any, y: Tensor) -> None:
         inside = contains(fn, y)
     if site["mask"] is not None:
         inside = inside | ~torch.as_tensor(site["mask"])
+    if inside.shape == y.shape:
+        inside = inside | y.isnan()  # missing ones are nowhere
     if not inside.all():
         wrong = y[~inside] if inside.shape == y.shape else y
         raise ValueError(
-            f"Expected observations y in the support {support} of {type(fn).__name__}; got "
+            f"Expected observations {name} in the support {support} of {type(fn).__name__}; got "
             f"{wrong.flatten()[0].item():g}, which is impossible under the program."
         )

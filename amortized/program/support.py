@@ -177,7 +177,7 @@ def log_prob(fn: Any, value: Tensor) -> Tensor:
         each = log_prob(fn.component_distribution, fn._pad(value))
         return torch.logsumexp(each + fn.mixture_distribution.logits.log_softmax(-1), -1)
     inside: Tensor = contains(fn, value)
-    point: Any = _point_in(fn)
+    point: Any = point_in(fn)
     if point is not None:  # outside, the density and its gradient may be NaN
         value = torch.where(inside[(...,) + (None,) * len(fn.event_shape)], value, point)
     return torch.where(inside, fn.log_prob(value), -torch.inf)
@@ -275,12 +275,12 @@ def _check(support: Any, value: Tensor) -> Tensor:
         return torch.ones((), dtype=torch.bool, device=value.device)
 
 
-def _point_in(fn: Any) -> Any:
+def point_in(fn: Any) -> Any:
     """Some value in the support of single elements; None where it is not easily found."""
     if isinstance(fn, Independent | ExpandedDistribution | MaskedDistribution):
-        return _point_in(fn.base_dist)
+        return point_in(fn.base_dist)
     if _is_transformed(fn):
-        point = _point_in(fn.base_dist)
+        point = point_in(fn.base_dist)
         if point is None:
             return None
         for transform in fn.transforms:

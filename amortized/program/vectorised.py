@@ -200,6 +200,27 @@ def is_subsample(message: Any) -> bool:
     return type(message["fn"]).__name__ == "_Subsample"
 
 
+def is_deterministic(message: Any) -> bool:
+    """Whether a site is a `pyro.deterministic`, a function of other sites."""
+    return message["type"] == "sample" and bool((message["infer"] or {}).get("_deterministic"))
+
+
+def is_factor(message: Any) -> bool:
+    """Whether a site is a `pyro.factor`."""
+    return type(message["fn"]).__name__ == "Unit"
+
+
+def is_observation(message: Any) -> bool:
+    """Whether a site is data: observed, and neither a function of other sites nor a factor."""
+    return bool(
+        message["type"] == "sample"
+        and message["is_observed"]
+        and not is_subsample(message)
+        and not is_deterministic(message)
+        and not is_factor(message)
+    )
+
+
 def warn_of_parameters(trace: Any) -> None:
     """Warns that `pyro.param` is not optimised and keeps its value."""
     names = sorted(name for name, site in trace.nodes.items() if site["type"] == "param")
@@ -227,9 +248,7 @@ def run_program(program: Program, x: Tensor, y: Tensor | None = None) -> dict[st
     return {
         name: site["value"]
         for name, site in sites.items()
-        if site["type"] == "sample"
-        and not is_subsample(site)
-        and not site["infer"].get("_deterministic")
+        if site["type"] == "sample" and not is_subsample(site) and not is_deterministic(site)
     }
 
 
