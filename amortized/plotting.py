@@ -12,6 +12,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from torch import Tensor
 from torch.distributions import Distribution
 
 COLOURS = ("#14213d", "#c2410c", "#3b9ab2", "#f2b134")
@@ -248,3 +249,27 @@ def posterior_pairs(posterior: Any) -> Any:
     if int(arviz.__version__.split(".")[0]) >= 1:
         return arviz.plot_pair(data)
     return arviz.plot_pair(data, scatter_kwargs={"color": COLOURS[0], "alpha": 0.3})
+
+
+def histograms(
+    rows: Mapping[str, Mapping[str, float]], columns: Float[Tensor, "rows draws"]
+) -> Figure:
+    """A histogram of every scalar with its mean and 90% interval.
+
+    Args:
+        rows: ``mean``, ``q5`` and ``q95`` of each, by its label.
+        columns: their draws.
+    """
+    n_columns = min(4, len(rows))
+    n_rows = -(-len(rows) // n_columns)
+    figure = Figure(figsize=(3 * n_columns, 2.2 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for axis, (label, row), column in zip(axes, rows.items(), columns, strict=False):
+        axis.hist(column.detach().cpu().numpy(), bins=40, density=True, color="C0", alpha=0.6)
+        axis.axvline(row["mean"], color="C1")
+        axis.axvspan(row["q5"], row["q95"], color="C0", alpha=0.12)
+        plain_text([axis.set_title(label, fontsize=9)])
+        axis.set_yticks([])
+    for axis in axes[len(rows) :]:
+        axis.remove()
+    return figure

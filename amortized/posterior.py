@@ -1,7 +1,7 @@
 """The answer of every inference method: the posterior of the latents, in their own units."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +10,21 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.gaussian_mixture import GaussianMixture
+from amortized.inference_data import Groups, inference_data
+from amortized.posterior_file import read_posterior, write_posterior
+from amortized.posterior_summary import modes, precision_of, real, scalars, text_table
 from amortized.sampling.convergence import replicate_ess
-from amortized.sampling.modes import find_modes
-from amortized.sampling.precision import precision
 
 Latents = Mapping[str, Tensor]
+
+_KEPT = (
+    "n_chains",
+    "batch_shape",
+    "log_evidence",
+    "log_evidence_error",
+    "mixture",
+    "diagnostics",
+)  # attributes that a file holds
 
 
 class Posterior:
@@ -38,6 +48,7 @@ class Posterior:
         predictive: makes the posterior predictive from inputs.
         discrete: the marginal probabilities of the discrete latents that are among the draws,
             ``{name: (*batch, *shape, values)}``.
+        groups: makes what belongs to equally weighted draws, by group as ArviZ names them.
         diagnostics: what the method says of itself; always has ``method``.
 
     Attributes:
@@ -66,6 +77,7 @@ class Posterior:
         mixture: GaussianMixture | None = None,
         predictive: Callable[[Any], Distribution] | None = None,
         discrete: Latents | None = None,
+        groups: Callable[[Latents], Groups] | None = None,
         diagnostics: Mapping[str, Any] | None = None,
         batch_shape: Sequence[int] = (),
     ) -> None:
@@ -82,7 +94,14 @@ class Posterior:
         self.log_evidence, self.log_evidence_error = log_evidence, log_evidence_error
         self._log_prob, self._predictive, self.mixture = log_prob, predictive, mixture
         self._probabilities: Latents = {} if discrete is None else discrete
+        self._make_groups = groups
         self.diagnostics = dict(diagnostics or {})
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Draws of one latent, equally weighted, ``(n, *batch, *event)``."""
+        if name not in self._draws:
+            raise KeyError(f"Expected a latent among {self.names}; got {name!r}.")
+        return self._equal_draws()[name]
 
     @property
     def names(self) -> list[str]:
@@ -156,7 +175,7 @@ class Posterior:
         if not 0 <= q <= 1:
             raise ValueError(f"Expected a quantile between 0 and 1; got {q}.")
         if self._log_weights is None:
-            return {name: _real(v).quantile(q, dim=0) for name, v in self._draws.items()}
+            return {name: real(v).quantile(q, dim=0) for name, v in self._draws.items()}
         result = {}
         for name, value in self._draws.items():
             ordered, order = value.sort(0)
@@ -226,7 +245,7 @@ class Posterior:
             )
         many = bool(self.batch_shape)
         shares = [
-            _modes({k: (v.flatten(1, n_batch)[:, i] if many else v) for k, v in draws.items()})
+            modes({k: (v.flatten(1, n_batch)[:, i] if many else v) for k, v in draws.items()})
             for n_batch in [len(self.batch_shape)]
             for i in range(self.batch_shape.numel())
         ]
@@ -274,54 +293,76 @@ class Posterior:
         mean, std = self.mean, self.std
         quantiles = {q: self.quantile(q) for q in (0.05, 0.5, 0.95)}
         for name, value in self._draws.items():
-            checks = self._precision(value)
-            for at in product(*map(range, value.shape[1:])):
-                label = f"{name}[{', '.join(map(str, at))}]" if at else name
+            checks = precision_of(
+                value,
+                self.batch_shape.numel(),
+                self.n_chains,
+                self._log_weights,
+                self._cluster,
+            )
+            for label, at in scalars(name, value):
                 rows[label] = {"mean": mean[name][at].item(), "sd": std[name][at].item()}
                 rows[label] |= {f"q{q:.0%}"[:-1]: v[name][at].item() for q, v in quantiles.items()}
                 rows[label] |= {key: check[at].item() for key, check in checks.items()}
         return rows
 
+    def to_dataframe(self) -> Any:
+        """The draws as a pandas table, a row for each draw; weighted ones resampled.
+
+        Columns are named as the entries of `summary`.
+        """
+        import pandas
+
+        draws = self._equal_draws()
+        return pandas.DataFrame(
+            {
+                label: value[(slice(None), *at)].detach().cpu().numpy()
+                for name, value in draws.items()
+                for label, at in scalars(name, value)
+            }
+        )
+
     def to_inference_data(self) -> Any:
-        """The draws as ArviZ's own object, weighted ones resampled; needs ``amortized[arviz]``."""
-        try:
-            import arviz
-        except ImportError as reason:
-            raise ImportError("Expected ArviZ; install it with amortized[arviz].") from reason
-        draws = self._draws if self._log_weights is None else self.sample(self.n_draws, seed=0)
-        arrays = {
-            name: value.unflatten(0, (self.n_chains, -1)).detach().cpu().numpy()
-            for name, value in draws.items()
+        """The draws as ArviZ's own object, weighted ones resampled; needs ``amortized[arviz]``.
+
+        Of a program it has the groups ``posterior``, ``sample_stats`` (``lp``, the log density of
+        the draws in unconstrained space), ``log_likelihood`` of every single observation,
+        ``posterior_predictive``, ``observed_data`` and ``constant_data``.
+        """
+        draws = self._equal_draws()
+        return inference_data({"posterior": draws} | dict(self._groups(draws)), self.n_chains)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the draws, and what belongs to them, into one file that holds no code.
+
+        The program is not in the file: what is loaded has no `predictive` and no `log_prob`.
+
+        Args:
+            path: new, empty, or a saved posterior, which is replaced.
+        """
+        draws = self._equal_draws()
+        arguments = {
+            "draws": self._draws,
+            "discrete": self._probabilities,
+            "log_weights": self._log_weights,
+            "cluster": self._cluster,
+            **{name: getattr(self, name) for name in _KEPT},
         }
-        if int(arviz.__version__.split(".")[0]) >= 1:
-            return arviz.from_dict({"posterior": arrays})
-        return arviz.from_dict(posterior=arrays)
+        return write_posterior(path, arguments, self._groups(draws))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Posterior":
+        """Reads a posterior that `save` has written."""
+        return cls(**read_posterior(path))
 
     def plot(self) -> Any:
         """A histogram of every scalar latent with its mean and 90% interval, as a figure."""
-        from matplotlib.figure import Figure
-
-        from amortized.plotting import plain_text
+        from amortized.plotting import histograms
 
         if not self._draws:
             raise ValueError("Expected latents to plot; this posterior has none.")
-        draws = self.sample(self.n_draws, seed=0)
-        rows = self.summary()
-        flat = {name: value.reshape(self.n_draws, -1) for name, value in draws.items()}
-        columns = [column for value in flat.values() for column in value.T]
-        n_columns = min(4, len(columns))
-        n_rows = -(-len(columns) // n_columns)
-        figure = Figure(figsize=(3 * n_columns, 2.2 * n_rows), layout="constrained")
-        axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-        for axis, (label, row), column in zip(axes, rows.items(), columns, strict=False):
-            axis.hist(column.detach().cpu().numpy(), bins=40, density=True, color="C0", alpha=0.6)
-            axis.axvline(row["mean"], color="C1")
-            axis.axvspan(row["q5"], row["q95"], color="C0", alpha=0.12)
-            plain_text([axis.set_title(label, fontsize=9)])
-            axis.set_yticks([])
-        for axis in axes[len(columns) :]:
-            axis.remove()
-        return figure
+        columns = [v.reshape(self.n_draws, -1).T for v in self._equal_draws().values()]
+        return histograms(self.summary(), torch.cat([each.double() for each in columns]))
 
     def __repr__(self) -> str:
         rows = self.summary() if not self.batch_shape else {}
@@ -329,11 +370,14 @@ class Posterior:
         head += f", batch {tuple(self.batch_shape)})" if self.batch_shape else ")"
         if not rows:
             return head
-        columns = list(next(iter(rows.values())))
-        lines = [f"{'':>20}" + "".join(f"{column:>10}" for column in columns)]
-        for label, row in list(rows.items())[:40]:
-            lines.append(f"{label:>20}" + "".join(f"{row[c]:>10.4g}" for c in columns))
-        return "\n".join([head, *lines])
+        return "\n".join([head, *text_table(rows)])
+
+    def _groups(self, draws: Latents) -> Groups:
+        return {} if self._make_groups is None else self._make_groups(draws)
+
+    def _equal_draws(self) -> Latents:
+        """All draws, or as many equally weighted ones, always the same."""
+        return self._draws if self._log_weights is None else self.sample(self.n_draws, seed=0)
 
     def _over_event(self, per_draw: Tensor, value: Tensor) -> Tensor:
         """Spreads ``(n, *batch)`` over the event of ``(n', *batch, *event)``."""
@@ -343,42 +387,3 @@ class Posterior:
 
     def _average(self, value: Tensor) -> Tensor:
         return (self._over_event(self.log_weights.exp(), value) * value).sum(0)
-
-    def _precision(self, value: Tensor) -> dict[str, Tensor]:
-        """Of one latent's draws ``(n, *batch, *event)``, each ``(*batch, *event)``."""
-        if self.n_draws // self.n_chains < 4:
-            return {}
-        n_datasets = self.batch_shape.numel()
-
-        def rows(per_draw: Tensor | None) -> Tensor | None:
-            return None if per_draw is None else per_draw.reshape(self.n_draws, n_datasets).T
-
-        of = precision(
-            _real(value).detach().reshape(self.n_draws, n_datasets, -1).movedim(0, 1),
-            rows(self._log_weights),
-            self.n_chains,
-            rows(self._cluster),
-        )
-        found = {name: part.reshape(value.shape[1:]) for name, part in of._asdict().items()}
-        if self._log_weights is not None:
-            del found["r_hat"]
-        return found
-
-
-def _real(value: Tensor) -> Tensor:
-    """Integers, as categorical latents have them, in numbers that have quantiles."""
-    return value if value.is_floating_point() else value.double()
-
-
-def _modes(draws: Latents) -> list[dict[str, Any]]:
-    """The modes of one dataset's draws, ``{name: (n, *event)}``."""
-    columns = torch.cat([value.reshape(len(value), -1) for value in draws.values()], -1)
-    modes = find_modes(columns.detach().cpu().double().numpy())
-    labels = torch.as_tensor(modes.labels, device=columns.device)
-    return [
-        {
-            "share": float(share),
-            "mean": {name: value[labels == i].mean(0) for name, value in draws.items()},
-        }
-        for i, share in enumerate(modes.shares)
-    ]

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from amortized.arrays import as_tensor, as_values
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.discrete import DiscreteMarginals, all_values
+from amortized.infer.groups import ProgramGroups
 from amortized.infer.problem import Data, Problem
 from amortized.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
@@ -75,6 +76,7 @@ def posterior_from_draws(
         mixture=mixture,
         predictive=_Predictive(problem, latents, log_weights, _of_rows(density)),
         discrete=_marginals(density, many, draws.u, draws.log_weights),
+        groups=ProgramGroups(problem, density),
         diagnostics={"method": method, **diagnostics},
         batch_shape=problem.batch_shape,
     )
@@ -233,6 +235,7 @@ def exactly(problem: Problem, n_draws: int) -> Posterior:
         if has_predictive
         else _Predictive(problem, latents, None, _of_rows(density)),
         discrete=None if u is None else _marginals(density, many, u),
+        groups=ProgramGroups(problem, density),
         diagnostics={"method": "exact", "family": family},
         batch_shape=problem.batch_shape,
     )
@@ -291,6 +294,7 @@ def _without_latents(problem: Problem, density: ProgramDensity, n_draws: int) ->
         log_evidence_error=torch.zeros_like(evidence),
         predictive=_Predictive(problem, latents or no_latent, None, _of_rows(density)),
         discrete=_marginals(density, many, nowhere),
+        groups=ProgramGroups(problem, density),
         diagnostics={"method": "exact", "family": family},
         batch_shape=problem.batch_shape,
     )

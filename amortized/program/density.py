@@ -205,7 +205,7 @@ class ProgramDensity:
         self, u: Float[Tensor, "batch particles dim"]
     ) -> Float[Tensor, "batch particles"]:
         """Log determinant of the Jacobian of `constrain`."""
-        return self._or_singly(lambda u, x, y: self._place(u, x, y).log_jacobian, u)
+        return self.run_for_all(lambda u, x, y: self._place(u, x, y).log_jacobian, u)
 
     def _place(self, u: Tensor, x: Tensor, y: Tensor) -> Place:
         """A run of the program with the latents at u, and any discrete ones drawn."""
@@ -226,7 +226,7 @@ class ProgramDensity:
             return {}
 
         with torch.no_grad():
-            return self._or_singly(lambda u, x, y: self._place(u, x, y).values, u)
+            return self.run_for_all(lambda u, x, y: self._place(u, x, y).values, u)
 
     def discrete_draws(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
         """A joint draw of the discrete latents given each particle and its data.
@@ -252,7 +252,7 @@ class ProgramDensity:
             return function(self.model, self.layout, self.discrete, u, x, y)
 
         with torch.no_grad():
-            return self._or_singly(one, u)
+            return self.run_for_all(one, u)
 
     def deterministic_values(
         self, u: Float[Tensor, "batch particles dim"], discrete: Mapping[str, Tensor]
@@ -283,7 +283,7 @@ class ProgramDensity:
             return found
 
         with torch.no_grad():
-            return self._or_singly(one, (u, dict(discrete)))
+            return self.run_for_all(one, (u, dict(discrete)))
 
     def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
         """The inverse of `constrain`."""
@@ -305,7 +305,7 @@ class ProgramDensity:
             run_for_latents(run, self.model, x, y)
             return run.vector(), run.inside
 
-        return self._or_singly(collect, {name: latents[name] for name in self.layout})
+        return self.run_for_all(collect, {name: latents[name] for name in self.layout})
 
     def outside(self, u: Float[Tensor, "batch particles dim"]) -> Float[Tensor, "batch particles"]:
         """Distance of the observations from supports that depend on latents; 0 if inside."""
@@ -333,7 +333,7 @@ class ProgramDensity:
             return run.vector().to(y.dtype)
 
         with torch.no_grad():
-            return self._or_singly(collect, self.x.new_empty(self.n_datasets, n_particles))
+            return self.run_for_all(collect, self.x.new_empty(self.n_datasets, n_particles))
 
     def prior_lots(self, n_lots: int, n_each: int) -> Float[Tensor, "batch lots each dim"]:
         """Groups of draws from the prior, as starting points for finding several modes."""
@@ -377,7 +377,7 @@ class ProgramDensity:
                 return over_datasets(particles, self.x, self.y)
             return loop(function, particles, self.x, self.y)
 
-    def _or_singly(self, function: Callable[..., Any], particles: Any) -> Any:
+    def run_for_all(self, function: Callable[..., Any], particles: Any) -> Any:
         """`over_all` for functions that draw: `vmap` may fail for a sampler but not the density."""
         try:
             return self.over_all(function, particles)

@@ -30,7 +30,6 @@ from amortized.program.vectorised import (
 )
 from amortized.seeding import seeded
 
-
 _MISSING_ELSEWHERE = (
     "Expected missing answers (NaN) only where they are observed; some enter the laws of other "
     "answers. Draw them as latents of the program, pyro.sample('missing', ...), and put them into "
