@@ -24,7 +24,7 @@ def inference_data(groups: Groups, n_chains: int) -> Any:
         import arviz
     except ImportError as reason:
         raise ImportError("Expected ArviZ; install it with amortized[arviz].") from reason
-    arrays = {
+    arrays: dict[str, Any] = {
         group: {
             name: (value.unflatten(0, (n_chains, -1)) if group in _OF_DRAWS else value)
             .detach()

@@ -311,14 +311,15 @@ class Posterior:
 
         Columns are named as the entries of `summary`.
         """
-        import pandas
+        import pandas  # type: ignore[import-untyped]
 
-        draws = self._equal_draws()
         return pandas.DataFrame(
             {
-                label: value[(slice(None), *at)].detach().cpu().numpy()
-                for name, value in draws.items()
-                for label, at in scalars(name, value)
+                label: column.detach().cpu().numpy()
+                for name, value in self._equal_draws().items()
+                for (label, _), column in zip(
+                    scalars(name, value), value.reshape(self.n_draws, -1).T, strict=True
+                )
             }
         )
 

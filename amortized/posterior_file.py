@@ -67,22 +67,26 @@ def read_posterior(path: str | Path) -> dict[str, Any]:
     """
     tensors, values = read_tensors(path, _KIND)
 
-    def part(prefix: str) -> dict[str, Tensor]:
+    def group_of(prefix: str) -> dict[str, Tensor]:
         n = len(prefix) + 1
         return {k[n:]: v for k, v in tensors.items() if k.startswith(f"{prefix}/")}
 
-    draws, mixture = part("draws"), part("mixture")
+    draws, mixture = group_of("draws"), group_of("mixture")
     groups: dict[str, dict[str, Tensor]] = {}
-    for name, value in part("groups").items():
+    for name, value in group_of("groups").items():
         group, _, site = name.partition("/")
         groups.setdefault(group, {})[site] = value
     return {
         "draws": {name: draws[name] for name in values["names"]},
         "n_chains": values["n_chains"],
         "batch_shape": values["batch_shape"],
-        "discrete": part("discrete"),
+        "discrete": group_of("discrete"),
         "groups": StoredGroups(groups),
-        "mixture": GaussianMixture(**mixture) if mixture else None,
-        "diagnostics": values["diagnostics"] | part("diagnostics"),
+        "mixture": _mixture(**mixture) if mixture else None,
+        "diagnostics": values["diagnostics"] | group_of("diagnostics"),
         **{name: tensors.get(name) for name in _TENSORS},
     }
+
+
+def _mixture(log_weights: Tensor, means: Tensor, scale_tril: Tensor) -> GaussianMixture:
+    return GaussianMixture(log_weights, means, scale_tril)

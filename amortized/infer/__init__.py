@@ -105,7 +105,7 @@ def infer(
             raise ValueError("Expected all data in data={...}, or x and y; got both.")
         x = data
     if isinstance(model, StateModel):
-        if y is not None or latent_prior is not None:
+        if y is not None or latent_prior is not None or x is None or isinstance(x, Mapping):
             raise ValueError(
                 "Expected only observations with a state-space model: infer(model, y)."
             )
