@@ -431,7 +431,7 @@ PROGRAMS: dict[str, Entry] = {
     "hidden Markov model": (hidden_markov, {"sequence": PATH, "hidden_dim": 2}),
     "zero-inflated Poisson": (zero_inflated_poisson, {"count": COUNTS}),
     "ordered logistic": (ordinal, {"x": X12, "rating": INDEX}),
-    "censored Weibull": (censored_weibull, {"t": Y12.exp(), "event": COUNTS > 0}),
+    "censored Weibull": (censored_weibull, {"t": Y12.exp(), "event": (COUNTS > 0).double()}),
     "Tobit": (tobit, {"x": X12, "y": Y12.clamp(max=1.0), "limit": 1.0}),
     "item response": (
         item_response,
