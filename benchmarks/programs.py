@@ -35,7 +35,9 @@ def ask(program: Callable[..., Any], data: Mapping[str, Any]) -> tuple[bool, str
     doubt = posterior.diagnostics.get("doubt")
     answer = f"{posterior.diagnostics['stage']:6} {seconds:6.1f} s"
     slow = any("one by one" in str(each.message) for each in said)
-    return True, answer + (", one by one" if slow else "") + (f", in doubt: {doubt}" if doubt else "")
+    return True, answer + (", one by one" if slow else "") + (
+        f", in doubt: {doubt}" if doubt else ""
+    )
 
 
 def main() -> None:
