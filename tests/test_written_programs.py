@@ -33,6 +33,8 @@ def test_arguments_and_observations_of_any_name():
     torch.testing.assert_close(posterior.log_evidence, law.log_prob(y), rtol=1e-6, atol=1e-6)
     draws = posterior.draws
     torch.testing.assert_close(draws["best"], draws["theta"].amax(-1))
+    with pytest.raises(ValueError, match=r"got data by names.*posterior_predictive"):
+        posterior.predictive(torch.zeros(1, 1))
 
 
 def two_kinds(x, counts, weights, offset=0.0):
@@ -165,6 +167,8 @@ def shares(x, y=None):
 def test_missing_answers_that_cannot_be_integrated_out_are_refused():
     with pytest.raises(ValueError, match=r"Draw them as latents.*pyro.sample\('missing'"):
         infer(autoregressive, X, LOST)
+    with pytest.raises(ValueError, match="none at all"):
+        infer(line, X.expand(2, 5, 1), torch.stack([Y, Y * NAN]))
     y = torch.full((5, 3), 1 / 3)
     y[1, 0] = NAN
     with pytest.raises(ValueError, match="independent or jointly normal.*Dirichlet"):

@@ -86,6 +86,11 @@ def make_problem(
     batch_shape = answers.shape[: n_outer - 1]
     if not batch_shape:
         inputs, answers = inputs.unsqueeze(0), answers.unsqueeze(0)
+    if answers.isnan().reshape(len(answers), -1).all(-1).any():
+        raise ValueError(
+            "Expected y to be finite, or NaN where some observations are missing; got a dataset "
+            "with none at all."
+        )
     return _with_latent_prior(_adapted(model, inputs, answers, batch_shape), latent_prior)
 
 

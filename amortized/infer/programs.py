@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from amortized.arrays import as_tensor, as_values
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.discrete import DiscreteMarginals, all_values
-from amortized.infer.groups import ProgramGroups
+from amortized.infer.groups import ProgramGroups, named_program
 from amortized.infer.problem import Data, Problem
 from amortized.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
@@ -161,6 +161,12 @@ class _Predictive:
 
     def __call__(self, x: Data) -> Distribution:
         problem, x = self.problem, as_tensor(x, "x")
+        if named_program(problem.program) is not None:
+            raise ValueError(
+                "Expected a program model(x, y) for a predictive at new inputs; got data by names. "
+                "Draws of the observations at their own inputs are in "
+                "to_inference_data().posterior_predictive."
+            )
         if problem.y.ndim != 2:
             raise ValueError(
                 "Expected a program of one number a row for a predictive; its rows have the shape "
