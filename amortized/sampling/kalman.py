@@ -256,7 +256,7 @@ def _mean_path(
         mean = states[-1]
     # log det S comes from the whitener; a missing entry has variance 1 there and no factor 2 pi.
     log_det = covs.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None, None]
-    n_seen = n_observed if seen is None else _grouped(seen, n_groups).sum(2, keepdim=True)
+    n_seen = n_observed if seen is None else _grouped(seen.to(y.dtype), n_groups).sum(2, keepdim=True)
     log_likelihood = log_det.to(y.dtype) - 0.5 * (n_seen * _LOG_2PI + torch.cat(squares))
     mean_path = torch.cat(means) if course is None else course[1:]
     return Path(mean_path, covs.predicted_cov, covs.cov, log_likelihood, covs.valid)

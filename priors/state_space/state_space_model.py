@@ -230,7 +230,7 @@ class LinearGaussianModel(StateSpaceModel):
         factor, info = torch.linalg.cholesky_ex(cov)
         white = torch.linalg.solve_triangular(factor, residual[..., None], upper=False)[..., 0]
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_prob = -0.5 * (white**2).sum(-1) - log_det - 0.5 * seen.sum(-1) * _LOG_2PI
+        log_prob = -0.5 * (white**2).sum(-1) - log_det - 0.5 * seen.to(mean).sum(-1) * _LOG_2PI
         return torch.where(info == 0, log_prob, torch.nan)  # R singular: no density
 
 
