@@ -17,7 +17,7 @@ LEVELS = (
     {"networks", "sampling", "predictive"},
     {"posterior", "training", "pretrained", "infer", "tables"},
     {"estimators", "diagnostics", "uncertainty"},
-    {"recipes", "dt_recipes"},
+    {"recipes", "dt_recipes", "forecasting"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "__main__"},
 )

@@ -14,8 +14,9 @@ start. The means, where nearly all the work is, have the model's dtype.
 
 Speed comes from what does not depend on the data. The covariances depend on the model and on the
 pattern of missing entries only: series that share both share one recursion, which moreover stops
-once it has converged, where no matrix changes with time. What remains of each series is ``m_t = F_t m_{t-1} + u_t``, one small matrix
-product a step for all series together; everything else is one product over many steps.
+once it has converged, where no matrix changes with time. What remains of each series is
+``m_t = F_t m_{t-1} + u_t``, one small matrix product a step for all series together; everything
+else is one product over many steps.
 
 Left out: diffuse starts (give a large ``P_0``).
 
@@ -104,7 +105,10 @@ def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor |
         )
     if y.dtype != dtype:
         raise ValueError(f"Expected y of the model's dtype {dtype}; got {y.dtype}.")
-    if torch.isfinite(y.detach().sum()):  # one cheap pass; a sum that is finite has no NaN in it
+    try:
+        if torch.isfinite(y.detach().sum()):  # one cheap pass; a finite sum has no NaN in it
+            return None
+    except RuntimeError:  # torch.func.vmap lets nobody look at values: NaN gives an evidence of NaN
         return None
     if y.isinf().any():
         raise ValueError("Expected y to be finite, or NaN where missing; got infinite entries.")
@@ -239,7 +243,7 @@ def _mean_path(
     length = max(16, 2**17 // mean.numel())
     inputs = (gains, y, *(getattr(model, name) for name in model._shapes()))
     course = None
-    if not any(value is not None and value.requires_grad for value in inputs):
+    if not any(value is not None and (value.requires_grad or _hidden(value)) for value in inputs):
         course = gains.new_empty(n_steps + 1, *mean.shape)  # written in place, touched once
     means, squares = [], []
     for start in range(0, n_steps, length):
@@ -256,10 +260,21 @@ def _mean_path(
         mean = states[-1]
     # log det S comes from the whitener; a missing entry has variance 1 there and no factor 2 pi.
     log_det = covs.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None, None]
-    n_seen = n_observed if seen is None else _grouped(seen.to(y.dtype), n_groups).sum(2, keepdim=True)
+    n_seen = (
+        n_observed if seen is None else _grouped(seen.to(y.dtype), n_groups).sum(2, keepdim=True)
+    )
     log_likelihood = log_det.to(y.dtype) - 0.5 * (n_seen * _LOG_2PI + torch.cat(squares))
     mean_path = torch.cat(means) if course is None else course[1:]
     return Path(mean_path, covs.predicted_cov, covs.cov, log_likelihood, covs.valid)
+
+
+def _hidden(value: Tensor) -> bool:
+    """Whether torch.func.vmap hides the values, and whether they have a gradient."""
+    try:
+        value.flatten()[:1].sum().item()
+        return False
+    except RuntimeError:
+        return True
 
 
 def _mean_block(
