@@ -5,10 +5,10 @@ evidence is closed,
 
 .. math:: 2 \log p(y \mid s) = -k \log (1 + n) - (n - 1) \log (1 - \tfrac{n}{1 + n} R_s^2),
 
-up to a constant, and any number of lags is as probable as any other. The sets are visited by a jump
-process that changes one lag at a time: from s to s' at the rate :math:`\sqrt{p(s' | y) / p(s | y)}`.
-It is in detailed balance with :math:`p(s | y)`, rejects nothing, and the share of time at a set,
-known without simulation to be the inverse of the sum of rates, is its weight.
+up to a constant, and any number of lags is as probable as any other. The sets are visited by a
+jump process that changes one lag at a time: from s to s' at the rate
+:math:`\sqrt{p(s' | y) / p(s | y)}`. It is in detailed balance with :math:`p(s | y)` and rejects
+nothing; the mean time at a set is the inverse of its sum of rates, and weighs it.
 
 References:
     AR-Net: a simple auto-regressive neural network for time-series (Triebe et al., 2019).

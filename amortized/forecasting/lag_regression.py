@@ -1,7 +1,7 @@
 r"""Sums of products of a series with its own lags, in time linear in the order.
 
-Row :math:`t = p, ..., n - 1` of the regression is :math:`y_t` on :math:`y_{t-1}, ..., y_{t-p}` and a
-constant. Column sums and cross products differ from one lag to the next by their first and last
+Row :math:`t = p, ..., n - 1` of the regression is :math:`y_t` on :math:`y_{t-1}, ..., y_{t-p}` and
+a constant. Column sums and cross products differ from one lag to the next by their first and last
 terms, so a matrix of :math:`p^2` entries needs the np products of its first row alone.
 """
 
