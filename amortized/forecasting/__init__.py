@@ -1,4 +1,4 @@
-"""Forecasts of time series: exact models of their parts, and a forecaster for any series."""
+"""Time series by models whose answers are exact: their parts, their lags, their symbols."""
 
 from amortized.forecasting.autoregression import Autoregression
 from amortized.forecasting.markov_chain import MarkovChain
