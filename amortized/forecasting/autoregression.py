@@ -81,7 +81,10 @@ class Autoregression(BaseEstimator):
             ValueError: if the series is too short for the order, or not finite, or its lags
                 determine each other.
         """
-        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        series = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        return self._fitted(np.asarray(series))
+
+    def _fitted(self, y: Array) -> "Autoregression":
         if y.ndim != 1 or int(self.order) != self.order or self.order < 1:
             raise ValueError(
                 f"Expected y of shape (n,) and an order of at least 1; got y {y.shape} and order "

@@ -127,7 +127,8 @@ class MarkovChain(BaseEstimator):
         paths = np.empty((n, h), dtype=np.intp)
         for i in range(n):
             which = self._random.choice(len(self._orders), p=self.order_probabilities_)
-            k, known, own = self._orders[which], self._counts[which], {}
+            k, known = self._orders[which], self._counts[which]
+            own: dict[State, NDArray[np.float64]] = {}
             code = list(self._last)
             for t in range(h):
                 state = tuple(code[len(code) - k :])

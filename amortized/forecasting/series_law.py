@@ -1,5 +1,7 @@
 """The joint law of a series that a linear-Gaussian state-space model describes, for programs."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from pyro.distributions import TorchDistribution
@@ -32,7 +34,7 @@ class SeriesLaw(TorchDistribution):
         in_time = value.gather(-1, self.order).to(self.model.observation.dtype)
         return kalman_filter(self.model, in_time[None, :, None]).log_evidence[0].to(self.dtype)
 
-    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape, model = torch.Size(sample_shape), self.model
         start, steps = covariance_root(model.initial_cov), covariance_root(model.transition_cov[0])
         white = torch.randn(*shape, *self.event_shape, start.shape[-1], dtype=start.dtype)

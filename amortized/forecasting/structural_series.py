@@ -12,7 +12,7 @@ References:
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -219,5 +219,5 @@ def _filled(name: str, part: Component, values: Mapping[str, Tensor]) -> Compone
         if isinstance(value, Distribution | Component)
     }
     if isinstance(part, Sum):
-        return Sum([given[str(i)] for i in range(len(part.parts))])
+        return Sum([cast(Component, given[str(i)]) for i in range(len(part.parts))])
     return replace(part, **given) if is_dataclass(part) else part
