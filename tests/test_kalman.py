@@ -15,24 +15,24 @@ N_SERIES, N_STEPS = 3, 7
 EYE = torch.eye(2, dtype=torch.float64)
 
 
-def random_model(n_state=3, n_observed=2, batch=(), seed=0, dtype=torch.float64):
+def random_model(n_state=3, n_observed=2, batch=(), seed=0, dtype=torch.float64, start=None):
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(*shape):
+    def draw(*shape, batch=batch):
         return torch.randn(*batch, *shape, generator=generator, dtype=dtype)
 
-    def cov(n):
-        factor = draw(n, n)
+    def cov(n, batch=batch):
+        factor = draw(n, n, batch=batch)
         return factor @ factor.mT / n + 0.1 * torch.eye(n, dtype=dtype)
 
-    k, m = n_state, n_observed
+    k, m, start = n_state, n_observed, batch if start is None else start
     return LinearGaussianModel(
         transition=0.9 * torch.linalg.qr(draw(k, k)).Q,
         transition_cov=cov(k),
         observation=draw(m, k),
         observation_cov=cov(m),
-        initial_mean=draw(k),
-        initial_cov=cov(k),
+        initial_mean=draw(k, batch=start),
+        initial_cov=cov(k, batch=start),
         transition_offset=draw(k),
         observation_offset=draw(m),
     )
@@ -100,29 +100,38 @@ def of_series(model, i):
     single = {}
     for name, shape in model._shapes().items():
         value = getattr(model, name)
-        single[name] = value[i] if value is not None and value.ndim > len(shape) else value
+        leading = 0 if value is None else value.ndim - len(shape)
+        if leading == 1:
+            value = value[i]
+        elif leading == 2 and len(value) > 1:
+            value = value[i : i + 1]
+        single[name] = value
     return LinearGaussianModel(**single)
 
 
 def joint(model, n_steps):
     """Mean and covariance of (x_0, ..., x_T-1), and of all y given all x."""
-    k, m = model.transition.shape[0], model.observation.shape[0]
-    zeros = torch.zeros(k + m, dtype=torch.float64)
-    b = zeros[:k] if model.transition_offset is None else model.transition_offset
-    d = zeros[:m] if model.observation_offset is None else model.observation_offset
-    means, cov = [model.initial_mean], torch.zeros(n_steps * k, n_steps * k, dtype=zeros.dtype)
+    m, k = model.observation.shape[-2:]
+
+    def each(name, *shape):
+        value = getattr(model, name)
+        value = torch.zeros(shape, dtype=torch.float64) if value is None else value
+        return value[0] if value.ndim > len(shape) else value.expand(n_steps, *shape)
+
+    a, q = each("transition", k, k), each("transition_cov", k, k)
+    b, d = each("transition_offset", k), each("observation_offset", m)
+    means, cov = [model.initial_mean], torch.zeros(n_steps * k, n_steps * k, dtype=a.dtype)
     cov[:k, :k] = model.initial_cov
     for t in range(1, n_steps):
-        means.append(model.transition @ means[-1] + b)
+        means.append(a[t] @ means[-1] + b[t])
         past, now = slice(0, t * k), slice(t * k, (t + 1) * k)
         before = slice((t - 1) * k, t * k)
-        cov[now, past] = model.transition @ cov[before, past]
+        cov[now, past] = a[t] @ cov[before, past]
         cov[past, now] = cov[now, past].T
-        cov[now, now] = model.transition @ cov[before, before] @ model.transition.T
-        cov[now, now] += model.transition_cov
-    h = torch.block_diag(*[model.observation] * n_steps)
-    r = torch.block_diag(*[model.observation_cov] * n_steps)
-    return torch.cat(means), cov, h, d.repeat(n_steps), r
+        cov[now, now] = a[t] @ cov[before, before] @ a[t].T + q[t]
+    h = torch.block_diag(*each("observation", m, k))
+    r = torch.block_diag(*each("observation_cov", m, m))
+    return torch.cat(means), cov, h, d.flatten(), r
 
 
 def oracle(model, y, until):
@@ -183,6 +192,48 @@ def test_smoother_equals_joint_gaussian(model, missing):
         for t in range(N_STEPS):
             now = slice(t * k, (t + 1) * k)
             torch.testing.assert_close(smoothed.cov[i, t], cov[now, now], atol=1e-12, rtol=1e-7)
+
+
+CHANGING = {
+    "one for all": (1, None),
+    "one a series": (N_SERIES, None),
+    "transitions alone": (1, ("transition", "transition_cov")),
+    "offsets alone": (N_SERIES, ("transition_offset", "observation_offset")),
+}
+
+
+@pytest.mark.parametrize(("n_models", "names"), CHANGING.values(), ids=CHANGING)
+@each_pattern
+def test_matrices_that_change_with_time(n_models, names, missing):
+    """The joint Gaussian is that of the matrices of each step, at draws of the same model."""
+    changing = random_model(batch=(n_models, N_STEPS), seed=4, start=())
+    if names is not None:
+        values = {name: getattr(changing, name) for name in names}
+        changing = replace(random_model(), **values)
+    y = missing(changing.simulate(N_SERIES, N_STEPS, seed=0)[1])
+    filtered, smoothed = kalman_filter(changing, y), kalman_smoother(changing, y)
+    for i in range(N_SERIES):
+        single = of_series(changing, i)
+        mean, cov, log_density = oracle(single, y[i], until=N_STEPS)
+        torch.testing.assert_close(filtered.log_evidence[i], log_density)
+        torch.testing.assert_close(smoothed.mean[i].flatten(), mean)
+        blocks = cov.unflatten(0, (N_STEPS, -1)).unflatten(2, (N_STEPS, -1))
+        own = blocks.diagonal(dim1=0, dim2=2).movedim(-1, 0)
+        torch.testing.assert_close(smoothed.cov[i], own, atol=1e-12, rtol=1e-7)
+        early = oracle(single, y[i], until=3)[0].unflatten(0, (N_STEPS, -1))[2]
+        torch.testing.assert_close(filtered.mean[i, 2], early)
+
+
+def test_draws_of_matrices_that_change_with_time():
+    changing = random_model(batch=(1, N_STEPS), seed=4, start=())
+    n = 20_000
+    y = changing.simulate(n, N_STEPS, seed=0)[1].flatten(1)
+    mean, cov, h, d, r = joint(changing, N_STEPS)
+    law = torch.distributions.MultivariateNormal(h @ mean + d, h @ cov @ h.T + r)
+    white = torch.linalg.solve_triangular(law.scale_tril, (y - law.mean).T, upper=False)
+    assert (white.mean(1).abs() < 5 / n**0.5).all()
+    identity = torch.eye(len(white), dtype=white.dtype)
+    assert ((white @ white.T / n - identity).abs() < 6 / n**0.5 * (1 + identity)).all()
 
 
 def test_many_models_on_one_series():
@@ -412,6 +463,11 @@ def test_wrong_number_of_series():
         kalman_filter(random_model(batch=(4,)), Y)
 
 
+def test_wrong_number_of_steps():
+    with pytest.raises(ValueError, match="y of 4 steps, as many as the model has matrices for"):
+        kalman_filter(random_model(batch=(1, 4), start=()), Y)
+
+
 WRONG_MODELS = {
     "a factor for a covariance": (
         {"transition_cov": EYE + torch.tensor([[0.0, 0.0], [0.5, 0.0]])},
@@ -437,6 +493,18 @@ WRONG_MODELS = {
     "nan": ({"initial_cov": torch.nan * EYE}, "initial_cov to be finite"),
     "shape": ({"transition": EYE[:1]}, r"Expected transition of shape \(2, 2\).*got \(1, 2\)"),
     "vector": ({"observation": EYE[0]}, r"Expected observation \(observed, state\); got \(2,\)"),
+    "a start that changes with time": (
+        {"initial_cov": EYE.expand(1, 5, 2, 2)},
+        r"initial_cov of shape \(2, 2\), or with one batch dimension before it, as",
+    ),
+    "numbers of steps": (
+        {"transition": EYE.expand(1, 5, 2, 2), "transition_offset": EYE[0].expand(1, 4, 2)},
+        r"one number of steps in all tensors; got \[4, 5\]",
+    ),
+    "batches over time": (
+        {"transition": EYE.expand(3, 5, 2, 2), "initial_mean": EYE[0].expand(4, 2)},
+        r"one batch size in all tensors; got \[3, 4\]",
+    ),
     "batches": (
         {"transition": EYE.expand(3, 2, 2), "initial_mean": EYE[0].expand(4, 2)},
         r"one batch size in all tensors; got \[3, 4\]",

@@ -18,7 +18,7 @@ LEVELS = (
     {"posterior_summary"},
     {"posterior", "training", "pretrained", "infer", "tables"},
     {"estimators", "diagnostics", "uncertainty"},
-    {"recipes", "dt_recipes"},
+    {"recipes", "dt_recipes", "forecasting"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "__main__"},
 )

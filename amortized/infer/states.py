@@ -110,8 +110,9 @@ def _repeat(model: LinearGaussianModel, n: int) -> LinearGaussianModel:
     for field in fields(model):
         value = getattr(model, field.name)
         plain = 1 if field.name.endswith(("_mean", "_offset")) else 2
-        if value is not None and value.ndim > plain:
-            repeated[field.name] = value.repeat(n, *[1] * plain)
+        shared = value is None or value.ndim == plain or len(value) < model.n_models
+        if not shared:
+            repeated[field.name] = value.repeat(n, *[1] * (value.ndim - 1))
     return replace(model, **repeated)
 
 

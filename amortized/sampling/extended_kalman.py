@@ -140,7 +140,7 @@ def _observe(
     if seen is not None:
         slope, noise = leave_out_missing(slope, noise, seen)
         residual = torch.where(seen, residual, 0.0)
-        n_seen = seen.sum(-1)
+        n_seen = seen.to(y.dtype).sum(-1)
     after = update(cov, slope, noise)
     white = (after.whitener.to(y.dtype) @ residual[..., None])[..., 0]
     log_det = after.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)

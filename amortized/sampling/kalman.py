@@ -14,11 +14,11 @@ start. The means, where nearly all the work is, have the model's dtype.
 
 Speed comes from what does not depend on the data. The covariances depend on the model and on the
 pattern of missing entries only: series that share both share one recursion, which moreover stops
-once it has converged. What remains of each series is ``m_t = F_t m_{t-1} + u_t``, one small matrix
-product a step for all series together; everything else is one product over many steps.
+once it has converged, where no matrix changes with time. What remains of each series is
+``m_t = F_t m_{t-1} + u_t``, one small matrix product a step for all series together; everything
+else is one product over many steps.
 
-Left out: matrices that change with time (`extended_kalman_filter` takes functions of ``t``), and
-diffuse starts (give a large ``P_0``).
+Left out: diffuse starts (give a large ``P_0``).
 
 References:
     A new approach to linear filtering and prediction problems (Kalman, 1960).
@@ -105,7 +105,10 @@ def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor |
         )
     if y.dtype != dtype:
         raise ValueError(f"Expected y of the model's dtype {dtype}; got {y.dtype}.")
-    if torch.isfinite(y.detach().sum()):  # one cheap pass; a sum that is finite has no NaN in it
+    try:
+        if torch.isfinite(y.detach().sum()):  # one cheap pass; a finite sum has no NaN in it
+            return None
+    except RuntimeError:  # torch.func.vmap lets nobody look at values: NaN gives an evidence of NaN
         return None
     if y.isinf().any():
         raise ValueError("Expected y to be finite, or NaN where missing; got infinite entries.")
@@ -137,6 +140,11 @@ def filter_path(model: LinearGaussianModel, y: Tensor) -> Path:
         raise ValueError(
             f"Expected y with one series or with {n_models}, as many as there are models; got "
             f"{y.shape[0]}."
+        )
+    if model.n_steps is not None and y.shape[1] != model.n_steps:
+        raise ValueError(
+            f"Expected y of {model.n_steps} steps, as many as the model has matrices for; got "
+            f"{y.shape[1]}. Mark steps without an observation by NaN."
         )
     n_series = n_models or y.shape[0]
     y = y.expand(n_series, -1, -1)
@@ -174,14 +182,16 @@ def _covariance_path(
     a, q, cov = (as_matrix(matrix).double() for matrix in matrices)
     h, r = h.double(), r.double()
     n_groups = max(part.shape[1] for part in (a, q, cov, h, r))
-    a, q, cov = a[0], q[0], cov[0].expand(n_groups, -1, -1)
-    h, r = h.expand(n_steps, -1, -1, -1), r.expand(n_steps, -1, -1, -1)
+    cov = cov[0].expand(n_groups, -1, -1)
+    a, q, h, r = (part.expand(n_steps, -1, -1, -1) for part in (a, q, h, r))
     if n_groups == 1:  # plain matrices: a batched product of one costs three times as much
-        a, q, cov, h, r = a[0], q[0], cov[0], h[:, 0], r[:, 0]
-    hs, rs = h.unbind(), r.unbind()
+        cov = cov[0]
+        a, q, h, r = (part[:, 0] for part in (a, q, h, r))
+    each_a, each_q, hs, rs = (part.unbind() for part in (a, q, h, r))
+    steady = steady and model.n_steps is None
     predicted, updates = [cov], [update(cov, hs[0], rs[0])]
     for t in range(1, n_steps):
-        cov = a @ updates[-1].cov @ a.mT + q
+        cov = each_a[t] @ updates[-1].cov @ each_a[t].mT + each_q[t]
         predicted.append(cov)
         updates.append(update(cov, hs[t], rs[t]))
         # Derivatives converge later than values: with a gradient the recursion runs to its end.
@@ -224,35 +234,52 @@ def _mean_path(
     """The recursion of the means, block by block of time, and the likelihood."""
     n_groups, (n_series, n_steps, n_observed) = covs.gain.shape[1], y.shape
     gains, whiteners = covs.gain.to(y.dtype), covs.whitener.to(y.dtype)
-    mean = as_vector(model.initial_mean, n_groups).expand(n_groups, -1, n_series // n_groups)
+    mean = as_vector(model.initial_mean, n_groups)[0].expand(n_groups, -1, n_series // n_groups)
     h = h.expand(n_steps, n_groups, -1, -1)
+    a = as_matrix(model.transition).expand(n_steps, n_groups, -1, -1)
+    offset = _over_time(model.transition_offset, n_groups, n_steps)
+    level = _over_time(model.observation_offset, n_groups, n_steps)
     # Temporaries of about 1 MB stay in the cache; whole courses of thousands of series do not.
     length = max(16, 2**17 // mean.numel())
     inputs = (gains, y, *(getattr(model, name) for name in model._shapes()))
     course = None
-    if not any(value is not None and value.requires_grad for value in inputs):
+    if not any(value is not None and (value.requires_grad or _hidden(value)) for value in inputs):
         course = gains.new_empty(n_steps + 1, *mean.shape)  # written in place, touched once
     means, squares = [], []
     for start in range(0, n_steps, length):
         now = slice(start, start + length)
-        rows = _residual(model, y[:, now], None if seen is None else seen[:, now], n_groups)
+        there = None if seen is None else seen[:, now]
+        rows = _residual(y[:, now], None if level is None else level[now], there, n_groups)
         slots = None if course is None else course[start : start + length + 1]
-        parts = (h[now], gains[now], mean, rows, slots)
-        states, innovation = _mean_block(model, *parts, first=start == 0)
+        shift = None if offset is None else offset[now]
+        parts = (a[now], shift, h[now], gains[now], mean, rows, slots)
+        states, innovation = _mean_block(*parts, first=start == 0)
         white = whiteners[now] @ innovation
         means.append(states)
         squares.append((white * white).sum(2, keepdim=True))
         mean = states[-1]
     # log det S comes from the whitener; a missing entry has variance 1 there and no factor 2 pi.
     log_det = covs.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None, None]
-    n_seen = n_observed if seen is None else _grouped(seen, n_groups).sum(2, keepdim=True)
+    n_seen = (
+        n_observed if seen is None else _grouped(seen.to(y.dtype), n_groups).sum(2, keepdim=True)
+    )
     log_likelihood = log_det.to(y.dtype) - 0.5 * (n_seen * _LOG_2PI + torch.cat(squares))
     mean_path = torch.cat(means) if course is None else course[1:]
     return Path(mean_path, covs.predicted_cov, covs.cov, log_likelihood, covs.valid)
 
 
+def _hidden(value: Tensor) -> bool:
+    """Whether torch.func.vmap hides the values, and whether they have a gradient."""
+    try:
+        value.flatten()[:1].sum().item()
+        return False
+    except RuntimeError:
+        return True
+
+
 def _mean_block(
-    model: LinearGaussianModel,
+    predict: Tensor,
+    offset: Tensor | None,
     h: Tensor,
     gain: Tensor,
     mean: Tensor,
@@ -265,16 +292,14 @@ def _mean_block(
 
     Where the block is the first, ``mean`` is ``m_0`` as predicted, and no transition precedes it.
     """
-    predict = as_matrix(model.transition).expand(len(h), h.shape[1], -1, -1)
     eye = torch.eye(predict.shape[-1], dtype=h.dtype, device=h.device)
     if first:
         predict = torch.cat((eye.expand_as(predict[:1]), predict[1:]))
-    if model.transition_offset is not None:
-        offset = as_vector(model.transition_offset, h.shape[1]).expand(len(h), -1, -1, -1)
+    if offset is not None:
         offset = torch.cat((torch.zeros_like(offset[:1]), offset[1:])) if first else offset
         residual = residual - h @ offset
     push = gain @ residual
-    if model.transition_offset is not None:
+    if offset is not None:
         push = push + offset
     states = _linear_recursion(predict - gain @ h @ predict, push, mean, slots)
     innovation = _add_product(residual, -(h @ predict), states[:-1])
@@ -295,11 +320,11 @@ def _linear_recursion(step: Tensor, push: Tensor, mean: Tensor, slots: Tensor | 
     return slots
 
 
-def _residual(model: LinearGaussianModel, y: Tensor, seen: Tensor | None, n_groups: int) -> Tensor:
+def _residual(y: Tensor, offset: Tensor | None, seen: Tensor | None, n_groups: int) -> Tensor:
     """``y_t - d``, 0 where missing, ``(time, groups, observed, members)``."""
     rows = _grouped(y, n_groups)
-    if model.observation_offset is not None:
-        rows = rows - as_vector(model.observation_offset, n_groups)
+    if offset is not None:
+        rows = rows - offset
     return rows if seen is None else torch.where(_grouped(seen, n_groups), rows, 0.0)
 
 
@@ -310,7 +335,9 @@ def _add_product(rows: Tensor, matrix: Tensor, other: Tensor) -> Tensor:
 
 
 def as_matrix(value: Tensor) -> Tensor:
-    """A matrix, or one a series, as ``(time = 1, groups, rows, columns)``."""
+    """A matrix, perhaps one a series and step, as ``(time or 1, groups, rows, columns)``."""
+    if value.ndim == 4:
+        return value.transpose(0, 1)
     return value[None, None] if value.ndim == 2 else value[None]
 
 
@@ -320,8 +347,17 @@ def _grouped(rows: Tensor, n_groups: int) -> Tensor:
 
 
 def as_vector(value: Tensor, n_groups: int) -> Tensor:
-    """``(dim,)`` or ``(batch, dim)``, ready to meet ``(groups, dim, members)``."""
-    return value[None, :, None] if value.ndim == 1 else _grouped(value[:, None], n_groups)[0]
+    """A vector, perhaps one a series and step, ready to meet ``(time, groups, dim, members)``."""
+    if value.ndim < 3:
+        value = value[None, None] if value.ndim == 1 else value[:, None]
+    if value.shape[0] == 1:
+        return value.transpose(0, 1).unsqueeze(-1)
+    return _grouped(value, n_groups)
+
+
+def _over_time(value: Tensor | None, n_groups: int, n_steps: int) -> Tensor | None:
+    """An offset of every step, ``(time, groups or 1, dim, members or 1)``."""
+    return None if value is None else as_vector(value, n_groups).expand(n_steps, -1, -1, -1)
 
 
 def batch_first(path: Tensor) -> Tensor:

@@ -65,6 +65,8 @@ def kalman_smoother(
     """
     path, n_series = filter_path(model, y), model.n_models or y.shape[0]
     a, q = as_matrix(model.transition).double(), as_matrix(model.transition_cov).double()
+    if model.n_steps is not None:  # entry t is that of the transition to step t
+        a, q = (part[1:] if len(part) > 1 else part for part in (a, q))
     gain = _smoother_gain(a, path.cov[:-1], path.predicted_cov[1:])
     rest = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device) - gain @ a
     own_cov = rest @ path.cov[:-1] @ rest.mT + gain @ q @ gain.mT
@@ -74,7 +76,8 @@ def kalman_smoother(
     gain, rest = (part.to(path.mean.dtype) for part in (gain, rest))
     own_mean = rest @ path.mean[:-1]
     if model.transition_offset is not None:
-        own_mean = own_mean - gain @ as_vector(model.transition_offset, gain.shape[1])
+        offset = as_vector(model.transition_offset, gain.shape[1])
+        own_mean = own_mean - gain @ (offset[1:] if len(offset) > 1 else offset)
     mean = [path.mean[-1]]
     for g, own in zip(gain.flip(0), own_mean.flip(0), strict=True):
         mean.append(torch.baddbmm(own, g, mean[-1]))

@@ -127,7 +127,7 @@ class FactorVolatility(StateSpaceModel):
         columns = torch.cat((residual.unsqueeze(-1), columns), -1)
         white = torch.linalg.solve_triangular(factor, columns, upper=False)
         log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return white[..., 0], white[..., 1:], log_det, seen.sum(-1)
+        return white[..., 0], white[..., 1:], log_det, seen.to(y.dtype).sum(-1)
 
     def _white(self, like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """Standard normals, one for each element of a parameter."""

@@ -7,8 +7,6 @@ program simulates batches of series and knows its own observation density, so th
 filter weighs with exactly the law that the simulator draws from. Parameters are tensors, with one
 value for all series or one a series.
 
-Left out: matrices that change with time; ``t`` reaches the methods of your own program.
-
 References:
     An introduction to sequential Monte Carlo (Chopin and Papaspiliopoulos, 2020), chapter 2.
 """
@@ -18,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -100,6 +99,8 @@ class LinearGaussianModel(StateSpaceModel):
 
     The first observation sees ``x_0`` itself: there is no transition before it. ``Q``, ``P_0`` and
     ``R`` may be singular. Every tensor may carry one leading batch dimension: one model a series.
+    Those that change with time carry two, ``(batch or 1, time, ...)``; entry t of ``A``, ``Q`` and
+    ``b`` is that of the transition to ``x_t``, so that their entry 0 is never read.
 
     Attributes:
         transition: ``A``, ``(state, state)``.
@@ -137,23 +138,28 @@ class LinearGaussianModel(StateSpaceModel):
             raise ValueError(
                 f"Expected observation (observed, state); got {tuple(self.observation.shape)}."
             )
-        batches = set()
+        batches, times = set(), set()
         for name, shape in self._shapes().items():
             value = getattr(self, name)
             n_batch = 0 if value is None else value.ndim - len(shape)
             if value is None:
                 continue
-            if n_batch not in (0, 1) or value.shape[n_batch:] != shape:
+            most = 1 if name.startswith("initial") else 2
+            if not 0 <= n_batch <= most or value.shape[n_batch:] != shape:
                 raise ValueError(
                     f"Expected {name} of shape {tuple(shape)}, or with one batch dimension before "
-                    f"it, as observation is {tuple(self.observation.shape)}; got "
-                    f"{tuple(value.shape)}."
+                    f"it{', or with batch and time' if most == 2 else ''}, as observation is "
+                    f"{tuple(self.observation.shape)}; got {tuple(value.shape)}."
                 )
-            batches.update(value.shape[:n_batch])
+            if n_batch == 1 or value.shape[:n_batch][:1] not in ((), (1,)):
+                batches.add(value.shape[0])
+            times.update(value.shape[1:n_batch])
             if name.endswith("_cov"):
                 check_covariance(name, value)
         if len(batches) > 1:
             raise ValueError(f"Expected one batch size in all tensors; got {sorted(batches)}.")
+        if len(times) > 1:
+            raise ValueError(f"Expected one number of steps in all tensors; got {sorted(times)}.")
 
     def _shapes(self) -> dict[str, torch.Size]:
         """The shape of every tensor without its batch dimension."""
@@ -168,26 +174,42 @@ class LinearGaussianModel(StateSpaceModel):
         """Number of models in the batch; None where all series share one."""
         for name, shape in self._shapes().items():
             value = getattr(self, name)
-            if value is not None and value.ndim > len(shape):
+            n_leading = 0 if value is None else value.ndim - len(shape)
+            if n_leading == 1 or (n_leading == 2 and value.shape[0] > 1):
                 return value.shape[0]
+        return None
+
+    @property
+    def n_steps(self) -> int | None:
+        """Number of steps for which there are matrices; None where none changes with time."""
+        for name, shape in self._shapes().items():
+            value = getattr(self, name)
+            if value is not None and value.ndim == len(shape) + 2:
+                return value.shape[1]
         return None
 
     @property
     def shares_matrices(self) -> bool:
         """Whether all series have the same matrices; vectors may still differ."""
-        matrices = (n for n, shape in self._shapes().items() if len(shape) == 2)
-        return all(getattr(self, name).ndim == 2 for name in matrices)
+        matrices = (getattr(self, n) for n, shape in self._shapes().items() if len(shape) == 2)
+        return all(m.ndim == 2 or (m.ndim == 4 and m.shape[0] == 1) for m in matrices)
 
     def sample_initial(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         return self.initial_mean.unsqueeze(-2) + _noise(self._roots["initial"], shape, generator)
 
     def sample_transition(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
-        mean = state @ self.transition.mT + _row(self.transition_offset)
-        return mean + _noise(self._roots["transition"], state.shape[:2], generator)
+        offset = _at_time(self.transition_offset, t, 1)
+        mean = state @ _at_time(self.transition, t, 2).mT + _row(offset)
+        root = _at_time(self._roots["transition"], t, 2)
+        return mean + _noise(root, state.shape[:2], generator)
 
     def sample_observation(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
-        mean = state @ self.observation.mT + _row(self.observation_offset)
-        return mean + _noise(self._roots["observation"], state.shape[:2], generator)
+        root = _at_time(self._roots["observation"], t, 2)
+        return self._observed_mean(state, t) + _noise(root, state.shape[:2], generator)
+
+    def _observed_mean(self, state: Tensor, t: int) -> Tensor:
+        offset = _at_time(self.observation_offset, t, 1)
+        return state @ _at_time(self.observation, t, 2).mT + _row(offset)
 
     @cached_property
     def _roots(self) -> dict[str, Tensor]:
@@ -198,18 +220,26 @@ class LinearGaussianModel(StateSpaceModel):
         return {name: covariance_root(cov) for name, cov in covs.items()}
 
     def log_observation(self, y: Tensor, state: Tensor, t: int) -> Tensor:
-        mean = state @ self.observation.mT + _row(self.observation_offset)
+        mean = self._observed_mean(state, t)
         # A missing entry gets residual 0 and an independent unit variance, so it adds nothing.
         seen = ~y.isnan()
         residual = torch.where(seen, y - mean, 0.0)
         both = seen[..., :, None] & seen[..., None, :]
         unit = torch.eye(y.shape[-1], dtype=mean.dtype, device=mean.device)
-        cov = torch.where(both, _per_series(self.observation_cov), unit)
+        cov = torch.where(both, _per_series(_at_time(self.observation_cov, t, 2)), unit)
         factor, info = torch.linalg.cholesky_ex(cov)
         white = torch.linalg.solve_triangular(factor, residual[..., None], upper=False)[..., 0]
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        log_prob = -0.5 * (white**2).sum(-1) - log_det - 0.5 * seen.sum(-1) * _LOG_2PI
+        log_prob = -0.5 * (white**2).sum(-1) - log_det - 0.5 * seen.to(mean).sum(-1) * _LOG_2PI
         return torch.where(info == 0, log_prob, torch.nan)  # R singular: no density
+
+
+def _at_time(value: Any, t: int, n_dims: int) -> Any:
+    """A tensor of ``n_dims`` dimensions and perhaps a batch, as it is at step t."""
+    if value is None or value.ndim < n_dims + 2:
+        return value
+    now = value[:, t]
+    return now[0] if len(now) == 1 else now
 
 
 def _row(offset: Tensor | None) -> Tensor | float:

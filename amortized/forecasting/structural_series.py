@@ -1,0 +1,223 @@
+r"""A series as a sum of parts: a prior that simulates, and a model that is exact.
+
+.. math:: y_i = \sum_k f_k(t_i) + \sigma \epsilon_i, \qquad \epsilon_i \sim N(0, 1)
+
+Each part is a Gaussian process with a Markov state, so the functions are integrated out by a Kalman
+filter, at any times. Hyperparameters that are distributions are the latents of a Pyro program whose
+density is that evidence; `infer` learns them, and the forecast is the mixture over their draws.
+
+References:
+    Forecasting, structural time series models and the Kalman filter (Harvey, 1989).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, cast
+
+import pyro
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
+
+from amortized.forecasting.series_law import SeriesLaw
+from amortized.posterior import Posterior
+from amortized.priors.program_prior import ProgramPrior
+from amortized.priors.state_space.components import Component, Number, Sum
+from amortized.priors.task import TaskBatch
+from amortized.sampling.kalman import kalman_filter
+from amortized.sampling.kalman_smoother import kalman_smoother
+
+
+class StructuralSeries(ProgramPrior):
+    """A sum of named parts, seen with noise, whose rows are times and values.
+
+    A hyperparameter of a part that is given as a distribution is a latent, named after part and
+    hyperparameter: "trend_bend". With none of them the prior knows its exact predictive and
+    evidence, in time linear in the rows.
+
+    Args:
+        noise: standard deviation of each observation.
+        inputs: ``(n_tasks, n_rows) -> (n_tasks, n_rows, 1)``, times of the simulated tasks, in any
+            order; None takes 0, 1, 2, ...: the query follows the context.
+        parts: by name, such as ``trend=LocalTrend(0.1, 1.0)``.
+
+    Raises:
+        ValueError: if there is no part, or a hyperparameter is out of range.
+
+    Example:
+        >>> from torch.distributions import HalfNormal
+        >>> from amortized.priors.state_space.periodic import Seasonal
+        >>> from amortized.priors.state_space.trends import LocalLevel
+        >>> series = StructuralSeries(
+        ...     level=LocalLevel(HalfNormal(0.3), 1.0), season=Seasonal(12, 2, 1.0), noise=0.1)
+        >>> batch = series.sample(4, 36, 12, seed=0)
+        >>> tuple(batch.y_query.shape), list(batch.latents)
+        ((4, 12), ['level_drift'])
+    """
+
+    def __init__(
+        self,
+        *,
+        noise: Number,
+        inputs: Callable[[int, int], Tensor] | None = None,
+        **parts: Component,
+    ) -> None:
+        if not parts:
+            raise ValueError("Expected at least one part by name; got none.")
+        if not isinstance(noise, Distribution) and not noise > 0:
+            raise ValueError(f"Expected noise > 0; got {noise!r}.")
+        super().__init__(inputs=_one_by_one if inputs is None else inputs)
+        self.noise, self.parts = noise, parts
+        self.hyperpriors: dict[str, Any] = {
+            name: _for_pyro(law)
+            for part, at in parts.items()
+            for name, law in _distributions(part, at)
+        }
+        if isinstance(noise, Distribution):
+            self.hyperpriors["noise"] = _for_pyro(noise)
+
+    def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor | None:
+        """The series as a Pyro program; the column of x is time."""
+        values = {name: pyro.sample(name, law) for name, law in self.hyperpriors.items()}
+        values = {name: value.double() for name, value in values.items()}
+        t, order = x[:, 0].double().sort()
+        law = SeriesLaw(self.state_space(t, values), order, x.dtype)
+        return pyro.sample("y", law, obs=y)
+
+    def state_space(self, t: Tensor, hyperparameters: Mapping[str, Tensor]) -> Any:
+        """The model for `kalman_filter` at times in ascending order.
+
+        Args:
+            t: times, ``(n,)``.
+            hyperparameters: values of the latents, each ``(*batch,)``.
+        """
+        missing = sorted(set(self.hyperpriors) - set(hyperparameters))
+        if missing:
+            raise ValueError(
+                f"Expected a value of every latent; got none of {missing}. Give their values, or "
+                "learn them with infer(series, t, y, method='smc')."
+            )
+        parts = [_filled(part, at, hyperparameters) for part, at in self.parts.items()]
+        noise = hyperparameters.get("noise", self.noise)
+        return Sum(parts).model(t, noise)
+
+    def log_evidence(
+        self,
+        x: Float[Tensor, "n 1"],
+        y: Float[Tensor, " n"],
+        hyperparameters: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Exact log density of one series, for each of a batch of hyperparameters.
+
+        Args:
+            x: times.
+            y: values; NaN marks one that is missing.
+            hyperparameters: values of the latents, each ``(*batch,)``; None where there are none.
+        """
+        t, order = x[:, 0].double().sort()
+        model = self.state_space(t, _doubles(hyperparameters))
+        evidence = kalman_filter(model, y.double()[order][None, :, None]).log_evidence
+        return evidence.squeeze(0) if model.n_models is None else evidence
+
+    def posterior_predictive(
+        self, batch: TaskBatch, hyperparameters: Mapping[str, Tensor] | None = None
+    ) -> Normal:
+        """The exact predictive of each query's noisy answer, ``(batch, query)``.
+
+        Args:
+            batch: whose context is conditioned on.
+            hyperparameters: each ``(batch,)``; None where there are no latents.
+        """
+        given = _doubles(hyperparameters)
+        laws = [
+            self._predictive(
+                batch.x_context[i], batch.y_context[i], batch.x_query[i],
+                {name: value[i] for name, value in given.items()},
+            )
+            for i in range(batch.n_tasks)
+        ]  # fmt: skip
+        mean, sd = (torch.cat([law[k] for law in laws]) for k in (0, 1))
+        return Normal(mean.to(batch.y_context), sd.to(batch.y_context))
+
+    def predictive(
+        self, posterior: Posterior, x: Tensor, y: Tensor, x_new: Tensor, n_draws: int = 200
+    ) -> Distribution:
+        """The predictive at new times, a mixture over draws of the hyperparameters.
+
+        Args:
+            posterior: from ``infer(series, x, y)``.
+            x: times of the data, ``(n, 1)``.
+            y: their values, ``(n,)``; NaN marks one that is missing.
+            x_new: times that are asked, before, between or after, ``(m, 1)``.
+            n_draws: of the hyperparameters.
+        """
+        draws = {name: posterior.sample(n_draws)[name].double() for name in self.hyperpriors}
+        mean, sd = self._predictive(x, y, x_new, draws)
+        equal = Categorical(torch.ones(len(mean), dtype=mean.dtype).expand(mean.shape[1], -1))
+        return MixtureSameFamily(equal, Normal(mean.mT, sd.mT))
+
+    def _predictive(
+        self, x: Tensor, y: Tensor, x_new: Tensor, values: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Means and standard deviations, ``(hyperparameters, m)``."""
+        t, order = torch.cat((x[:, 0], x_new[:, 0])).double().sort(stable=True)
+        unknown = y.new_full((len(x_new),), torch.nan)
+        known = torch.cat((y, unknown)).double()[order]
+        model = self.state_space(t, values)
+        smoothed = kalman_smoother(model, known[None, :, None])
+        h = model.observation[0]
+        mean = smoothed.mean @ h
+        function = ((smoothed.cov @ h) * h).sum(-1).clamp_min(0)
+        sd = (function + model.observation_cov[..., 0]).sqrt()
+        asked = order.argsort()[len(x) :]
+        return mean[:, asked], sd[:, asked]
+
+
+def _one_by_one(n_tasks: int, n_rows: int) -> Tensor:
+    return torch.arange(n_rows, dtype=torch.get_default_dtype())[None, :, None].repeat(
+        n_tasks, 1, 1
+    )
+
+
+def _for_pyro(law: Any) -> Any:
+    """Pyro's distribution of the same name, as programs cannot draw from torch's own."""
+    if callable(law):
+        return law
+    return getattr(pyro.distributions, type(law).__name__)(
+        **{name: getattr(law, name) for name in law.arg_constraints}
+    )
+
+
+def _doubles(values: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    return {name: value.double() for name, value in (values or {}).items()}
+
+
+def _members(part: Component) -> Iterator[tuple[str, Any]]:
+    """The hyperparameters and parts that a part is made of, by name."""
+    if isinstance(part, Sum):
+        yield from ((str(i), member) for i, member in enumerate(part.parts))
+    elif is_dataclass(part):
+        yield from ((field.name, getattr(part, field.name)) for field in fields(part))
+
+
+def _distributions(name: str, part: Component) -> Iterator[tuple[str, Distribution]]:
+    for own, value in _members(part):
+        if isinstance(value, Distribution):
+            yield f"{name}_{own}", value
+        elif isinstance(value, Component):
+            yield from _distributions(f"{name}_{own}", value)
+
+
+def _filled(name: str, part: Component, values: Mapping[str, Tensor]) -> Component:
+    """The part with values in place of its distributions."""
+    given = {
+        own: values[f"{name}_{own}"]
+        if isinstance(value, Distribution)
+        else _filled(f"{name}_{own}", value, values)
+        for own, value in _members(part)
+        if isinstance(value, Distribution | Component)
+    }
+    if isinstance(part, Sum):
+        return Sum([cast(Component, given[str(i)]) for i in range(len(part.parts))])
+    return replace(part, **given) if is_dataclass(part) else part
