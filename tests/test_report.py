@@ -189,7 +189,7 @@ def test_report_is_of_the_prior_that_was_told(latent_prior):
         model, x, y, posterior, latent_prior=latent_prior, options={"network": "dt-normal"}
     )
     assert page.sections["Reference"]["method"] == "smc"
-    assert page.sections["Prior"]["of its latents"] == "told at run time"
+    assert page.sections["Prior"]["of its latents"] == "given at run time"
     assert page.warnings == []
     page = report_posterior(model, x, y, posterior, n_datasets=40)
     assert any("differs from smc" in warning for warning in page.warnings)
@@ -210,7 +210,7 @@ def test_report_of_data_that_the_model_does_not_make():
     prior, x = NormalMeanPrior(), torch.zeros(6, 0)
     posterior = infer(prior, x, y, method="exact")
     page = report_posterior(prior, x, y, posterior, reference=None, n_datasets=40)
-    assert any("does not make such data" in warning for warning in page.warnings)
+    assert any("does not fit" in warning for warning in page.warnings)
 
 
 def test_report_of_an_estimator_knows_its_prior():
@@ -219,7 +219,7 @@ def test_report_of_an_estimator_knows_its_prior():
     estimator = BayesianRegressor(method="laplace", random_state=0).fit(X, y)
     estimator.set_prior({"weights": Independent(Normal(0.9, 0.02).expand([1]), 1)})
     page = estimator.report("smc")
-    assert page.sections["Prior"]["of its latents"] == "told at run time"
+    assert page.sections["Prior"]["of its latents"] == "given at run time"
     assert not any("differs" in warning for warning in page.warnings)
 
 

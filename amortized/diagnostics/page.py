@@ -1,4 +1,4 @@
-"""A report as data, and as one HTML page that needs nothing beside it."""
+"""A report is made of sections: as data, as text, and as one self-contained HTML page."""
 
 import base64
 import html
@@ -6,7 +6,7 @@ import inspect
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,30 @@ figcaption { font-size: .85rem; color: var(--quiet); max-width: 30rem; }
 
 
 @dataclass(frozen=True)
+class Section:
+    """One part of a report.
+
+    Attributes:
+        name: its heading; sections of one name are joined.
+        entries: ``{what: number or text}``.
+        warnings: in plain words.
+        figures: ``{caption: figure}``.
+    """
+
+    name: str
+    entries: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Report:
-    """What was asked, what was answered, and why to trust it or not.
+    """What was asked, what was answered, and every reason to distrust the answer.
 
     Attributes:
         title: what the report is about; the page's heading adds the verdict to it.
         sections: ``{section: {what: number or text}}``, in the order of the page.
-        warnings: in plain words; none where nothing speaks against the answer.
+        warnings: in plain words; empty where no check found a problem.
         figures: ``{caption: figure}``.
 
     Example:
@@ -66,6 +83,24 @@ class Report:
     sections: dict[str, dict[str, Any]]
     warnings: list[str] = field(default_factory=list)
     figures: dict[str, Figure] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, title: str, sections: Iterable[Section]) -> "Report":
+        """The report that sections make, in their order; their warnings and figures likewise.
+
+        Example:
+            >>> Report.of("A test", [Section("Answer", {"mean": 0.5}, ["It is made up."])])
+            A test: It is made up.
+              Answer
+                mean: 0.5
+              ! It is made up.
+        """
+        report = cls(title, {})
+        for section in sections:
+            report.sections.setdefault(section.name, {}).update(section.entries)
+            report.warnings.extend(section.warnings)
+            report.figures.update(section.figures)
+        return report
 
     @property
     def verdict(self) -> str:
@@ -145,5 +180,5 @@ def _figure(caption: str, figure: Figure) -> str:
 
 
 def in_words(make: Callable[[], Any]) -> str:
-    """What the catalogue says of a prior, without the marks of formulas."""
+    """The catalogue's description of a prior, without the markup of formulas."""
     return (inspect.getdoc(make) or "").split("\n\n")[0].replace("\n", " ")
