@@ -1,4 +1,4 @@
-"""Any method of inference on trial: is it calibrated, and how far is it from the exact answer?"""
+"""Is a method of inference calibrated, and how far is it from the exact answer?"""
 
 from amortized.diagnostics.calibration import coverage, pit, sbc
 from amortized.diagnostics.classifier_test import c2st

@@ -96,8 +96,8 @@ def held_out_classes(
     if not kept:
         raise ValueError("Expected two classes with two rows each to hold some out; got fewer.")
     joined = np.concatenate(kept)
-    probs = {name: np.concatenate(parts) for name, parts in found.items()}
-    return HeldOutClasses(y[joined], probs, len(rows) - len(joined))
+    by_method = {name: np.concatenate(parts) for name, parts in found.items()}
+    return HeldOutClasses(y[joined], by_method, len(rows) - len(joined))
 
 
 def _baselines(x: Array, y: Rows, given: Rows, out: Rows, n_classes: int) -> dict[str, Array]:

@@ -56,9 +56,10 @@ class HeldOutTargets:
         dtype = predictive.mean.dtype
         target = torch.as_tensor(y, dtype=dtype).reshape(predictive.batch_shape)
         ends = [predictive.icdf(torch.full_like(target, p)) for p in (0.05, 0.95)]
-        parts = (predictive.cdf(target), predictive.log_prob(target), predictive.mean, *ends)
-        found = [part.detach().double().cpu().numpy().ravel() for part in parts]
-        return cls(np.asarray(y, np.float64).ravel(), found[0].clip(0, 1), *found[1:], **baselines)
+        parts = {"u": predictive.cdf(target).clamp(0, 1), "log_prob": predictive.log_prob(target)}
+        parts |= {"mean": predictive.mean, "low": ends[0], "high": ends[1]}
+        found = {name: part.detach().double().cpu().numpy().ravel() for name, part in parts.items()}
+        return cls(np.asarray(y, np.float64).ravel(), **found, **baselines)
 
 
 def held_out_targets(
@@ -74,7 +75,7 @@ def held_out_targets(
         seed: of the folds.
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(y))[:MOST_ROWS])
-    parts, boosted, order = [], [], []
+    parts, boosted, order = [], [], list[int]()
     for held, _ in zip(*folds(len(rows), seed), strict=True):
         out = np.setdiff1d(rows[held], order)  # the last fold may take some rows again
         given = np.setdiff1d(np.arange(len(y)), rows[held])

@@ -1,5 +1,6 @@
 """The report of one posterior: method, calibration at these inputs, fit and a reference."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -85,7 +86,9 @@ def report_posterior(
     problem = make_problem(model, x, y, latent_prior)
 
     def answer(rows: Tensor, targets: Tensor, n_draws: int) -> Posterior:
-        with torch.enable_grad():  # chains need it
+        # Chains need gradients; doubts about simulated datasets are counted by the test.
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
             return infer(
                 model,
                 rows,
@@ -125,9 +128,9 @@ def _answer(posterior: Posterior, method: str) -> Iterator[Section]:
     yield Section("Answer, mean and sd", answers, figures=figures)
     own = {k: v for k, v in posterior.diagnostics.items() if isinstance(v, int | float | str)}
     own.pop("seconds", None)
-    warnings = [f"{each}." for each in posterior.diagnostics.get("doubt", [])]
+    doubts = [f"{each}." for each in posterior.diagnostics.get("doubt", [])]
     in_words = _IN_WORDS.get(str(own.get("stage", method)), method)
-    yield Section("Method", {**own, "in words": in_words}, warnings + _own_doubts(own))
+    yield Section("Method", {**own, "in words": in_words}, doubts + _own_doubts(own))
 
 
 def _own_doubts(own: dict[str, Any]) -> list[str]:
@@ -183,25 +186,25 @@ def _calibration(
         seed=seed,
         progress=False,
     )
-    test, warnings = sbc(trial), list[str]()
+    test, doubts = sbc(trial), list[str]()
     if test.p_value < ALARM:
-        warnings.append(f"{method} is not calibrated at these inputs (p = {test.p_value:.2g}).")
+        doubts.append(f"{method} is not calibrated at these inputs (p = {test.p_value:.2g}).")
     entries = {f"SBC of {n_datasets} datasets at these inputs, p": test.p_value}
     caption = "Ranks of the truth: inside the grey band is calibrated."
-    return Section("Calibration", entries, warnings, {caption: test.plot().figure})
+    return Section("Calibration", entries, doubts, {caption: test.plot().figure})
 
 
 def _fits(posterior: Posterior, x: Tensor, y: Tensor, seed: int) -> Section:
     """Ordinary posterior predictive checks, row by row drawn from the predictive."""
     with seeded(seed):
         replicates = posterior.predictive(x).sample(torch.Size([500]))
-    shares, warnings = {}, list[str]()
+    shares, doubts = {}, list[str]()
     for name, statistic in STATISTICS.items():
         ours, theirs = statistic(x[None], y[None]), statistic(x[None], replicates)
         shares[name] = ((theirs < ours).double() + 0.5 * (theirs == ours)).mean().item()
         if not 0.005 <= shares[name] <= 0.995:
             tail = "upper" if shares[name] > 0.5 else "lower"
-            warnings.append(
+            doubts.append(
                 f"The model does not fit: the {name} of the data lies in the {tail} tail of its "
                 f"posterior predictive distribution ({shares[name]:.1%} of replicates below it)."
             )
@@ -213,7 +216,7 @@ def _fits(posterior: Posterior, x: Tensor, y: Tensor, seed: int) -> Section:
         ax.hist(values.numpy(), bins=bins, density=True, histtype="step", label=label, **style)
     figure = label_axes(ax, "y", "density", "Posterior predictive check").figure
     name, caption = "Fit: share of replicates below the data", "Replicated data, and the data."
-    return Section(name, shares, warnings, {caption: figure})
+    return Section(name, shares, doubts, {caption: figure})
 
 
 def _reference(
@@ -242,7 +245,7 @@ def _reference(
 def _compared(posterior: Posterior, reference: Posterior) -> Section:
     """Means and standard deviations against the reference's, latent by latent."""
     name, rows, points = str(reference.diagnostics["method"]), {}, {}
-    warnings = list[str]()
+    doubts = list[str]()
     ours, theirs = posterior.summary(), reference.summary()
     error = (1 / posterior.n_draws + 1 / reference.n_draws) ** 0.5
     for label, row in ours.items():
@@ -251,7 +254,7 @@ def _compared(posterior: Posterior, reference: Posterior) -> Section:
         rows[label] = f"mean moved by {moved:+.3f} sd, sd times {ratio:.3f}"
         points[label] = (moved, error)
         if abs(moved) > max(0.2, 5 * error) or not 0.8 < ratio < 1.25:
-            warnings.append(f"{label} differs from {name}: {rows[label]}.")
+            doubts.append(f"{label} differs from {name}: {rows[label]}.")
     chart = compare_methods(points, f"difference of means to {name} (its sd)")
     caption = "Both answers, in units of the reference's spread."
-    return Section("Reference", {"method": name, **rows}, warnings, {caption: chart.figure})
+    return Section("Reference", {"method": name, **rows}, doubts, {caption: chart.figure})

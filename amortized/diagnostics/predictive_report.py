@@ -59,7 +59,7 @@ def report_pfn(
     """
     name, n, x, y = network.config.prior, len(x), x.float(), y.float()
     about = {"name": name or "unknown", "units": network.config.units or "raw"}
-    if prior is None and name in PRIORS:
+    if prior is None and name is not None and name in PRIORS:
         prior = named_prior(name)
         about["in words"] = in_words(PRIORS[name])
     if fit is None and n >= LEAST_ROWS:

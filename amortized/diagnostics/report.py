@@ -28,11 +28,9 @@ from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.named import PRIORS, named_prior
 from amortized.priors.prior import Prior
 
-Subject = nn.Module | Posterior | BaseEstimator
-
 
 def report(
-    subject: Subject,
+    subject: nn.Module | Posterior | BaseEstimator,
     x: Any = None,
     y: Any = None,
     *,

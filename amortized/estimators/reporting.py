@@ -139,12 +139,13 @@ class ClassifierReport:
             part.classes_, part.class_weight_ = self.classes_[present], part.class_weight_[present]
             part._make_views()
             probs = np.zeros((len(out), len(self.classes_)))
-            probs[:, present] = part._point(x[out])
+            probs[:, present] = part._point(x[out].astype(np.float64))
             return probs
 
         found: Section
         try:
-            held_out = held_out_classes(answer, x, y, len(self.classes_), seed)
+            inputs = x.astype(np.float64)
+            held_out = held_out_classes(answer, inputs, y, len(self.classes_), seed)
             found = classes_section(held_out, self.classes_, seed)
         except ValueError as reason:
             found = Section("Held-out rows", {"not judged": str(reason)})
@@ -161,10 +162,10 @@ def _report_of_table(estimator: Any, seed: int) -> Report:
             warnings.simplefilter("ignore", UserWarning)  # of a target that does not vary
             part._standardise(y[given])
         part._make_views()
-        return part._context.predictive(x[out])
+        return part._context.predictive(x[out].astype(np.float64))
 
     if len(x) >= LEAST_ROWS:
-        found = targets_section(held_out_targets(answer, x, y, seed))
+        found = targets_section(held_out_targets(answer, x.astype(np.float64), y, seed))
     else:
         found = Section("Held-out rows", {"not judged": f"fewer than {LEAST_ROWS} rows"})
     return Report.of(_title(estimator, len(x)), [found, _asked(estimator)])
@@ -203,6 +204,7 @@ def _asked(estimator: Any) -> Section:
 class CurveReport:
     """The report of `LearningCurveRegressor`."""
 
+    network_: Any
     steps_: Any
     values_: Any
 
@@ -232,7 +234,7 @@ class CurveReport:
             short = Section("Held-out curves", {"not judged": "no curve with two known values"})
             return Report.of(_curve_title(self), [short, asked])
         rows = [row for row, _ in last]
-        part = object.__new__(type(self))
+        part: Any = object.__new__(type(self))
         part.__dict__.update(self.__dict__)
         part._many, part.steps_, part.values_ = True, shown[rows], values[rows]
         answer = part.predict_distribution(np.array([[step] for _, step in last]))
