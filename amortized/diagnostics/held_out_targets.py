@@ -58,7 +58,9 @@ class HeldOutTargets:
         ends = [predictive.icdf(torch.full_like(target, p)) for p in (0.05, 0.95)]
         parts = {"u": predictive.cdf(target).clamp(0, 1), "log_prob": predictive.log_prob(target)}
         parts |= {"mean": predictive.mean, "low": ends[0], "high": ends[1]}
-        found = {name: part.detach().double().cpu().numpy().ravel() for name, part in parts.items()}
+        found: dict[str, Any] = {
+            name: part.detach().double().cpu().numpy().ravel() for name, part in parts.items()
+        }
         return cls(np.asarray(y, np.float64).ravel(), **found, **baselines)
 
 
