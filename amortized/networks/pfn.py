@@ -169,9 +169,10 @@ class PFN(nn.Module):
         config = self.config
         half = config.d_model // config.n_heads // 2
         low, high = map(math.log, config.frequencies)
-        length = torch.linspace(low, high, half).exp()
+        # On the meta device, where a network is made to be loaded, linspace would import a compiler.
+        length = torch.linspace(low, high, half, device="cpu").exp()
         direction = torch.randn(config.n_features, config.n_heads, half)
-        return direction * length / math.sqrt(config.n_features)
+        return direction * length.to(direction.device) / math.sqrt(config.n_features)
 
     def _embed(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens of rows, (batch, rows, d_model), and angles of attention in x.
