@@ -169,10 +169,11 @@ class PFN(nn.Module):
         config = self.config
         half = config.d_model // config.n_heads // 2
         low, high = map(math.log, config.frequencies)
-        # On the meta device, where a network is made to be loaded, linspace would import a compiler.
-        length = torch.linspace(low, high, half, device="cpu").exp()
         direction = torch.randn(config.n_features, config.n_heads, half)
-        return direction * length.to(direction.device) / math.sqrt(config.n_features)
+        if direction.is_meta:  # to be loaded: arithmetic there would import torch's compiler
+            return direction
+        length = torch.linspace(low, high, half).exp()
+        return direction * length / math.sqrt(config.n_features)
 
     def _embed(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Tokens of rows, (batch, rows, d_model), and angles of attention in x.
