@@ -81,7 +81,7 @@ class PriorFitting(lightning.LightningModule):
 
     def __init__(self, network: Any, config: TrainingConfig | Mapping[str, Any]) -> None:
         super().__init__()
-        self.network = network if isinstance(network, nn.Module) else _from_hparams(network)
+        self.network: Any = network if isinstance(network, nn.Module) else _from_hparams(network)
         self.config = config if isinstance(config, TrainingConfig) else TrainingConfig(**config)
         self.save_hyperparameters(
             {"network": _hparams(self.network), "config": _fields(self.config)}
@@ -126,7 +126,7 @@ class PriorFitting(lightning.LightningModule):
             loss = self.network.loss(batch)
         shared: dict[str, Any] = {"sync_dist": True, "batch_size": 1}
         self.log("val_loss", loss, prog_bar=True, **shared)
-        prior = getattr(getattr(self.trainer, "datamodule", None), "prior", None)
+        prior: Any = getattr(getattr(self.trainer, "datamodule", None), "prior", None)
         if isinstance(batch, TaskBatch) and hasattr(prior, "posterior_predictive"):
             exact = prior.posterior_predictive(batch).log_prob(batch.y_query)
             known = exact if batch.query_mask is None else exact[batch.query_mask]
