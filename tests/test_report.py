@@ -1,6 +1,8 @@
 """A report says what was asked and answered, and warns where a planted fault asks for it."""
 
+import io
 import json
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch.distributions import Independent, LogNormal, Normal
 
 from amortized import PFNRegressor, infer, load
 from amortized.diagnostics import Report, TrainingRange, report, report_posterior
+from amortized.diagnostics.page import Section
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.problems import named_tasks
@@ -98,6 +101,27 @@ def test_every_form_of_a_report_begins_with_its_verdict(warnings, verdict):
     for tag in ("title", "h1"):
         assert f"<{tag}>&lt;i&gt;gp&lt;/i&gt;: {verdict}</{tag}>" in text
     assert "<i>" not in text
+
+
+@pytest.mark.parametrize(("terminal", "disabled", "shown"), [(1, "0", 1), (1, "1", 0), (0, "0", 0)])
+def test_a_bar_is_shown_on_terminals_alone_and_not_where_it_is_disabled(
+    monkeypatch, terminal, disabled, shown
+):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return bool(terminal)
+
+    def sections():
+        for name in "ab":
+            time.sleep(0.01)
+            yield Section(name, {})
+
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TQDM_DISABLE", disabled)
+    monkeypatch.setattr("amortized.diagnostics.page.DELAY", 0.0)
+    assert list(Report.of("A report", sections()).sections) == ["a", "b"]
+    assert ("section" in screen.getvalue()) == bool(shown)
 
 
 def test_page_adapts_to_phones_dark_mode_and_paper():

@@ -5,14 +5,20 @@ import html
 import inspect
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 ALARM = 0.01
 """Level of a test below which a report warns."""
+
+DELAY = 2.0
+"""Seconds before a progress bar is shown."""
 
 # Figures are images on white, so they keep a white card in dark mode.
 _STYLE = """
@@ -86,6 +92,13 @@ class Report:
     def of(cls, title: str, sections: Iterable[Section]) -> "Report":
         """The report that sections make, in their order; their warnings and figures likewise.
 
+        On a terminal a progress bar counts them from the third second on, unless the environment
+        has TQDM_DISABLE=1.
+
+        Args:
+            title: of the report.
+            sections: made one after the other.
+
         Example:
             >>> Report.of("A test", [Section("Answer", {"mean": 0.5}, ["It is made up."])])
             A test: It is made up.
@@ -94,7 +107,8 @@ class Report:
               ! It is made up.
         """
         report = cls(title, {})
-        for section in sections:
+        bar = tqdm(sections, title, unit="section", delay=DELAY, disable=_no_bar(), leave=False)
+        for section in bar:
             report.sections.setdefault(section.name, {}).update(section.entries)
             report.warnings.extend(section.warnings)
             report.figures.update(section.figures)
@@ -161,6 +175,11 @@ class Report:
         for name in self.sections:
             lines += [f"  {name}", *(f"    {k}: {text}" for k, text in self.texts(name).items())]
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
+
+
+def _no_bar() -> bool | None:
+    """Whether the user wants no bars; None leaves it to whether there is a terminal."""
+    return True if os.environ.get("TQDM_DISABLE", "0") not in ("", "0") else None
 
 
 def _text(value: Any) -> str:

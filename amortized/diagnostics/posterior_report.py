@@ -103,20 +103,23 @@ def report_posterior(
     program = getattr(model, "__name__", type(model).__name__)
     own = "the program's own" if latent_prior is None else "given at run time"
     asked = {"latent_prior": latent_prior, "n_draws": posterior.n_draws, "seed": seed + 1}
-    sections = [
-        *([] if held_out is None else [held_out]),
-        Section("What was asked", {"rows": len(y), "features": x.shape[1]}),
-        Section("Prior", {"program": program, "of its latents": own}),
-        *_answer(posterior, method),
-        _calibration(problem, answer, method, n_datasets, seed),
-        _fits(posterior, x, y, seed),
-    ]
-    found = _reference(model, x, y, reference, method, asked)
-    seconds = {method: float(posterior.diagnostics.get("seconds", float("nan")))}
-    if found is not None:
-        sections.append(_compared(posterior, found))
-        seconds[f"reference, {found.diagnostics['method']}"] = found.diagnostics["seconds"]
-    return Report.of(f"{method} on {len(y)} rows", [*sections, Section("Seconds", seconds)])
+
+    def sections() -> Iterator[Section]:
+        if held_out is not None:
+            yield held_out
+        yield Section("What was asked", {"rows": len(y), "features": x.shape[1]})
+        yield Section("Prior", {"program": program, "of its latents": own})
+        yield from _answer(posterior, method)
+        yield _calibration(problem, answer, method, n_datasets, seed)
+        yield _fits(posterior, x, y, seed)
+        found = _reference(model, x, y, reference, method, asked)
+        seconds = {method: float(posterior.diagnostics.get("seconds", float("nan")))}
+        if found is not None:
+            yield _compared(posterior, found)
+            seconds[f"reference, {found.diagnostics['method']}"] = found.diagnostics["seconds"]
+        yield Section("Seconds", seconds)
+
+    return Report.of(f"{method} on {len(y)} rows", sections())
 
 
 def _answer(posterior: Posterior, method: str) -> Iterator[Section]:

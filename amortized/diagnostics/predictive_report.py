@@ -62,20 +62,25 @@ def report_pfn(
     if prior is None and name is not None and name in PRIORS:
         prior = named_prior(name)
         about["in words"] = in_words(PRIORS[name])
-    if fit is None and n >= LEAST_ROWS:
-        fit = prior_fit(network, x, y, prior=prior, seed=seed)
+    if prior is None or (reference == "auto" and not isinstance(prior, ProgramPrior)):
+        reference = None  # no program, no other method
     asked = {"rows": n, "features": x.shape[1], "network": name or type(network).__name__}
-    sections = [fit_section(fit), Section("What was asked", asked), Section("Prior", about)]
-    if prior is None:
-        sections.append(_measured(network))
-        reference = None
-    else:
-        sections.append(_calibration(prior, estimator or network, n, n_datasets, seed))
-        sections.append(_range(network, prior, x, y, seed))
-        if not isinstance(prior, ProgramPrior) and reference == "auto":
-            reference = None  # no program, no other method
-    sections += _predictions(network, prior, x, y, reference, seed)
-    return Report.of(f"{name or 'A network'} on {n} rows", sections)
+
+    def sections() -> Iterator[Section]:
+        judged = fit
+        if judged is None and n >= LEAST_ROWS:
+            judged = prior_fit(network, x, y, prior=prior, seed=seed)
+        yield fit_section(judged)
+        yield Section("What was asked", asked)
+        yield Section("Prior", about)
+        if prior is None:
+            yield _measured(network)
+        else:
+            yield _calibration(prior, estimator or network, n, n_datasets, seed)
+            yield _range(network, prior, x, y, seed)
+        yield from _predictions(network, prior, x, y, reference, seed)
+
+    return Report.of(f"{name or 'A network'} on {n} rows", sections())
 
 
 def fit_section(fit: PriorFit | None) -> Section:

@@ -275,7 +275,7 @@ def _p_values(
     each = [_upper_tail(null, _surprise(_two_sided(half, found))) for half in halves]
     # Of the p-values by either half the geometric mean: they are nearly one, and their arithmetic
     # mean is below .05 for .035 of the prior's own datasets (the geometric for .045).
-    return _two_sided(expected, found), np.exp(np.log(each).mean(0))
+    return _two_sided(expected, found), np.asarray(np.sqrt(each[0] * each[1]))
 
 
 def _statistic(value: Any, range_: Any, p_value: Any) -> Statistic:

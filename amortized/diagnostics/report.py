@@ -126,13 +126,18 @@ def _of_network(
         words = PROBLEMS[name].about if of_latents else in_words(PRIORS[name])
         described["in words"] = words
         prior = named_tasks(name) if of_latents else named_prior(name)
-    if isinstance(network, DistributionTransformer):
-        found = list(_judge_dt(network, _tasks(network, prior), n_context, n_datasets, seed))
-    else:
-        found = list(_judge_pfn(network, _read(network, prior), n_context, n_datasets, seed))
-    spent = Section("Cost", {"seconds for this report": time.perf_counter() - began})
-    first = [Section("What was asked", about), Section("Prior", described)]
-    return Report.of(f"Network {name or source} over its prior", [*first, *found, spent])
+
+    def sections() -> Iterator[Section]:
+        yield Section("What was asked", about)
+        yield Section("Prior", described)
+        asked = n_context, n_datasets, seed
+        if isinstance(network, DistributionTransformer):
+            yield from _judge_dt(network, _tasks(network, prior), *asked)
+        else:
+            yield from _judge_pfn(network, _read(network, prior), *asked)
+        yield Section("Cost", {"seconds for this report": time.perf_counter() - began})
+
+    return Report.of(f"Network {name or source} over its prior", sections())
 
 
 def _tasks(network: DistributionTransformer, prior: Any) -> LatentTasks:
