@@ -129,7 +129,7 @@ def test_val_check_interval_and_early_stopping():
 
 
 def test_the_best_weights_are_kept_and_loaded_without_arguments(tmp_path):
-    keep = ModelCheckpoint(tmp_path, "best", monitor="val_loss")
+    keep = ModelCheckpoint(tmp_path / "new" / "folder", "best", monitor="val_loss")
     network = fit(callbacks=keep)
     again = PriorFitting.load_from_checkpoint(keep.best_model_path)
     assert again.network.config == network.config and again.config == STEPS

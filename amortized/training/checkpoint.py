@@ -88,6 +88,7 @@ class CheckedFiles(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # as Lightning's own does
         write_checkpoint(checkpoint, path)
 
     def load_checkpoint(
