@@ -82,7 +82,7 @@ class PredictiveTrial:
             prior: any prior; a `ProgramPrior` where ``method`` is a name.
             method: a name for `infer`; a PFN, which reads the prior's numbers as they are; an
                 estimator, of which a clone is fitted to each dataset, so that what it does to the
-                data is on trial with its network; or a function from a `TaskBatch` to the
+                data is evaluated with its network; or a function from a `TaskBatch` to the
                 predictive, such as ``prior.posterior_predictive`` where the prior knows the exact.
             n_datasets: how many.
             n_context: known rows of each.
