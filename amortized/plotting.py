@@ -5,15 +5,19 @@ so nothing stays open and no window is needed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from torch import Tensor
 from torch.distributions import Distribution
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
+else:  # Matplotlib takes a third of a second, and few who import this draw
+    Axes = Figure = Text = Any
 
 COLOURS = ("#14213d", "#c2410c", "#3b9ab2", "#f2b134")
 """From dark to light."""
@@ -23,9 +27,16 @@ BAND = "0.86"
 """Grey of what is expected of an exact answer."""
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def new_axes(width: float = 5.0, height: float = 3.5) -> Axes:
     """Axes of a new figure, sizes in inches."""
-    return Figure(figsize=(width, height), layout="constrained").subplots()
+    return new_figure(width, height).subplots()
 
 
 def line_style(i: int) -> dict[str, Any]:
@@ -215,7 +226,7 @@ def plot_prior_sensitivity(
         raise ValueError(f"Expected latents among {list(quantiles)}; got {list(chosen)}.")
     rows = np.arange(len(sensitivity.labels))
     n_panels = len(chosen) + 1
-    figure = Figure(figsize=(1.2 + 2.1 * n_panels, 1.0 + 0.3 * len(rows)), layout="constrained")
+    figure = new_figure(1.2 + 2.1 * n_panels, 1.0 + 0.3 * len(rows))
     axes = figure.subplots(1, n_panels, sharey=True, squeeze=False)[0]
     for ax, (name, label) in zip(axes, chosen.items(), strict=False):
         low, median, high = np.asarray(quantiles[name]).T

@@ -1,8 +1,9 @@
 """The answer of every inference method: the posterior of the latents, in their own units."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
@@ -25,6 +26,16 @@ _KEPT = (
     "mixture",
     "diagnostics",
 )  # attributes that a file holds
+
+
+class Asked(NamedTuple):
+    """What a posterior was inferred from: arguments of `amortized.infer.infer`."""
+
+    model: Any
+    x: Tensor
+    y: Tensor
+    latent_prior: Any
+    options: dict[str, Any]
 
 
 class Posterior:
@@ -54,6 +65,8 @@ class Posterior:
     Attributes:
         diagnostics: a dictionary; ``method``, ``seconds``, and what the method measured, such as
             ``r_hat``, ``ess``, ``divergences`` or ``k_hat``.
+        asked: model, data, latent prior and options of the call of `infer`; None where it was made
+            otherwise.
         mixture: as given. As ``latent_prior`` of the next call, the posterior of these data is the
             prior of further ones.
 
@@ -96,6 +109,19 @@ class Posterior:
         self._probabilities: Latents = {} if discrete is None else discrete
         self._make_groups = groups
         self.diagnostics = dict(diagnostics or {})
+        self.asked: Asked | None = None
+
+    def report(self, *, seed: int = 0) -> Any:
+        """Method, calibration at these inputs, fit and a reference: reasons to distrust it.
+
+        Args:
+            seed: of the datasets and draws; see `amortized.diagnostics.report`.
+
+        Raises:
+            ValueError: if this is not a posterior of one dataset by `infer`.
+        """
+        # Diagnostics import this module, so they are imported when asked for.
+        return import_module("amortized.diagnostics").report(self, seed=seed)
 
     def __getitem__(self, name: str) -> Tensor:
         """Draws of one latent, equally weighted, ``(n, *batch, *event)``."""

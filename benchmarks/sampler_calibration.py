@@ -28,7 +28,7 @@ from scipy import stats
 from torch import Tensor
 
 from amortized.diagnostics import PosteriorTrial
-from amortized.diagnostics.sbc import ranks
+from amortized.diagnostics.calibration import ranks
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.sampling.particle_mcmc import smc_squared

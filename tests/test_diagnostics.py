@@ -24,10 +24,9 @@ from amortized.diagnostics import (
     sbc,
     tarp,
 )
-from amortized.diagnostics.coverage import neighbour_density
+from amortized.diagnostics.calibration import neighbour_density, ranks
 from amortized.diagnostics.importance_efficiency import ImportanceEfficiency
 from amortized.diagnostics.order_sensitivity import OrderSensitivity
-from amortized.diagnostics.sbc import ranks
 from amortized.diagnostics.uniformity import Uniformity, simultaneous_band
 from amortized.latent_priors.problems import named_tasks
 from amortized.priors.regression.linear_regression import LinearRegressionPrior

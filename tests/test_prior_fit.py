@@ -195,5 +195,5 @@ def test_rows_are_judged_in_their_order_and_once_each(weights):
 def test_a_table_network_is_compared_with_the_exact_null():
     X, y = sine(30)
     page = PFNRegressor("tabular-regressor", n_estimators=1).fit(X, y).report()
-    assert "coverage of 90% intervals" in page.sections["Prior against rows"]
+    assert "coverage of 90% intervals" in page.sections["Held-out rows"]
     assert page.sections["What was asked"]["rows"] == 30

@@ -1,6 +1,8 @@
 """A report says what was asked and answered, and warns where a planted fault asks for it."""
 
+import io
 import json
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from torch.distributions import Independent, LogNormal, Normal
 
 from amortized import PFNRegressor, infer, load
 from amortized.diagnostics import Report, TrainingRange, report, report_posterior
+from amortized.diagnostics.page import Section
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.problems import named_tasks
@@ -98,6 +101,27 @@ def test_every_form_of_a_report_begins_with_its_verdict(warnings, verdict):
     for tag in ("title", "h1"):
         assert f"<{tag}>&lt;i&gt;gp&lt;/i&gt;: {verdict}</{tag}>" in text
     assert "<i>" not in text
+
+
+@pytest.mark.parametrize(("terminal", "disabled", "shown"), [(1, "0", 1), (1, "1", 0), (0, "0", 0)])
+def test_a_bar_is_shown_on_terminals_alone_and_not_where_it_is_disabled(
+    monkeypatch, terminal, disabled, shown
+):
+    class Screen(io.StringIO):
+        def isatty(self):
+            return bool(terminal)
+
+    def sections():
+        for name in "ab":
+            time.sleep(0.01)
+            yield Section(name, {})
+
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TQDM_DISABLE", disabled)
+    monkeypatch.setattr("amortized.diagnostics.page.DELAY", 0.0)
+    assert list(Report.of("A report", sections()).sections) == ["a", "b"]
+    assert ("section" in screen.getvalue()) == bool(shown)
 
 
 def test_page_adapts_to_phones_dark_mode_and_paper():
@@ -189,7 +213,7 @@ def test_report_is_of_the_prior_that_was_told(latent_prior):
         model, x, y, posterior, latent_prior=latent_prior, options={"network": "dt-normal"}
     )
     assert page.sections["Reference"]["method"] == "smc"
-    assert page.sections["Prior"]["of its latents"] == "told at run time"
+    assert page.sections["Prior"]["of its latents"] == "given at run time"
     assert page.warnings == []
     page = report_posterior(model, x, y, posterior, n_datasets=40)
     assert any("differs from smc" in warning for warning in page.warnings)
@@ -210,7 +234,7 @@ def test_report_of_data_that_the_model_does_not_make():
     prior, x = NormalMeanPrior(), torch.zeros(6, 0)
     posterior = infer(prior, x, y, method="exact")
     page = report_posterior(prior, x, y, posterior, reference=None, n_datasets=40)
-    assert any("does not make such data" in warning for warning in page.warnings)
+    assert any("does not fit" in warning for warning in page.warnings)
 
 
 def test_report_of_an_estimator_knows_its_prior():
@@ -219,7 +243,7 @@ def test_report_of_an_estimator_knows_its_prior():
     estimator = BayesianRegressor(method="laplace", random_state=0).fit(X, y)
     estimator.set_prior({"weights": Independent(Normal(0.9, 0.02).expand([1]), 1)})
     page = estimator.report("smc")
-    assert page.sections["Prior"]["of its latents"] == "told at run time"
+    assert page.sections["Prior"]["of its latents"] == "given at run time"
     assert not any("differs" in warning for warning in page.warnings)
 
 
@@ -243,5 +267,5 @@ def test_report_of_networks(network, tmp_path):
         page.sections["Calibration"]
     )
     assert len(page.figures) == 6
-    with pytest.raises(ValueError, match="names its prior"):
+    with pytest.raises(ValueError, match="Expected a PFN, TabularPFN"):
         report(torch.nn.Linear(1, 1))

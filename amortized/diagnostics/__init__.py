@@ -1,23 +1,20 @@
-"""Any method of inference on trial: is it calibrated, and how far is it from the exact answer?"""
+"""Is a method of inference calibrated, and how far is it from the exact answer?"""
 
+from amortized.diagnostics.calibration import coverage, pit, sbc
 from amortized.diagnostics.classifier_test import c2st
-from amortized.diagnostics.coverage import coverage
 from amortized.diagnostics.importance_efficiency import importance_efficiency
-from amortized.diagnostics.latent_trial import latent_trial
 from amortized.diagnostics.local_classifier_test import local_c2st
 from amortized.diagnostics.log_score import log_score
 from amortized.diagnostics.order_sensitivity import order_sensitivity
 from amortized.diagnostics.out_of_range import TrainingRange
 from amortized.diagnostics.page import Report
-from amortized.diagnostics.pit import pit
 from amortized.diagnostics.posterior_report import report_posterior
 from amortized.diagnostics.predictive_check import predictive_check
 from amortized.diagnostics.predictive_report import report_pfn
 from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.report import calibration_rows, report
-from amortized.diagnostics.sbc import sbc
 from amortized.diagnostics.tarp import tarp
-from amortized.diagnostics.trial import PosteriorTrial
+from amortized.diagnostics.trial import PosteriorTrial, latent_trial
 
 __all__ = [
     "PosteriorTrial",

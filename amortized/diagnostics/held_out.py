@@ -37,7 +37,7 @@ class HeldOut:
         return np.asarray(special.ndtri(np.clip(self.u, _SMALLEST, 1 - _SMALLEST)))
 
 
-def _folds(n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def folds(n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows held out and rows given in each fold, ``(folds, ...)``, all folds of one size.
 
     The last fold takes rows of the first again where the number of rows is no multiple.
@@ -49,7 +49,7 @@ def _folds(n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 def held_out_rows(network: Any, x: Tensor, y: Tensor, seed: int) -> HeldOut:
     """Predictions of every row of datasets ``(datasets, rows, ...)``."""
-    out, given = (torch.as_tensor(rows) for rows in _folds(x.shape[1], seed))
+    out, given = (torch.as_tensor(rows) for rows in folds(x.shape[1], seed))
     device, at_once = network.borders.device, max(1, _ROWS_AT_ONCE // (_FOLDS * x.shape[1]))
     parts = []
     for own_x, own_y in zip(x.split(at_once), y.split(at_once), strict=True):
@@ -138,7 +138,7 @@ def baseline_scores(x: Tensor, y: Tensor, seed: int) -> dict[str, float]:
     """Held-out log scores, on the same folds, of a normal and of a linear model."""
     inputs, target = np.nan_to_num(x.double().numpy()), y.double().numpy()
     scores: dict[str, list[float]] = {"normal at the mean": [], "Bayesian linear model": []}
-    for out, given in zip(*_folds(len(x), seed), strict=True):
+    for out, given in zip(*folds(len(x), seed), strict=True):
         linear = BayesianRidge().fit(inputs[given], target[given])
         mean, sd = linear.predict(inputs[out], return_std=True)
         floor = 1e-9 + 1e-3 * target.std()

@@ -25,8 +25,8 @@ from sklearn.base import clone
 from torch import Tensor
 from tqdm import tqdm
 
+from amortized.diagnostics.calibration import ranks
 from amortized.diagnostics.classifier_test import quadratic_classifier
-from amortized.diagnostics.sbc import ranks
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.plotting import BAND, COLOURS, label_axes, new_axes
 

@@ -1,20 +1,24 @@
-"""A report as data, and as one HTML page that needs nothing beside it."""
+"""A report is made of sections: as data, as text, and as one self-contained HTML page."""
 
 import base64
 import html
 import inspect
 import io
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from tqdm import tqdm
 
 ALARM = 0.01
 """Level of a test below which a report warns."""
+
+DELAY = 2.0
+"""Seconds before a progress bar is shown."""
 
 # Figures are images on white, so they keep a white card in dark mode.
 _STYLE = """
@@ -45,13 +49,30 @@ figcaption { font-size: .85rem; color: var(--quiet); max-width: 30rem; }
 
 
 @dataclass(frozen=True)
+class Section:
+    """One part of a report.
+
+    Attributes:
+        name: its heading; sections of one name are joined.
+        entries: ``{what: number or text}``.
+        warnings: in plain words.
+        figures: ``{caption: figure}``.
+    """
+
+    name: str
+    entries: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Report:
-    """What was asked, what was answered, and why to trust it or not.
+    """What was asked, what was answered, and every reason to distrust the answer.
 
     Attributes:
         title: what the report is about; the page's heading adds the verdict to it.
         sections: ``{section: {what: number or text}}``, in the order of the page.
-        warnings: in plain words; none where nothing speaks against the answer.
+        warnings: in plain words; empty where no check found a problem.
         figures: ``{caption: figure}``.
 
     Example:
@@ -65,7 +86,33 @@ class Report:
     title: str
     sections: dict[str, dict[str, Any]]
     warnings: list[str] = field(default_factory=list)
-    figures: dict[str, Figure] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, title: str, sections: Iterable[Section]) -> "Report":
+        """The report that sections make, in their order; their warnings and figures likewise.
+
+        On a terminal a progress bar counts them from the third second on, unless the environment
+        has TQDM_DISABLE=1.
+
+        Args:
+            title: of the report.
+            sections: made one after the other.
+
+        Example:
+            >>> Report.of("A test", [Section("Answer", {"mean": 0.5}, ["It is made up."])])
+            A test: It is made up.
+              Answer
+                mean: 0.5
+              ! It is made up.
+        """
+        report = cls(title, {})
+        bar = tqdm(sections, title, unit="section", delay=DELAY, disable=_no_bar(), leave=False)
+        for section in bar:
+            report.sections.setdefault(section.name, {}).update(section.entries)
+            report.warnings.extend(section.warnings)
+            report.figures.update(section.figures)
+        return report
 
     @property
     def verdict(self) -> str:
@@ -130,11 +177,16 @@ class Report:
         return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
 
 
+def _no_bar() -> bool | None:
+    """Whether the user wants no bars; None leaves it to whether there is a terminal."""
+    return True if os.environ.get("TQDM_DISABLE", "0") not in ("", "0") else None
+
+
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _figure(caption: str, figure: Figure) -> str:
+def _figure(caption: str, figure: Any) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -145,5 +197,5 @@ def _figure(caption: str, figure: Figure) -> str:
 
 
 def in_words(make: Callable[[], Any]) -> str:
-    """What the catalogue says of a prior, without the marks of formulas."""
+    """The catalogue's description of a prior, without the markup of formulas."""
     return (inspect.getdoc(make) or "").split("\n\n")[0].replace("\n", " ")

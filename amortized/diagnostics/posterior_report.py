@@ -1,6 +1,7 @@
-"""The verdict on one posterior: calibrated at this very design, equal to a reference's, fitting."""
+"""The report of one posterior: method, calibration at these inputs, fit and a reference."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.diagnostics.page import ALARM, Report
+from amortized.diagnostics.calibration import sbc
+from amortized.diagnostics.page import ALARM, Report, Section
 from amortized.diagnostics.predictive_check import STATISTICS
-from amortized.diagnostics.sbc import sbc
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.infer import LatentPrior, infer
 from amortized.infer.problem import Problem, make_problem
@@ -48,13 +49,14 @@ def report_posterior(
     options: Mapping[str, Any] | None = None,
     n_datasets: int = 100,
     seed: int = 0,
+    held_out: Section | None = None,
 ) -> Report:
-    """The verdict on a posterior of one dataset.
+    """The report of a posterior of one dataset.
 
     Args:
         model: the program, or a prior with one.
         x: inputs that the posterior was inferred from.
-        y: their answers.
+        y: their targets.
         posterior: by any method of `infer`.
         reference: method to compare with; "auto" takes the first of exact, smc and nuts that is
             another and works, None is none.
@@ -62,6 +64,7 @@ def report_posterior(
         options: further arguments of its method, such as a network.
         n_datasets: drawn from the program at these very inputs, for the calibration.
         seed: of these and of the reference.
+        held_out: how held-out rows were predicted, as far as that was measured.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -76,42 +79,61 @@ def report_posterior(
         raise ValueError(
             f"Expected the posterior of one dataset; got a batch {tuple(posterior.batch_shape)}."
         )
-    method, warnings = str(posterior.diagnostics["method"]), list[str]()
     x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"Expected one number a row as y, ({len(x)},); got {tuple(y.shape)}.")
+    method, options = str(posterior.diagnostics["method"]), dict(options or {})
+    problem = make_problem(model, x, y, latent_prior)
+
+    def answer(rows: Tensor, targets: Tensor, n_draws: int) -> Posterior:
+        # Chains need gradients; doubts about simulated datasets are counted by the test.
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return infer(
+                model,
+                rows,
+                targets,
+                method=method,
+                latent_prior=latent_prior,
+                n_draws=n_draws,
+                seed=seed,
+                **options,
+            )
+
+    program = getattr(model, "__name__", type(model).__name__)
+    own = "the program's own" if latent_prior is None else "given at run time"
+    asked = {"latent_prior": latent_prior, "n_draws": posterior.n_draws, "seed": seed + 1}
+
+    def sections() -> Iterator[Section]:
+        if held_out is not None:
+            yield held_out
+        yield Section("What was asked", {"rows": len(y), "features": x.shape[1]})
+        yield Section("Prior", {"program": program, "of its latents": own})
+        yield from _answer(posterior, method)
+        yield _calibration(problem, answer, method, n_datasets, seed)
+        yield _fits(posterior, x, y, seed)
+        found = _reference(model, x, y, reference, method, asked)
+        seconds = {method: float(posterior.diagnostics.get("seconds", float("nan")))}
+        if found is not None:
+            yield _compared(posterior, found)
+            seconds[f"reference, {found.diagnostics['method']}"] = found.diagnostics["seconds"]
+        yield Section("Seconds", seconds)
+
+    return Report.of(f"{method} on {len(y)} rows", sections())
+
+
+def _answer(posterior: Posterior, method: str) -> Iterator[Section]:
+    """The posterior in numbers, and the method's own diagnostics."""
     answers = {
         label: f"{row['mean']:.4g} +- {row['sd']:.3g}" for label, row in posterior.summary().items()
     }
+    figures = {"The posterior: mean and 90% interval.": posterior.plot()} if answers else {}
+    yield Section("Answer, mean and sd", answers, figures=figures)
     own = {k: v for k, v in posterior.diagnostics.items() if isinstance(v, int | float | str)}
-    seconds = {method: float(own.pop("seconds", float("nan")))}
-    sections: dict[str, dict[str, Any]] = {
-        "What was asked": {"rows": len(y), "features": x.shape[1]},
-        "Prior": {
-            "program": getattr(model, "__name__", type(model).__name__),
-            "of its latents": "the program's own" if latent_prior is None else "told at run time",
-        },
-        "Answer, mean and sd": answers,
-        "Method": {**own, "in words": _IN_WORDS.get(str(own.get("stage", method)), method)},
-    }
-    warnings += [f"{each}." for each in posterior.diagnostics.get("doubt", [])]
-    warnings += _own_doubts(own)
-    figures = {"The posterior: mean and 90% interval.": posterior.plot()}
-    problem = make_problem(model, x, y, latent_prior)
-    test = sbc(_trial_at(problem, method, latent_prior, dict(options or {}), n_datasets, seed))
-    sections["Calibration"] = {f"SBC of {n_datasets} datasets at these inputs, p": test.p_value}
-    if test.p_value < ALARM:
-        warnings.append(f"{method} is not calibrated at these inputs (p = {test.p_value:.2g}).")
-    figures["Ranks of the truth: inside the grey band is calibrated."] = test.plot().figure
-    fit, figure = _fits(posterior, x, y, seed, warnings)
-    sections["Fit: share of replicates below the data"] = fit
-    figures["Data made from the posterior, and the data."] = figure
-    asked = {"latent_prior": latent_prior, "n_draws": posterior.n_draws, "seed": seed + 1}
-    found = _reference(model, x, y, reference, method, asked)
-    if found is not None:
-        sections["Reference"], chart = _compared(posterior, found, warnings)
-        figures["Both answers, in units of the reference's spread."] = chart
-        seconds[f"reference, {found.diagnostics['method']}"] = found.diagnostics["seconds"]
-    sections["Seconds"] = seconds
-    return Report(f"{method} on {len(y)} rows", sections, warnings, figures)
+    own.pop("seconds", None)
+    doubts = [f"{each}." for each in posterior.diagnostics.get("doubt", [])]
+    in_words = _IN_WORDS.get(str(own.get("stage", method)), method)
+    yield Section("Method", {**own, "in words": in_words}, doubts + _own_doubts(own))
 
 
 def _own_doubts(own: dict[str, Any]) -> list[str]:
@@ -120,13 +142,13 @@ def _own_doubts(own: dict[str, Any]) -> list[str]:
         doubts.append("The network was not trained on such a prior and such data.")
     if own.get("drift", 0.0) > _DRIFT:
         doubts.append(
-            f"The stream has drifted by {own['drift']:.2f} nats; answer anew from all rows."
+            f"The stream has drifted by {own['drift']:.2f} nats; infer again from all rows."
         )
     return doubts
 
 
 class _UnderMixture(Prior):
-    """Datasets of a program at the same inputs, its latents from a mixture over u."""
+    """Datasets of a program at the same inputs, latents from a mixture over u."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -140,60 +162,54 @@ class _UnderMixture(Prior):
         return split(x, y, n_context, latents)
 
 
-def _trial_at(
+def _calibration(
     problem: Problem,
+    answer: Callable[[Tensor, Tensor, int], Posterior],
     method: str,
-    latent_prior: LatentPrior | None,
-    options: dict[str, Any],
     n_datasets: int,
     seed: int,
-) -> PosteriorTrial:
-    """The method on datasets of the program at the inputs of the data, under the same prior."""
+) -> Section:
+    """SBC of the method on datasets of the program at the inputs of the data, same prior."""
 
     def same_inputs(n_tasks: int, n_rows: int) -> Tensor:
         return problem.x.expand(n_tasks, -1, -1)
 
-    def answer(batch: TaskBatch, n_draws: int) -> Posterior:
-        with torch.enable_grad():  # chains need it
-            return infer(
-                problem.source or problem.model,
-                batch.x_context,
-                batch.y_context,
-                method=method,
-                latent_prior=latent_prior,
-                n_draws=n_draws,
-                seed=seed,
-                **options,
-            )
+    def of_batch(batch: TaskBatch, n_draws: int) -> Posterior:
+        return answer(batch.x_context, batch.y_context, n_draws)
 
-    answer.__name__ = method
+    of_batch.__name__ = method
     own = problem.latent_prior is None
     prior = ProgramPrior(problem.program, same_inputs) if own else _UnderMixture(problem)
-    return PosteriorTrial.run(
+    trial = PosteriorTrial.run(
         prior,
-        answer,
+        of_batch,
         n_datasets=n_datasets,
         n_context=problem.x.shape[1],
         thin=10 if method == "nuts" else 1,
         seed=seed,
         progress=False,
     )
+    test, doubts = sbc(trial), list[str]()
+    if test.p_value < ALARM:
+        doubts.append(f"{method} is not calibrated at these inputs (p = {test.p_value:.2g}).")
+    entries = {f"SBC of {n_datasets} datasets at these inputs, p": test.p_value}
+    caption = "Ranks of the truth: inside the grey band is calibrated."
+    return Section("Calibration", entries, doubts, {caption: test.plot().figure})
 
 
-def _fits(
-    posterior: Posterior, x: Tensor, y: Tensor, seed: int, warnings: list[str]
-) -> tuple[dict[str, float], Any]:
+def _fits(posterior: Posterior, x: Tensor, y: Tensor, seed: int) -> Section:
     """Ordinary posterior predictive checks, row by row drawn from the predictive."""
     with seeded(seed):
         replicates = posterior.predictive(x).sample(torch.Size([500]))
-    shares = {}
+    shares, doubts = {}, list[str]()
     for name, statistic in STATISTICS.items():
         ours, theirs = statistic(x[None], y[None]), statistic(x[None], replicates)
         shares[name] = ((theirs < ours).double() + 0.5 * (theirs == ours)).mean().item()
         if not 0.005 <= shares[name] <= 0.995:
-            side = "above" if shares[name] > 0.5 else "below"
-            warnings.append(
-                f"The model does not make such data: their {name} is {side} nearly all replicates'."
+            tail = "upper" if shares[name] > 0.5 else "lower"
+            doubts.append(
+                f"The model does not fit: the {name} of the data lies in the {tail} tail of its "
+                f"posterior predictive distribution ({shares[name]:.1%} of replicates below it)."
             )
     ax = new_axes()
     low, high = replicates.min().item(), replicates.max().item()
@@ -201,7 +217,9 @@ def _fits(
     for i, (values, label) in enumerate(((y, "data"), (replicates.flatten(), "replicates"))):
         style = line_style(i)
         ax.hist(values.numpy(), bins=bins, density=True, histtype="step", label=label, **style)
-    return shares, label_axes(ax, "y", "density", "Posterior predictive check").figure
+    figure = label_axes(ax, "y", "density", "Posterior predictive check").figure
+    name, caption = "Fit: share of replicates below the data", "Replicated data, and the data."
+    return Section(name, shares, doubts, {caption: figure})
 
 
 def _reference(
@@ -227,11 +245,10 @@ def _reference(
     return None
 
 
-def _compared(
-    posterior: Posterior, reference: Posterior, warnings: list[str]
-) -> tuple[dict[str, Any], Any]:
+def _compared(posterior: Posterior, reference: Posterior) -> Section:
     """Means and standard deviations against the reference's, latent by latent."""
     name, rows, points = str(reference.diagnostics["method"]), {}, {}
+    doubts = list[str]()
     ours, theirs = posterior.summary(), reference.summary()
     error = (1 / posterior.n_draws + 1 / reference.n_draws) ** 0.5
     for label, row in ours.items():
@@ -240,6 +257,7 @@ def _compared(
         rows[label] = f"mean moved by {moved:+.3f} sd, sd times {ratio:.3f}"
         points[label] = (moved, error)
         if abs(moved) > max(0.2, 5 * error) or not 0.8 < ratio < 1.25:
-            warnings.append(f"{label} differs from {name}: {rows[label]}.")
+            doubts.append(f"{label} differs from {name}: {rows[label]}.")
     chart = compare_methods(points, f"difference of means to {name} (its sd)")
-    return {"method": name, **rows}, chart.figure
+    caption = "Both answers, in units of the reference's spread."
+    return Section("Reference", {"method": name, **rows}, doubts, {caption: chart.figure})

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from torch import Tensor
 
-from amortized.diagnostics.sbc import ranks
+from amortized.diagnostics.calibration import ranks
 from amortized.diagnostics.trial import PosteriorTrial, batch_seed
 from amortized.diagnostics.uniformity import Uniformity
 from amortized.priors.program_prior import ProgramPrior

@@ -1,18 +1,18 @@
-"""A predictive put on trial: held-out answers of many datasets, and what a method says of them."""
+"""Simulation-based evaluation of predictives, at queries of many datasets of a prior."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution
+from torch.distributions import Categorical, Distribution, constraints
 from tqdm import tqdm
 
-from amortized.diagnostics.estimator_answers import answers_of
+from amortized.diagnostics.prior_fit import unchecked
 from amortized.diagnostics.trial import batch_seed, method_name
 from amortized.infer import infer
 from amortized.priors.prior import Prior
@@ -82,7 +82,7 @@ class PredictiveTrial:
             prior: any prior; a `ProgramPrior` where ``method`` is a name.
             method: a name for `infer`; a PFN, which reads the prior's numbers as they are; an
                 estimator, of which a clone is fitted to each dataset, so that what it does to the
-                data is on trial with its network; or a function from a `TaskBatch` to the
+                data is evaluated with its network; or a function from a `TaskBatch` to the
                 predictive, such as ``prior.posterior_predictive`` where the prior knows the exact.
             n_datasets: how many.
             n_context: known rows of each.
@@ -141,7 +141,7 @@ def predictive(
         )
         return posterior.predictive(batch.x_query)
     if isinstance(method, BaseEstimator):
-        return answers_of(method, batch)
+        return _of_estimator(method, batch)
     with seeded(seed), torch.no_grad():
         if isinstance(method, nn.Module):
             answer = method(batch.x_context, batch.y_context, batch.x_query, batch.context_mask)
@@ -182,3 +182,80 @@ def _level_of_class(
     chance = torch.rand(y.shape, generator=torch.Generator().manual_seed(seed), dtype=probs.dtype)
     step, top = (p.gather(-1, y.unsqueeze(-1)).squeeze(-1) for p in (probs, probs.cumsum(-1)))
     return top - chance * step
+
+
+class _EachDataset(Distribution):
+    """Predictives of several datasets as one, of batch shape ``(datasets, query)``.
+
+    Args:
+        parts: each dataset's, of batch shape ``(query,)``.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(self, parts: Sequence[Distribution]) -> None:
+        self.parts = tuple(parts)
+        super().__init__(torch.Size((len(parts), *parts[0].batch_shape)), validate_args=False)
+
+    @property
+    def mean(self) -> Float[Tensor, "datasets query"]:
+        return torch.stack([part.mean for part in self.parts])
+
+    @property
+    def variance(self) -> Float[Tensor, "datasets query"]:
+        return torch.stack([part.variance for part in self.parts])
+
+    def log_prob(self, value: Float[Tensor, "datasets query"]) -> Float[Tensor, "datasets query"]:
+        return self._of_each("log_prob", value)
+
+    def cdf(self, value: Float[Tensor, "datasets query"]) -> Float[Tensor, "datasets query"]:
+        return self._of_each("cdf", value)
+
+    def icdf(self, value: Float[Tensor, "datasets query"]) -> Float[Tensor, "datasets query"]:
+        return self._of_each("icdf", value)
+
+    def _of_each(self, method: str, value: Tensor) -> Tensor:
+        value = value.double().cpu().expand(self.batch_shape)
+        pairs = zip(self.parts, value, strict=True)
+        return torch.stack([getattr(part, method)(own) for part, own in pairs])
+
+
+def _of_estimator(estimator: BaseEstimator, batch: TaskBatch) -> Distribution:
+    """The predictive of a batch's queries by clones of an estimator, one fitted to each dataset.
+
+    Args:
+        estimator: with ``predict_distribution`` or, for classes 0, 1, ..., ``predict_proba``.
+        batch: the datasets.
+
+    Raises:
+        TypeError: if the estimator has neither method.
+    """
+    of_numbers = hasattr(estimator, "predict_distribution")
+    if not of_numbers and not hasattr(estimator, "predict_proba"):
+        raise TypeError(
+            "Expected an estimator with predict_distribution or predict_proba; got "
+            f"{type(estimator).__name__}."
+        )
+    answers: list[Any] = []
+    for task in range(batch.n_tasks):
+        rows = slice(None) if batch.context_mask is None else batch.context_mask[task]
+        x, y = batch.x_context[task][rows].double(), batch.y_context[task][rows].double()
+        with unchecked():  # the datasets are the prior's own
+            own: Any = clone(estimator).fit(x.cpu().numpy(), y.cpu().numpy())
+        queries = batch.x_query[task].double().cpu().numpy()
+        answers.append(
+            own.predict_distribution(queries) if of_numbers else _class_probabilities(own, queries)
+        )
+    if of_numbers:
+        return _EachDataset(answers)
+    n_classes = max(probs.shape[-1] for probs in answers)
+    padded = [torch.nn.functional.pad(probs, (0, n_classes - probs.shape[-1])) for probs in answers]
+    return Categorical(torch.stack(padded))
+
+
+def _class_probabilities(fitted: Any, x: Any) -> Float[Tensor, "query classes"]:
+    """Probabilities by the number of the class; 0 for classes that the context lacks."""
+    classes = torch.as_tensor(fitted.classes_).long()
+    probs = torch.zeros(len(x), int(classes.max()) + 1, dtype=torch.float64)
+    probs[:, classes] = torch.as_tensor(fitted.predict_proba(x), dtype=torch.float64)
+    return probs

@@ -271,14 +271,11 @@ def _p_values(
     """Each statistic's two-sided p-values, and the combined ones, of any number of datasets."""
     # Each half of the prior's datasets is measured by the other, as the datasets in question are.
     halves = [{name: values[i::2] for name, values in expected.items()} for i in (0, 1)]
-    combined = [
-        _upper_tail(
-            _surprise(_two_sided(halves[1 - i], halves[i])),
-            _surprise(_two_sided(halves[1 - i], found)),
-        )
-        for i in (0, 1)
-    ]
-    return _two_sided(expected, found), np.mean(combined, axis=0)
+    null = np.concatenate([_surprise(_two_sided(halves[1 - i], halves[i])) for i in (0, 1)])
+    each = [_upper_tail(null, _surprise(_two_sided(half, found))) for half in halves]
+    # Of the p-values by either half the geometric mean: they are nearly one, and their arithmetic
+    # mean is below .05 for .035 of the prior's own datasets (the geometric for .045).
+    return _two_sided(expected, found), np.asarray(np.sqrt(each[0] * each[1]))
 
 
 def _statistic(value: Any, range_: Any, p_value: Any) -> Statistic:

@@ -14,7 +14,7 @@ References:
 
 import numpy as np
 
-from amortized.diagnostics.sbc import ranks
+from amortized.diagnostics.calibration import ranks
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.diagnostics.uniformity import Uniformity
 

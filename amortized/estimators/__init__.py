@@ -1,13 +1,23 @@
 """Estimators with scikit-learn's interface."""
 
+from typing import TYPE_CHECKING
+
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
-from amortized.estimators.early_stopping import EarlyStopping, EarlyStoppingCallback, survivors
+from amortized.estimators.early_stopping import EarlyStopping, survivors
 from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
 from amortized.estimators.pfn_attribution import ShapleyValues, shapley_values
 from amortized.estimators.pfn_classifier import PFNClassifier
 from amortized.estimators.pfn_imputer import PFNImputer
 from amortized.estimators.pfn_regressor import PFNRegressor
 from amortized.estimators.pfn_tables import predict_tables
+from amortized.lazy import lazily
+
+if TYPE_CHECKING:
+    from amortized.estimators.early_stopping_callback import EarlyStoppingCallback
+else:
+    __getattr__, __dir__ = lazily(
+        __name__, {"EarlyStoppingCallback": "amortized.estimators.early_stopping_callback"}
+    )
 
 __all__ = [
     "BayesianClassifier",

@@ -1,13 +1,9 @@
 """Stops a training whose learning curve is unlikely to beat the best result so far."""
 
 import math
-from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
-import lightning
 import numpy as np
-import torch
-from lightning.pytorch.callbacks import Callback
 from sklearn.base import clone
 
 from amortized.arrays import as_values
@@ -118,60 +114,10 @@ class EarlyStopping:
         return 1 - above if minimize else above
 
 
-class EarlyStoppingCallback(Callback):
-    """``EarlyStopping`` for Lightning: ends ``Trainer.fit`` when the metric's curve says so.
-
-    Args:
-        monitor: name of the metric, as the module logs it in validation.
-        **options: as for ``EarlyStopping``. The horizon of its estimator is the number of
-            validations that the training would take: of epochs, where one follows each.
-
-    Attributes:
-        stopping: the ``EarlyStopping`` that is asked after every validation.
-
-    Example:
-        >>> callback = EarlyStoppingCallback("val_accuracy", best=0.93)
-        >>> callback.stopping.best
-        0.93
-    """
-
-    def __init__(self, monitor: str, **options: Any) -> None:
-        self.monitor = monitor
-        self.stopping = EarlyStopping(**options)
-
-    @property
-    def state_key(self) -> str:
-        """Tells the callbacks of several metrics apart in a checkpoint."""
-        return self._generate_state_key(monitor=self.monitor)
-
-    def on_validation_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
-        value = trainer.callback_metrics.get(self.monitor)
-        if value is None:
-            raise ValueError(
-                f"Expected a logged metric {self.monitor!r}; got "
-                f"{sorted(trainer.callback_metrics)}. Log it in validation_step."
-            )
-        stop = self.stopping.update(float(torch.as_tensor(value)))
-        trainer.should_stop = trainer.should_stop or trainer.strategy.reduce_boolean_decision(
-            stop, all=False
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The curve so far, so that a resumed training is judged by all of it."""
-        return {"steps": self.stopping.steps, "values": self.stopping.values}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore it."""
-        self.stopping.steps = list(state_dict["steps"])
-        self.stopping.values = list(state_dict["values"])
-
-
 def survivors(
     estimator: LearningCurveRegressor, curves: Any, share: float = 0.5, steps: Any = None
 ) -> np.ndarray:
-    """One rung of successive halving: the runs whose extrapolation ends best.
+    """One round of successive halving: the runs whose extrapolation ends best.
 
     Runs are ranked by the expected metric at the horizon, not by their last values, so that slow
     starters are not cut for being slow.

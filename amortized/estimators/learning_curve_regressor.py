@@ -17,7 +17,7 @@ from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.curve_sets import CurveSet, StepScale, curves_of, steps_of, thinned
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.metric_scale import MetricScale, usual_size
-from amortized.estimators.reporting import warn_of_doubts
+from amortized.estimators.reporting import CurveReport, warn_of_doubts
 from amortized.networks import PFN
 from amortized.pretrained import load
 from amortized.priors import LearningCurvePrior, Prior, named_prior
@@ -31,7 +31,7 @@ CURVE_CHUNK = 64
 ROUNDING = 1e-6
 
 
-class LearningCurveRegressor(FittedFile, RegressorMixin, BaseEstimator):
+class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstimator):
     """The rest of one or many learning curves, given how they begin.
 
     A curve is a metric over steps, such as the accuracy after each epoch. Any number of curves are

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.reporting import warn_of_doubts
+from amortized.estimators.reporting import ClassifierReport, warn_of_doubts
 from amortized.networks.tabular_pfn import TabularPFN
 from amortized.pretrained import load
 from amortized.tables.class_labels import class_labels
@@ -38,7 +38,7 @@ from amortized.tables.views import (
 )
 
 
-class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
+class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator):
     """Bayesian classification of a small table in forward passes of a pretrained network.
 
     The answer is the posterior predictive of the prior that the network was trained on, averaged
@@ -167,6 +167,7 @@ class PFNClassifier(FittedFile, ClassifierMixin, BaseEstimator):
         self.encoder_ = TableEncoder()
         numbers = self.encoder_.fit_transform(columns).astype(np.float32)
         self.X_train_, self.y_train_, self._row_weights = in_canonical_order(numbers, codes, weight)
+        self._weighted = sample_weight is not None
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._make_views()

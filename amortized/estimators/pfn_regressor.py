@@ -19,7 +19,7 @@ from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.encoded_rows import EncodedRows, outside
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import (
-    NetworkReport,
+    RegressorReport,
     observed_rows,
     warn_of_doubts,
     warn_of_misfit,
@@ -53,7 +53,7 @@ RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less t
 ROWS_AT_ONCE = 4096
 
 
-class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
+class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
     """Bayesian regression in a single forward pass of a pretrained network.
 
     The default network reads any table, as `PFNClassifier` does: DataFrames, arrays or sparse
@@ -169,6 +169,7 @@ class PFNRegressor(NetworkReport, FittedFile, RegressorMixin, BaseEstimator):
     ) -> "PFNRegressor":
         """All of ``fit`` but what a network over tables does."""
         self.network_: Any = ready(self._network(), self.device)
+        self._weighted = sample_weight is not None
         # Drawn once, so that an estimator that was stored makes the same views again.
         self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         if isinstance(self.network_, TabularPFN):

@@ -16,7 +16,7 @@ from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.states import StateModel, infer_states
 from amortized.one_at_a_time import gradients
-from amortized.posterior import Posterior
+from amortized.posterior import Asked, Posterior
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program, precision
 from amortized.sampling.checking import checked_approximation, checked_chains
@@ -125,5 +125,7 @@ def infer(
                 problem, int(n_draws), **options
             )
     posterior.diagnostics["seconds"] = time.perf_counter() - began
+    if not problem.batch_shape:
+        posterior.asked = Asked(model, problem.x[0], problem.y[0], latent_prior, options)
     warn_of_doubt(posterior.diagnostics.get("doubt"))
     return posterior

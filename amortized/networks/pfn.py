@@ -169,8 +169,10 @@ class PFN(nn.Module):
         config = self.config
         half = config.d_model // config.n_heads // 2
         low, high = map(math.log, config.frequencies)
-        length = torch.linspace(low, high, half).exp()
         direction = torch.randn(config.n_features, config.n_heads, half)
+        if direction.is_meta:  # to be loaded: arithmetic there would import torch's compiler
+            return direction
+        length = torch.linspace(low, high, half).exp()
         return direction * length / math.sqrt(config.n_features)
 
     def _embed(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:

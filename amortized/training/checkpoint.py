@@ -39,7 +39,11 @@ def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
 
 
 def read_checkpoint(
-    path: str | Path, map_location: Any = "cpu", most_bytes: float = math.inf
+    path: str | Path,
+    map_location: Any = "cpu",
+    most_bytes: float = math.inf,
+    *,
+    of_run: bool = True,
 ) -> dict[str, Any]:
     """The state of a run; nothing in the file is run.
 
@@ -47,6 +51,7 @@ def read_checkpoint(
         path: the file.
         map_location: where tensors are put, as for `torch.load`.
         most_bytes: a larger file is not read.
+        of_run: whether the file must be the state of a run, rather than any dictionary.
 
     Raises:
         ValueError: if the file is damaged, or holds anything but a state.
@@ -64,7 +69,8 @@ def read_checkpoint(
         if unpacked > len(content):
             raise ValueError(f"{unpacked} bytes in a file of {len(content)}")
         stored = torch.load(io.BytesIO(content), map_location=map_location, weights_only=True)
-        if not isinstance(stored, dict) or not isinstance(stored.get("state_dict"), dict):
+        found_run = isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict)
+        if not found_run and (of_run or not isinstance(stored, dict)):
             raise ValueError("no state of a network in it")
     except FileNotFoundError:
         raise
@@ -82,12 +88,14 @@ class CheckedFiles(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # as Lightning's own does
         write_checkpoint(checkpoint, path)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        return read_checkpoint(path, map_location or "cpu")
+        # A spawned process hands its weights back as a dictionary without the rest of a run.
+        return read_checkpoint(path, map_location or "cpu", of_run=False)
 
     def remove_checkpoint(self, path: Any) -> None:
         os.remove(path)

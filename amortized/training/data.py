@@ -11,12 +11,14 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 from amortized.training.config import TrainingConfig
+
+_N_VALIDATION, _VALIDATION_TASKS = 8, 32
 
 
 def batch_seed(seed: int, number: int, rank: int = 0) -> int:
@@ -83,14 +85,51 @@ class NumberedBatches(IterableDataset[TaskBatch | LatentTaskBatch]):
             yield self.batch(number)
 
 
-class PriorDataModule(lightning.LightningDataModule):
-    """Feeds a training with tasks of a prior; a resumed run goes on with the next batch.
+class FixedBatches(Dataset[TaskBatch | LatentTaskBatch]):
+    """The validation batches: the same tasks whenever they are asked for, of every size alike.
 
-    An epoch has the batches of ``config.last_step`` optimizer steps.
+    Args:
+        prior: draws the tasks.
+        config: sizes, and the seed of the training, whose batches are avoided.
+        device: where tasks are drawn.
+    """
+
+    def __init__(
+        self,
+        prior: Prior | LatentTasks,
+        config: TrainingConfig,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.prior, self.config, self.device = prior, config, device
+        ordered, (low, high) = getattr(prior, "ordered", 0), config.n_context
+        self.sizes = (
+            [ordered] if ordered else [round(n) for n in np.linspace(low, high, _N_VALIDATION)]
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, number: int) -> TaskBatch | LatentTaskBatch:
+        # No process has such a rank, so that no training sees these tasks.
+        seed = batch_seed(self.config.seed, number, rank=2**30)
+        sizes = _VALIDATION_TASKS, self.sizes[number], self.config.n_query
+        return self.prior.sample(*sizes, seed=seed, device=self.device)
+
+
+class PriorDataModule(lightning.LightningDataModule):
+    """Draws the tasks of a training from a prior; a resumed run goes on with the next batch.
+
+    An epoch has the batches of ``config.last_step`` optimizer steps. Validation is on fixed tasks.
 
     Args:
         prior: draws the tasks.
         config: sizes of a batch, and the seed.
+
+    Example:
+        >>> from amortized.priors import LinearRegressionPrior
+        >>> module = PriorDataModule(LinearRegressionPrior(1), TrainingConfig(n_steps=3))
+        >>> len(list(module.train_dataloader())), len(module.val_dataloader())
+        (3, 8)
     """
 
     def __init__(self, prior: Prior | LatentTasks, config: TrainingConfig) -> None:
@@ -98,19 +137,31 @@ class PriorDataModule(lightning.LightningDataModule):
         self.prior, self.config = prior, config
 
     def train_dataloader(self) -> DataLoader[TaskBatch | LatentTaskBatch]:
+        """Numbered batches; outside a trainer those of the first epoch."""
         trainer = self.trainer
-        assert trainer is not None
-        batches = NumberedBatches(
-            self.prior,
-            self.config,
-            n_epoch=self.config.last_step * trainer.accumulate_grad_batches,
-            seen=lambda: trainer.fit_loop.total_batch_idx + 1,
-            device=trainer.strategy.root_device,
-            rank=trainer.global_rank,
-        )
+        if trainer is None:
+            batches = NumberedBatches(self.prior, self.config)
+        else:
+            batches = NumberedBatches(
+                self.prior,
+                self.config,
+                n_epoch=self.config.last_step * trainer.accumulate_grad_batches,
+                seen=lambda: trainer.fit_loop.total_batch_idx + 1,
+                device=trainer.strategy.root_device,
+                rank=trainer.global_rank,
+            )
         return DataLoader(
             batches,
             batch_size=None,
             num_workers=self.config.n_workers,
             generator=torch.Generator(),  # not the global one, whose state is the user's
+        )
+
+    def val_dataloader(self) -> DataLoader[TaskBatch | LatentTaskBatch]:
+        """The fixed batches, which several processes divide among themselves."""
+        device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
+        return DataLoader(
+            FixedBatches(self.prior, self.config, device),
+            batch_size=None,
+            generator=torch.Generator(),
         )

@@ -1,17 +1,18 @@
 """Prior-data fitting as a LightningModule: minimise a network's loss on tasks of a prior."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from amortized.latent_priors.tasks import LatentTaskBatch
+from amortized.networks.catalogue import NETWORKS
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
 from amortized.training.config import TrainingConfig
@@ -35,18 +36,56 @@ def _plain(value: Any) -> Any:
     return value if type(value) in (bool, int, float, str, type(None)) else repr(value)
 
 
+def _fields(config: Any) -> dict[str, Any]:
+    """A configuration as plain values, all of which a checkpoint may hold."""
+    return {field.name: _plain(getattr(config, field.name)) for field in fields(config)}
+
+
+def _hparams(network: nn.Module) -> dict[str, Any] | None:
+    """What `_from_hparams` makes such a network of; None of a network of another kind."""
+    for kind, (made, _) in NETWORKS.items():
+        if type(network) is made:
+            return {"kind": kind, **_fields(network.config)}
+    return None
+
+
+def _from_hparams(stored: Any) -> nn.Module:
+    if not isinstance(stored, Mapping) or stored.get("kind") not in NETWORKS:
+        raise ValueError(
+            f"Expected a network, or the configuration of one among {sorted(NETWORKS)}; got "
+            f"{stored!r:.99}. Give the network: load_from_checkpoint(path, network=network)."
+        )
+    made, config = NETWORKS[stored["kind"]]
+    network: nn.Module = made(config(**{k: v for k, v in stored.items() if k != "kind"}))
+    return network
+
+
 class PriorFitting(lightning.LightningModule):
     """Fits a network to a prior.
 
+    Logs ``loss``; on the fixed validation tasks ``val_loss`` and, where the prior has an exact
+    ``posterior_predictive``, ``val_gap``: how many nats a target the network is behind it.
+
+    ``hparams`` has the network's configuration and the training's, from which
+    ``load_from_checkpoint`` makes the network anew; one of another kind is given to it:
+    ``load_from_checkpoint(path, network=network)``.
+
     Args:
-        network: a module with ``loss(batch)``, a mean negative log-likelihood.
-        config: rates and schedule.
+        network: a module with ``loss(batch)``, a mean negative log-likelihood; or the ``network``
+            of ``hparams``.
+        config: rates and schedule; or the ``config`` of ``hparams``.
+
+    Raises:
+        ValueError: if the configuration is of no network of this package.
     """
 
-    def __init__(self, network: Any, config: TrainingConfig) -> None:
+    def __init__(self, network: Any, config: TrainingConfig | Mapping[str, Any]) -> None:
         super().__init__()
-        self.network = network
-        self.config = config
+        self.network: Any = network if isinstance(network, nn.Module) else _from_hparams(network)
+        self.config = config if isinstance(config, TrainingConfig) else TrainingConfig(**config)
+        self.save_hyperparameters(
+            {"network": _hparams(self.network), "config": _fields(self.config)}
+        )
         self._loss: Callable[[Any], Tensor] | None = None
         self._seconds, self._began = 0.0, time.monotonic()
 
@@ -75,8 +114,23 @@ class PriorFitting(lightning.LightningModule):
         # A resumed run draws what it would have drawn.
         with seeded(batch_seed(batch_seed(self.config.seed, number, rank), 0)):
             loss = self._loss(batch)
+        if self.trainer.world_size > 1:
+            # Processes wait for the gradient of every parameter, of those too that a batch without
+            # context rows does not use.
+            loss = loss + 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def validation_step(self, batch: TaskBatch | LatentTaskBatch, batch_idx: int) -> None:
+        with seeded(batch_seed(batch_seed(self.config.seed, batch_idx, rank=2**30), 0)):
+            loss = self.network.loss(batch)
+        shared: dict[str, Any] = {"sync_dist": True, "batch_size": 1}
+        self.log("val_loss", loss, prog_bar=True, **shared)
+        prior: Any = getattr(getattr(self.trainer, "datamodule", None), "prior", None)
+        if isinstance(batch, TaskBatch) and hasattr(prior, "posterior_predictive"):
+            exact = prior.posterior_predictive(batch).log_prob(batch.y_query)
+            known = exact if batch.query_mask is None else exact[batch.query_mask]
+            self.log("val_gap", loss + known.mean().to(loss), **shared)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the settings, and the wall time of all runs so far, for the card."""

@@ -1,14 +1,22 @@
 """From a prior to a trained network in one call, in one go or in many."""
 
+import inspect
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    ProgressBar,
+    TQDMProgressBar,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger
-from torch import nn
+from torch import Tensor, nn
 
 from amortized.latent_priors import LatentTasks
 from amortized.networks import (
@@ -50,9 +58,93 @@ class _Checkpoint(Callback):
             trainer.save_checkpoint(self.path)
 
 
-def _listed(plugins: Any) -> list[Any]:
-    """Lightning takes one plugin or many."""
-    return list(plugins) if isinstance(plugins, list | tuple) else [plugins] if plugins else []
+# Options of the Trainer that `train` sets itself, and where they are set instead.
+_REFUSED = {
+    "max_steps": "TrainingConfig(n_steps=..., stop_at=...)",
+    "min_steps": "TrainingConfig(n_steps=...)",
+    "max_epochs": "TrainingConfig(n_steps=...)",
+    "min_epochs": "TrainingConfig(n_steps=...)",
+    "gradient_clip_val": "TrainingConfig(clip=...)",
+    "enable_progress_bar": "progress=",
+}
+_VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")
+
+
+def _listed(members: Any) -> list[Any]:
+    """Lightning takes one plugin, callback or logger, or many."""
+    return list(members) if isinstance(members, list | tuple) else [members] if members else []
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name, instead in _REFUSED.items():
+        if name in options:
+            raise ValueError(f"Expected {instead} in place of the Trainer's {name}.")
+    unknown = options.keys() - inspect.signature(lightning.Trainer).parameters.keys()
+    if unknown:
+        raise TypeError(f"Expected options of lightning.Trainer; got {sorted(unknown)}.")
+
+
+def _validates(options: dict[str, Any]) -> bool:
+    """Whether the user wants ``val_loss``: validation is not run for nothing."""
+    monitored = [getattr(each, "monitor", None) for each in _listed(options.get("callbacks"))]
+    return any(name in options for name in _VALIDATION) or any(
+        str(name).startswith("val_") for name in monitored
+    )
+
+
+def _validation(config: TrainingConfig, options: dict[str, Any]) -> dict[str, Any]:
+    """Twenty validations in a run where the user does not say how many; none if not wanted."""
+    if not _validates(options):
+        return {"limit_val_batches": 0}
+    if "val_check_interval" in options or "check_val_every_n_epoch" in options:
+        return {"num_sanity_val_steps": 0, "check_val_every_n_epoch": None}
+    every = max(1, config.last_step // 20) * options.get("accumulate_grad_batches", 1)
+    chosen = {"val_check_interval": every, "check_val_every_n_epoch": None}
+    return {"num_sanity_val_steps": 0, **chosen}
+
+
+def _decayed(decay: float, average: Tensor, current: Tensor, n_averaged: Any) -> Tensor:
+    """Torch's exponential moving average; its own function cannot be sent to spawned processes."""
+    return decay * average + (1 - decay) * current
+
+
+def _callbacks(
+    config: TrainingConfig, interruption: Interruption, progress: bool, asked: list[Callback]
+) -> list[Callback]:
+    """Those of `train`, but for what the user brings along, and the user's."""
+    callbacks: list[Callback] = [interruption]
+    if not any(isinstance(each, WeightAveraging) for each in asked):
+        decaying = partial(_decayed, config.ema_decay)
+        callbacks.append(WeightAveraging(use_buffers=False, avg_fn=decaying))
+    if progress and not any(isinstance(each, ProgressBar) for each in asked):
+        callbacks.append(TQDMProgressBar(refresh_rate=20))
+    return callbacks + asked
+
+
+def _trainer(
+    config: TrainingConfig,
+    callbacks: list[Callback],
+    directory: str | Path | None,
+    progress: bool,
+    options: dict[str, Any],
+) -> lightning.Trainer:
+    own: dict[str, Any] = {
+        "devices": 1,
+        "precision": config.precision,
+        "logger": False if directory is None else CSVLogger(directory, name="logs"),
+        "enable_checkpointing": any(isinstance(each, Checkpoint) for each in callbacks),
+        "enable_model_summary": False,
+        "log_every_n_steps": 50,
+        **_validation(config, options),
+        **options,
+    }
+    return lightning.Trainer(
+        max_steps=config.last_step,
+        gradient_clip_val=config.clip,
+        enable_progress_bar=progress,
+        **own
+        | {"callbacks": callbacks, "plugins": [CheckedFiles(), *_listed(options.get("plugins"))]},
+    )
 
 
 def _read_state(path: Path, module: PriorFitting) -> dict[str, Any]:
@@ -133,10 +225,15 @@ def train(
         config: lengths, sizes and rates; None takes the defaults.
         directory: where the state of the run is kept; None keeps nothing.
         progress: whether a progress bar is shown.
-        **trainer_options: for ``lightning.Trainer``, such as ``devices`` or ``strategy``.
+        **trainer_options: any of ``lightning.Trainer``, such as ``callbacks``, ``logger``,
+            ``devices``, ``strategy`` or ``max_time``, but for the length of the run, the clipping
+            and the progress bar, which have their own places. Where a callback monitors
+            ``val_loss``, or an option of validation is given, the loss on fixed tasks is measured
+            twenty times, or as often as ``val_check_interval`` says.
 
     Raises:
-        ValueError: if the directory holds a run with other settings, or a damaged one.
+        ValueError: if the directory holds a run with other settings, or a damaged one; or if an
+            option belongs to ``config``.
         KeyboardInterrupt: on Ctrl-C.
 
     Example:
@@ -148,10 +245,12 @@ def train(
         >>> network.training
         False
     """
+    config = config or TrainingConfig()
+    _check_options(trainer_options)
+    if "precision" in trainer_options:  # part of what a resumed run must not change
+        config = replace(config, precision=str(trainer_options.pop("precision")))
     with gradients():
-        return _train(
-            prior, network, config or TrainingConfig(), directory, progress, trainer_options
-        )
+        return _train(prior, network, config, directory, progress, trainer_options)
 
 
 def _train(
@@ -174,14 +273,8 @@ def _train(
         network = new_network(_as_read(prior, network), network, config.seed)
     prior = _as_read(prior, network.config)
     module = PriorFitting(network, config)
-    interruption = Interruption()
-    callbacks: list[Callback] = [
-        interruption,
-        EMAWeightAveraging(use_buffers=False, decay=config.ema_decay),
-    ]
-    if progress:
-        callbacks.append(TQDMProgressBar(refresh_rate=20))
-    resume = None
+    interruption, asked = Interruption(), _listed(trainer_options.get("callbacks"))
+    callbacks, resume = _callbacks(config, interruption, progress, asked), None
     if directory is not None:
         checkpoint = Path(directory) / CHECKPOINT
         if checkpoint.exists():
@@ -191,19 +284,7 @@ def _train(
                 return _measured(network.eval(), prior, config)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(_Checkpoint(checkpoint, config.checkpoint_every))
-    trainer = lightning.Trainer(
-        max_steps=config.last_step,
-        precision=cast(Any, config.precision),
-        gradient_clip_val=config.clip,
-        callbacks=callbacks,
-        logger=False if directory is None else CSVLogger(directory, name="logs"),
-        enable_checkpointing=False,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        log_every_n_steps=50,
-        plugins=[CheckedFiles(), *_listed(trainer_options.pop("plugins", None))],
-        **{"devices": 1, **trainer_options},
-    )
+    trainer = _trainer(config, callbacks, directory, progress, trainer_options)
     module.train()  # a network that was trained before comes in eval mode
     with interruption.heard():
         trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume)

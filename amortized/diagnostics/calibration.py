@@ -1,0 +1,197 @@
+r"""Calibration: numbers that are uniform over datasets if a method is exact.
+
+Simulation-based calibration (SBC): if latents come from the prior and data from the latents, the
+truth is one more draw from the exact posterior. So its rank among L draws, made continuous by
+:math:`U \sim U(0, 1)`,
+
+.. math:: u = \frac{\#\{l : \theta_l < \theta\} + U}{L + 1},
+
+with U stretched over all draws that equal the truth, is uniform over datasets. A posterior too
+narrow puts ranks at both ends, one too wide in the middle, a shifted one at one end.
+
+Expected coverage: the central interval of a scalar with credibility :math:`\alpha` holds the truth
+if :math:`2 |u - 1/2| \le \alpha`; the highest-density region does if the share of draws denser than
+the truth is at most :math:`\alpha`. Both numbers are uniform if the posterior is exact, and their
+distribution function is the coverage.
+
+The probability integral transform (PIT) of a target, :math:`u = F(y^* \mid x^*, D)`, is uniform if
+F is the exact predictive; of classes, whose F has steps, u is drawn uniformly from the step.
+
+References:
+    | Talts et al., Validating Bayesian inference algorithms with simulation-based calibration
+    | (2018), arXiv 1804.06788
+    | Modrak et al., Simulation-based calibration checking for Bayesian computation: the choice of
+    | test quantities shapes sensitivity (2023), arXiv 2211.02383
+    | Hermans et al., A trust crisis in simulation-based inference? Your posterior approximations
+    | can be unfaithful (2022), arXiv 2110.06581
+    | Gneiting, Balabdaoui and Raftery, Probabilistic forecasts, calibration and sharpness (2007)
+    | Czado, Gneiting and Held, Predictive model assessment for count data (2009)
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from amortized.diagnostics.predictive_trial import PredictiveTrial
+from amortized.diagnostics.trial import PosteriorTrial
+from amortized.diagnostics.uniformity import Uniformity
+from amortized.finite import refuse_nan
+
+Region = Literal["central", "highest"]
+
+_PAIRS_AT_ONCE = 2**22  # distances in memory together
+
+
+def ranks(
+    truth: Float[np.ndarray, "..."], draws: Float[np.ndarray, "..."], seed: int = 0
+) -> Float[np.ndarray, "..."]:
+    """Where each truth stands among its draws, in (0, 1); ties are broken at random.
+
+    Args:
+        truth: of any shape.
+        draws: of the same shape, with the draws in front.
+        seed: breaks ties, and places the truth between its neighbours.
+
+    Raises:
+        ValueError: if there is a NaN, which has no rank.
+
+    Example:
+        >>> import numpy as np
+        >>> u = ranks(np.array([2.5]), np.arange(9.0)[:, None])
+        >>> bool(0.3 < u[0] < 0.4)
+        True
+    """
+    refuse_nan("values to be ranked", truth)
+    refuse_nan("draws to rank among", draws)
+    rng = np.random.default_rng(seed)
+    below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
+    return np.asarray((below + (equal + 1) * rng.random(truth.shape)) / (len(draws) + 1))
+
+
+def sbc(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
+    """Tests the ranks of every scalar latent, and of the log density where the method knows it.
+
+    The rank of the method's own log density sees what no single latent shows, such as a wrong
+    correlation.
+
+    Args:
+        trial: datasets and answers; see `PosteriorTrial.run`.
+        seed: breaks ties among draws.
+
+    Example:
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
+        >>> trial = PosteriorTrial.run(
+        ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
+        ... )
+        >>> sbc(trial).p_value > 0.01
+        True
+    """
+    truth, draws = trial.matrices()
+    u = ranks(truth, draws, seed)
+    values = {label: u[:, i] for i, label in enumerate(trial.labels())}
+    if trial.log_prob_truth is not None and trial.log_prob_draws is not None:
+        values["log density"] = ranks(
+            trial.log_prob_truth.double().cpu().numpy(),
+            trial.log_prob_draws.double().cpu().numpy(),
+            seed + 1,
+        )
+    return Uniformity(values, f"SBC of {trial.method}", "rank of the truth among draws")
+
+
+class Coverage(Uniformity):
+    """Expected coverage of credible regions; `Uniformity` has the numbers, p-value and plot."""
+
+    def table(
+        self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95)
+    ) -> dict[str, dict[float, float]]:
+        """Share of datasets whose truth is in the region, ``{label: {level: share}}``."""
+        shares = {level: self.distribution_function(level) for level in levels}
+        return {label: {at: shares[at][label] for at in levels} for label in self.values}
+
+
+def coverage(trial: PosteriorTrial, region: Region = "central", *, seed: int = 0) -> Coverage:
+    """Tests the coverage of central intervals of each scalar, or of joint highest-density regions.
+
+    Where the method knows no density, the regions' density is that of nearest neighbours among
+    the draws and the truth together. As the truth is treated like one of the draws, a wrong
+    density costs power but raises no false alarm.
+
+    Args:
+        trial: datasets and answers.
+        region: "central" or "highest".
+        seed: breaks ties among draws.
+
+    Example:
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
+        >>> trial = PosteriorTrial.run(
+        ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
+        ... )
+        >>> abs(coverage(trial).table()["mean"][0.5] - 0.5) < 0.15
+        True
+    """
+    truth, draws = trial.matrices()
+    if region == "central":
+        u = 2 * np.abs(ranks(truth, draws, seed) - 0.5)
+        values = {label: u[:, i] for i, label in enumerate(trial.labels())}
+    elif region == "highest":
+        if trial.log_prob_truth is not None and trial.log_prob_draws is not None:
+            at_truth = trial.log_prob_truth.double().cpu().numpy()
+            at_draws = trial.log_prob_draws.double().cpu().numpy()
+        else:
+            at_truth, at_draws = neighbour_density(truth, draws)
+        values = {"all latents": 1 - ranks(at_truth, at_draws, seed)}
+    else:
+        raise ValueError(f"Expected region to be 'central' or 'highest'; got {region!r}.")
+    title = f"{region.capitalize()} coverage of {trial.method}"
+    return Coverage(values, title, "credibility of the region", "share of datasets covered")
+
+
+def neighbour_density(
+    truth: Float[np.ndarray, "datasets dim"], draws: Float[np.ndarray, "draws datasets dim"]
+) -> tuple[Float[np.ndarray, " datasets"], Float[np.ndarray, "draws datasets"]]:
+    """An increasing function of the density, from distances to nearest neighbours.
+
+    Minus the distance to the k-th nearest among truth and draws together, k about the root of
+    their number, each coordinate in units of its spread.
+    """
+    points = np.concatenate([truth[None], draws]).swapaxes(0, 1)
+    n, dim = points.shape[1:]
+    k = min(n - 1, max(1, round(np.sqrt(n))))
+    density = np.empty(points.shape[:2])
+    chunk = max(1, _PAIRS_AT_ONCE // (n * n * dim))
+    for start in range(0, len(points), chunk):
+        some = points[start : start + chunk]
+        some = some / np.maximum(some.std(1, keepdims=True), 1e-300)
+        squares = np.zeros((len(some), n, n))
+        for i in range(dim):
+            squares += (some[:, :, None, i] - some[:, None, :, i]) ** 2
+        density[start : start + chunk] = -np.partition(squares, k, axis=-1)[..., k]
+    return density[:, 0], density[:, 1:].T
+
+
+def pit(trial: PredictiveTrial) -> Uniformity:
+    """Tests whether predictives are calibrated.
+
+    Answers of one dataset depend on each other, so each dataset gives one value: of its queries
+    in turn. More datasets give more power, more queries do not.
+
+    Example:
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
+        >>> trial = PredictiveTrial.run(
+        ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
+        ... )
+        >>> pit(trial).p_value > 0.01
+        True
+    """
+    if trial.cdf is None:
+        raise ValueError(
+            "Expected predictives with a distribution function, or of classes; these have none. "
+            "Use log_score."
+        )
+    n, m = trial.y.shape
+    row = np.arange(n)
+    # Rounding may leave [0, 1] by the last digit.
+    u = trial.cdf.numpy()[row, row % m].clip(0.0, 1.0)
+    return Uniformity({"y": u}, f"PIT of {trial.method}", "predictive probability below the answer")
