@@ -14,7 +14,6 @@ towards the posterior for all priors and datasets simultaneously. There are four
    and a head that is initialised to zero corrects the weights, and the means and factors in units
    of each component's own factor (above ten latents in four directions and along the diagonal).
    Without data the output is the prior itself.
-      of data, and the answer is the prior itself.
 
 References:
     | Distribution Transformers: Fast Approximate Bayesian Inference With On-The-Fly Prior
