@@ -1,4 +1,4 @@
-"""The answer of every inference method: the posterior of the latents, in their own units."""
+"""The result of every inference method: the posterior of the latents, in their own units."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -20,29 +20,28 @@ Latents = Mapping[str, Tensor]
 class Posterior:
     """Draws of the latents given one dataset, or given each dataset of a batch.
 
-    The draws may be weighted. Then everything here uses the weights, and the bare draws cannot be
-    had without them.
+    The draws may be weighted. All methods then use the weights, and ``draws`` is not available.
 
     Args:
-        draws: ``{name: (n, *batch, *event)}``, batch being empty for one dataset. None at all
-            where the model leaves nothing to infer but its evidence and its predictive.
+        draws: ``{name: (n, *batch, *event)}``, with an empty batch for one dataset. Empty if the
+            model has no latents, only an evidence and a predictive.
         log_weights: of the draws, ``(n, *batch)``; None for equal weights.
-        n_chains: number of chains that the draws are made of, chain after chain.
-        cluster: draws with equal labels depend on each other, ``(n, *batch)`` integers, such as the
-            first ancestor of a particle; None where they depend along chains.
-        log_evidence: ``log p(y | x)``, ``(*batch,)``, where the method knows it.
-        log_evidence_error: its Monte Carlo standard error, 0 where it is exact; None if unknown.
-        log_prob: normalised log density of latents, where the method knows it.
-        mixture: the posterior over unconstrained space, of the batch's shape, where the method
-            answers by a Gaussian mixture.
-        predictive: makes the posterior predictive from inputs.
-        diagnostics: what the method says of itself; always has ``method``.
+        n_chains: number of chains that the draws consist of, one chain after another.
+        cluster: integer labels ``(n, *batch)``, such as the first ancestor of a particle; draws
+            with the same label are dependent. None if the dependence is along chains.
+        log_evidence: ``log p(y | x)``, ``(*batch,)``, if the method provides it.
+        log_evidence_error: its Monte Carlo standard error, 0 if exact; None if unknown.
+        log_prob: normalised log density of latents, if the method provides it.
+        mixture: the posterior in unconstrained space, of the batch's shape, if the method's answer
+            is a Gaussian mixture.
+        predictive: returns the posterior predictive at given inputs.
+        diagnostics: diagnostics of the method; always includes ``method``.
 
     Attributes:
-        diagnostics: a dictionary; ``method``, ``seconds``, and what the method measured, such as
-            ``r_hat``, ``ess``, ``divergences`` or ``k_hat``.
-        mixture: as given. As ``latent_prior`` of the next call, the posterior of these data is the
-            prior of further ones.
+        diagnostics: a dictionary with ``method``, ``seconds`` and the measurements of the method,
+            such as ``r_hat``, ``ess``, ``divergences`` or ``k_hat``.
+        mixture: as given. Passed as ``latent_prior`` to the next call, it makes this posterior the
+            prior for further data.
 
     Example:
         >>> import torch
@@ -87,7 +86,7 @@ class Posterior:
 
     @property
     def log_weights(self) -> Tensor:
-        """Normalised log weights of the draws, ``(n, *batch)``; equal ones where none are kept."""
+        """Normalised log weights of the draws, ``(n, *batch)``; equal if there are none."""
         if self._log_weights is None:
             dtype = next((value.dtype for value in self._draws.values()), torch.float64)
             size = torch.tensor(float(self.n_draws), dtype=dtype)
@@ -96,15 +95,15 @@ class Posterior:
 
     @property
     def draws(self) -> dict[str, Tensor]:
-        """All draws, ``{name: (n, *batch, *event)}``, if they are equally weighted.
+        """All draws, ``{name: (n, *batch, *event)}``, for equally weighted draws.
 
         Raises:
-            ValueError: if they are not: then ``sample(n)`` gives equally weighted ones.
+            ValueError: if the draws are weighted; use ``sample(n)`` for equally weighted ones.
         """
         if self._log_weights is not None:
             raise ValueError(
-                "Expected equally weighted draws; these have weights that must not be forgotten. "
-                "Use sample(n), or weighted_draws() with the weights beside them."
+                "Expected equally weighted draws; got weighted ones. Use sample(n), or "
+                "weighted_draws() for the draws with their weights."
             )
         return dict(self._draws)
 
@@ -113,10 +112,10 @@ class Posterior:
         return dict(self._draws), self.log_weights
 
     def sample(self, n: int, seed: int | None = None) -> dict[str, Tensor]:
-        """Equally weighted draws, ``{name: (n, *batch, *event)}``, chosen among those there are.
+        """Equally weighted draws, ``{name: (n, *batch, *event)}``, resampled from those here.
 
         Args:
-            n: how many.
+            n: number of draws.
             seed: for a repeatable choice; None uses torch's global generator.
         """
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -170,7 +169,7 @@ class Posterior:
         return self._log_prob(latents)
 
     def predictive(self, x: Tensor | ArrayLike) -> Distribution:
-        """Posterior predictive of the answers at new inputs, ``(*batch, m)``.
+        """Posterior predictive of the targets at new inputs, ``(*batch, m)``.
 
         Args:
             x: inputs, ``(*batch, m, features)``, of any kind that `amortized.infer.infer` takes.
@@ -182,14 +181,14 @@ class Posterior:
         return self._predictive(x)
 
     def mode_shares(self, seed: int = 0) -> list[Any]:
-        """How the draws divide into separate modes; see `amortized.sampling.modes.find_modes`.
+        """Separates the draws into modes; see `amortized.sampling.modes.find_modes`.
 
-        Where a sampler found several, moves seldom lead from one to another, and the shares are
-        less certain than a mean within one of them.
+        If a sampler found several modes, it rarely moves between them, so the shares are less
+        precise than a mean within one mode.
 
         Returns:
-            for each mode, the largest first, its ``share`` and the ``mean`` of each latent there;
-            for a batch a list of such lists, one a dataset.
+            for each mode, largest first, its ``share`` and the ``mean`` of each latent in it; for a
+            batch a list of such lists, one per dataset.
         """
         draws = self._draws if self._log_weights is None else self.sample(self.n_draws, seed)
         if not draws:
@@ -203,14 +202,14 @@ class Posterior:
         return shares if many else shares[0]
 
     def replicate_ess(self) -> dict[str, Tensor]:
-        r"""Effective draws for each latent's mean, ``(*event)``, where the batch is one dataset.
+        r"""Effective sample size of each latent's mean, ``(*event)``, from replicated datasets.
 
-        :math:`\mathrm{Var}(\theta \mid y) / \mathrm{Var}(\bar\theta)` over the runs that a batch
-        of equal datasets is: a check of the effective number that one run states. With b copies it
-        is known to about ``sqrt(2 / b)``.
+        :math:`\mathrm{Var}(\theta \mid y) / \mathrm{Var}(\bar\theta)` over a batch of identical
+        datasets, each of which is an independent run: a check of the effective sample size that one
+        run reports. With b copies its relative error is about ``sqrt(2 / b)``.
 
         Raises:
-            ValueError: for fewer than 8 datasets. That they are equal is for the caller to see to.
+            ValueError: for fewer than 8 datasets. The caller must ensure that they are identical.
 
         Example:
             >>> import torch
@@ -232,13 +231,14 @@ class Posterior:
         return ess
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Mean, sd, quantiles and their precision, of every scalar latent.
+        """Mean, standard deviation and quantiles of every scalar latent, with their precision.
 
-        ``ess_bulk`` and ``ess_tail`` are effective numbers of draws, ``mcse_mean`` and ``mcse_sd``
-        the standard errors of the mean and the standard deviation, ``r_hat`` compares chains or
-        groups of draws; see `amortized.sampling.precision`. Weighted draws have no ``r_hat``.
+        ``ess_bulk`` and ``ess_tail`` are effective sample sizes, ``mcse_mean`` and ``mcse_sd`` the
+        standard errors of the mean and the standard deviation; ``r_hat`` compares chains or groups
+        of draws; see `amortized.sampling.precision`. Weighted draws have no ``r_hat``.
 
-        One entry a scalar, named as in ``"weights[0]"``; for a batch the dataset comes first.
+        One entry per scalar, named like ``"weights[0]"``; for a batch the dataset index comes
+        first.
         """
         rows: dict[str, dict[str, float]] = {}
         mean, std = self.mean, self.std
@@ -253,7 +253,7 @@ class Posterior:
         return rows
 
     def to_inference_data(self) -> Any:
-        """The draws as ArviZ's own object, weighted ones resampled; needs ``amortized[arviz]``."""
+        """Converts the draws to ArviZ's InferenceData, after resampling if they are weighted."""
         try:
             import arviz
         except ImportError as reason:
@@ -268,7 +268,7 @@ class Posterior:
         return arviz.from_dict(posterior=arrays)
 
     def plot(self) -> Any:
-        """A histogram of every scalar latent with its mean and 90% interval, as a figure."""
+        """Histograms of all scalar latents with their means and 90% intervals, as a figure."""
         from matplotlib.figure import Figure
 
         from amortized.plotting import plain_text
@@ -306,7 +306,7 @@ class Posterior:
         return "\n".join([head, *lines])
 
     def _over_event(self, per_draw: Tensor, value: Tensor) -> Tensor:
-        """Spreads ``(n, *batch)`` over the event of ``(n', *batch, *event)``."""
+        """Broadcasts ``(n, *batch)`` over the event dimensions of ``(n', *batch, *event)``."""
         missing = value.ndim - per_draw.ndim
         shape = per_draw.shape + (1,) * missing
         return per_draw.reshape(shape).expand(per_draw.shape + value.shape[per_draw.ndim :])
@@ -315,7 +315,7 @@ class Posterior:
         return (self._over_event(self.log_weights.exp(), value) * value).sum(0)
 
     def _precision(self, value: Tensor) -> dict[str, Tensor]:
-        """Of one latent's draws ``(n, *batch, *event)``, each ``(*batch, *event)``."""
+        """Precision of one latent's draws ``(n, *batch, *event)``, by ``(*batch, *event)``."""
         if self.n_draws // self.n_chains < 4:
             return {}
         n_datasets = self.batch_shape.numel()
