@@ -1,4 +1,4 @@
-"""What the user gives to `infer`, checked and made a batch."""
+"""The arguments of `infer`, validated and arranged as a batch."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,14 +22,14 @@ Data = Tensor | ArrayLike
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is given: a program, its prior if it has one, and the data as a batch.
+    """The input of a method: a program, its prior if any, and the data as a batch.
 
     Attributes:
         model: the Pyro program, or a prior whose ``model`` is one.
         x: ``(batch, n, n_features)``.
-        y: ``(batch, n)``, or ``(batch, n, *event)`` where a row's answer is an array.
-        batch_shape: ``(batch,)``, or empty where the user gave one dataset.
-        source: what the user gave as model, before another latent prior was put into it.
+        y: ``(batch, n)``, or ``(batch, n, *event)`` if each row is an array.
+        batch_shape: ``(batch,)``, or empty for a single dataset.
+        source: the model as given by the user, before its latent prior was replaced.
         latent_prior: a mixture over unconstrained space that replaces the program's prior.
     """
 
@@ -57,7 +57,7 @@ def make_problem(
     y: Data | None,
     latent_prior: Any,
 ) -> Problem:
-    """Checks the data against each other and makes a batch of them."""
+    """Checks that the data are consistent and arranges them as a batch."""
     answers = as_tensor(x if y is None else y, "y").detach()
     if y is None:
         n_outer = 1 if answers.ndim < 2 or is_one_dataset(model, answers) else 2
