@@ -208,7 +208,7 @@ def mixture_answer(
     config, x = network.config, place.inputs(x)
     if y.ndim != 2:
         raise ValueError(
-            "Expected one number a row as a network's data; got rows of shape "
+            "Expected one number per row as a network's data; got rows of shape "
             f"{tuple(y.shape[2:])}. Use a sampler."
         )
     if (x.shape[-1] + 1,) != config.widths or config.lengths[0] not in (0, y.shape[1]):

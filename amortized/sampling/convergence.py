@@ -153,7 +153,7 @@ def clustered_variance(
 def _split(draws: Tensor) -> Tensor:
     half = draws.shape[1] // 2
     if half < 2:
-        raise ValueError(f"Expected at least 4 draws a chain; got {draws.shape[1]}.")
+        raise ValueError(f"Expected at least 4 draws per chain; got {draws.shape[1]}.")
     return torch.cat([draws[:, :half], draws[:, -half:]], 0)
 
 
