@@ -159,7 +159,7 @@ class _Predictive:
         problem, x = self.problem, as_tensor(x, "x")
         if problem.y.ndim != 2:
             raise ValueError(
-                "Expected a program of one number per row for a predictive; its rows have the shape "
+                "Expected a program of one number per row for a predictive; its rows have shape "
                 f"{tuple(problem.y.shape[2:])}. Draw y from the program at draws of its latents."
             )
         many = bool(problem.batch_shape)
