@@ -1,4 +1,4 @@
-"""Write one prior; get its posterior in one forward pass, and the proof that you can trust it."""
+"""Bayesian inference in one forward pass, from a prior you write, with checks of the answer."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"
 
-# A checkout without links (on Windows they are text files) finds their folders beside this one.
+# Without symbolic links (on Windows they are text files) the folders lie next to this one.
 if not Path(__file__).with_name("priors").is_dir():
     __path__.append(str(Path(__file__).resolve().parent.parent))
 

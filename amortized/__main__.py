@@ -1,4 +1,4 @@
-"""``python -m amortized --version``: the version, and what else can be run."""
+"""``python -m amortized --version``: prints the version and lists the other programs."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from amortized import __version__
 
 
 def main() -> None:
-    """Answer what is asked for on the command line."""
+    """Answers the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m amortized",
         description="Bayesian inference in one forward pass, with the classical answer beside it.",

@@ -1,7 +1,7 @@
-"""Arrays from outside, read in one place: as the numbers they hold, or refused.
+"""Conversion of users' arrays to tensors, with errors for anything that would lose information.
 
-A conversion of numpy or torch may drop what it cannot express: the mask of a masked array, an
-imaginary part. Others fail with an error of their own internals, as at a gradient or at bfloat16.
+Conversions by numpy or torch may drop what they cannot represent, such as the mask of a masked
+array or an imaginary part. Others fail with obscure errors, for example with gradients or bfloat16.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ _WIDE = (torch.float32, torch.float64)
 def as_tensor(
     data: Any, name: str, *, allow_nan: bool = False, dtype: torch.dtype | None = torch.float64
 ) -> Tensor:
-    """Finite real numbers as a tensor, a copy of what the caller may change.
+    """Converts finite real numbers to a tensor, without sharing memory that the caller may change.
 
     Args:
         data: a tensor, an array, or sequences of numbers.
-        name: for messages.
+        name: name of the data in messages.
         allow_nan: whether values may be missing, as NaN or masked.
-        dtype: of the result; None leaves float32 and makes all else float64.
+        dtype: dtype of the result; None keeps float32 and converts everything else to float64.
 
     Raises:
-        ValueError: if these are not numbers, or not finite.
+        ValueError: if the data are not numbers, or not finite.
 
     Example:
         >>> as_tensor(np.ma.array([1.0, 2.0], mask=[False, True]), "y")
@@ -59,20 +59,20 @@ def as_tensor(
 
 
 def as_values(data: Any, name: str) -> Tensor:
-    """Real numbers as a tensor, which keeps its gradient and may hold NaN.
+    """Converts real numbers to a tensor that keeps its gradient and may contain NaN.
 
     Args:
         data: as for `as_tensor`.
-        name: for messages.
+        name: name of the data in messages.
 
     Raises:
-        ValueError: if these are not numbers.
+        ValueError: if the data are not numbers.
     """
     if isinstance(data, Tensor):
         if data.is_complex() or data.layout is not torch.strided or data.is_quantized:
             raise ValueError(
                 f"Expected {name} as a dense tensor of real numbers; got {data.dtype} in layout "
-                f"{data.layout}. Take the part that is meant, or its to_dense()."
+                f"{data.layout}. Take the part you need, or its to_dense()."
             )
         if data.is_meta:
             raise ValueError(f"Expected {name} with numbers; got a tensor on the meta device.")
@@ -88,7 +88,7 @@ def as_values(data: Any, name: str) -> Tensor:
         raise ValueError(f"Expected {name} to be an array of real numbers; got {array.dtype}.")
     if array.dtype.kind == "f" and array.itemsize not in (4, 8):
         array = array.astype(np.float64)
-    # In the processor's own order of bytes; torch reads no other.
+    # In native byte order, the only one that torch reads.
     return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
 
 
@@ -97,14 +97,14 @@ def _is_number(value: Any) -> bool:
 
 
 def without_mask(data: Any) -> Any:
-    """What scikit-learn can read: tensors as arrays, and NaN where an array is masked.
+    """Converts data for scikit-learn: tensors to arrays, and masked entries to NaN.
 
     Args:
-        data: what a user gives; what is neither tensor nor masked is returned as it is.
+        data: the user's data; returned unchanged if neither a tensor nor masked.
 
     Raises:
-        ValueError: if entries are masked that NaN cannot stand for, such as words; or these are
-            records or complex numbers, of which a part would be dropped.
+        ValueError: if masked entries cannot be NaN, as for strings, or if the data are records or
+            complex numbers, of which a part would be dropped.
     """
     if isinstance(data, Tensor):
         values = as_values(data, "a tensor").detach().cpu()
@@ -114,8 +114,8 @@ def without_mask(data: Any) -> Any:
     kind = getattr(getattr(data, "dtype", None), "kind", "")
     if kind == "V":
         raise ValueError(f"Expected numbers; got records of {data.dtype}. Give their fields.")
-    if kind == "c":  # the words that scikit-learn's own checks look for
-        raise ValueError("Complex data not supported. Give the part that is meant.")
+    if kind == "c":  # the message expected by scikit-learn's estimator checks
+        raise ValueError("Complex data not supported. Give the part you need.")
     if not isinstance(data, np.ma.MaskedArray):
         return data
     if not np.ma.is_masked(data):
@@ -135,9 +135,9 @@ def _has_mask(member: Any) -> bool:
 
 
 def validate_data(estimator: Any, X: Any, y: Any = "no_validation", **options: Any) -> Any:
-    """`sklearn.utils.validation.validate_data`, of tensors and masked arrays too."""
+    """`sklearn.utils.validation.validate_data` that also accepts tensors and masked arrays."""
     if options.get("y_numeric") and y is not None:
-        # Not left to scikit-learn, which looks for NaN before it makes NaN of None.
+        # Checked here because scikit-learn looks for NaN before it converts None to NaN.
         y = check_array(column_or_1d(without_mask(y), warn=True), ensure_2d=False, input_name="y")
     y = y if isinstance(y, str) else without_mask(y)
     with _only_numbers(X, options.get("dtype")):
@@ -145,14 +145,14 @@ def validate_data(estimator: Any, X: Any, y: Any = "no_validation", **options: A
 
 
 def check_array(array: Any, *, dtype: Any = np.float64, **options: Any) -> Any:
-    """`sklearn.utils.check_array`, of tensors and masked arrays too."""
+    """`sklearn.utils.check_array` that also accepts tensors and masked arrays."""
     with _only_numbers(array, dtype):
         return sklearn.utils.check_array(without_mask(array), dtype=dtype, **options)
 
 
 @contextmanager
 def _only_numbers(array: Any, wanted: Any) -> Iterator[None]:
-    """Refuses what a conversion to the wanted dtype makes numbers of, or fails at."""
+    """Raises an error for values that a conversion to the dtype would misread or fail at."""
     kind = getattr(getattr(array, "dtype", None), "kind", "")
     if wanted is np.float64 and kind in tuple("mM"):
         raise ValueError(f"Expected numbers; got {array.dtype}. Convert them, as to days.")

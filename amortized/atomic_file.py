@@ -1,7 +1,7 @@
-"""Files that are replaced as a whole: who is killed while writing leaves the old one or the new.
+"""Atomic replacement of files: an interrupted write leaves either the old file or the new one.
 
-A file is written under a name of its own beside the old one, which it then replaces in one step.
-So two writers never meet, and the last one wins.
+A file is written under a unique name next to the old one, which it then replaces in one step. Two
+writers therefore never interfere, and the last one wins.
 """
 
 import os
@@ -11,18 +11,18 @@ import time
 from pathlib import Path
 
 _UNFINISHED = "fresh"
-_ABANDONED_AFTER = 3600.0  # seconds; no writer takes as long as that
+_ABANDONED_AFTER = 3600.0  # seconds; no writer takes that long
 
 
 def replace_file(path: str | Path, content: bytes) -> Path:
-    """Write a file, or leave the one that is there.
+    """Writes a file completely, or leaves the existing one unchanged.
 
     Args:
-        path: of the file; where it is a symbolic link, the file that it leads to is replaced.
-        content: all of it.
+        path: path of the file; the target of a symbolic link is replaced, not the link.
+        content: the complete content.
 
     Returns:
-        The path, as it was given.
+        The path, as given.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -45,17 +45,17 @@ def replace_file(path: str | Path, content: bytes) -> Path:
 
 
 def beside(target: Path, ending: str = _UNFINISHED) -> Path:
-    """A new name beside a file or folder: for what will take its place, unless told otherwise."""
+    """A unique temporary name next to a file or folder that is to be replaced."""
     return target.with_name(f".{target.name}.{secrets.token_hex(6)}.{ending}")
 
 
 def is_beside(name: str, target: str, ending: str = _UNFINISHED) -> bool:
-    """Whether `beside` has given this name, for a file or folder of the name of the target."""
+    """Whether `beside` has created this name for the given target."""
     return re.fullmatch(rf"\.{re.escape(target)}\.[0-9a-f]{{12}}\.{ending}", name) is not None
 
 
 def write_through(path: Path, content: bytes) -> None:
-    """Write a new file, and wait until the disk has it: only then may another one go."""
+    """Writes a new file and waits until it is on disk, before the old one may be replaced."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -63,7 +63,7 @@ def write_through(path: Path, content: bytes) -> None:
 
 
 def all_beside(target: Path, ending: str = _UNFINISHED) -> list[tuple[int, Path]]:
-    """What has such a name beside a file or folder, with the time it was changed, oldest first."""
+    """Temporary files next to a file or folder with their modification times, oldest first."""
     found = []
     for path in target.parent.iterdir() if target.parent.is_dir() else ():
         if is_beside(path.name, target.name, ending):
@@ -75,6 +75,6 @@ def all_beside(target: Path, ending: str = _UNFINISHED) -> list[tuple[int, Path]
 
 
 def abandoned(target: Path) -> list[Path]:
-    """What writers that were killed long ago have left beside a file or folder."""
+    """Temporary files of interrupted writers, next to a file or folder."""
     now = time.time()
     return [path for at, path in all_beside(target) if now - at * 1e-9 > _ABANDONED_AFTER]

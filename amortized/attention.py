@@ -1,8 +1,8 @@
-"""Attention, once: a fused call, the formula it computes, and the rotation of inputs.
+"""Attention: a fused implementation, the formula it computes, and rotary encoding of inputs.
 
 ``attend`` is the only attention in the project. It is torch's fused scaled dot-product attention,
-but for bfloat16 on a CPU with instructions for it, where plain products are faster;
-``attend_reference`` is the same formula in four lines, kept for the tests.
+except for bfloat16 on a CPU with native support, where plain products are faster.
+``attend_reference`` is the same formula in four lines, for the tests.
 """
 
 import math
@@ -19,7 +19,7 @@ from amortized.blocked_attention import blocked_attention
 
 @cache
 def has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices of bfloat16 faster than those of float32."""
+    """Whether this CPU multiplies bfloat16 matrices faster than float32 ones."""
     return bool(torch.cpu._is_avx512_bf16_supported()) and torch.backends.mkldnn.is_available()
 
 
@@ -31,13 +31,13 @@ def attend(
 ) -> Float[Tensor, "batch heads rows width"]:
     r"""Fused attention of rows to a context: :math:`\mathrm{softmax}(QK^\top/\sqrt{w})V`.
 
-    Without a mask every fused kernel of the device applies; a row of an empty context gets zeros.
+    Without a mask every fused kernel of the device applies; an empty context gives zeros.
 
     Args:
-        queries: one query vector a row.
-        keys: one key vector a context row.
-        values: one value vector a context row.
-        mask: False marks context rows that do not exist.
+        queries: one query vector per row.
+        keys: one key vector per context row.
+        values: one value vector per context row.
+        mask: False marks padding rows of the context.
 
     Example:
         >>> import torch
@@ -50,7 +50,7 @@ def attend(
     if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
         with torch.autocast("cpu", enabled=False):
             if not has_fast_bfloat16() or torch.compiler.is_compiling():
-                # The fused kernel's backward pass takes eight times as long as in float32.
+                # The backward pass of the fused kernel is much slower than in float32.
                 attended = attend(queries.float(), keys.float(), values.float(), mask)
                 return attended.to(queries.dtype)
             attended = blocked_attention(queries, keys, values, mask)
@@ -62,7 +62,7 @@ def attend(
         )
     if mask is None:
         return attended
-    # Where no key exists the softmax is undefined; kernels disagree on what they return.
+    # Without any key the softmax is undefined, and kernels return different values.
     return attended.where(mask.any(-1)[:, None, None, None], 0.0)
 
 
@@ -72,7 +72,7 @@ def attend_reference(
     values: Float[Tensor, "batch heads context width"],
     mask: Bool[Tensor, "batch context"] | None = None,
 ) -> Float[Tensor, "batch heads rows width"]:
-    """The formula of ``attend``, written out: for the tests, not for speed."""
+    """The formula of ``attend`` written out, for the tests."""
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None, None, :], -math.inf)
@@ -80,10 +80,10 @@ def attend_reference(
 
 
 class Rotation(NamedTuple):
-    """Cosines and signed sines of angles, ``(batch, rows, heads, width)``: the same at all depths.
+    """Cosines and signed sines of angles, ``(batch, rows, heads, width)``, shared by all layers.
 
-    Channel i of a head turns with channel i + half. Both their cosines are kept, and their sines
-    as ``-sin, sin``, so that all of a row is turned by two products.
+    Channel i of a head is rotated with channel i + half. The cosines are stored for both, and the
+    sines as ``-sin, sin``, so that a rotation takes two products.
     """
 
     cos: Tensor
@@ -96,25 +96,25 @@ class Rotation(NamedTuple):
         return cls(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
     def rows(self, some: slice) -> "Rotation":
-        """That of some rows."""
+        """The rotation of some rows."""
         return Rotation(self.cos[:, some], self.sin[:, some])
 
 
 def rotate(
     vectors: Float[Tensor, "batch rows heads width"], rotation: Rotation
 ) -> Float[Tensor, "batch rows heads width"]:
-    r"""Rotate pairs of channels by angles that are linear in the inputs.
+    r"""Rotates pairs of channels by angles that are linear in the inputs.
 
     With angles :math:`Wx` the inner product of two rotated vectors depends on their inputs only
     through :math:`x - x'`, so attention becomes a learned stationary kernel and stays fused.
 
     Args:
         vectors: queries or keys; ``width = 2 * half``.
-        rotation: of each pair.
+        rotation: rotation of each pair.
 
     References:
         | RoFormer: Enhanced Transformer with Rotary Position Embedding (Su et al., 2021),
-        | arXiv:2104.09864: angles from positions; here from real-valued inputs.
+        | arXiv:2104.09864, with real-valued inputs instead of positions.
     """
     cos, sin = rotation.cos.to(vectors.dtype), rotation.sin.to(vectors.dtype)
     return torch.addcmul(vectors * cos, vectors.roll(vectors.shape[-1] // 2, -1), sin)

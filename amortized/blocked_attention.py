@@ -1,9 +1,9 @@
-r"""Attention in bfloat16 on a CPU: plain matrix products over pieces that stay in its cache.
+r"""Attention in bfloat16 on a CPU: matrix products over blocks that fit in the cache.
 
-Torch's fused kernel for the CPU gains nothing from bfloat16, but matrix products do where the CPU
-has instructions for it. So :math:`\mathrm{softmax}(QK^\top/\sqrt{w})V` is written out and computed
-a piece at a time: the scores of some tasks and heads, or of some rows of a single one. For the
-gradient the softmax is kept, ``2 batch heads rows context`` bytes.
+Torch's fused CPU kernel gains nothing from bfloat16, but matrix products do on CPUs with native
+support. Therefore :math:`\mathrm{softmax}(QK^\top/\sqrt{w})V` is computed in blocks: the scores of
+several tasks and heads, or of some rows of one. The softmax is kept for the gradient, which takes
+``2 batch heads rows context`` bytes.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-# Bytes of a piece of the scores: about what the cache of one core holds.
+# Bytes of one block of scores, about the cache of one core.
 _PIECE = 2**21
 
 
@@ -22,21 +22,21 @@ def blocked_attention(
     values: Float[Tensor, "batch heads context width"],
     mask: Bool[Tensor, "batch context"] | None = None,
 ) -> Float[Tensor, "batch heads rows width"]:
-    """The formula of ``attend``, a piece at a time, in the inputs' type.
+    """Computes ``attend`` block by block, in the dtype of the inputs.
 
     Args:
-        queries: one query vector a row.
-        keys: one key vector a context row, of which there is one at least.
-        values: one value vector a context row.
-        mask: False marks context rows that do not exist; what a row of an empty context gets is
-            finite and means nothing.
+        queries: one query vector per row.
+        keys: one key vector per context row; the context must not be empty.
+        values: one value vector per context row.
+        mask: False marks padding rows of the context; without any other row the result is finite
+            but meaningless.
     """
     heads, n_rows, width = queries.shape[1:]
     most_rows = max(1, min(n_rows, _PIECE // (keys.shape[-2] * keys.element_size())))
     together = max(1, _PIECE // (most_rows * keys.shape[-2] * keys.element_size()))
     added = None
     if mask is not None:
-        # The most negative number, not infinity: a row without keys must not make a NaN.
+        # The most negative finite number, because -inf would give NaN for rows without keys.
         least = torch.finfo(queries.dtype).min
         added = torch.zeros_like(mask, dtype=queries.dtype).masked_fill(~mask, least)
         added = added.repeat_interleave(heads, 0)[:, None]
@@ -51,6 +51,6 @@ def blocked_attention(
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, added: Tensor | None) -> Tensor:
-    """One piece, ``(heads of tasks, rows, width)``, of queries that are scaled."""
+    """One block, ``(heads of tasks, rows, width)``, with scaled queries."""
     scores = torch.bmm(queries, keys.transpose(1, 2))
     return torch.bmm(torch.softmax(scores if added is None else scores + added, -1), values)

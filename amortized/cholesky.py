@@ -8,7 +8,7 @@ from torch import Tensor
 def solve_lower(
     factor: Float[Tensor, "*f dim dim"], vector: Float[Tensor, "*v dim"]
 ) -> Float[Tensor, "*shape dim"]:
-    """L^-1 v for lower triangular L; a division in one dimension, where that is much faster."""
+    """L^-1 v for lower triangular L; in one dimension a division, which is much faster."""
     if factor.shape[-1] == 1:
         return vector / factor[..., 0]
     return torch.linalg.solve_triangular(factor, vector.unsqueeze(-1), upper=False).squeeze(-1)

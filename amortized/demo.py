@@ -1,8 +1,8 @@
-"""The demo, ``make demo``: one Gaussian-process prior, three ways to its answer, on real data.
+"""The demo, ``make demo``: three answers to one Gaussian-process regression on real data.
 
-A pretrained network in one forward pass, NUTS on the very same prior, and scikit-learn's Gaussian
-process with hyperparameters of maximum likelihood; on weekly CO2 at Mauna Loa (a series) and on
-scikit-learn's diabetes data (ten features). Prints a table and draws the predictive bands.
+A pretrained network in one forward pass, NUTS under the same prior, and scikit-learn's Gaussian
+process with maximum-likelihood hyperparameters, for weekly CO2 at Mauna Loa (a series) and
+scikit-learn's diabetes data (ten features). Prints a table and plots the predictive bands.
 """
 
 import time
@@ -33,13 +33,13 @@ LEVELS = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
 
 
 class Data(NamedTuple):
-    """A real dataset, split.
+    """A real dataset, split into training and test rows.
 
     Attributes:
-        name: what it is.
-        unit: of the target.
-        X: inputs to learn from, ``(n, n_features)``.
-        y: their targets, ``(n,)``.
+        name: name of the dataset.
+        unit: unit of the target.
+        X: training inputs, ``(n, n_features)``.
+        y: training targets, ``(n,)``.
         X_test: held-out inputs.
         y_test: held-out targets.
     """
@@ -53,7 +53,7 @@ class Data(NamedTuple):
 
 
 def carbon_dioxide() -> Data:
-    """Three years of weekly CO2 at Mauna Loa, of which 60 weeks are known."""
+    """Three years of weekly CO2 at Mauna Loa, with 60 weeks for training."""
     from statsmodels.datasets import co2
 
     series = co2.load_pandas().data["co2"].dropna().iloc[-156:]
@@ -63,7 +63,7 @@ def carbon_dioxide() -> Data:
 
 
 def diabetes() -> Data:
-    """Progression of diabetes in 442 patients, of whom 100 are known."""
+    """Progression of diabetes in 442 patients, with 100 for training."""
     X, y = load_diabetes(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X, y, train_size=100, random_state=0)
     return Data("diabetes, 100 patients, 10 features", "progression (score)", X, y, X_test, y_test)
@@ -75,7 +75,7 @@ def by_network(data: Data) -> Distribution:
 
 
 def by_nuts(data: Data) -> Distribution:
-    """NUTS on the prior that the network was trained on, given the same standardised data."""
+    """NUTS under the network's prior, given the same standardised data."""
     center, scale = data.X.mean(axis=0), data.X.std(axis=0)
     y_center, y_scale = data.y.mean(), data.y.std()
     posterior = infer(
@@ -92,7 +92,7 @@ def by_nuts(data: Data) -> Distribution:
 
 
 def by_maximum_likelihood(data: Data) -> Distribution:
-    """scikit-learn's Gaussian process: one setting of the hyperparameters, of 6 searches."""
+    """scikit-learn's Gaussian process, with the best hyperparameters of six optimisations."""
     n_features = data.X.shape[1]
     kernel = ConstantKernel() * Matern(np.ones(n_features), (1e-2, 1e3), nu=2.5) + WhiteKernel()
     center, scale = data.X.mean(axis=0), data.X.std(axis=0)
@@ -118,7 +118,7 @@ def quantiles(predictive: Distribution, levels: Tensor = LEVELS) -> Tensor:
 def scores(predictive: Distribution, y: Tensor) -> tuple[float, float, float]:
     """Mean NLPD (nats), mean CRPS (unit of y) and coverage of the central 90% interval."""
     nlpd = -predictive.log_prob(y).mean().item()
-    # The pinball loss, averaged over levels, is half the CRPS: it needs quantiles alone.
+    # The pinball loss averaged over levels is half the CRPS.
     levels = (torch.arange(99, dtype=torch.float64) + 1) / 100
     error = y - quantiles(predictive, levels)
     crps = 2 * torch.maximum(levels[:, None] * error, (levels[:, None] - 1) * error).mean().item()
@@ -146,12 +146,12 @@ def draw(axis: matplotlib.axes.Axes, data: Data, predictive: Distribution) -> No
 
 
 def main() -> None:
-    """Run every method on every dataset; print the table, write the figure."""
+    """Runs every method on every dataset, prints the table and saves the figure."""
     warnings.simplefilter("ignore")
     datasets = [carbon_dioxide(), diabetes()]
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     axes = figure.subplots(len(datasets), len(METHODS), sharey="row", sharex="row")
-    by_network(datasets[0])  # reading the weights and starting torch is not part of an answer
+    by_network(datasets[0])  # exclude loading and start-up from the timing
     for row, data in zip(axes, datasets, strict=True):
         print(f"\n{data.name}")
         print(f"{'':>16} {'NLPD':>8} {'CRPS':>8} {'90% cov.':>9} {'s':>9} {'slower':>8}")

@@ -1,8 +1,8 @@
-"""Predictive distributions: what a network's forward returns.
+"""Predictive distributions returned by networks.
 
-A bar distribution is a histogram density whose outermost bars are replaced by half-normal tails,
-so that it has full support. Every quantity below is a closed form in the bars' masses
-:math:`p_k`, borders :math:`b_k` and tail scales :math:`s`.
+A bar distribution is a histogram density whose outermost bars are replaced by half-normal tails, so
+that its support is the real line. All quantities below are closed forms in the masses :math:`p_k`
+and borders :math:`b_k` of the bars and the tail scales :math:`s`.
 """
 
 import math
@@ -67,14 +67,14 @@ class BarDistribution(Distribution):
         self.logits, self.borders = logits, borders
         super().__init__(logits.shape[:-1], validate_args=False)
 
-    @cached_property  # bars are often only passed on, and a thousand take as long as a block
+    @cached_property  # lazy, because bars are often only passed on
     def log_masses(self) -> Float[Tensor, "*batch bars"]:
         """Log masses of the bars: the logits, normalised."""
         return self.logits.log_softmax(-1)
 
     @property
     def masses(self) -> Float[Tensor, "*batch bars"]:
-        """Probability of each bar; of the outermost, of the whole tail."""
+        """Probability of each bar; of an outermost bar, that of its whole tail."""
         return self.log_masses.exp()
 
     @property
@@ -87,7 +87,7 @@ class BarDistribution(Distribution):
 
     @property
     def _inner(self) -> tuple[Tensor, Tensor]:
-        """Where the left tail ends and where the right tail begins."""
+        """End of the left tail and beginning of the right tail."""
         return self.borders[1], self.borders[-2]
 
     def expand(
@@ -99,7 +99,7 @@ class BarDistribution(Distribution):
     def _align(self, value: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
         """Values with the batch first, ``(*batch, n)``; the bars' log masses; the result's shape.
 
-        So n draws of each distribution read its bars, and do not copy them n times.
+        With this layout the bars need not be copied for each of n values.
         """
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
         n_more = len(shape) - len(self.batch_shape)
@@ -111,7 +111,7 @@ class BarDistribution(Distribution):
         return bar.clamp(0, len(self.borders) - 2)
 
     def _tail_distances(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """How far y lies inside each tail, in tail scales; negative outside of it."""
+        """Distance of y into each tail in tail scales; negative outside of it."""
         (left, right), (s_left, s_right) = self._inner, self._tail_scales
         return (left - y) / s_left, (y - right) / s_right
 
@@ -142,8 +142,8 @@ class BarDistribution(Distribution):
         return level.movedim(-1, 0).reshape(shape)
 
     def icdf(self, value: Float[Tensor, "*values"]) -> Float[Tensor, "..."]:
-        # In float32 the rounding of a thousand sums exceeds a tail's mass; a level above their
-        # total would be sent to infinity.
+        # In float32 the rounding error of a thousand sums exceeds the mass of a tail, and levels
+        # above the total would give infinity.
         levels = as_values(value, "levels").to(self.borders.device, torch.float64)
         level, log_masses, shape = self._align(levels)
         masses = log_masses.double().softmax(-1)
@@ -155,11 +155,11 @@ class BarDistribution(Distribution):
         y = self.borders[bar] + share * self._widths[bar]
         (left, right), (s_left, s_right) = self._inner, self._tail_scales
         y = torch.where(bar == 0, left + s_left * torch.special.ndtri(share / 2), y)
-        # By what is left above the level, which is exact where the level itself rounds to 1.
+        # From the probability above the level, which is exact where the level itself rounds to 1.
         above = ((1 - level) / mass).clamp(0, 1)
         right_tail = right - s_right * torch.special.ndtri(above / 2)
         y = torch.where(bar == masses.shape[-1] - 1, right_tail, y)
-        y = y.masked_fill(level >= 1, math.inf)  # also where rounding leaves the tail no mass
+        y = y.masked_fill(level >= 1, math.inf)  # also if the tail has no mass left after rounding
         return y.movedim(-1, 0).reshape(shape).to(self.borders.dtype)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -192,7 +192,7 @@ class BarDistribution(Distribution):
 
     @property
     def mode(self) -> Float[Tensor, "*batch"]:
-        """Middle of the bar of highest density; of a tail, its end at the other bars."""
+        """Midpoint of the bar of highest density; for a tail, its inner end."""
         log_density = self.log_masses - self._widths.log()
         peak = torch.stack([_MEAN / scale for scale in self._tail_scales]).log()
         log_density = log_density.clone()

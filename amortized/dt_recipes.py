@@ -1,9 +1,9 @@
-"""How the pretrained Distribution Transformers are trained: one problem, size and schedule a name.
+"""Training recipes of the released Distribution Transformers: problem, size and schedule by name.
 
-``python -m amortized.dt_recipes dt-normal`` trains that network in ``runs/dt-normal``, resuming
-what is there, and writes it with its card to ``pretrained/dt-normal`` when the schedule is done.
-``--stop-at 5000`` stops there; the same command goes on. ``--card`` trains nothing: it measures the
-released network again and renews its card.
+``python -m amortized.dt_recipes dt-normal`` trains that network in ``runs/dt-normal``, resuming an
+earlier run, and writes it with its card to ``pretrained/dt-normal`` when the schedule is complete.
+``--stop-at 5000`` stops at that step; the same command resumes. ``--card`` does not train: it
+repeats the measurements of the released network and renews its card.
 """
 
 import argparse
@@ -30,13 +30,13 @@ from amortized.training.train import CHECKPOINT
 
 
 class Recipe(NamedTuple):
-    """A problem's recipe with the defaults that all problems share.
+    """A problem's recipe, completed by the defaults of all problems.
 
     Attributes:
         network: size of the network.
-        training: length, sizes and rates.
-        n_reference: fresh tasks that the exact posterior is computed for by quadrature; 0 where
-            there are too many latents for that.
+        training: number of steps, batch sizes and learning rates.
+        n_reference: number of fresh tasks whose exact posterior is computed by quadrature; 0 if
+            there are too many latents for quadrature.
     """
 
     network: DistributionTransformerConfig
@@ -63,11 +63,11 @@ RECIPES = {name: _recipe(problem) for name, problem in PROBLEMS.items()}
 
 
 OF_THE_TRAINING = {"Parameters", "Latents", "Data", "Training", "Software", "Command"}
-"""Rows of a card that are written when a network is trained, and stay."""
+"""Rows of a card that are written after training and kept when the card is renewed."""
 
 
 def held_out(tasks: LatentTasks, config: TrainingConfig, n_tasks: int) -> list[LatentTaskBatch]:
-    """Tasks that no training step has seen, in ten sizes of datasets."""
+    """Tasks not seen in training, with ten sizes of datasets."""
     low, high = config.n_context
     sizes = [round(low * (high / low) ** (i / 9)) for i in range(10)]
     n = max(1, n_tasks // 10)
@@ -77,7 +77,7 @@ def held_out(tasks: LatentTasks, config: TrainingConfig, n_tasks: int) -> list[L
 def answers(
     network: DistributionTransformer, batches: list[LatentTaskBatch]
 ) -> list[GaussianMixture]:
-    """What a network answers to batches of tasks."""
+    """A network's answers to batches of tasks."""
     with torch.no_grad():
         return [network(b.latent_prior, b.observations, b.masks, b.sketch) for b in batches]
 
@@ -85,15 +85,15 @@ def answers(
 def gaps(
     tasks: LatentTasks, batches: list[LatentTaskBatch], mixtures: list[GaussianMixture], exact: bool
 ) -> Tensor:
-    """The Kullback-Leibler divergence from the posterior to the answer, for each usable task.
+    """Kullback-Leibler divergence from the posterior to the answer, for each usable task.
 
-    Estimated without bias over `posterior_draws`; noise may make single ones negative.
+    The estimate from `posterior_draws` is unbiased; single values may be negative.
 
     Args:
-        tasks: that the batches were drawn from.
+        tasks: the tasks from which the batches were drawn.
         batches: tasks with a density.
         mixtures: the answer to each batch.
-        exact: whether the evidence is known by quadrature, or by the importance weights too.
+        exact: whether the evidence is known by quadrature, instead of by importance weights.
     """
     gap = []
     for batch, mixture in zip(batches, mixtures, strict=True):
@@ -121,12 +121,12 @@ def gaps(
 def card(
     name: str, network: DistributionTransformer, tasks: LatentTasks, seconds: float | None = None
 ) -> str:
-    """What CARD.md says of a trained network; every number is measured here or given.
+    """Builds CARD.md of a trained network from measurements and the recipe.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         network: in eval mode.
-        tasks: that it was trained on.
+        tasks: the tasks it was trained on.
         seconds: wall time of the training.
     """
     config = RECIPES[name].training
@@ -143,7 +143,7 @@ def card(
 
 
 def measured(name: str, network: DistributionTransformer, tasks: LatentTasks) -> dict[str, str]:
-    """The rows of a card that are measured on the network itself: its gap and its calibration."""
+    """The rows of a card that are measured on the network: KL divergence and calibration."""
     recipe = RECIPES[name]
     batches = held_out(tasks, recipe.training, recipe.n_reference or 1000)
     mixtures = answers(network, batches)
@@ -160,7 +160,7 @@ def measured(name: str, network: DistributionTransformer, tasks: LatentTasks) ->
 
 
 def renewed_card(name: str, folder: Path) -> str:
-    """The card of a released network with all that can be measured on it measured again."""
+    """The card of a released network with all measurements repeated."""
     kept = {key: row for key, row in card_rows(folder).items() if key in OF_THE_TRAINING}
     again = measured(name, load(folder), named_tasks(name))
     return card_text(name, PROBLEMS[name].about, kept | again)

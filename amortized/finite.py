@@ -1,4 +1,4 @@
-"""NaN in what a diagnostic judges: it is counted and said, never ranked or averaged."""
+"""NaN in the inputs of a diagnostic is reported, never ranked or averaged."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ import torch
 
 
 def refuse_nan(what: str, values: Any) -> None:
-    """Raises where values have a NaN.
+    """Raises an error if values contain NaN.
 
     Args:
-        what: the values are, as in ``"draws of 'mu'"``; for the message.
+        what: description of the values in the message, such as ``"draws of 'mu'"``.
         values: array or tensor.
 
     Raises:
@@ -27,5 +27,5 @@ def refuse_nan(what: str, values: Any) -> None:
         size = values.numel() if isinstance(values, torch.Tensor) else np.size(values)
         raise ValueError(
             f"Expected {what} without NaN; got {n_missing:,} NaN of {size:,}. Look for the method "
-            "or the density that returned it: nothing can be said of such an answer."
+            "or the density that returned it: such an answer cannot be assessed."
         )

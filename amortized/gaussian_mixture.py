@@ -1,13 +1,13 @@
-r"""The Gaussian mixture: priors of latents given at run time, and posteriors answered in one pass.
+r"""Gaussian mixtures: priors of latents given at run time, and one-pass posteriors.
 
 .. math:: p(u) = \sum_k w_k N(u; \mu_k, L_k L_k^\top)
 
-All of the project's linear-Gaussian algebra on mixtures is here, for a batch at once. What needs
-a covariance is computed in float64 and given back in the mixture's own precision, so that float32
-mixtures can be a thousand times narrower in one direction than in another.
+This module contains all linear-Gaussian algebra on mixtures, for a batch at once. Operations on
+covariances run in float64 and return the mixture's own dtype, so that float32 mixtures can be a
+thousand times narrower in one direction than in another.
 
-Fewer or more components for the same mixture are in `amortized.latent_priors.reduction`; mixtures
-for other distributions and for draws in `amortized.latent_priors.fitting`.
+Merging and splitting components is in `amortized.latent_priors.reduction`, fitting mixtures to
+other distributions and to draws in `amortized.latent_priors.fitting`.
 """
 
 import math
@@ -27,8 +27,7 @@ class GaussianMixture(Distribution):
     """A mixture of normals with full covariances, one mixture for each member of a batch.
 
     Args:
-        log_weights: log weights up to a constant, ``(*batch, k)``; minus infinity for a component
-            that is not there.
+        log_weights: unnormalised log weights, ``(*batch, k)``; -inf for an absent component.
         means: ``(*batch, k, dim)``.
         scale_tril: Cholesky factors of the covariances, ``(*batch, k, dim, dim)``.
         validate_args: whether values are checked; shapes always are.
@@ -106,12 +105,12 @@ class GaussianMixture(Distribution):
         return self.means.shape[-1]
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> "GaussianMixture":
-        """The mixture with a function applied to its three tensors: a cast, or a choice of rows."""
+        """Applies a function, such as a cast or an index, to the three tensors of the mixture."""
         log_weights, means, tril = map(function, (self.log_weights, self.means, self.scale_tril))
         return GaussianMixture(log_weights, means, tril, validate_args=False)
 
     def to(self, target: torch.device | torch.dtype | str) -> "GaussianMixture":
-        """The same mixture on another device or in another precision."""
+        """The same mixture on another device or in another dtype."""
         return self.map_tensors(lambda tensor: tensor.to(target))
 
     def __getitem__(self, index: Any) -> "GaussianMixture":
@@ -132,7 +131,7 @@ class GaussianMixture(Distribution):
         n_outer = value.ndim - 1 - len(self.batch_shape)
         n_values = value.shape[:n_outer].numel() if n_outer > 0 else 1
         if self.dim > 1 and n_values >= self.dim:
-            # Many values of one mixture: one matrix product each instead of as many small solves.
+            # For many values of one mixture a matrix product is faster than many small solves.
             eye = torch.eye(self.dim, dtype=self.means.dtype, device=self.means.device)
             inverse = torch.linalg.solve_triangular(self.scale_tril, eye, upper=False)
             values = value.flatten(0, n_outer - 1).movedim(0, -2).unsqueeze(-3)
@@ -166,7 +165,7 @@ class GaussianMixture(Distribution):
 
     @property
     def covariance_matrix(self) -> Float[Tensor, "*batch dim dim"]:
-        """Covariance of the mixture: within the components and between their means."""
+        """Covariance of the mixture: within components plus between their means."""
         centred = (self.means - self.mean.unsqueeze(-2)).unsqueeze(-1)
         within = self.scale_tril @ self.scale_tril.mT
         return (self.log_weights.exp()[..., None, None] * (within + centred @ centred.mT)).sum(-3)
@@ -176,13 +175,13 @@ class GaussianMixture(Distribution):
         return self.covariance_matrix.diagonal(dim1=-1, dim2=-2)
 
     def marginal(self, dims: Sequence[int]) -> "GaussianMixture":
-        """The mixture of some dimensions, in the order given."""
+        """The marginal of some dimensions, in the given order."""
         return self._like(self.log_weights, *self._ordered(self._dims(dims)))
 
     def condition(
         self, dims: Sequence[int], values: Float[Tensor, "*values known"]
     ) -> "GaussianMixture":
-        """The mixture of the other dimensions, in their order, given those of ``dims``."""
+        """The conditional of the other dimensions, in their order, given the values of ``dims``."""
         known = self._dims(dims)
         others = [i for i in range(self.dim) if i not in known]
         if not others:
@@ -198,12 +197,12 @@ class GaussianMixture(Distribution):
         return self._like(self.log_weights + given.component_log_prob(values), shifted, factor)
 
     def _ordered(self, dims: list[int]) -> tuple[Tensor, Tensor]:
-        """Means and Cholesky factors with the dimensions chosen and ordered anew, in float64."""
+        """Means and Cholesky factors of the chosen dimensions in the given order, in float64."""
         root = self.scale_tril[..., dims, :].double()
         return self.means[..., dims].double(), cholesky_factor(root @ root.mT)
 
     def _like(self, log_weights: Tensor, means: Tensor, scale_tril: Tensor) -> "GaussianMixture":
-        """A mixture in this one's precision."""
+        """A mixture in the dtype of this one."""
         dtype = self.means.dtype
         return GaussianMixture(log_weights.to(dtype), means.to(dtype), scale_tril.to(dtype), False)
 
@@ -266,11 +265,12 @@ class GaussianMixture(Distribution):
         r"""The posterior given :math:`z = H u + N(0, R)`, and :math:`\log p(z)`, both exact.
 
         With :math:`R = I` after whitening and :math:`I + L^\top H^\top H L = U U^\top`, U upper
-        triangular, the posterior's factor is :math:`L U^{-\top}`: no difference of covariances.
+        triangular, the posterior's factor is :math:`L U^{-\top}`, which avoids subtracting
+        covariances.
 
         Args:
             value: z.
-            matrix: H; rows of zeros say nothing.
+            matrix: H; rows of zeros carry no information.
             noise_tril: Cholesky factor of R; None for the identity.
         """
         z, rows = value.double(), matrix.double()

@@ -1,7 +1,7 @@
-"""One thread at a time, where Pyro and torch have one state for all threads.
+"""Serialises threads where Pyro and torch have one global state.
 
-Pyro's handlers, its validation, the filters of warnings and torch's default dtype belong to the
-process. Whoever changes them, and whoever depends on them, waits for its turn.
+Pyro's handlers and validation, the warning filters and torch's default dtype are global to the
+process. Code that changes or depends on them has to hold the lock.
 """
 
 import os
@@ -18,11 +18,11 @@ from pyro.poutine import runtime
 
 
 class Turn:
-    """A lock that a thread may take again, and that a forked process never inherits.
+    """A reentrant lock that is not inherited by forked processes.
 
-    Of the threads only the one that forks lives on in the child: what the others hold there is
-    never given back, and what they changed is changed for good. So the child starts with a free
-    lock, and with the state from before another thread took it.
+    After a fork only the forking thread exists in the child: locks held by other threads would
+    never be released, and their changes never undone. The child therefore starts with a free lock
+    and the state from before another thread acquired it.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Turn:
         self._lock.release()
 
     def _begin_again(self) -> None:
-        # The threads that shared a tensor's work are gone too; torch would wait for them.
+        # Worker threads are gone after the fork; torch would wait for them.
         torch.set_num_threads(1)
         if self._owner == threading.get_ident():
             return
@@ -58,13 +58,13 @@ class Turn:
 
 @contextmanager
 def gradients() -> Iterator[None]:
-    """What needs gradients has them, whatever mode of torch the caller is in."""
+    """Enables gradients, whatever torch mode the caller has set."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
 
 
 def _remembered() -> Callable[[], None]:
-    """A function that puts the shared state back to what it is now."""
+    """Returns a function that restores the current global state."""
     dtype, stack = torch.get_default_dtype(), list(runtime._PYRO_STACK)
     validated, filters = dist.is_validation_enabled(), list(warnings.filters)
 
@@ -78,4 +78,4 @@ def _remembered() -> Callable[[], None]:
 
 
 ONE_AT_A_TIME = Turn()
-"""Held while programs run, and while a prior draws."""
+"""Held while programs run and while priors draw."""

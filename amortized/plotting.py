@@ -1,7 +1,7 @@
-"""One look for every figure: legible in greyscale, and every axis says what it shows.
+"""Figures in a common style: legible in greyscale, with labelled axes.
 
-Colours differ in lightness, and line and marker differ as well. Figures are made without pyplot,
-so nothing stays open and no window is needed.
+Lines differ in lightness, dashes and markers. Figures are created without pyplot, so they need no
+display and do not stay open.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +20,11 @@ else:  # Matplotlib takes a third of a second, and few who import this draw
     Axes = Figure = Text = Any
 
 COLOURS = ("#14213d", "#c2410c", "#3b9ab2", "#f2b134")
-"""From dark to light."""
+"""Colours from dark to light."""
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D")
 BAND = "0.86"
-"""Grey of what is expected of an exact answer."""
+"""Grey for the behaviour expected of an exact answer."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -40,12 +40,12 @@ def new_axes(width: float = 5.0, height: float = 3.5) -> Axes:
 
 
 def line_style(i: int) -> dict[str, Any]:
-    """Colour and dashes of the i-th line of a figure; they repeat after 16."""
+    """Colour and dashes of the i-th line; they repeat after 16."""
     return {"color": COLOURS[i % 4], "linestyle": LINES[(i + i // 4) % 4]}
 
 
 def label_axes(ax: Axes, x: str, y: str, title: str = "") -> Axes:
-    """Writes what the axes show, and a legend where something in them has a name."""
+    """Labels the axes, and adds a legend if any artist has a label."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     ax.set_title(title, fontsize=10)
@@ -58,13 +58,13 @@ def label_axes(ax: Axes, x: str, y: str, title: str = "") -> Axes:
 
 
 def plain_text(texts: Iterable[Text]) -> None:
-    """Shows names as they are: in them a dollar sign begins no formula."""
+    """Shows names literally: a dollar sign does not start a formula."""
     for text in texts:
         text.set_parse_math(False)
 
 
 def histogram(values: Float[np.ndarray, " n"], x: str, y: str, title: str, ax: Axes | None) -> Axes:
-    """Numbers of one a dataset, with their mean."""
+    """Histogram of one number per dataset, with the mean."""
     ax = new_axes() if ax is None else ax
     ax.hist(values, bins=min(40, max(5, len(values) // 5)), color=COLOURS[2])
     ax.axvline(values.mean(), color=COLOURS[0], label=f"mean {values.mean():.3g}")
@@ -82,17 +82,17 @@ def predictive_band(
     x_label: str = "x",
     y_label: str = "y",
 ) -> Axes:
-    """Median and central band of a predictive along one input.
+    """Plots the median and central band of a predictive along one input.
 
     Args:
         predictive: of batch shape ``(m,)``, with an ``icdf``.
-        position: of each of its members along the axis.
-        label: what to call it.
-        ax: axes to draw on; None makes a figure.
-        colour: number of its style, for more than one in a figure.
-        level: probability inside of the band.
-        x_label: what x is, with its unit.
-        y_label: what y is, with its unit.
+        position: position of each member along the axis.
+        label: label in the legend.
+        ax: axes to draw on; None creates a figure.
+        colour: index of the line style, if a figure has several.
+        level: probability of the band.
+        x_label: label of x, with its unit.
+        y_label: label of y, with its unit.
 
     Example:
         >>> import torch
@@ -126,14 +126,14 @@ def predictive_band(
 def prior_preview(
     prior: Any, n_tasks: int = 4, n_rows: int = 60, *, seed: int = 0, ax: Axes | None = None
 ) -> Axes:
-    """Some datasets of a prior: answers against their first input, or against their number.
+    """Plots datasets drawn from a prior: targets against the first input or the row number.
 
     Args:
         prior: anything with the ``sample`` of a `Prior`.
-        n_tasks: datasets.
-        n_rows: rows of each.
-        seed: of the draws.
-        ax: axes to draw on; None makes a figure.
+        n_tasks: number of datasets.
+        n_rows: rows of each dataset.
+        seed: seed of the draws.
+        ax: axes to draw on; None creates a figure.
 
     Example:
         >>> from amortized.priors import named_prior
@@ -147,7 +147,7 @@ def prior_preview(
         y = batch.y_context[i].numpy()
         x = batch.x_context[i, :, 0].numpy() if batch.n_features else np.arange(len(y))
         order = np.argsort(x)
-        # Between rows that differ in other inputs too, a line would mean nothing.
+        # Between rows that also differ in other inputs a line would be meaningless.
         dashes = line_style(i)["linestyle"] if one_input else "none"
         ax.plot(
             x[order],
@@ -165,13 +165,13 @@ def prior_preview(
 def compare_methods(
     values: Mapping[str, Sequence[float]], x_label: str, title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """One point a method with its standard error.
+    """Plots one value per method with its standard error.
 
     Args:
         values: ``{method: (value, standard error)}``.
-        x_label: what the value is, with its unit and which way is better.
-        title: of the axes.
-        ax: axes to draw on; None makes a figure.
+        x_label: label of the values, with the unit and which direction is better.
+        title: title of the axes.
+        ax: axes to draw on; None creates a figure.
 
     Example:
         >>> ax = compare_methods({"pfn": (1.41, 0.02), "exact": (1.45, 0.02)}, "log score (nats)")
@@ -195,16 +195,16 @@ def plot_prior_sensitivity(
     units: Mapping[str, str] | None = None,
     level: float = 0.9,
 ) -> Figure:
-    """What each prior makes of each latent, beside what the base prior makes of it.
+    """Plots the posterior of each latent under several priors, next to that under the base prior.
 
-    A panel for each latent has the posterior's median and central interval, a row for each prior,
-    and in grey those of the base; the last panel has the distance from the base's posterior.
+    Each latent has a panel with the posterior's median and central interval, one row per prior, and
+    those under the base in grey; the last panel shows the distance from the base posterior.
 
     Args:
         sensitivity: a `PriorSensitivity`.
-        latents: scalar latents to show, or what to call each; None shows all.
-        units: of the latents, by name, for their axes.
-        level: probability inside of the intervals.
+        latents: scalar latents to show, or a mapping from latents to labels; None shows all.
+        units: units of the latents by name, for the axes.
+        level: probability of the intervals.
 
     Raises:
         ValueError: if there is no such latent.
@@ -249,7 +249,7 @@ def plot_prior_sensitivity(
 
 
 def posterior_pairs(posterior: Any) -> Any:
-    """Every latent against every other, by ArviZ; needs ``amortized[arviz]``.
+    """Plots every latent against every other with ArviZ; needs ``amortized[arviz]``.
 
     Args:
         posterior: a `Posterior` of one dataset.

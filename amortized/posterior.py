@@ -1,4 +1,4 @@
-"""The answer of every inference method: the posterior of the latents, in their own units."""
+"""The result of every inference method: the posterior of the latents, in their own units."""
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -41,12 +41,11 @@ class Asked(NamedTuple):
 class Posterior:
     """Draws of the latents given one dataset, or given each dataset of a batch.
 
-    The draws may be weighted. Then everything here uses the weights, and the bare draws cannot be
-    had without them.
+    The draws may be weighted. All methods then use the weights, and ``draws`` is not available.
 
     Args:
-        draws: ``{name: (n, *batch, *event)}``, batch being empty for one dataset. None at all
-            where the model leaves nothing to infer but its evidence and its predictive.
+        draws: ``{name: (n, *batch, *event)}``, with an empty batch for one dataset. Empty if the
+            model has no latents, only an evidence and a predictive.
         log_weights: of the draws, ``(n, *batch)``; None for equal weights.
         n_chains: number of chains that the draws are made of, chain after chain.
         cluster: draws with equal labels depend on each other, ``(n, *batch)`` integers, such as the
@@ -136,7 +135,7 @@ class Posterior:
 
     @property
     def log_weights(self) -> Tensor:
-        """Normalised log weights of the draws, ``(n, *batch)``; equal ones where none are kept."""
+        """Normalised log weights of the draws, ``(n, *batch)``; equal if there are none."""
         if self._log_weights is None:
             dtypes = [v.dtype for v in self._draws.values() if v.is_floating_point()]
             dtype = dtypes[0] if dtypes else torch.float64
@@ -146,15 +145,15 @@ class Posterior:
 
     @property
     def draws(self) -> dict[str, Tensor]:
-        """All draws, ``{name: (n, *batch, *event)}``, if they are equally weighted.
+        """All draws, ``{name: (n, *batch, *event)}``, for equally weighted draws.
 
         Raises:
-            ValueError: if they are not: then ``sample(n)`` gives equally weighted ones.
+            ValueError: if the draws are weighted; use ``sample(n)`` for equally weighted ones.
         """
         if self._log_weights is not None:
             raise ValueError(
-                "Expected equally weighted draws; these have weights that must not be forgotten. "
-                "Use sample(n), or weighted_draws() with the weights beside them."
+                "Expected equally weighted draws; got weighted ones. Use sample(n), or "
+                "weighted_draws() for the draws with their weights."
             )
         return dict(self._draws)
 
@@ -163,10 +162,10 @@ class Posterior:
         return dict(self._draws), self.log_weights
 
     def sample(self, n: int, seed: int | None = None) -> dict[str, Tensor]:
-        """Equally weighted draws, ``{name: (n, *batch, *event)}``, chosen among those there are.
+        """Equally weighted draws, ``{name: (n, *batch, *event)}``, resampled from those here.
 
         Args:
-            n: how many.
+            n: number of draws.
             seed: for a repeatable choice; None uses torch's global generator.
         """
         generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -220,7 +219,7 @@ class Posterior:
         return self._log_prob(latents)
 
     def predictive(self, x: Tensor | ArrayLike) -> Distribution:
-        """Posterior predictive of the answers at new inputs, ``(*batch, m)``.
+        """Posterior predictive of the targets at new inputs, ``(*batch, m)``.
 
         Args:
             x: inputs, ``(*batch, m, features)``, of any kind that `amortized.infer.infer` takes.
@@ -254,14 +253,14 @@ class Posterior:
         return self._probabilities[name]
 
     def mode_shares(self, seed: int = 0) -> list[Any]:
-        """How the draws divide into separate modes; see `amortized.sampling.modes.find_modes`.
+        """Separates the draws into modes; see `amortized.sampling.modes.find_modes`.
 
-        Where a sampler found several, moves seldom lead from one to another, and the shares are
-        less certain than a mean within one of them.
+        If a sampler found several modes, it rarely moves between them, so the shares are less
+        precise than a mean within one mode.
 
         Returns:
-            for each mode, the largest first, its ``share`` and the ``mean`` of each latent there;
-            for a batch a list of such lists, one a dataset.
+            for each mode, largest first, its ``share`` and the ``mean`` of each latent in it; for a
+            batch a list of such lists, one per dataset.
         """
         draws = self._draws if self._log_weights is None else self.sample(self.n_draws, seed)
         draws = {name: value for name, value in draws.items() if name not in self._probabilities}
@@ -278,14 +277,14 @@ class Posterior:
         return shares if many else shares[0]
 
     def replicate_ess(self) -> dict[str, Tensor]:
-        r"""Effective draws for each latent's mean, ``(*event)``, where the batch is one dataset.
+        r"""Effective sample size of each latent's mean, ``(*event)``, from replicated datasets.
 
-        :math:`\mathrm{Var}(\theta \mid y) / \mathrm{Var}(\bar\theta)` over the runs that a batch
-        of equal datasets is: a check of the effective number that one run states. With b copies it
-        is known to about ``sqrt(2 / b)``.
+        :math:`\mathrm{Var}(\theta \mid y) / \mathrm{Var}(\bar\theta)` over a batch of identical
+        datasets, each of which is an independent run: a check of the effective sample size that one
+        run reports. With b copies its relative error is about ``sqrt(2 / b)``.
 
         Raises:
-            ValueError: for fewer than 8 datasets. That they are equal is for the caller to see to.
+            ValueError: for fewer than 8 datasets. The caller must ensure that they are identical.
 
         Example:
             >>> import torch
@@ -307,13 +306,14 @@ class Posterior:
         return ess
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Mean, sd, quantiles and their precision, of every scalar latent.
+        """Mean, standard deviation and quantiles of every scalar latent, with their precision.
 
-        ``ess_bulk`` and ``ess_tail`` are effective numbers of draws, ``mcse_mean`` and ``mcse_sd``
-        the standard errors of the mean and the standard deviation, ``r_hat`` compares chains or
-        groups of draws; see `amortized.sampling.precision`. Weighted draws have no ``r_hat``.
+        ``ess_bulk`` and ``ess_tail`` are effective sample sizes, ``mcse_mean`` and ``mcse_sd`` the
+        standard errors of the mean and the standard deviation; ``r_hat`` compares chains or groups
+        of draws; see `amortized.sampling.precision`. Weighted draws have no ``r_hat``.
 
-        One entry a scalar, named as in ``"weights[0]"``; for a batch the dataset comes first.
+        One entry per scalar, named like ``"weights[0]"``; for a batch the dataset index comes
+        first.
         """
         rows: dict[str, dict[str, float]] = {}
         mean, std = self.mean, self.std
@@ -407,7 +407,7 @@ class Posterior:
         return self._draws if self._log_weights is None else self.sample(self.n_draws, seed=0)
 
     def _over_event(self, per_draw: Tensor, value: Tensor) -> Tensor:
-        """Spreads ``(n, *batch)`` over the event of ``(n', *batch, *event)``."""
+        """Broadcasts ``(n, *batch)`` over the event dimensions of ``(n', *batch, *event)``."""
         missing = value.ndim - per_draw.ndim
         shape = per_draw.shape + (1,) * missing
         return per_draw.reshape(shape).expand(per_draw.shape + value.shape[per_draw.ndim :])

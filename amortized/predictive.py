@@ -1,11 +1,10 @@
-r"""The posterior predictive of a program: its observation's distribution, averaged over draws.
+r"""The posterior predictive of a program: its observation's distribution averaged over draws.
 
 .. math:: p(y^* \mid x^*, D) = \sum_i w_i \, p(y^* \mid \theta_i, x^*, D)
 
-Each term is read off the program itself, run on the asked inputs with the latents of draw i put
-in. Where the rows depend on each other beyond the latents, as those of a Gaussian process with its
-function integrated out, each is conditioned on the known answers: see
-`amortized.program.row_distribution`.
+Each term comes from a run of the program at the requested inputs with the latents set to draw i. If
+the rows are dependent given the latents, as in a Gaussian process with its function integrated out,
+each row is conditioned on the observed targets: see `amortized.program.row_distribution`.
 """
 
 import math
@@ -24,24 +23,24 @@ from amortized.program.support import log_prob
 from amortized.program.vectorised import FunctionalSamplers, Program, draw, precision, quiet_program
 from amortized.seeding import seeded
 
-_N_DRAWS_FOR_CDF = 2000  # where torch knows no cdf; an error of about 0.01
-_PAIRS_AT_ONCE = 2**21  # pairs of rows whose covariances are in memory together
+_N_DRAWS_FOR_CDF = 2000  # for distributions without a cdf in torch; an error of about 0.01
+_PAIRS_AT_ONCE = 2**21  # pairs of rows whose covariances are held in memory together
 
 
 class ProgramPredictive(Distribution):
-    """Predictive of each asked row, a weighted mixture over posterior draws.
+    """Predictive of each requested row, a weighted mixture over posterior draws.
 
     Args:
         model: the Pyro program ``model(x, y=None)`` of one dataset.
         latents: posterior draws, each ``(n, batch, ...)``.
         log_weights: of the draws, normalised over n, ``(n, batch)``.
-        x: asked inputs, ``(batch, m, n_features)``.
+        x: requested inputs, ``(batch, m, n_features)``.
         x_known: inputs of the dataset, ``(batch, k, n_features)``.
         y_known: its answers, ``(batch, k)``.
         of_rows: discrete latents of single rows, which are summed out for the asked ones.
 
-    The batch shape is ``(batch, m)``. Draws of one sample share one draw of the latents over the
-    rows of a dataset.
+    The batch shape is ``(batch, m)``. All rows of a dataset share one draw of the latents within
+    each sample.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
@@ -79,8 +78,8 @@ class ProgramPredictive(Distribution):
         """``of(distribution of y, argument)`` for every draw and dataset, ``(n, batch, ..., m)``.
 
         Args:
-            of: reads one distribution, whose batch shape is ``(m,)``.
-            argument: what it is given beside it, ``(batch, ..., m)``; the same for every draw.
+            of: function of one distribution, whose batch shape is ``(m,)``.
+            argument: its second argument, ``(batch, ..., m)``, the same for every draw.
         """
         argument = self.x.new_zeros(self.x.shape[:2]) if argument is None else argument
         if self._rows is not None:
@@ -107,14 +106,14 @@ class ProgramPredictive(Distribution):
                 return over_draws(*given)
             except (NoPredictive, NotImplementedError):
                 raise
-            except Exception:  # a fault of the program itself comes again in the loop
+            except Exception:  # an error of the program itself is raised again by the loop
                 return _singly(one, *given)
 
     def _known_rows(self) -> tuple[Any, dict[str, Tensor]] | None:
-        """Kind and parameters, ``(n, batch, m, ...)``, of every row's distribution in every draw.
+        """Type and parameters, ``(n, batch, m, ...)``, of every row's distribution in every draw.
 
-        They spare running the program for each question. None where parameters do not make the
-        distribution again, as those of a mixture.
+        With these the program need not be run for each query. None if the parameters do not
+        determine the distribution, as for a mixture.
         """
         kinds: list[Any] = []
 
@@ -122,7 +121,7 @@ class ProgramPredictive(Distribution):
             kinds.append(type(fn))
             given = dict(fn.arg_constraints)
             if "logits" in given:
-                given.pop("probs", None)  # a distribution that knows both is made from either
+                given.pop("probs", None)  # either of the two parameters is enough
             shapes = {
                 name: fn.batch_shape + getattr(fn, name).shape[-constraint.event_dim :]
                 if constraint.event_dim
@@ -184,7 +183,7 @@ class ProgramPredictive(Distribution):
         return draws.reshape(*sample_shape, *self.batch_shape)
 
     def cdf(self, value: Float[Tensor, "*shape batch m"]) -> Float[Tensor, "*shape batch m"]:
-        """Distribution function; from draws where torch knows none for the program's y."""
+        """Distribution function; estimated from draws if torch has none for y's distribution."""
         value = _for_each(self, value).to(self.x)
         try:
             each = self._over_draws(_cdf, value.movedim(-2, 0))
@@ -201,7 +200,7 @@ class ProgramPredictive(Distribution):
         """Quantiles: bisection on the cdf, or order statistics of draws where there is none."""
         value = _for_each(self, value).to(self.x)
         try:
-            # A mixture's quantile lies between the least and the greatest of its parts'.
+            # A mixture's quantile lies between the smallest and the largest of its components'.
             each = self._over_draws(_icdf, value.movedim(-2, 0))
             low, high = each.amin(0).movedim(0, -2), each.amax(0).movedim(0, -2)
         except NotImplementedError:
@@ -218,7 +217,7 @@ class ProgramPredictive(Distribution):
             middle = (low + high) / 2
             level = self.cdf(middle)
             below = level < value
-            if (outside := level.isnan()).any():  # torch's distributions know only their support
+            if (outside := level.isnan()).any():  # torch returns NaN outside the support
                 below = torch.where(outside, middle < self._draws().mean(0), below)
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
@@ -228,10 +227,10 @@ class ProgramPredictive(Distribution):
         return -self.log_prob(self.sample([200])).mean(0)
 
     def crps(self, value: Float[Tensor, "batch m"]) -> Float[Tensor, "batch m"]:
-        """Continuous ranked probability score of an answer, from draws; lower is better."""
+        """Continuous ranked probability score of a target, from draws; lower is better."""
         draws = self._draws()
         n = len(draws)
-        # E|X - X'| of sorted draws, without the n^2 differences.
+        # E|X - X'| from sorted draws, without the n^2 differences.
         weight = (2 * torch.arange(1, n + 1, dtype=draws.dtype) - n - 1).reshape(-1, 1, 1)
         spread = (2 * weight * draws).sum(0) / (n * (n - 1))
         value = as_values(value, "value").to(self.x)
@@ -246,7 +245,7 @@ class ProgramPredictive(Distribution):
 
 
 def _singly(function: Callable[..., Any], latents: Any, *data: Tensor) -> Any:
-    """What the two vmaps do, one draw of one dataset at a time."""
+    """The same as the two vmaps, one draw of one dataset at a time."""
     n, n_datasets = len(next(iter(latents.values()))), len(data[0])
     results = [
         function({name: v[i, b] for name, v in latents.items()}, *(each[b] for each in data))
@@ -258,19 +257,19 @@ def _singly(function: Callable[..., Any], latents: Any, *data: Tensor) -> Any:
 
 
 def _cdf(fn: Any, y: Tensor) -> Tensor:
-    """The distribution function; of a normal one also where torch's own is rounded to 0."""
+    """Distribution function; for a normal also accurate where torch's own rounds to 0."""
     return torch.special.ndtr((y - fn.loc) / fn.scale) if isinstance(fn, Normal) else fn.cdf(y)
 
 
 def _icdf(fn: Any, level: Tensor) -> Tensor:
-    """The quantile; of a normal one also where torch's own is infinite."""
+    """Quantile; for a normal also accurate where torch's own is infinite."""
     if isinstance(fn, Normal):
         return fn.loc + fn.scale * torch.special.ndtri(level)
     return fn.icdf(level)
 
 
 def _for_each(predictive: Distribution, value: Any) -> Tensor:
-    """A value for each row of a predictive, where fewer are meant for several."""
+    """Expands a value to each row of a predictive, if fewer are given."""
     value = as_values(value, "value")
     return value.expand(torch.broadcast_shapes(value.shape, predictive.batch_shape))
 
@@ -312,7 +311,7 @@ class OneOfBatch(Distribution):
 
 
 class Affine(Distribution):
-    """The law of ``shift + scale * z`` for z of another predictive; scale above 0."""
+    """The distribution of ``shift + scale * z`` for z from another predictive, with scale > 0."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}
 

@@ -1,9 +1,8 @@
-"""How the pretrained networks were trained: one prior, one size, one schedule a name.
+"""Training recipes of the released networks: each name fixes prior, network size and schedule.
 
-``python -m amortized.recipes gp-1d`` trains that network in ``runs/gp-1d``, resuming what is
-there, and writes it with its card to ``pretrained/gp-1d`` after each of its schedules. With
-``--card`` it trains nothing and measures the released network again: of its card, what was said of
-the training stays.
+``python -m amortized.recipes gp-1d`` trains that network in ``runs/gp-1d``, resuming an earlier
+run, and writes it with its card to ``pretrained/gp-1d`` after each stage. With ``--card`` it does
+not train but repeats the measurements of the released network; the rows about training are kept.
 """
 
 import argparse
@@ -28,12 +27,13 @@ from amortized.training.train import CHECKPOINT
 
 
 class Recipe(NamedTuple):
-    """All that a training needs beside its prior, which has the same name.
+    """The training of a network, except its prior, which has the same name.
 
     Attributes:
         network: size of the network.
-        stages: length, sizes and rates of each training, which starts where the last one ended.
-        begins_with: the released network that a new one takes all weights from that it shares.
+        stages: steps, batch sizes and learning rates of each stage, which continues the previous
+            one.
+        begins_with: released network whose weights initialise the new one, as far as shapes agree.
     """
 
     network: PFNConfig | TabularPFNConfig
@@ -60,8 +60,8 @@ _LARGER_TABLES = replace(
 _CLASSES = TabularPFNConfig(max_context=1000, n_features=30)
 
 
-# Harder tables of up to 2,000 rows and 100 columns. The moving average can be released at any time;
-# a longer or shorter schedule may be given to a run that goes on.
+# Harder tables of up to 2,000 rows and 100 columns. The moving average can be released at any time,
+# and the schedule of a run can be changed while it continues.
 _DIVERSE_TABLES = replace(
     _TABLES,
     n_steps=24_000,
@@ -91,7 +91,7 @@ _GP = TrainingConfig(
 )
 _GP_1D = replace(_GP, n_steps=22_000, n_context=(1, 50), log_uniform_context=False)
 
-# Neighbouring steps lie 0.002 of the unit apart at the end of a curve, 0.15 at its begin.
+# Neighbouring steps are 0.002 units apart at the end of a curve and 0.15 at its start.
 _CURVES = PFNConfig(n_features=1, max_context=100, d_hidden=192, frequencies=(0.5, 100.0))
 _CURVE_STEPS = replace(_GP, n_context=(1, 99), log_uniform_context=False)
 
@@ -120,7 +120,7 @@ RECIPES: Mapping[str, Recipe] = {
     "tabular-classifier": Recipe(
         _CLASSES, (_TABLES, _LARGER_TABLES, replace(_LARGER_TABLES, n_steps=2400, seed=2))
     ),
-    # What relates the cells of a table is the same whatever is predicted.
+    # The relations between the cells of a table are the same for every target type.
     "tabular-regressor": Recipe(
         replace(_CLASSES, target="regression"),
         (_TABLES, _LARGER_TABLES, replace(_LARGER_TABLES, n_steps=3000, seed=2)),
@@ -147,15 +147,15 @@ OF_THE_TRAINING = (
     "Command",
     "Gap to the oracle",  # a benchmark of hours
 )
-"""Rows of a card that are written when a network is trained, and stay."""
+"""Rows of a card that are written after training and kept when the card is renewed."""
 
 
 def untrained(name: str, released: Path) -> PFN | TabularPFN:
-    """The network that a recipe's first training starts with.
+    """The network with which the first stage of a recipe starts.
 
     Args:
-        name: of the recipe.
-        released: the folder of released networks.
+        name: name of the recipe.
+        released: folder of released networks.
     """
     recipe = RECIPES[name]
     config, seed = replace(recipe.network, prior=name), recipe.stages[0].seed
@@ -172,12 +172,12 @@ def untrained(name: str, released: Path) -> PFN | TabularPFN:
 
 
 def average_so_far(name: str, checkpoint: Path, released: Path = SHIPPED) -> PFN | TabularPFN:
-    """The moving average of the weights in the state of a training that goes on.
+    """The moving average of the weights of an unfinished training.
 
     Args:
-        name: of the recipe.
-        checkpoint: the state, as ``train`` keeps it.
-        released: the folder of released networks.
+        name: name of the recipe.
+        checkpoint: the training state as saved by ``train``.
+        released: folder of released networks.
     """
     network = untrained(name, released)
     state = read_checkpoint(checkpoint)["state_dict"]
@@ -186,13 +186,13 @@ def average_so_far(name: str, checkpoint: Path, released: Path = SHIPPED) -> PFN
 
 
 def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list[TaskBatch]:
-    """Batches of the training's sizes that no training step has seen."""
+    """Batches with the sizes of the training that no training step has seen."""
     batches = NumberedBatches(prior, replace(config, seed=config.seed + 10**9))
     return [cast(TaskBatch, batches.batch(step)) for step in range(n_batches)]
 
 
 def log_likelihood(network: PFN | TabularPFN, batches: list[TaskBatch]) -> tuple[float, float]:
-    """Mean log-likelihood per query point, and its standard error over tasks of these sizes."""
+    """Mean log-likelihood per query point and its standard error over tasks of these sizes."""
     with torch.inference_mode():
         per_task = torch.cat(
             [
@@ -204,7 +204,7 @@ def log_likelihood(network: PFN | TabularPFN, batches: list[TaskBatch]) -> tuple
 
 
 def training_flops(network: PFN | TabularPFN, batches: list[TaskBatch], n_steps: int) -> float:
-    """Floating-point operations of a training, matrix products and attention alone."""
+    """Floating-point operations of a training in matrix products and attention."""
     counter = FlopCounterMode(display=False)
     with counter:
         for batch in batches:
@@ -214,7 +214,7 @@ def training_flops(network: PFN | TabularPFN, batches: list[TaskBatch], n_steps:
 
 
 def _stage(config: TrainingConfig, seconds: float) -> str:
-    """One training in a line."""
+    """One training stage as a line of text."""
     return (
         f"{config.n_steps:,} steps of up to {config.n_tasks} tasks, context {config.n_context[0]} "
         f"to {config.n_context[1]} rows, {config.n_query} query rows a task, seed {config.seed}; "
@@ -223,12 +223,12 @@ def _stage(config: TrainingConfig, seconds: float) -> str:
 
 
 def card(name: str, network: PFN | TabularPFN, seconds: tuple[float, ...]) -> str:
-    """What CARD.md says of a trained network; every number is measured here.
+    """Builds CARD.md of a trained network; all numbers are measured here.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         network: in eval mode.
-        seconds: wall time of each stage that is done.
+        seconds: wall time of each completed stage.
     """
     stages, prior = RECIPES[name].stages[: len(seconds)], named_prior(name)
     flops = sum(training_flops(network, held_out(prior, s, 20), s.n_steps) for s in stages)
@@ -244,16 +244,16 @@ def card(name: str, network: PFN | TabularPFN, seconds: tuple[float, ...]) -> st
         },
         "Compute": f"{flops:.2g} FLOPs, torch {torch.__version__}",
         "Command": f"`python -m amortized.recipes {name}`",
-        "Gap to the oracle": "not measured",  # a benchmark's output takes its place
+        "Gap to the oracle": "not measured",  # filled in from a benchmark
     }
     return card_text(name, PRIORS[name].__doc__ or "", rows | measured(name, network))
 
 
 def measured(name: str, network: PFN | TabularPFN) -> dict[str, str]:
-    """The rows of a card that are measured on the network itself: its score and its calibration.
+    """The rows of a card that are measured on the network: score and calibration.
 
     Args:
-        name: of the recipe.
+        name: name of the recipe.
         network: in eval mode.
     """
     batches = held_out(named_prior(name), RECIPES[name].stages[-1])
@@ -266,18 +266,18 @@ def measured(name: str, network: PFN | TabularPFN) -> dict[str, str]:
 
 
 def renewed_card(name: str, folder: Path) -> str:
-    """The card of a released network with all that can be measured on it measured again.
+    """The card of a released network with all measurements repeated.
 
     Args:
-        name: of the recipe.
-        folder: where it was released.
+        name: name of the recipe.
+        folder: folder of the released network.
     """
     kept = {key: row for key, row in card_rows(folder).items() if key.startswith(OF_THE_TRAINING)}
     return card_text(name, PRIORS[name].__doc__ or "", kept | measured(name, load(folder)))
 
 
 def main() -> None:
-    """Train a network by its recipe and release it."""
+    """Trains a network by its recipe and releases it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where its state is kept")

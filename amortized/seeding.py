@@ -1,9 +1,9 @@
-"""Random numbers from a generator of one's own, shared with no other thread and no user.
+"""Random numbers from a private generator, independent of other threads and of the user.
 
-What samplers, distributions and programs draw comes from torch's global generator, unless they are
-told another one, and many have no way to be told. Seeding the global one, and putting its state
-back, changes what all other threads draw meanwhile, and they change what is drawn here. A mode of
-torch belongs to one thread: within `seeded` every draw of this thread is told the generator.
+Samplers, distributions and programs draw from torch's global generator, and many cannot be given
+another one. Seeding the global generator and restoring its state would interfere with draws in
+other threads. A torch function mode is local to a thread: within `seeded`, every draw of the thread
+uses the given generator.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ _ACTIVE = local()
 
 
 def _like(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``rand_like`` and its kin, which take no generator before torch 2.10."""
+    """``rand_like`` and related functions, which take no generator before torch 2.10."""
 
     def draw(like: Tensor, *args: Any, **options: Any) -> Tensor:
         options.pop("memory_format", None)
@@ -52,7 +52,7 @@ _OF_TENSORS = (
     *(Tensor.bernoulli, Tensor.multinomial, Tensor.bernoulli_, Tensor.normal_, Tensor.uniform_),
     *(Tensor.exponential_, Tensor.cauchy_, Tensor.log_normal_, Tensor.geometric_, Tensor.random_),
 )
-# Take no generator: while they run the global one has a state of ours, and then its own again.
+# These take no generator: the global one is set to our state during the call, then restored.
 _NO_GENERATOR = {
     *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
     *(functional.alpha_dropout, functional.feature_alpha_dropout, functional.gumbel_softmax),
@@ -62,13 +62,13 @@ _DRAWS: dict[Any, Callable[..., Tensor]] = {f: f for f in (*_FRESH, *_LAYERS, *_
 
 
 class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
-    """Within it the draws of this thread come from a generator with this seed.
+    """Context manager in which the draws of this thread come from a generator with this seed.
 
-    Torch's global generator is neither read nor changed. Equal seeds give equal draws, those that
-    ``torch.manual_seed`` would give. A draw that names a generator is left as it is.
+    Torch's global generator is neither read nor changed. The draws equal those after
+    ``torch.manual_seed`` with the same seed. Draws with an explicit generator are not affected.
 
     Args:
-        seed: of the generator, one a device.
+        seed: seed of the generators, one per device.
 
     Example:
         >>> with seeded(0):
@@ -92,7 +92,7 @@ class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
         _ACTIVE.modes = _ACTIVE.modes[:-1]
         super().__exit__(*reason)
 
-    @no_type_check  # a checking wrapper would stand between this function and its caller
+    @no_type_check  # a type-checking wrapper would change the caller's frame
     def __torch_function__(
         self,
         func: Any,
@@ -110,36 +110,36 @@ class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
         if draws is None or kwargs.get("generator") is not None:
             return func(*args, **kwargs)
         device = _device_of(args, kwargs)
-        if device.type == "meta":  # shapes without numbers: there is nothing to draw
+        if device.type == "meta":  # meta tensors hold no numbers
             return func(*args, **kwargs)
         kwargs["generator"] = self.generator(device)
         return draws(*args, **kwargs)
 
     def generator(self, device: torch.device) -> torch.Generator:
-        """The one for a device."""
+        """The generator for a device."""
         if device not in self.generators:
             self.generators[device] = torch.Generator(device).manual_seed(self.seed)
         return self.generators[device]
 
 
 def _device_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
-    """Where a call draws: where it is told to, where its first tensor is, or by default."""
+    """Device of a draw: the requested one, that of the first tensor, or the default."""
     device = kwargs.get("device")
     if device is None:
         tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         first = next(tensors, None)
         device = torch.get_default_device() if first is None else first.device
     device = torch.device(device)
-    if device.index is None and device.type != "cpu":  # its name in full: one generator, not two
+    if device.index is None and device.type != "cpu":  # one generator per device
         device = torch.empty(0, device=device).device
     return device
 
 
 def current_seed() -> int:
-    """The seed of what is drawn here: that of the innermost `seeded`, otherwise the global one.
+    """The seed in effect: that of the innermost `seeded`, otherwise the global one.
 
-    A prior made of others passes it on. torch's own ``initial_seed`` knows the global one only,
-    which is the same for all tasks.
+    A prior composed of others passes it on. torch's own ``initial_seed`` returns the global seed
+    only, which is the same for all tasks.
 
     Example:
         >>> with seeded(3):
@@ -151,7 +151,7 @@ def current_seed() -> int:
 
 
 def remembered(device: torch.device) -> Callable[[], None]:
-    """A function that puts the generator of the draws made here back to where it is now."""
+    """Returns a function that restores the current state of the generator in effect."""
     modes = getattr(_ACTIVE, "modes", ())
     if modes:
         generator = modes[-1].generator(_device_of((), {"device": device}))
@@ -166,7 +166,7 @@ def remembered(device: torch.device) -> Callable[[], None]:
 
 @contextmanager
 def nothing_drawn() -> Iterator[None]:
-    """Within it nothing is drawn, and `seeded` need not look at every call of torch."""
+    """Context manager for code without draws, so that `seeded` need not inspect torch calls."""
     with ExitStack() as stack:
         while isinstance(_get_current_function_mode(), seeded):
             stack.enter_context(_pop_mode_temporarily())
@@ -175,7 +175,7 @@ def nothing_drawn() -> Iterator[None]:
 
 @contextmanager
 def only_sites_drawn() -> Iterator[None]:
-    """Within it Pyro's sample sites alone are drawn: `seeded` looks at those."""
+    """Context manager in which only Pyro's sample sites draw, which `seeded` then handles."""
     modes = getattr(_ACTIVE, "modes", ())
     if modes:
         with nothing_drawn(), _DrawnSites(modes[-1]):
@@ -185,7 +185,7 @@ def only_sites_drawn() -> Iterator[None]:
 
 
 class _DrawnSites(Messenger):
-    """Draws what is not given from the generator of a mode."""
+    """Draws unobserved sites from the generator of a mode."""
 
     def __init__(self, mode: seeded) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Distributions over tasks: the contracts here, models grouped by kind in the folders below."""
+"""Distributions over tasks: the interfaces here, and models grouped by kind in the subfolders."""
 
 if __name__ == "priors":
     raise ImportError("Expected 'import amortized.priors'; got 'import priors'. Add 'amortized.'.")

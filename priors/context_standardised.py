@@ -1,4 +1,4 @@
-"""Another prior's tasks with answers that are standardised by each task's own context."""
+"""Tasks of another prior with targets standardised by each task's own context."""
 
 from dataclasses import replace
 
@@ -11,10 +11,10 @@ from amortized.seeding import current_seed
 
 
 class ContextStandardised(Prior):
-    """A prior whose answers have mean 0 and standard deviation 1 over the context.
+    """A prior whose targets have mean 0 and standard deviation 1 over the context.
 
     Args:
-        prior: draws the tasks, in units of its own; complete sets (no masks).
+        prior: draws the tasks in its own units; its tasks must not be masked.
 
     Example:
         >>> from amortized.priors.regression.linear_regression import LinearRegressionPrior
@@ -32,6 +32,6 @@ class ContextStandardised(Prior):
         seed, device = current_seed(), torch.get_default_device()
         batch = self.prior.sample(n_tasks, n_context, n_query, seed=seed, device=device)
         if batch.context_mask is not None or batch.query_mask is not None:
-            raise ValueError("Expected tasks that are complete sets; got masked ones.")
+            raise ValueError("Expected tasks without masked rows; got masked ones.")
         y = standardise_by_context(torch.cat((batch.y_context, batch.y_query), 1), n_context)
         return replace(batch, y_context=y[:, :n_context], y_query=y[:, n_context:])

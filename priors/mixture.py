@@ -1,4 +1,4 @@
-"""Mixtures of priors by weight: each task of a batch comes from one of the components."""
+"""Mixtures of priors: each task of a batch comes from one of the components."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from amortized.seeding import current_seed
 
 
 class MixturePrior(Prior):
-    """A mixture of any priors.
+    """A mixture of priors.
 
     The number of tasks from each component is multinomial, and the tasks are shuffled. All
-    components get the seed of the batch itself: what they draw first and alike (the number of
-    columns of table priors) they draw equal, so their tasks fit into one batch. Latents are kept
-    when all components that were drawn name the same ones, and left out otherwise.
+    components receive the seed of the batch, so that quantities they draw first and in the same way
+    (the number of columns of table priors) agree and their tasks fit into one batch. Latents are
+    kept if all components that occur have the same latent names, and dropped otherwise.
 
     Args:
         priors: the components.
-        weights: their probabilities up to a factor; equal when None.
+        weights: unnormalised probabilities; equal if None.
 
     Example:
         >>> from amortized.priors.tabular.families.rules import RulePrior
@@ -52,7 +52,7 @@ class MixturePrior(Prior):
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
         seed = current_seed()
-        # Counts and order are decided on the CPU: they shape the computation.
+        # Counts and order are drawn on the CPU because they determine tensor shapes.
         odds = torch.tensor(self.weights, dtype=torch.float64, device="cpu")
         drawn = torch.multinomial(odds, n_tasks, replacement=True)
         order = torch.randperm(n_tasks, device="cpu")

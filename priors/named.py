@@ -1,4 +1,4 @@
-"""Priors with names: those that the pretrained networks were trained on."""
+"""Priors by name: those on which the released networks were trained."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from amortized.priors.regression.gaussian_process import (
 from amortized.priors.tabular.table_mixtures import diverse_table_prior, table_prior
 from amortized.program.vectorised import precision
 
-_MOST_CELLS = 32_000  # a step of a training then takes a few gigabytes
+_MOST_CELLS = 32_000  # keeps the memory of a training step within a few gigabytes
 
 
 def gp_1d() -> GaussianProcessPrior:
@@ -40,9 +40,9 @@ def gp_1d() -> GaussianProcessPrior:
 def gp() -> GaussianProcessPrior:
     r"""Gaussian-process regression for standardised data with 1 to 10 features.
 
-    Matern-5/2 with one lengthscale a feature, :math:`\ell_j / \sqrt{f} \sim` LogNormal(log 1.5,
-    0.75), :math:`s \sim` LogNormal(0, 0.5) and noise of standard deviation LogNormal(log 0.2, 1):
-    from nearly noise-free to mostly noise, as standardised real data are.
+    Matern-5/2 with one lengthscale per feature, :math:`\ell_j / \sqrt{f} \sim` LogNormal(log 1.5,
+    0.75), :math:`s \sim` LogNormal(0, 0.5) and noise with standard deviation LogNormal(log 0.2, 1),
+    which ranges from nearly noise-free to mostly noise, as standardised real data do.
 
     References:
         | Vanilla Bayesian Optimization Performs Great in High Dimensions
@@ -62,12 +62,12 @@ def gp() -> GaussianProcessPrior:
 
 
 def tabular_classifier() -> MixturePrior:
-    """Tables of 2 to 30 columns and two classes, or one against the rest; see ``table_prior``."""
+    """Tables of 2 to 30 columns with two classes, or one against the rest; see ``table_prior``."""
     return table_prior("classification", max_features=30, max_classes=2)
 
 
 def tabular_regressor() -> MixturePrior:
-    """Tables of 2 to 30 columns and a number to predict; see ``table_prior``."""
+    """Tables of 2 to 30 columns with a numeric target; see ``table_prior``."""
     return table_prior("regression", max_features=30)
 
 
@@ -80,7 +80,7 @@ def tabular_classifier_2() -> MixturePrior:
 
 
 def tabular_regressor_2() -> MixturePrior:
-    """Tables of 2 to 100 columns (at most 32,000 cells) and a number to predict.
+    """Tables of 2 to 100 columns (at most 32,000 cells) with a numeric target.
 
     See ``diverse_table_prior``.
     """
@@ -88,7 +88,7 @@ def tabular_regressor_2() -> MixturePrior:
 
 
 def learning_curve() -> LearningCurvePrior:
-    """Learning curves of pow3, ilog2 and janoschek, as LC-PFN's networks were trained on.
+    """Learning curves of pow3, ilog2 and janoschek, the training prior of LC-PFN's networks.
 
     References:
         | Efficient Bayesian Learning Curve Extrapolation using Prior-Data Fitted Networks
@@ -98,11 +98,11 @@ def learning_curve() -> LearningCurvePrior:
 
 
 def learning_curve_discrepancy() -> LearningCurvePrior:
-    """Learning curves that only roughly follow a formula, as real ones do.
+    """Learning curves that follow a formula only approximately, as real ones do.
 
-    The three families of ``learning-curve``, with a discrepancy of about 0.02 and a noise of about
-    0.004. Of both, and of the discrepancy's length, the priors were widened around what half of the
-    datasets of LCDB say of them; the benchmarks judge on the other half.
+    The three families of ``learning-curve``, with a discrepancy of about 0.02 and noise of about
+    0.004. The priors of both, and of the discrepancy's length, are wider than their estimates from
+    half of the datasets of LCDB; the benchmarks evaluate on the other half.
 
     References:
         | LCDB 1.0: An Extensive Learning Curves Database for Classification Tasks
@@ -124,10 +124,10 @@ PRIORS: Mapping[str, Callable[[], Prior]] = {
 
 
 def named_prior(name: str) -> Prior:
-    """The prior of that name.
+    """The prior with a given name.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if no prior has that name.
 
     Example:
         >>> named_prior("gp-1d").kernel

@@ -1,12 +1,12 @@
-r"""How much of a task's answers can be predicted, and a filter for tasks where little can.
+r"""Predictability of a task's targets, and a filter for tasks in which little can be predicted.
 
-A ridge regression on random features learns from the context and answers the query, all tasks at
-once; predictability is its R2 on the query,
-    R2 = 1 - sum (y - prediction)^2 / sum (y - context mean)^2,
-with labels as one-hot vectors. A filter that keeps everything above a bar would leave no
-hard tasks; here a task stays with probability min(1, R2 / easy), so hard tasks become rare
-in proportion. On public tables of up to 700 rows this R2 has quartiles near 0.3, 0.5 and 0.7.
-Only parity and its like hide from such a model; do not filter rules.
+A ridge regression on random features is fitted to the context and predicts the query, for all tasks
+at once. Predictability is its R2 on the query,
+R2 = 1 - sum (y - prediction)^2 / sum (y - context mean)^2,
+with labels as one-hot vectors. A filter with a fixed threshold would remove all hard tasks. Here a
+task is kept with probability min(1, R2 / easy), so that hard tasks become rarer but do not
+disappear. Such a model cannot predict parity and similar rules, so rule priors must not be
+filtered.
 """
 
 import math
@@ -20,20 +20,20 @@ from amortized.priors.task import TaskBatch
 from amortized.seeding import current_seed
 
 _N_RANDOM = 64
-# Rows of context and of query that are looked at: enough to judge, and cheap.
+# Numbers of context and query rows that are used: enough to judge by, and cheap.
 _MOST_ROWS = 256
 
 
 class PredictablePrior(Prior):
-    """Another prior, with fewer of its tasks that can hardly be predicted.
+    """Another prior with fewer unpredictable tasks.
 
-    More tasks than asked for are drawn and the accepted ones are taken first, in the order of
-    drawing; when they are too few, the most predictable of the others fill the batch.
+    More tasks than requested are drawn. The accepted ones are taken in the order of drawing; if
+    they are too few, the most predictable of the rejected ones fill the batch.
 
     Args:
-        prior: the prior to filter; its tasks must be complete sets (no masks).
-        easy: predictability from which every task is accepted.
-        surplus: additional tasks to choose from, as a fraction of those asked for.
+        prior: the prior to filter; its tasks must not be masked.
+        easy: predictability at and above which every task is accepted.
+        surplus: additional tasks to choose from, as a fraction of the number requested.
 
     Example:
         >>> from amortized.priors.tabular.families.neural_network import NeuralNetworkPrior
@@ -54,11 +54,11 @@ class PredictablePrior(Prior):
         self.surplus = surplus
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
-        # The seed goes on unchanged: in a mixture it is what the components have in common.
+        # The seed is passed on unchanged, because the components of a mixture must share it.
         seed, device = current_seed(), torch.get_default_device()
         n_drawn = n_tasks + math.ceil(self.surplus * n_tasks)
         batch = self.prior.sample(n_drawn, n_context, n_query, seed=seed, device=device)
-        if n_context < 8 or n_query < 8:  # too little to judge by
+        if n_context < 8 or n_query < 8:  # too few rows to judge by
             return _take(batch, torch.arange(n_tasks))
         r2 = predictability(batch)
         accepted = torch.rand(n_drawn) * self.easy < r2
@@ -78,13 +78,13 @@ def _take(batch: TaskBatch, tasks: Tensor) -> TaskBatch:
 
 
 def predictability(batch: TaskBatch) -> Float[Tensor, " batch"]:
-    """R2 of a ridge regression on random features, from the context to the query, per task.
+    """R2 of a ridge regression on random features from the context to the query, for each task.
 
-    Answers that are whole numbers from 0 to at most 63 in all tasks count as classes. Numbers
-    beyond 4 standard deviations are clipped, so that one outlier does not decide.
+    Targets that are integers from 0 to at most 63 in all tasks count as classes. Numbers
+    beyond 4 standard deviations are clipped, so that a single outlier does not dominate.
 
     Args:
-        batch: tasks with at least two rows of context and of query.
+        batch: tasks with at least two context rows and two query rows.
     """
     n_context, n_query = min(batch.n_context, _MOST_ROWS), min(batch.n_query, _MOST_ROWS)
     y = torch.cat([batch.y_context[:, :n_context], batch.y_query[:, :n_query]], 1)
@@ -107,7 +107,7 @@ def predictability(batch: TaskBatch) -> Float[Tensor, " batch"]:
 
 
 def _random_features(x: Tensor, n_context: int) -> Tensor:
-    """Columns, and slopes and bumps of random combinations of one to three columns."""
+    """The columns, and linear and bump functions of random combinations of one to three columns."""
     n_columns = x.shape[-1]
     context = x[:, :n_context]
     centre = context.nanmean(1, keepdim=True)

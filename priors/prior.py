@@ -1,4 +1,4 @@
-"""The contract of every prior: a pure function from a seed to a batch of tasks."""
+"""The interface of every prior: a pure function from a seed to a batch of tasks."""
 
 from abc import ABC, abstractmethod
 from typing import Literal
@@ -10,21 +10,21 @@ from amortized.program.vectorised import precision
 from amortized.seeding import seeded
 
 Units = Literal["raw", "standardised"]
-"""What the numbers of a prior's tasks are: natural ones, as they are, or standardised data."""
+"""Units of a prior's tasks: natural units, or standardised data."""
 
 
 class Prior(ABC):
     """A distribution over tasks.
 
-    To write a new prior, implement ``_sample``: draw freely, as from torch's global generator; the
-    public ``sample`` sees to it that a seeded one is drawn from. Draw ``n_context + n_query`` rows
-    together and give them to ``split`` as the last step. A prior that knows an exact answer offers
-    it as ``posterior_predictive(batch)``. Tasks are float32, whatever torch's default dtype is.
+    To write a new prior, implement ``_sample`` and draw from torch's global generator; the public
+    ``sample`` seeds it and restores its state. Draw ``n_context + n_query`` rows together and pass
+    them to ``split`` as the last step. A prior with an exact answer provides it as
+    ``posterior_predictive(batch)``. Tasks are float32, whatever torch's default dtype is.
 
     Attributes:
-        units: "raw" where inputs and answers have units of their own, so that a network that was
-            trained on the prior reads a user's numbers as they are; "standardised" where the prior
-            is one of data that were standardised, so that a user's are standardised first.
+        units: "raw" if inputs and targets have units of their own, so that a network trained on the
+            prior reads a user's numbers unchanged; "standardised" if the prior describes
+            standardised data, so that a user's data are standardised first.
     """
 
     units: Units = "raw"
@@ -38,14 +38,14 @@ class Prior(ABC):
         seed: int,
         device: torch.device | str = "cpu",
     ) -> TaskBatch:
-        """Draw tasks; the result depends on the arguments alone.
+        """Draws tasks; the result depends on the arguments only.
 
         Args:
-            n_tasks: tasks in the batch, at least 1.
-            n_context: rows with known answers, 0 or more.
-            n_query: rows to be answered, 0 or more.
+            n_tasks: number of tasks, at least 1.
+            n_context: rows with known targets, 0 or more.
+            n_query: rows to be predicted, 0 or more.
             seed: any integer; equal seeds give equal tasks on the same kind of device.
-            device: where the tasks are drawn and returned.
+            device: device on which the tasks are drawn and returned.
 
         Raises:
             ValueError: if a count is out of range.
@@ -63,7 +63,7 @@ class Prior(ABC):
 
     @abstractmethod
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
-        """Draw tasks on torch's current default device."""
+        """Draws tasks on torch's current default device."""
 
 
 def split(
@@ -72,13 +72,13 @@ def split(
     n_context: int,
     latents: dict[str, torch.Tensor] | None = None,
 ) -> TaskBatch:
-    """Make a batch whose first ``n_context`` rows are the context, the others the query.
+    """Splits rows into a batch: the first ``n_context`` are the context, the others the query.
 
     Args:
         x: inputs, ``(batch, context + query, features)``.
-        y: answers, ``(batch, context + query)``.
-        n_context: rows that become context.
-        latents: what generated the rows, each ``(batch, ...)``.
+        y: targets, ``(batch, context + query)``.
+        n_context: number of context rows.
+        latents: the latents behind the rows, each ``(batch, ...)``.
     """
     return TaskBatch(
         x[:, :n_context], y[:, :n_context], x[:, n_context:], y[:, n_context:], latents

@@ -1,4 +1,4 @@
-"""Priors written as Pyro programs: one definition draws the tasks and gives their density."""
+"""Priors written as Pyro programs: one definition for sampling tasks and for their density."""
 
 from collections.abc import Callable
 
@@ -14,21 +14,21 @@ Inputs = Callable[[int, int], Tensor]
 
 
 class ProgramPrior(Prior):
-    """The prior that a Pyro program describes.
+    """The prior defined by a Pyro program.
 
-    The program ``model(x, y=None)`` is written for one dataset: ``x`` has shape
-    ``(n, n_features)``, and the sample site ``"y"`` of shape ``(n,)`` is the observation. Every
-    other sample site is a latent. A program without covariates takes ``n`` from ``x.shape[0]``
-    and leaves ``n_features`` at 0. All tasks are drawn in one vectorised run; a program that
-    cannot be vectorised is run task by task, with a warning.
+    The program ``model(x, y=None)`` describes one dataset: ``x`` has shape ``(n, n_features)``, and
+    the sample site ``"y"`` of shape ``(n,)`` is the observation. All other sample sites are
+    latents. A program without covariates takes ``n`` from ``x.shape[0]`` and leaves ``n_features``
+    at 0. All tasks are drawn in one vectorised run; a program that cannot be vectorised runs task
+    by task, with a warning.
 
-    To write one prior as a class, define ``model`` as a method, and ``_inputs`` if the inputs
-    are not standard normal.
+    To write a prior as a class, define ``model`` as a method, and ``_inputs`` if the inputs are not
+    standard normal.
 
     Args:
         model: the Pyro program.
-        inputs: how inputs are drawn: a number of features, which are then standard normal, or a
-            function ``(n_tasks, n_rows) -> (n_tasks, n_rows, n_features)``.
+        inputs: how inputs are drawn: a number of features, which are standard normal, or a function
+            ``(n_tasks, n_rows) -> (n_tasks, n_rows, n_features)``.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -79,7 +79,7 @@ class ProgramPrior(Prior):
         y = sites.pop("y")
         if y.shape != (n_tasks, n_rows):
             raise ValueError(
-                f"Expected the site 'y' of shape ({n_rows},), one answer a row; got "
+                f"Expected the site 'y' of shape ({n_rows},), one target per row; got "
                 f"{tuple(y.shape[1:])}. Draw it inside a plate of that size or with to_event."
             )
         return split(x, y.to(x.dtype), n_context, sites)

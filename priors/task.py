@@ -1,4 +1,4 @@
-"""Tasks: a context with known answers, a query to be answered, and the latents behind both."""
+"""Tasks: a context with known targets, a query to be predicted, and the latents behind both."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,22 +10,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """A batch of synthetic tasks, checked when it is made.
+    """A batch of synthetic tasks, validated on construction.
 
-    Context and query are separate tensors, never an index into a joined one. A set that is
-    shorter than its tensor is masked (``False`` marks a row that does not exist).
+    Context and query are separate tensors. Sets that are shorter than their tensor are masked
+    (``False`` marks padding rows).
 
     Attributes:
-        x_context: inputs of the known points, ``(batch, context, features)``.
-        y_context: their answers, ``(batch, context)``.
-        x_query: inputs of the asked points, ``(batch, query, features)``.
-        y_query: the true answers, ``(batch, query)``. No network may read them.
-        latents: what generated the task, each ``(batch, ...)``; None where the prior has none.
-        context_mask: ``(batch, context)``, or None where all rows exist.
-        query_mask: ``(batch, query)``, or None where all rows exist.
+        x_context: inputs of the context, ``(batch, context, features)``.
+        y_context: targets of the context, ``(batch, context)``.
+        x_query: inputs of the query, ``(batch, query, features)``.
+        y_query: true targets of the query, ``(batch, query)``; networks must not read them.
+        latents: the latents behind the task, each ``(batch, ...)``; None if the prior has none.
+        context_mask: ``(batch, context)``, or None without padding.
+        query_mask: ``(batch, query)``, or None without padding.
 
     Raises:
-        ValueError: if the shapes do not belong together.
+        ValueError: if the shapes are inconsistent.
 
     Example:
         >>> import torch
@@ -75,12 +75,12 @@ class TaskBatch:
 
     @property
     def n_context(self) -> int:
-        """Number of context rows, masked ones included."""
+        """Number of context rows, including padding."""
         return self.x_context.shape[1]
 
     @property
     def n_query(self) -> int:
-        """Number of query rows, masked ones included."""
+        """Number of query rows, including padding."""
         return self.x_query.shape[1]
 
     @property

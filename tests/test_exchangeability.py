@@ -124,7 +124,7 @@ def test_an_ordered_program_of_a_fixed_length_is_read_in_order():
 def test_an_ordered_program_of_any_length_is_refused():
     size = DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1, d_hidden=16)
     config = TrainingConfig(n_steps=1, n_context=(2, 5))
-    with pytest.raises(ValueError, match="may not change places.*n_context="):
+    with pytest.raises(ValueError, match="not exchangeable.*n_context="):
         train(trend(dist.Normal), size, config, progress=False)
     said = trend(dist.Normal)
     said.ordered = 0

@@ -64,7 +64,7 @@ def batched_vectors():
 MODELS = {
     "shared": random_model,
     "no offsets": lambda: replace(random_model(), transition_offset=None, observation_offset=None),
-    "one a series": lambda: random_model(batch=(N_SERIES,)),
+    "one per series": lambda: random_model(batch=(N_SERIES,)),
     "only vectors differ": batched_vectors,
     "only R differs": lambda: replace(
         random_model(), observation_cov=random_model(batch=(N_SERIES,), seed=2).observation_cov

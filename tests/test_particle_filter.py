@@ -254,7 +254,7 @@ WRONG = {
     ),
     "density": (
         {"program": changed(log_observation=lambda y, x, t: x)},
-        r"Expected log_observation of shape \(3, 50\), one number a particle; got \(3, 50, 2\)",
+        r"Expected log_observation of shape \(3, 50\), one number per particle; got \(3, 50, 2\)",
     ),
     "nan": (
         {"program": changed(log_observation=lambda y, x, t: x[..., 0] / (0 if t == 2 else 1) * 0)},

@@ -60,7 +60,7 @@ def test_samples_keep_the_latents_of_a_draw_together(make):
 
 
 def test_bare_draws_of_a_weighted_posterior_are_refused():
-    with pytest.raises(ValueError, match="must not be forgotten"):
+    with pytest.raises(ValueError, match="Expected equally weighted draws"):
         _ = weighted().draws
     draws, log_weights = weighted().weighted_draws()
     torch.testing.assert_close(log_weights.logsumexp(0), torch.tensor(0.0, dtype=torch.float64))

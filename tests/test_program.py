@@ -308,7 +308,7 @@ WRONG = {
         lambda: ProgramPrior(lambda x, y=None: pyro.sample("y", dist.Normal(0.0, 1.0)), 1).sample(
             2, 2, 2, seed=0
         ),
-        "one answer a row",
+        "one target per row",
     ),
 }
 

@@ -60,7 +60,7 @@ def test_rows_may_be_vectors(program, method, with_x):
     mean, sd, evidence = closed_form(POINTS)
     assert ((posterior.mean["mean"] - mean).abs() < 5 * sd / math.sqrt(4000)).all()
     assert abs(posterior.log_evidence - evidence.sum()) < 1e-3
-    with pytest.raises(ValueError, match="one number a row for a predictive"):
+    with pytest.raises(ValueError, match="one number per row for a predictive"):
         posterior.predictive(torch.zeros(3, 0))
 
 

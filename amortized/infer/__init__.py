@@ -42,7 +42,7 @@ METHODS: dict[str, Callable[..., Posterior]] = {
     "vi": by_sampler(vi, "vi", checked_approximation),
     "dt": by_network,
 }
-"""Every method by its name; each takes a problem, a number of draws and its own options."""
+"""Every method by name; each takes a problem, a number of draws and its own options."""
 
 
 def infer(
@@ -57,14 +57,14 @@ def infer(
     seed: int = 0,
     **options: Any,
 ) -> Posterior:
-    """The posterior of a model's latents given one dataset, or given each of many.
+    """Computes the posterior of a model's latents given one dataset, or given each of many.
 
     Programs run one at a time: a call from another thread waits. The data are copied.
 
     Args:
-        model: a prior with a program (`ProgramPrior`), or a Pyro program ``model(x, y=None)``
-            for one dataset that observes ``y`` at site "y". Or a state-space model, whose states
-            are wanted: see `amortized.infer.states.infer_states` for ``y`` and the methods.
+        model: a prior with a program (`ProgramPrior`), or a Pyro program ``model(x, y=None)`` for
+            one dataset that observes ``y`` at site "y". For a state-space model the posterior is
+            that of its states: see `amortized.infer.states.infer_states` for ``y`` and the methods.
         x: inputs ``(n, n_features)`` of one dataset, or ``(batch, n, n_features)`` of many. If
             ``y`` is not given, ``x`` is taken for ``y``: the model has no inputs.
         y: observations ``(n,)`` or ``(batch, n)``, or ``(n, *event)`` or ``(batch, n, *event)`` of
@@ -82,12 +82,12 @@ def infer(
             latents a `GaussianMixture` over unconstrained space, an earlier posterior, or draws.
         n_draws: draws for each dataset.
         seed: equal seeds give equal draws.
-        **options: for the method; see its function in `amortized.sampling`. ``start``, where a
-            method has it, may be an earlier posterior, a torch distribution over unconstrained
-            space, or a mixture of normals.
+        **options: options of the method; see its function in `amortized.sampling`. ``start`` may be
+            an earlier posterior, a torch distribution over unconstrained space, or a mixture of
+            normals.
 
     Raises:
-        ValueError: if the data do not fit together or to the model, or no method has that name.
+        ValueError: if the data are inconsistent or do not fit the model, or the method is unknown.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -118,7 +118,7 @@ def infer(
     functions = (automatically, METHODS["smc"]) if method == "auto" else (METHODS[method],)
     check_options(method, *functions, given=options)
     with precision(torch.float32), gradients():
-        began = time.perf_counter()  # the wait for other threads is not the method's
+        began = time.perf_counter()  # excludes waiting for other threads
         problem = make_problem(model, x, y, latent_prior)
         with seeded(seed):
             posterior = (automatically if method == "auto" else METHODS[method])(

@@ -1,8 +1,8 @@
-r"""One-pass posteriors: a Distribution Transformer is told the latent prior and the data.
+r"""One-pass posteriors: a Distribution Transformer conditioned on the latent prior and the data.
 
-The answer is a Gaussian mixture over u, the latents in unconstrained space. Nothing checks it
-here but whether the prior and the data lie where the network was trained; see
-`amortized.infer.cascade` for what weighs it under the exact density.
+The answer is a Gaussian mixture over u, the latents in unconstrained space. This module only checks
+whether the prior and the data lie in the network's training range; `amortized.infer.cascade`
+weights the answer by the exact density.
 """
 
 import warnings
@@ -36,13 +36,13 @@ Network = DistributionTransformer | str | Path
 
 @dataclass(frozen=True)
 class Answer:
-    """What a network says of a batch of datasets.
+    """A network's answer to a batch of datasets.
 
     Attributes:
         mixture: the posterior over the model's u, of batch shape ``(batch,)``.
-        inside: whether prior and data lie where the network was trained, ``(batch,)``.
-        density: the exact one under the same latent prior; NaN for a simulator.
-        calibration: of the network, as its training has measured it; None where it has not.
+        inside: whether prior and data lie in the training range of the network, ``(batch,)``.
+        density: the exact density under the same latent prior; NaN for a simulator.
+        calibration: calibration of the network as measured after training; None if not measured.
     """
 
     mixture: GaussianMixture
@@ -52,11 +52,11 @@ class Answer:
 
 
 def by_network(problem: Problem, n_draws: int, network: Network | None = None) -> Posterior:
-    """The one-pass answer of a Distribution Transformer, as it comes.
+    """The unweighted one-pass answer of a Distribution Transformer.
 
     Args:
-        problem: whose latents are wanted.
-        n_draws: draws of the answer's mixture.
+        problem: the inference problem.
+        n_draws: draws from the answer's mixture.
         network: as for `network_answer`.
     """
     return in_one_pass(problem, network_answer(problem, network), n_draws)
@@ -66,12 +66,12 @@ def network_answer(problem: Problem, network: Network | None = None) -> Answer:
     """The mixture of a Distribution Transformer.
 
     Args:
-        problem: whose latents are wanted.
-        network: a `DistributionTransformer` trained on the program, the name of a pretrained one
-            or its folder; None takes the pretrained one for the model's likelihood.
+        problem: the inference problem.
+        network: a `DistributionTransformer` trained on the program, the name of a pretrained one or
+            its folder; None uses the pretrained one for the model's likelihood.
 
     Raises:
-        ValueError: if there is no such network, or it is for another program.
+        ValueError: if there is no such network, or it was trained on another program.
     """
     served = find_network(problem, network)
     if served is None:
@@ -84,10 +84,10 @@ def network_answer(problem: Problem, network: Network | None = None) -> Answer:
 
 
 def in_one_pass(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
-    """A network's answer as a posterior, which nothing has weighed.
+    """Turns a network's answer into a posterior, without weighting by the density.
 
     Warns:
-        UserWarning: if the network was measured to be poor; it is so inside its training range.
+        UserWarning: if the network was measured to be poor even inside its training range.
     """
     u = FromMixture(answer.mixture).sample(n_draws)
     diagnostics: dict[str, Any] = {"inside_training_range": answer.inside}
@@ -108,7 +108,7 @@ def in_one_pass(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
 def find_network(
     problem: Problem, network: Network | None = None
 ) -> tuple[DistributionTransformer, Embedding] | None:
-    """The network for a problem, and how the problem fits into its tasks; None if there is none."""
+    """The network for a problem, and the embedding of the problem in its tasks; None if none."""
     place = embedding_of(problem.source)
     if network is None:
         if place is None or place.name not in available():
@@ -121,7 +121,7 @@ def find_network(
             f"Expected network to be a DistributionTransformer; got {type(network).__name__}."
         )
     if place is None or network.config.prior != place.name:
-        # A network without a name was trained on a program that only its user knows.
+        # A network without a name was trained on a program that only the user knows.
         name = network.config.prior if network.config.prior in PROBLEMS else ""
         place = Embedding(name or "", tuple(range(network.config.dim)), lambda x: x)
         if name:
@@ -130,10 +130,10 @@ def find_network(
 
 
 def _require_program_of(name: str, problem: Problem) -> None:
-    """Refuses a program whose likelihood is not that of a named network's tasks.
+    """Raises an error if a program's likelihood differs from that of a named network's tasks.
 
-    Compared at draws from the program's own prior, up to a constant. The priors may differ, for a
-    network is told the prior; the maps from u to the latents may not.
+    They are compared up to a constant at draws from the program's own prior. The priors may differ,
+    because networks are conditioned on the prior; the maps from u to the latents may not.
     """
     refusal = (
         f"Expected the program that the network {name!r} was trained on, "
@@ -181,7 +181,7 @@ def one_pass(problem: Problem, network: DistributionTransformer, place: Embeddin
     """The network's answer for every dataset of a problem, in float64.
 
     Raises:
-        ValueError: if the data or the latents are not those of the network's program.
+        ValueError: if the data or the latents do not match the network's program.
     """
     density, config = problem.density(allow_simulator=True), network.config
     if len(place.coordinates) != density.dim:
@@ -204,11 +204,11 @@ def mixture_answer(
     x: Float[Tensor, "batch n features"],
     y: Float[Tensor, "batch n"],
 ) -> tuple[GaussianMixture, Bool[Tensor, " batch"]]:
-    """The network's mixture over the model's u in float64, and whether it has seen such tasks."""
+    """The network's mixture over the model's u in float64, and whether it is in training range."""
     config, x = network.config, place.inputs(x)
     if y.ndim != 2:
         raise ValueError(
-            "Expected one number a row as a network's data; got rows of shape "
+            "Expected one number per row as a network's data; got rows of shape "
             f"{tuple(y.shape[2:])}. Use a sampler."
         )
     if (x.shape[-1] + 1,) != config.widths or config.lengths[0] not in (0, y.shape[1]):
@@ -238,7 +238,7 @@ def mixture_answer(
 
 
 def _multiplied(mixture: GaussianMixture, scales: Tensor) -> GaussianMixture:
-    """The mixture of every coordinate times its scale."""
+    """The mixture with every coordinate multiplied by its scale."""
     scales = scales.to(mixture.means)
     return GaussianMixture(
         mixture.log_weights,
@@ -249,11 +249,10 @@ def _multiplied(mixture: GaussianMixture, scales: Tensor) -> GaussianMixture:
 
 
 def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture:
-    """The prior over u as a mixture: the given one, or one fitted to the program's own.
+    """The prior over u as a mixture: the given one, or a fit to the program's own.
 
-    Independent latents are fitted one by one without chance, by so many components each. Where
-    their product is not the program's density, the latents depend on each other, and draws are
-    fitted.
+    Independent latents are fitted one by one, with this many components each. If their product is
+    not the program's density, the latents are dependent, and the fit is to draws.
     """
     if isinstance(density, LatentPriorDensity):
         return density.latent_prior
@@ -263,7 +262,7 @@ def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture
     try:
         each = [fit_mixture(density.priors[name], n_components) for name in density.layout]
         fitted = product(each).to(u.dtype)
-    except ValueError:  # a family without independent elements
+    except ValueError:  # a family whose elements are not independent
         return fit_draws(u[0], n_components)
     some = u[:, :256]
     off = one.log_prior(some)[0] - fitted.log_prob(some[0])
@@ -271,7 +270,7 @@ def prior_mixture(density: ProgramDensity, n_components: int) -> GaussianMixture
 
 
 def check_supports(problem: Problem, density: ProgramDensity) -> None:
-    """Refuses a prior whose bijection to the real line is not the program's own."""
+    """Raises an error for a prior whose bijection to the real line is not the program's own."""
     if problem.model is problem.source or problem.source is None:
         return
     own = replace(problem, model=problem.source).density(allow_simulator=True)
@@ -289,7 +288,7 @@ def check_supports(problem: Problem, density: ProgramDensity) -> None:
 
 
 def _with_unused(prior: GaussianMixture, coordinates: tuple[int, ...], dim: int) -> GaussianMixture:
-    """The prior among the network's latents; those that the model lacks are N(0, 1)."""
+    """The prior in the network's latents; latents that the model lacks are N(0, 1)."""
     unused = [i for i in range(dim) if i not in coordinates]
     if not unused:
         return prior
@@ -306,7 +305,7 @@ def _inside(
     prior: GaussianMixture,
     rows: Float[Tensor, "batch n numbers"],
 ) -> Bool[Tensor, " batch"]:
-    """Whether prior and data lie where the network was trained."""
+    """Whether prior and data lie in the training range of the network."""
     config, inside = network.config, torch.ones(len(rows), dtype=torch.bool)
     if config.n_context and not config.lengths[0]:
         inside &= config.n_context[0] <= rows.shape[1] <= config.n_context[1]

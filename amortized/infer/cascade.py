@@ -1,21 +1,20 @@
 r"""The cascade of `auto`: a network's answer weighted by the exact density, or replaced.
 
-The first stage whose check a dataset passes answers it:
+Each dataset is answered by the first stage whose check it passes:
 
-1. "exact": a closed form, where there is one for all of them.
-2. "importance": draws of the network's mixture q, a share of prior draws among them, with the
-   weights :math:`w = p(u) p(y \mid u) / q(u)`; kept where Pareto's k-hat is below 0.7 and their
-   effective number is two fifths of the draws or more.
+1. "exact": a closed form, if there is one for all datasets.
+2. "importance": draws of the network's mixture q, mixed with a share of prior draws, with weights
+   :math:`w = p(u) p(y \mid u) / q(u)`; accepted if Pareto's k-hat is below 0.7 and the effective
+   sample size is at least 40% of the draws.
 3. "adapted": the same with the mixture adapted to the posterior.
-4. "smc": tempered SMC from the adapted mixture; from its own start where the network's answer has
+4. "smc": tempered SMC from the adapted mixture, or from its own start if the network's answer has
    hardly any weight.
-5. "nuts": where the particles are in doubt (see `amortized.sampling.verdict`) and the chains are
-   not.
+5. "nuts": if the particles are in doubt (see `amortized.sampling.verdict`) and the chains are not.
 
-A simulator, which has no density, stays with the network's answer, as "dt".
+For a simulator, which has no density, the result is the network's answer, as "dt".
 
-Weights see only where draws fall: a mode that neither the network nor the prior's share has found
-stays unknown, as it does to every sampler.
+Weights only reveal what the draws cover: a mode found neither by the network nor by the prior draws
+remains undetected, as for any sampler.
 """
 
 from collections.abc import Callable
@@ -41,9 +40,9 @@ from amortized.sampling.smc import LEAST_ACCEPT, smc
 from amortized.sampling.start import FromDraws, FromMixture
 from amortized.sampling.verdict import any_doubt, judged, measured
 
-_LEAST_EFFICIENCY = 0.4  # at 0.25 with k-hat 0.4, means were off by a sixth of a deviation
-_CAREFUL = 0.95  # acceptance that NUTS aims at where particles were in doubt
-_FEWEST = 1000  # draws that k-hat and R-hat are estimated from
+_LEAST_EFFICIENCY = 0.4  # lower values allow relevant errors of means despite a good k-hat
+_CAREFUL = 0.95  # target acceptance of NUTS if particles were in doubt
+_FEWEST = 1000  # draws from which k-hat and R-hat are estimated
 _STRETCHED = 1000  # leapfrog steps of a trajectory, about as many as NUTS takes at most
 _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
 
@@ -51,20 +50,20 @@ _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
 def automatically(
     problem: Problem, n_draws: int, *, network: Network | None = None, **options: Any
 ) -> Posterior:
-    """The exact answer where there is one, otherwise the cascade; without a network, SMC or NUTS.
+    """The closed form if there is one, otherwise the cascade; without a network, SMC or NUTS.
 
     Args:
-        problem: whose latents are wanted.
+        problem: the inference problem.
         n_draws: draws for each dataset.
         network: as for method "dt"; naming one skips the closed form.
-        **options: of `amortized.sampling.smc`.
+        **options: options of `amortized.sampling.smc`.
     """
     if network is None:
         try:
             posterior = exactly(problem, n_draws)
             posterior.diagnostics["stage"] = _stages(problem, ["exact"] * len(problem.y))
             return posterior
-        except ValueError:  # no closed form; a program that is wrong is wrong again below
+        except ValueError:  # no closed form; an invalid program fails again below
             pass
     served = find_network(problem, network)
     answer = None
@@ -74,7 +73,7 @@ def automatically(
         except ValueError:
             if network is not None:
                 raise
-    if answer is None:  # no network, or data or a prior that it was not made for
+    if answer is None:  # no network, or outside its training range
         density = problem.density()
         check_possible(density)
         if "start" in options:
@@ -84,11 +83,11 @@ def automatically(
         stages = ["nuts" if is_nuts else "smc" for is_nuts in by_nuts.tolist()]
         posterior.diagnostics["stage"] = _stages(problem, stages)
         return posterior
-    if answer.density.is_simulator:  # nothing to weigh it by
+    if answer.density.is_simulator:  # no density to weight it by
         posterior = in_one_pass(problem, answer, n_draws)
         posterior.diagnostics["stage"] = _stages(problem, ["dt"] * len(problem.y))
         return posterior
-    options.pop("start", None)  # the network's answer is where this one starts
+    options.pop("start", None)  # the run starts from the network's answer
     draws, stages = cascade(answer.density, FromMixture(answer.mixture), n_draws, **options)
     draws.diagnostics["inside_training_range"] = answer.inside
     posterior = posterior_from_draws(problem, answer.density, draws, "auto")
@@ -99,16 +98,16 @@ def automatically(
 def cascade(
     density: ProgramDensity, answer: FromMixture, n_draws: int, **options: Any
 ) -> tuple[Draws, list[str]]:
-    """Draws for every dataset from the first stage whose check it passes, and the stages.
+    """Draws for every dataset from the first stage whose check it passes, and the stages used.
 
     Args:
-        density: the exact one.
+        density: the exact log density.
         answer: the network's mixtures.
         n_draws: draws for each dataset.
-        **options: of `amortized.sampling.smc`.
+        **options: options of `amortized.sampling.smc`.
 
     Returns:
-        draws, weighted where some of the datasets end at "importance" or "adapted". Diagnostics
+        draws, weighted if some of the datasets end at "importance" or "adapted". Diagnostics
         ``k_hat`` and ``efficiency`` judge the network's answer: the weights' tail, and their
         effective number as a share of the draws.
     """
@@ -116,7 +115,7 @@ def cascade(
     draws = judged(measured(density, draws))
     stages = ["importance"] * density.n_datasets
     poor = (~_trusted(draws, efficiency)).nonzero()[:, 0]
-    # An answer with hardly any weight is an answer to something else: not a good start.
+    # A near-zero effective sample size indicates a mismatched proposal: not a good start.
     far, near = poor[efficiency[poor] < 0.005], poor[efficiency[poor] >= 0.005]
     start = answer.take(near)
     if len(near):
@@ -138,26 +137,26 @@ def cascade(
 
 
 def _trusted(draws: Draws, efficiency: Tensor) -> Bool[Tensor, " batch"]:
-    """Where weights are good enough to answer by."""
+    """Whether the weights are good enough to be the answer."""
     good = (draws.diagnostics["k_hat"] < 0.7) & (efficiency >= _LEAST_EFFICIENCY)
     return good & ~any_doubt(draws.diagnostics)
 
 
 def log_density(density: ProgramDensity) -> Callable[[Tensor], Tensor]:
-    """The log density as a function of u, which evaluates some datasets at a time."""
+    """The log density as a function of u, evaluated for a few datasets at a time."""
     return lambda u: sum(_evaluated(density, u), torch.zeros(()))
 
 
 def weigh(
     density: ProgramDensity, answer: FromMixture, n_draws: int, prior_share: float = 0.1
 ) -> tuple[Draws, Float[Tensor, " batch"]]:
-    """Weighted draws of the mixtures with their evidence, and the share that is effective.
+    """Weighted draws of the mixtures with their evidence, and their efficiency.
 
     Args:
-        density: the exact one.
+        density: the exact log density.
         answer: the mixtures.
         n_draws: draws for each dataset.
-        prior_share: share of prior draws among them, which bounds the weights.
+        prior_share: share of prior draws in the proposal, which bounds the weights.
     """
     n = max(n_draws, _FEWEST)
     n_prior = round(prior_share * n)
@@ -186,7 +185,7 @@ def _uniforms(u: Tensor) -> Tensor:
 
 
 def _evaluated(density: ProgramDensity, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Log prior and log likelihood, some datasets at a time."""
+    """Log prior and log likelihood, a few datasets at a time."""
     size = max(1, _CHUNK // (u.shape[1] * density.y[0].numel()))
     parts = [
         density.take(rows).log_prior_and_likelihood(u[rows])
@@ -199,7 +198,7 @@ def _evaluated(density: ProgramDensity, u: Tensor) -> tuple[Tensor, Tensor]:
 def _temper(
     density: ProgramDensity, n_draws: int, options: dict[str, Any]
 ) -> tuple[Draws, Bool[Tensor, " batch"]]:
-    """Draws by tempered SMC, or by NUTS where the particles are in doubt and the chains are not."""
+    """Draws by tempered SMC, or by NUTS if the particles are in doubt and the chains are not."""
     draws = judged(smc(density, n_draws, **options))
     by_nuts = torch.zeros(density.n_datasets, dtype=torch.bool)
     hopeful = (draws.diagnostics["accept"] >= LEAST_ACCEPT) & ~_stretched(draws.u)
@@ -229,5 +228,5 @@ def _stretched(u: Float[Tensor, "batch n dim"]) -> Bool[Tensor, " batch"]:
 
 
 def _stages(problem: Problem, stages: list[str]) -> list[str] | str:
-    """One for each dataset of a batch."""
+    """The stage of each dataset of a batch."""
     return stages if problem.batch_shape else stages[0]

@@ -1,4 +1,4 @@
-"""The options of each method, and a message with all of them where one is unknown."""
+"""Validation of the options of each method, with a message that lists the valid ones."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -6,16 +6,16 @@ from typing import Any
 
 
 def check_options(method: str, *functions: Callable[..., Any], given: Mapping[str, Any]) -> None:
-    """Refuses options that a method does not have.
+    """Raises an error for options that a method does not have.
 
     Args:
-        method: its name.
-        *functions: that take the options; their first two parameters are no options. Where the
-            last one passes further options on, it is left to whom it passes them.
-        given: by the user.
+        method: name of the method.
+        *functions: functions that take the options after their first two parameters. If the last
+            one forwards further options, their validation is left to the function it calls.
+        given: the user's options.
 
     Raises:
-        TypeError: if one is unknown.
+        TypeError: if an option is unknown.
 
     Example:
         >>> check_options("coin", lambda problem, n_draws, speed=1: None, given={"speeed": 2})

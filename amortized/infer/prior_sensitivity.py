@@ -1,9 +1,9 @@
 r"""Prior sensitivity: the posteriors of one dataset under many priors, as one batch.
 
-A network is told the prior like the data, so that a grid of priors is one forward pass. How far a
-posterior :math:`p_i` under the prior :math:`\pi_i` is from the base's :math:`p_0` is seen from
-draws of the two, for in the difference of their densities the likelihood cancels, and in the
-symmetric divergence the evidences do:
+A network is conditioned on the prior as well as on the data, so a grid of priors takes one forward
+pass. The distance of a posterior :math:`p_i` under the prior :math:`\pi_i` from the base posterior
+:math:`p_0` is estimated from draws of both: in the ratio of their densities the likelihood cancels,
+and in the symmetric divergence so do the evidences:
 
 .. math:: \tfrac12 (KL(p_i | p_0) + KL(p_0 | p_i)) = \tfrac12 \left(
     E_{p_i} \log \frac{\pi_i}{\pi_0} - E_{p_0} \log \frac{\pi_i}{\pi_0} \right)
@@ -40,15 +40,15 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class PriorSensitivity:
-    """What one dataset says under several priors of the latents.
+    """Posteriors of one dataset under several priors of the latents.
 
     Attributes:
-        labels: of the priors; the first is the base.
-        posterior: of batch shape ``(n_priors,)``, in their order: ``mean``, ``std``, ``quantile``,
-            ``log_evidence`` (None where the method knows none) and ``diagnostics`` have a value
-            for each prior.
-        distance: half the symmetric Kullback-Leibler divergence of each posterior from the base's,
-            in nats.
+        labels: labels of the priors; the first is the base.
+        posterior: of batch shape ``(n_priors,)``, in the order of the labels: ``mean``, ``std``,
+            ``quantile``, ``log_evidence`` (None if the method has none) and ``diagnostics`` have
+            one value per prior.
+        distance: half the symmetric Kullback-Leibler divergence of each posterior from the base
+            posterior, in nats.
     """
 
     labels: tuple[str, ...]
@@ -57,7 +57,7 @@ class PriorSensitivity:
 
     @property
     def names(self) -> list[str]:
-        """Names of the scalar latents, as in ``"weights[0]"``."""
+        """Names of the scalar latents, such as ``"weights[0]"``."""
         return [
             f"{name}[{', '.join(map(str, at))}]" if at else name
             for name, value in self.posterior.mean.items()
@@ -72,7 +72,7 @@ class PriorSensitivity:
         return dict(zip(self.names, each.unbind(1), strict=True))
 
     def table(self) -> str:
-        """One line a prior: distance, log evidence where known, and mean and sd of the latents."""
+        """One line per prior: distance, log evidence if known, and mean and sd of the latents."""
         mean, std = self._flat(self.posterior.mean), self._flat(self.posterior.std)
         columns = {"distance": [f"{value:.3f}" for value in self.distance.tolist()]}
         if self.posterior.log_evidence is not None:
@@ -102,28 +102,30 @@ def prior_sensitivity(
     seed: int = 0,
     **options: Any,
 ) -> PriorSensitivity:
-    """The posteriors of one dataset under a grid of priors, all in one batch.
+    """Computes the posteriors of one dataset under several priors, in one batch.
 
-    Every prior is taken as a Gaussian mixture over unconstrained space, as a network takes it; a
-    family that is not normal there is fitted by one, so that also the evidence is that under the
-    mixture.
+    Every prior is represented by a Gaussian mixture over unconstrained space, as networks require.
+    A family that is not normal there is replaced by a fitted mixture, and the evidence is that
+    under the mixture.
 
     Args:
         model: as for `amortized.infer.infer`.
         x: inputs ``(n, n_features)`` of one dataset; or its observations if ``y`` is not given.
         y: observations ``(n,)``.
-        latent_priors: the priors, each as ``latent_prior`` of `amortized.infer.infer`, by label or
-            one after the other. Latents that one by name leaves out keep the model's own prior.
+        latent_priors: the priors, each as ``latent_prior`` of `amortized.infer.infer`, in a
+            dictionary by label or in a list. Latents not named in a prior keep the model's own
+            prior.
         base: the prior to compare with; None for the model's own.
-        method: "dt" for a network's answers as they come, "auto" to have them weighted by the exact
-            density and their evidence estimated; or a sampler.
-        n_components: components that a family is fitted by.
-        n_draws: for each prior.
+        method: "dt" for unweighted network answers, "auto" for answers weighted by the exact
+            density with an estimated evidence; or a sampler.
+        n_components: components of the mixture fitted to a family.
+        n_draws: draws for each prior.
         seed: equal seeds give equal draws.
-        **options: of the method.
+        **options: options of the method.
 
     Raises:
-        ValueError: if there is no prior or no single dataset, or a prior does not fit the model.
+        ValueError: if there is no prior, not exactly one dataset, or a prior does not fit the
+            model.
 
     Example:
         >>> from torch.distributions import Normal
@@ -159,12 +161,12 @@ def prior_sensitivity(
 
 
 def _labelled(latent_priors: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
-    """The priors by label; their number, where they have none."""
+    """The priors by label; numbered if they have none."""
     alone = isinstance(latent_priors, Distribution | Posterior | Tensor | str)
     if alone or is_by_name(latent_priors) or not latent_priors:
         raise ValueError(
             "Expected latent_priors to be several, {label: latent_prior} or a list; got "
-            f"{latent_priors!r}. One alone goes into a list."
+            f"{latent_priors!r}. Put a single one into a list."
         )
     if isinstance(latent_priors, Mapping):
         return {str(label): prior for label, prior in latent_priors.items()}
@@ -181,7 +183,7 @@ def _mixture(problem: Problem, n_components: int) -> GaussianMixture:
 def _distance(
     posterior: Posterior, told: GaussianMixture, one: Problem
 ) -> Float[Tensor, " n_priors"]:
-    """Of each posterior to the first, from their draws; see the formula above."""
+    """Distance of each posterior from the first, estimated from draws by the formula above."""
     n = len(told.log_weights)
     draws, log_weights = posterior.weighted_draws()
     density = one.density(allow_simulator=True).take(torch.zeros(n, dtype=torch.long))

@@ -1,4 +1,4 @@
-"""What the user gives to `infer`, checked and made a batch."""
+"""The arguments of `infer`, validated and arranged as a batch."""
 
 import warnings
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ Data = Tensor | ArrayLike
 
 @dataclass(frozen=True)
 class Problem:
-    """What a method is given: a program, its prior if it has one, and the data as a batch.
+    """The input of a method: a program, its prior if any, and the data as a batch.
 
     Attributes:
         model: the Pyro program, or a prior whose ``model`` is one.
         x: ``(batch, n, n_features)``.
-        y: ``(batch, n)``, or ``(batch, n, *event)`` where a row's answer is an array.
-        batch_shape: ``(batch,)``, or empty where the user gave one dataset.
-        source: what the user gave as model, before another latent prior was put into it.
+        y: ``(batch, n)``, or ``(batch, n, *event)`` if each row is an array.
+        batch_shape: ``(batch,)``, or empty for a single dataset.
+        source: the model as given by the user, before its latent prior was replaced.
         latent_prior: a mixture over unconstrained space that replaces the program's prior.
         improper: whether the program has improper priors, so that no evidence is defined.
     """

@@ -1,4 +1,4 @@
-"""The methods of `infer` for programs: what samplers and closed forms say, as a `Posterior`."""
+"""The methods of `infer` for programs: converts results of samplers to a `Posterior`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ def posterior_from_draws(
     method: str,
     mixture: GaussianMixture | None = None,
 ) -> Posterior:
-    """Puts what a sampler returned into the latents' own units and into a `Posterior`.
+    """Converts a sampler's draws to the latents' own units and to a `Posterior`.
 
-    A mixture is the answer itself, over u, of which the draws are some.
+    A mixture over u, if given, is the answer itself, and the draws are from it.
     """
     many = bool(problem.batch_shape)
 
@@ -93,7 +93,7 @@ def _of_rows(density: ProgramDensity) -> frozenset[str]:
 
 
 def _plain(value: Any) -> Any:
-    """What a diagnostic says of the only dataset."""
+    """The value of a diagnostic for the only dataset."""
     if isinstance(value, Tensor):
         return value[0].item() if value.ndim == 1 else value[0]
     return value[0] if isinstance(value, list) else value
@@ -103,12 +103,12 @@ def _plain(value: Any) -> Any:
 class LogProb:
     """Normalised log density of latents in their own units, -inf outside their support.
 
-    A class, so that it pickles.
+    A class, so that it can be pickled.
 
     Args:
-        density: of the program.
-        many: whether latents come with a batch.
-        answer: what the density is read off: a mixture over u, or the log evidence, ``(batch,)``.
+        density: density of the program.
+        many: whether latents have a batch dimension.
+        answer: a mixture over u, or the log evidence, ``(batch,)``, which normalises the density.
     """
 
     density: ProgramDensity
@@ -116,7 +116,7 @@ class LogProb:
     answer: GaussianMixture | Tensor
 
     def __call__(self, latents: Latents) -> Tensor:
-        """Of ``{name: (*sample, *batch, *event)}``; ``(*sample, *batch)``."""
+        """Log density of ``{name: (*sample, *batch, *event)}``, of shape ``(*sample, *batch)``."""
         ours, shape = self._by_dataset(latents)
         u, inside = self.density.unconstrain_and_check(ours)
         if isinstance(self.answer, GaussianMixture):
@@ -127,13 +127,13 @@ class LogProb:
         return torch.where(inside, log_prob, -torch.inf).T.reshape(shape)
 
     def _by_dataset(self, latents: Latents) -> tuple[dict[str, Tensor], torch.Size]:
-        """``{name: (batch, n, *event)}``, and the shape that the answer takes."""
+        """Latents as ``{name: (batch, n, *event)}``, and the shape of the result."""
         batch = self.density.n_datasets
         values: dict[str, Tensor] = {}
         shapes: list[torch.Size] = []
         for name, fn in self.density.priors.items():
             if name not in latents:
-                continue  # the density says which are missing
+                continue  # the density reports missing latents
             value = as_values(latents[name], f"latent {name!r}").to(self.density.y)
             event = fn.shape()
             lead = value.shape[: max(value.ndim - len(event), 0)]
@@ -152,7 +152,7 @@ class LogProb:
 
 @dataclass(frozen=True)
 class _Predictive:
-    """Makes the predictive of a program's new rows from draws of its latents."""
+    """Computes the predictive of a program's new rows from draws of its latents."""
 
     problem: Problem
     latents: Mapping[str, Tensor]
@@ -169,7 +169,7 @@ class _Predictive:
             )
         if problem.y.ndim != 2:
             raise ValueError(
-                "Expected a program of one number a row for a predictive; its rows have the shape "
+                "Expected a program of one number per row for a predictive; its rows have shape "
                 f"{tuple(problem.y.shape[2:])}. Draw y from the program at draws of its latents."
             )
         many = bool(problem.batch_shape)
@@ -197,7 +197,7 @@ class _Predictive:
 
 @dataclass(frozen=True)
 class _Declared:
-    """The predictive that comes with a closed form, for one dataset or many."""
+    """The predictive that belongs to a closed form, for one dataset or many."""
 
     answer: Any
     many: bool
@@ -210,7 +210,7 @@ class _Declared:
 
 
 def exactly(problem: Problem, n_draws: int) -> Posterior:
-    """The closed form, declared by the prior or found in the density."""
+    """The closed form, either declared by the prior or recognised from the density."""
     many = bool(problem.batch_shape)
     if problem.latent_prior is not None:
         raise ValueError(
@@ -253,7 +253,7 @@ def _by_draw(values: Mapping[str, Tensor], many: bool) -> dict[str, Tensor]:
 
 
 def _closed_form(problem: Problem, density: ProgramDensity) -> tuple[Any, str]:
-    """An answer that is proved to be the posterior, and its family."""
+    """A closed form that was checked to be the posterior, and its family."""
     try:
         if not hasattr(problem.model, "posterior"):
             answer = exact(density)
@@ -309,12 +309,12 @@ def _without_latents(problem: Problem, density: ProgramDensity, n_draws: int) ->
 def by_sampler(
     sampler: Callable[..., Draws], name: str, check: Check | None = None
 ) -> Callable[..., Posterior]:
-    """A method of `infer` made of a sampler of draws in unconstrained space.
+    """Makes a method of `infer` from a sampler in unconstrained space.
 
     Args:
-        sampler: of draws given a density, their number and its own options.
-        name: of the method.
-        check: adds to the draws' diagnostics what puts them in doubt; None where the sampler does.
+        sampler: returns draws given a density, their number and its own options.
+        name: name of the method.
+        check: adds diagnostics that may put the draws in doubt; None if the sampler does so itself.
     """
 
     def method(problem: Problem, n_draws: int, **options: Any) -> Posterior:
@@ -331,7 +331,7 @@ def by_sampler(
 
 
 def start_for(start: Any, density: ProgramDensity, problem: Problem) -> Any:
-    """What the user gives as a start, as a density over u for each dataset."""
+    """The user's start as a density over u for each dataset."""
     if isinstance(start, Posterior):
         if start.batch_shape != problem.batch_shape:
             raise ValueError(

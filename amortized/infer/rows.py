@@ -1,4 +1,4 @@
-"""What one dataset of a program is: read off the program's own observation."""
+"""The shape of one dataset of a program, determined from its own observation."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from amortized.seeding import seeded
 
 
 def program_of(model: Program | Prior) -> Program:
-    """The bare Pyro program of a model.
+    """The Pyro program of a model.
 
     Raises:
         ValueError: if it has none.
@@ -24,14 +24,14 @@ def program_of(model: Program | Prior) -> Program:
 
 
 def is_one_dataset(model: Program | Prior, y: Tensor) -> bool:
-    """Whether observations without inputs are one dataset rather than one for each first index.
+    """Whether observations without inputs are one dataset, rather than a batch of datasets.
 
-    The program, run on as many rows, draws observations of the shape that one dataset has. A
-    program that draws neither shape leaves the first index to the datasets.
+    The program is run on as many rows, and its observation has the shape of one dataset. If it
+    matches neither interpretation, the first dimension is taken as the batch.
 
     Args:
         model: the Pyro program, or a prior with one.
-        y: observations of two dimensions or more.
+        y: observations with at least two dimensions.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -47,10 +47,10 @@ def is_one_dataset(model: Program | Prior, y: Tensor) -> bool:
 
 
 def _drawn_shape(program: Program, y: Tensor) -> torch.Size | None:
-    """The shape of the site "y" for as many rows as y has; None where the program fails."""
+    """The shape of site "y" for as many rows as y has; None if the program fails."""
     with quiet_program(), seeded(0):
         try:
             with precision(y.dtype):
                 return run_program(program, y.new_zeros(len(y), 0))["y"].shape
-        except Exception:  # a program that is wrong is refused when its density is made
+        except Exception:  # a failing program is rejected when its density is built
             return None

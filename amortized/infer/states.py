@@ -22,16 +22,16 @@ StateModel = StateSpaceModel | NonlinearGaussianModel
 def infer_states(
     model: StateModel, y: Data, method: str, n_draws: int, seed: int, options: dict[str, Any]
 ) -> Posterior:
-    """The posterior of a state-space model's states, for one series or a batch of them.
+    """Computes the posterior of a state-space model's states, for one series or a batch of them.
 
     Args:
         model: a `LinearGaussianModel`, another `StateSpaceModel`, or a `NonlinearGaussianModel`.
         y: one series ``(time,)`` or ``(time, observed)``, or a batch ``(batch, time, observed)``;
-            NaN marks what is missing.
-        method: one of `STATE_METHODS`, or "auto" for the first that suits the model.
-        n_draws: draws, or particles, a series.
+            NaN marks missing values.
+        method: one of `STATE_METHODS`, or "auto" for the first one that applies to the model.
+        n_draws: draws, or particles, per series.
         seed: equal seeds give equal draws.
-        options: for the filter.
+        options: options of the filter.
     """
     if method != "auto" and method not in STATE_METHODS:
         raise ValueError(
@@ -59,7 +59,7 @@ def infer_states(
 
 
 def _posterior(answer: dict[str, Any], method: str, many: bool) -> Posterior:
-    """Puts together what a method found for a batch, which is left out where it is of one."""
+    """Builds the posterior from a method's result, without the batch dimension for one series."""
 
     def shaped(value: Tensor, dim: int) -> Tensor:
         return value if many else value.select(dim, 0)
@@ -84,8 +84,8 @@ def _smoothed_paths(
     r"""Independent draws of whole paths, and the exact evidence.
 
     A path :math:`x^+` and observations :math:`y^+` are simulated together; then
-    :math:`x^+ + E(x \mid y) - E(x \mid y^+)` is a draw given y, for the error of the conditional
-    mean does not depend on the data (Durbin and Koopman, 2002).
+    :math:`x^+ + E(x \mid y) - E(x \mid y^+)` is a draw given y, because the error of the
+    conditional mean does not depend on the data (Durbin and Koopman, 2002).
     """
     smoothed = kalman_smoother(model, y.to(model.observation.dtype))
     batch, n_steps = smoothed.mean.shape[:2]
@@ -103,7 +103,7 @@ def _smoothed_paths(
 
 
 def _repeat(model: LinearGaussianModel, n: int) -> LinearGaussianModel:
-    """The model again for n batches of the same series; one that all share stays as it is."""
+    """Repeats the model for n batches of the same series; a shared one is returned unchanged."""
     if model.n_models is None:
         return model
     repeated = {}
@@ -119,7 +119,7 @@ def _repeat(model: LinearGaussianModel, n: int) -> LinearGaussianModel:
 def _normal_of_last_state(
     model: NonlinearGaussianModel, y: Tensor, n_draws: int, seed: int
 ) -> dict[str, Any]:
-    """Draws of the last state from the extended Kalman filter's normal."""
+    """Draws of the last state from the normal of the extended Kalman filter."""
     filtered = extended_kalman_filter(model, y.to(model.initial_mean.dtype))
     mean, cov = filtered.mean[:, -1], filtered.cov[:, -1]
     root, _ = torch.linalg.cholesky_ex(cov)
@@ -163,4 +163,4 @@ STATE_METHODS: dict[str, tuple[type, Callable[..., dict[str, Any]]]] = {
     "extended_kalman": (NonlinearGaussianModel, _normal_of_last_state),
     "particle_filter": (StateSpaceModel, _particles_of_last_state),
 }
-"""Every method for states, with the models that it takes."""
+"""Every method for states, with the models to which it applies."""

@@ -1,11 +1,12 @@
-r"""Streams: yesterday's posterior is today's prior.
+r"""Streams: updating a posterior as data arrive in batches.
 
-Rows that speak of the same latents `update` a posterior, which is checked against the exact density
-each time; `drift` says how far it is from the posterior of all rows at once.
+`update` uses the current posterior as the prior for further rows about the same latents and checks
+the result against the exact density each time; `drift` measures the divergence from the posterior
+given all rows at once.
 
-For a state that moves, :math:`x_{t+1} \sim N(A x_t + b, Q)` takes a mixture to a mixture exactly;
-between two such predictions a network updates the mixture by what was seen, in one pass. The
-network reads at most K components and joins any more by moments, so the mixture does not grow.
+For a state that moves, :math:`x_{t+1} \sim N(A x_t + b, Q)` maps a mixture to a mixture exactly;
+between two such predictions a network updates the mixture by the observation in one pass. The
+network reads at most K components and merges any others by moments, so the mixture does not grow.
 """
 
 import math
@@ -44,9 +45,9 @@ from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture
 from amortized.seeding import seeded
 
-_N_COMPONENTS = 12  # of a prior that adapts
-_SMALL = 0.01  # divergence, in nats, that needs no mending
-_N_JUDGED = 1000  # draws of each mixture that it is judged by
+_N_COMPONENTS = 12  # components of an adapted prior
+_SMALL = 0.01  # divergence, in nats, that is accepted without a refit
+_N_JUDGED = 1000  # draws of each mixture for estimating its divergence
 
 
 def update(
@@ -59,27 +60,28 @@ def update(
     network: Network | None = None,
     seed: int = 0,
 ) -> Posterior:
-    """The posterior after further rows, from the posterior before them.
+    """Updates a posterior by further rows.
 
-    What is right after many updates takes each to be nearly exact, and priors much narrower than
-    any network was trained on. So two mixtures `adapt` to the exact density: the network's answer,
-    and the posterior before the rows, which few rows change little. The latter is taken where it
-    diverges little from the exact posterior, otherwise the better one; where neither is good, a
-    mixture fitted to the particles of tempered SMC. For a simulator, which has no density, it is
-    the network's answer as it comes.
+    After many updates the result is accurate only if each update is nearly exact, also under priors
+    much narrower than any in training. Therefore two mixtures `adapt` to the exact density: the
+    network's answer, and the previous posterior, which few rows change little. The latter is used
+    if its divergence from the exact posterior is small, otherwise the better one of the two; if
+    neither is good, a mixture is fitted to particles of tempered SMC. For a simulator, which has no
+    density, the result is the network's answer.
 
     Args:
         model: as for `amortized.infer.infer`.
-        posterior: given the earlier rows, or any `latent_prior`; read as the prior of the new ones.
+        posterior: posterior given the earlier rows, or any `latent_prior`; the prior of the new
+            rows.
         x: inputs of the new rows, ``(*batch, n, n_features)``.
         y: their observations, ``(*batch, n)``.
-        n_draws: draws of the answer.
+        n_draws: number of draws.
         network: as for method "dt".
         seed: equal seeds give equal draws.
 
     Returns:
-        a posterior whose ``mixture`` is the next update's prior; ``diagnostics["divergence"]`` is
-        that of the mixture from the exact posterior of this update, in nats.
+        a posterior whose ``mixture`` is the prior of the next update; ``diagnostics["divergence"]``
+        is the divergence of the mixture from the exact posterior of this update, in nats.
     """
     divergence = None
     with precision(torch.float32), gradients(), seeded(seed):
@@ -103,7 +105,7 @@ def _adapted(answer: Answer) -> tuple[GaussianMixture, Float[Tensor, " batch"]]:
     prior = split_components(merge(prior, _N_COMPONENTS), _N_COMPONENTS)
     candidates = [adapt(mixture, log_density(density)) for mixture in (answer.mixture, prior)]
     of_network, of_prior = _divergences(density, candidates)
-    # The adapted prior keeps what has little mass now and may be the truth later.
+    # The adapted prior keeps regions of little mass, which later data may support.
     is_prior = of_prior <= of_network.clamp(min=_SMALL)
     chosen = [candidates[number][i] for i, number in enumerate(is_prior.long().tolist())]
     divergence = torch.where(is_prior, of_prior, of_network)
@@ -123,8 +125,8 @@ def _divergences(
 ) -> Float[Tensor, "candidates batch"]:
     r"""The divergence :math:`KL(p | q)` of each mixture q from the posterior p, in nats.
 
-    Estimated from draws of all of them, so that a mixture is told of the mass that only another one
-    has found.
+    Estimated from draws of all mixtures, so that each is also evaluated where only another one has
+    mass.
     """
     starts = [FromMixture(mixture) for mixture in candidates]
     with torch.no_grad():
@@ -139,9 +141,9 @@ def _divergences(
 
 
 def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:
-    """Mixtures fitted to particles of each dataset, adapted."""
+    """Mixtures fitted to particles of each dataset and then adapted."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what comes of it is judged
+        warnings.simplefilter("ignore")  # the result is checked afterwards
         draws = smc(density, 2000, start=FromMixture(start))
     mixtures = stacked([fit_draws(u, _N_COMPONENTS) for u in draws.u])
     return adapt(mixtures, log_density(density))
@@ -156,17 +158,17 @@ def drift(
     network: Network | None = None,
     latent_prior: Any = None,
 ) -> Float[Tensor, "*batch"]:
-    """How far updates led from the posterior of all rows at once: `symmetric_kl`, in nats.
+    """Divergence of an updated posterior from that given all rows at once, in nats.
 
-    The latter is one update of what the stream began with.
+    The latter is a single update of the initial prior; the divergence is `symmetric_kl`.
 
     Args:
         model: as for `amortized.infer.infer`.
         x: inputs of all rows, ``(*batch, n, n_features)``.
         y: their observations, ``(*batch, n)``.
-        posterior: after the update with the last of them.
+        posterior: posterior after the last update.
         network: as for method "dt".
-        latent_prior: that the stream began with; None for the program's own.
+        latent_prior: prior at the start of the stream; None for the program's own.
     """
     at_once = update(model, latent_prior, x, y, n_draws=1, network=network)
     assert posterior.mixture is not None and at_once.mixture is not None
@@ -189,12 +191,12 @@ def symmetric_kl(
 
 
 class Filtered(NamedTuple):
-    """States of a batch of series, one mixture a step.
+    """Filtered states of a batch of series, one mixture per step.
 
     Attributes:
-        predicted: given the observations before, of batch shape ``(n_series, n_steps)``.
-        filtered: given those of the step too.
-        inside_training_range: whether the network has seen such a prior and observation.
+        predicted: given the earlier observations, of batch shape ``(n_series, n_steps)``.
+        filtered: given also the observation of the step.
+        inside_training_range: whether prior and observation lie in the network's training range.
     """
 
     predicted: GaussianMixture
@@ -209,16 +211,16 @@ def filter_states(
     *,
     network: Network | None = None,
 ) -> Filtered:
-    """Filters series by one network pass a step, all series at once.
+    """Filters series with one network pass per step, for all series at once.
 
     Args:
         model: program of one observation given the state, its only latent, in real units.
         y: the observations.
-        motion: how the state begins and moves; what it says of observations is not read.
+        motion: initial distribution and transition of the state; its observation model is not used.
         network: as for method "dt".
 
     Raises:
-        ValueError: if there is no network, or the data are not those of its program.
+        ValueError: if there is no network, or the data do not match its program.
     """
     if y.ndim != 3 or not bool(y.isfinite().all()):
         raise ValueError(
@@ -240,7 +242,7 @@ def filter_states(
         posterior, inside = mixture_answer(*served, model, prior, nothing, y[:, t])
         steps.append((prior, posterior, inside))
         prior = posterior.propagate(motion.transition, offset, motion.transition_cov)
-    # The first prior has one component, later ones as many as the network answers with.
+    # The first prior has one component, later ones as many as the network returns.
     return Filtered(
         stacked([step[0] for step in steps], 1),
         stacked([step[1] for step in steps], 1),

@@ -1,4 +1,4 @@
-"""Priors of latents as Gaussian mixtures: made, reduced, drawn at random, and turned into tasks."""
+"""Priors of latents as Gaussian mixtures: fitting, reduction, random priors, and training tasks."""
 
 from amortized.latent_priors.fitting import as_mixture, fit_draws, fit_mixture, product
 from amortized.latent_priors.hyperprior import Hyperprior

@@ -1,4 +1,4 @@
-"""What a user may give as ``latent_prior`` at run time beside distributions by name."""
+"""Conversion of everything a user may pass as ``latent_prior``, except distributions by name."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ from amortized.program.density import ProgramDensity
 
 @runtime_checkable
 class Draws(Protocol):
-    """An earlier answer: weighted draws, and its mixture where it is one.
+    """An earlier answer: weighted draws, and the mixture if the answer is one.
 
     `amortized.posterior.Posterior` has these members.
     """
@@ -28,19 +28,19 @@ class Draws(Protocol):
 
 
 def is_by_name(latent_prior: Any) -> bool:
-    """Whether it is distributions by name, which are put into the program itself."""
+    """Whether it consists of distributions by name, which replace sites of the program itself."""
     return isinstance(latent_prior, Mapping) and all(
         isinstance(value, Distribution) for value in latent_prior.values()
     )
 
 
 def mixture_over_u(latent_prior: Any, density: ProgramDensity) -> GaussianMixture:
-    """A latent prior as a mixture over u, of batch shape ``()`` or ``(batch,)``.
+    """Converts a latent prior to a mixture over u, of batch shape ``()`` or ``(batch,)``.
 
     Args:
         latent_prior: a `GaussianMixture`; an earlier posterior; draws of all latents in their own
             units, ``{name: (n, *event)}``; or draws of u, ``(n, dim)``.
-        density: the program's own, which lays the latents out in u.
+        density: the program's own density, which defines the layout of u.
 
     Raises:
         ValueError: if it is none of these.
@@ -78,7 +78,7 @@ def _of_posterior(posterior: Draws, density: ProgramDensity) -> GaussianMixture:
 def _unconstrained(
     draws: Mapping[str, Tensor], density: ProgramDensity, batch_shape: torch.Size | tuple[int, ...]
 ) -> Tensor:
-    """Draws in their own units as u, ``(batch, n, dim)``."""
+    """Converts draws in their own units to u, ``(batch, n, dim)``."""
     ours = {
         name: (value if batch_shape else value.unsqueeze(1)).movedim(0, 1).to(density.y.dtype)
         for name, value in draws.items()
@@ -89,7 +89,7 @@ def _unconstrained(
     if not inside.all():
         raise ValueError(
             f"Expected draws in the supports of the program's latents, {density.supports}; got "
-            f"{int((~inside).sum())} of {inside.numel()} outside. Leave them out, or give the "
+            f"{int((~inside).sum())} of {inside.numel()} outside. Remove them, or give the "
             "program latents that may lie there."
         )
     return u

@@ -1,9 +1,9 @@
-r"""Whether the rows of a program's datasets may change places.
+r"""Checks whether the rows of a program's datasets are exchangeable.
 
-A network that reads rows as a set cannot tell :math:`(y_1, y_2)` from :math:`(y_2, y_1)`. Where a
-program has a density, it says whether that is right: at drawn latents and data the likelihood must
-not change when the rows ``(x, y)`` are permuted. A simulator is asked by draws: permuting x before
-a run, and y back after it, must not change the law of y given u.
+A network that reads rows as a set cannot distinguish :math:`(y_1, y_2)` from :math:`(y_2, y_1)`.
+For a program with a density, the check evaluates the likelihood at simulated latents and data,
+which must not change when the rows ``(x, y)`` are permuted. For a simulator the check compares
+draws: permuting x before a run, and y back after it, must not change the distribution of y given u.
 """
 
 import math
@@ -19,17 +19,17 @@ from amortized.program.simulation import ProgramSimulator
 from amortized.program.vectorised import precision
 from amortized.seeding import seeded
 
-_N_ROWS = (5, 2)  # tried in turn where a program does not say how many it has
+_N_ROWS = (5, 2)  # tried in turn if the number of rows is not known
 _N_DENSITIES, _N_RUNS = 32, 4096
-_LIMIT = 6.0  # standard errors; of hundreds of comparisons, chance passes it once in a million
+_LIMIT = 6.0  # standard errors; allows for hundreds of comparisons
 
 
 def rows_are_exchangeable(prior: ProgramPrior, n_rows: int | None = None) -> bool:
-    """Whether the order of the rows says nothing about the latents.
+    """Tests whether the order of the rows carries no information about the latents.
 
     Args:
-        prior: the program, with the inputs it is given.
-        n_rows: of each dataset; None where there may be any number.
+        prior: the program and its inputs.
+        n_rows: number of rows of each dataset; None if it varies.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -61,7 +61,7 @@ def rows_are_exchangeable(prior: ProgramPrior, n_rows: int | None = None) -> boo
 
 
 def _orders(n: int) -> Iterator[Tensor]:
-    """Permutations of rows: the first two, all reversed, and a random one."""
+    """Permutations of rows: a swap of the first two, the reversal, and a random one."""
     swapped = torch.arange(n)
     swapped[:2] = swapped[:2].flip(0)
     yield swapped
@@ -71,14 +71,14 @@ def _orders(n: int) -> Iterator[Tensor]:
 
 
 def _same_likelihood(density: ProgramDensity, u: Tensor, order: Tensor) -> bool:
-    """Whether permuted datasets have the likelihood that they had."""
+    """Whether the likelihood is the same for permuted datasets."""
     other = density.of_data(density.x[:, order], density.y[:, order])
     ours, theirs = (each.log_likelihood(u.unsqueeze(1)) for each in (density, other))
     return bool((((ours - theirs).abs() <= 1e-3 * (1 + ours.abs())) | (ours == theirs)).all())
 
 
 def _same_law(simulator: ProgramSimulator, u: Tensor, x: Tensor, order: Tensor) -> bool:
-    """Whether runs on permuted inputs, put back into order, are draws of the same law."""
+    """Whether runs on permuted inputs, restored to their order, have the same distribution."""
     y = simulator(u, x)[1]
     again = simulator(u, x[:, order])[1][:, order.argsort()]
     pooled, latents = _ranks(torch.cat([y, again])), _ranks(u)
@@ -89,7 +89,7 @@ def _same_law(simulator: ProgramSimulator, u: Tensor, x: Tensor, order: Tensor) 
 
 
 def _ranks(values: Float[Tensor, "runs n"]) -> Float[Tensor, "runs n"]:
-    """Ranks in each column between -1/2 and 1/2, equal for equal values; they have no tails."""
+    """Ranks in each column, scaled to (-1/2, 1/2), with ties averaged; robust to heavy tails."""
     columns = values.T.contiguous()
     in_order = columns.sort(-1).values
     below = torch.searchsorted(in_order, columns)
@@ -100,7 +100,7 @@ def _ranks(values: Float[Tensor, "runs n"]) -> Float[Tensor, "runs n"]:
 def _features(
     y: Float[Tensor, "runs n"], u: Float[Tensor, "runs dim"]
 ) -> Float[Tensor, "runs features"]:
-    """What tells places of rows apart: each with itself, with the latents, and with each other."""
+    """Moments that reveal a row's position: products with itself, latents and other rows."""
     with_latents = (y.unsqueeze(-1) * u.unsqueeze(1)).flatten(1)
     spread = ((y.square() - 1 / 12).unsqueeze(-1) * u.unsqueeze(1)).flatten(1)
     left, right = torch.triu_indices(y.shape[1], y.shape[1], 1)

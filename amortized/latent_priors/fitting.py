@@ -1,10 +1,10 @@
-r"""Any prior as a Gaussian mixture over the whole real line, found once and by no chance.
+r"""Deterministic fits of Gaussian mixtures in unconstrained space to arbitrary priors.
 
-A distribution with a bounded support is taken through the bijection of its support: Gamma, inverse
-gamma and log-normal through the logarithm, Beta and Uniform through the probit. In one dimension
-the density of u is laid on a grid and fitted by weighted EM, which starts from quantile blocks and
-so always ends alike; normals in u are returned as they are. Draws, and distributions in several
-dimensions, are fitted by EM on (seeded) draws.
+A distribution with a bounded support is transformed by the bijection of its support: gamma, inverse
+gamma and log-normal by the logarithm, beta and uniform by the probit. In one dimension the density
+of u is evaluated on a grid and fitted by weighted EM, initialised with blocks between quantiles, so
+that the result is reproducible; distributions that are normal in u are returned exactly. Draws, and
+distributions in several dimensions, are fitted by EM on draws with a fixed seed.
 """
 
 import math
@@ -36,11 +36,11 @@ _N_STEPS = 200
 
 
 def fit_mixture(distribution: Distribution, n_components: int = 5) -> GaussianMixture:
-    """One distribution as a mixture over u, its value in unconstrained space laid flat.
+    """Fits a mixture over u, the flattened value of one distribution in unconstrained space.
 
     Args:
-        distribution: of torch or Pyro, without batch dimensions other than independent elements.
-        n_components: components of the fit; a normal in u needs and gets one.
+        distribution: from torch or Pyro; batch dimensions must be independent elements.
+        n_components: components of the fit; a distribution that is normal in u gets one.
 
     Raises:
         ValueError: if the support has no bijection to the real line.
@@ -77,7 +77,7 @@ def fit_mixture(distribution: Distribution, n_components: int = 5) -> GaussianMi
 
 
 def product(mixtures: Sequence[GaussianMixture], n_components: int = 64) -> GaussianMixture:
-    """The mixture of independent blocks, one mixture each, merged down where it would be large."""
+    """The joint mixture of independent blocks, reduced by merging if it would become large."""
 
     def pair(a: GaussianMixture, b: GaussianMixture) -> GaussianMixture:
         log_weights = (a.log_weights.unsqueeze(-1) + b.log_weights.unsqueeze(-2)).flatten(-2)
@@ -97,13 +97,13 @@ def product(mixtures: Sequence[GaussianMixture], n_components: int = 64) -> Gaus
 def as_mixture(
     latent_prior: Any, layout: Sequence[str] | None = None, n_components: int = 5
 ) -> GaussianMixture:
-    """What a user may give as ``latent_prior`` as one mixture over u.
+    """Converts a user's ``latent_prior`` to one mixture over u.
 
     Args:
         latent_prior: a `GaussianMixture`; a distribution; a dictionary of distributions by name;
             or draws of u, ``(n, dim)``.
         layout: names of the latents in the order of u, for a dictionary.
-        n_components: of the fit to each latent, or to the draws. The product over latents has more.
+        n_components: of the fit to each latent or to the draws; the product over latents has more.
 
     Raises:
         ValueError: if it is none of these, or names other latents.
@@ -131,16 +131,16 @@ def fit_draws(
     weights: Float[Tensor, " n"] | None = None,
     n_steps: int = _N_STEPS,
 ) -> GaussianMixture:
-    """A mixture fitted to draws by EM from a start without chance: blocks of equal weight.
+    """Fits a mixture to draws by EM with a deterministic start: blocks of equal weight.
 
     Args:
-        draws: of u.
+        draws: draws of u.
         n_components: components of the mixture.
-        weights: of the draws, up to a factor.
-        n_steps: of EM; a few do where the mixture is only a proposal.
+        weights: unnormalised weights of the draws.
+        n_steps: EM steps; a few are enough for a mixture used as a proposal.
 
     Raises:
-        ValueError: if there are too few draws, or one is not finite.
+        ValueError: if there are too few draws, or one of them is not finite.
     """
     n, dim = draws.shape
     if n <= n_components * (dim + 1) or not bool(draws.isfinite().all()):
@@ -166,7 +166,9 @@ def fit_draws(
 def _blocks(z: Tensor, w: Tensor, n_components: int) -> Tensor:
     """Responsibilities of blocks of equal weight along the widest direction, ``(n, k)``."""
     along = torch.linalg.eigh((z * w.unsqueeze(-1)).T @ z).eigenvectors[:, -1]
-    along = along * along.sum().sign()  # its sign is arbitrary; the order of components is not
+    along = (
+        along * along.sum().sign()
+    )  # fixes the arbitrary sign, and with it the order of components
     order = (z @ along).argsort()
     level = torch.empty_like(w)
     level[order] = w[order].cumsum(0)
@@ -175,19 +177,19 @@ def _blocks(z: Tensor, w: Tensor, n_components: int) -> Tensor:
 
 
 def _maximise(z: Tensor, w: Tensor, shares: Tensor) -> GaussianMixture:
-    """The M step: weights, means and covariances of the draws by their shares."""
+    """The M step: weights, means and covariances of the draws, weighted by responsibilities."""
     joint = shares * w.unsqueeze(-1)  # (n, k)
     weights = joint.sum(0).clamp_min(1e-12)
     means = joint.T @ z / weights.unsqueeze(-1)
     centred = z.unsqueeze(1) - means
     covariances = torch.einsum("nk,nki,nkj->kij", joint, centred, centred)
-    # A component of few draws keeps a little of the whole's spread instead of collapsing.
+    # A component with few draws is shrunk towards the total covariance and cannot collapse.
     covariances = covariances / weights[:, None, None] + 1e-6 * torch.eye(z.shape[-1]).to(z)
     return GaussianMixture(weights.log(), means, cholesky_factor(covariances), False)
 
 
 def _normal_in_u(distribution: Distribution) -> GaussianMixture | None:
-    """Distributions that are a single normal in unconstrained space."""
+    """Mixtures for distributions that are a single normal in unconstrained space."""
     if isinstance(distribution, MultivariateNormal) and not distribution.batch_shape:
         return GaussianMixture.from_moments(distribution.mean, distribution.covariance_matrix)
     if isinstance(distribution, Normal | LogNormal):
@@ -202,7 +204,7 @@ def _normal_in_u(distribution: Distribution) -> GaussianMixture | None:
 
 
 def _element(distribution: Distribution, i: int) -> Distribution:
-    """The i-th of a batch of distributions over single numbers."""
+    """The i-th element of a batch of scalar distributions."""
     values = {
         name: value.expand(distribution.batch_shape).flatten()[i]
         for name in distribution.arg_constraints
@@ -211,7 +213,7 @@ def _element(distribution: Distribution, i: int) -> Distribution:
     }
     if not values:
         raise ValueError(
-            f"Expected the elements of {distribution} one by one; give a dictionary of scalar "
+            f"Expected the elements of {distribution} separately; give a dictionary of scalar "
             "distributions, or draws."
         )
     family: Any = type(distribution)
@@ -219,7 +221,7 @@ def _element(distribution: Distribution, i: int) -> Distribution:
 
 
 def _parameters(distribution: Distribution) -> tuple[Any, ...]:
-    """What tells one member of a family from another, as a key of the cache."""
+    """The parameters that identify a member of a family, as a cache key."""
     names = sorted(distribution.arg_constraints)
     values = [getattr(distribution, name, None) for name in names]
     if not names or any(isinstance(v, Tensor) and v.numel() > 1 or v is None for v in values):
@@ -228,7 +230,7 @@ def _parameters(distribution: Distribution) -> tuple[Any, ...]:
 
 
 class _Keyed:
-    """A distribution that equals another of the same family and parameters."""
+    """A distribution that compares equal to another of the same family and parameters."""
 
     def __init__(self, distribution: Distribution, key: tuple[Any, ...]) -> None:
         self.distribution, self.key = distribution, key
@@ -249,7 +251,7 @@ def _fit_density(
 
 @lru_cache(maxsize=1024)
 def _cached_fit(keyed: _Keyed, n_components: int) -> GaussianMixture:
-    """EM on a grid of u with the density as weights."""
+    """Weighted EM on a grid of u, with the density as weights."""
     distribution = keyed.distribution
     bijection = bijection_to(support_of(distribution))
     with seeded(0):
@@ -265,7 +267,7 @@ def _cached_fit(keyed: _Keyed, n_components: int) -> GaussianMixture:
 
 
 def stacked(mixtures: Sequence[GaussianMixture], dim: int = 0) -> GaussianMixture:
-    """Mixtures side by side in a new batch dimension; the smaller ones get empty components.
+    """Stacks mixtures along a new batch dimension; smaller ones are padded with empty components.
 
     Example:
         >>> import torch
@@ -276,7 +278,7 @@ def stacked(mixtures: Sequence[GaussianMixture], dim: int = 0) -> GaussianMixtur
     k = max(mixture.n_components for mixture in mixtures)
 
     def filled(tensor: Tensor, axis: int, value: float | None = None) -> Tensor:
-        """With the missing components added, of some value or copies of the first."""
+        """Pads components with a constant, or with copies of the first."""
         first = tensor.narrow(axis, 0, 1)
         more = first if value is None else torch.full_like(first, value)
         return torch.cat((tensor, *[more] * (k - tensor.shape[axis])), axis)

@@ -1,13 +1,13 @@
-r"""Distributions over latent priors: the conditioning priors of Distribution Transformers.
+r"""Hyperpriors: distributions over the priors that Distribution Transformers are conditioned on.
 
-A draw has K components, K uniform on 1..k_max, with weights Dirichlet(1, ..., 1) and
+A draw is a mixture of K components, K uniform on 1..k_max, with weights Dirichlet(1, ..., 1) and
 
 .. math:: \mu_k \sim N(0, 2^2 I), \quad \log \sigma_{kj} \sim U(\log 0.1, \log 3), \quad
     \mathrm{corr}_k \sim LKJ(2),
 
-in units of a location and a scale for each latent. A share of the draws is flat (one very wide
-normal), a share nearly a point, and a share the program's own prior. A Wishart law of the
-precision is avoided: its heavy tails would be most of the training.
+in units of a location and a scale for each latent. A share of the draws is nearly flat (one very
+wide normal), a share nearly a point mass, and a share the program's own prior. A Wishart
+distribution of the precision is not used, because its heavy tails would dominate the training.
 """
 
 from dataclasses import dataclass, fields
@@ -27,15 +27,15 @@ class Hyperprior:
     """A distribution over Gaussian-mixture priors.
 
     Attributes:
-        n_components: k_max, most components of a prior.
-        location_sd: of the components' means, in units of the scale.
-        sd: least and largest standard deviation of a component, log-uniform between.
-        correlation: concentration of the LKJ law; above 1 prefers weak correlations.
+        n_components: k_max, largest number of components of a prior.
+        location_sd: standard deviation of the components' means, in units of the scale.
+        sd: smallest and largest standard deviation of a component, log-uniform in between.
+        correlation: concentration of the LKJ distribution; above 1 favours weak correlations.
         flat: share of priors that are one wide normal.
-        flat_sd: its least and largest standard deviation.
+        flat_sd: its smallest and largest standard deviation.
         point: share of priors that are one very narrow normal.
-        point_sd: its least and largest standard deviation.
-        own: share of priors that are the program's own, where there is one.
+        point_sd: its smallest and largest standard deviation.
+        own: share of priors that are the program's own prior, if it has one.
 
     Example:
         >>> import torch
@@ -78,7 +78,7 @@ class Hyperprior:
         Args:
             location: centre of the latents, in unconstrained space.
             scale: unit of each latent there.
-            n: how many.
+            n: number of priors.
             own: the program's own prior over u.
         """
         k, dim = self.n_components, len(location)
@@ -89,7 +89,7 @@ class Hyperprior:
         special = kind < self.flat + self.point
         number = torch.where(special.unsqueeze(-1), 1, number)
         there = torch.arange(k, device=device) < number
-        # Normalised exponentials are Dirichlet(1, ..., 1) over the components that are there.
+        # Normalised exponentials are Dirichlet(1, ..., 1) over the components that are present.
         log_weights = torch.empty(n, k, device=device).exponential_().log()
         log_weights = log_weights.masked_fill(~there, -torch.inf)
         means = self.location_sd * torch.randn(shape, device=device)
@@ -115,14 +115,14 @@ class Hyperprior:
             return torch.ones(*shape, 1, device=device)
         concentration = torch.tensor(self.correlation, device=device)
         factors = draw(LKJCholesky(shape[-1], concentration, validate_args=False), shape[:2])
-        # A normal draw of exactly 0 has no direction: one factor in some ten million is NaN.
+        # A normal draw of exactly 0 has no direction; about one factor in ten million would be NaN.
         usable = factors.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
         return torch.where(usable, factors, torch.eye(shape[-1], device=device))
 
     def _some_own(
         self, drawn: GaussianMixture, own: GaussianMixture, where: Tensor
     ) -> GaussianMixture:
-        """The draws with the program's own prior in some places."""
+        """Replaces a random share of the draws by the program's own prior."""
         own = merge(own, self.n_components).to(drawn.means.dtype).to(drawn.means.device)
         missing = self.n_components - own.n_components
         log_weights = torch.nn.functional.pad(own.log_weights, (0, missing), value=-torch.inf)

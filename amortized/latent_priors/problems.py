@@ -1,7 +1,7 @@
 """The inference problems that Distribution Transformers are trained on, one table entry each.
 
-An entry holds all there is to say of a problem: the text of its card, the program, the hyperprior
-of its tasks, and the recipe of its network as plain data. To add a problem, add an entry.
+An entry contains the text of the card, the program, the hyperprior of the tasks, and the training
+recipe as plain data. To add a problem, add an entry.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,19 +35,20 @@ class Problem:
     """A program, the latent priors it is to be solved under, and how its network is trained.
 
     Attributes:
-        about: one or two sentences for the card of the network.
-        program: makes the program; the network learns its likelihood.
-        n_context: fewest and most rows of a dataset.
-        n_steps: of training.
+        about: one or two sentences for the network's card.
+        program: builds the program whose likelihood the network learns.
+        n_context: smallest and largest number of rows of a dataset.
+        n_steps: number of training steps.
         n_latents: unconstrained coordinates of the latents.
-        hyperprior: of the latent priors.
+        hyperprior: distribution of the latent priors.
         location: centre of the hyperprior, one number per coordinate; None for the mean of the
             program's own prior.
-        scale: its unit; None for half the standard deviation of the program's own prior.
+        scale: unit of the hyperprior; None for half the standard deviation of the program's own
+            prior.
         network: fields of `DistributionTransformerConfig` that differ from the defaults.
         training: fields of `TrainingConfig` that differ from those of all problems.
-        n_reference: number of tasks whose exact posterior the card compares with, by quadrature;
-            0 where there are too many latents for quadrature.
+        n_reference: number of tasks for which the card compares with the exact posterior by
+            quadrature; 0 if there are too many latents for quadrature.
     """
 
     about: str
@@ -63,7 +64,7 @@ class Problem:
     n_reference: int = 500
 
     def tasks(self) -> LatentTasks:
-        """The tasks that a network for this problem is trained on."""
+        """The tasks on which a network for this problem is trained."""
         location, scale = (
             None if numbers is None else torch.tensor(numbers)
             for numbers in (self.location, self.scale)
@@ -71,8 +72,8 @@ class Problem:
         return LatentTasks(self.program(), self.hyperprior, location=location, scale=scale)
 
 
-# For latents in an interval: a uniform prior is the standard normal in unconstrained space, and a
-# wider or more distant prior has its mass at the ends of the interval.
+# For latents in an interval, a uniform prior is the standard normal in unconstrained space, and a
+# wider or more distant prior puts its mass at the ends of the interval.
 _INTERVAL: dict[str, Any] = {
     "hyperprior": Hyperprior(
         location_sd=1.0, sd=(0.1, 1.2), flat=0.25, flat_sd=(0.9, 1.3), own=0.3
@@ -82,8 +83,8 @@ _INTERVAL: dict[str, Any] = {
     "scale": (1.0, 1.0),
 }
 
-# Where the likelihood summary is sufficient the network need not read rows (`reads_rows=False`),
-# and a step costs the same for any number of rows.
+# If the likelihood summary is sufficient, the network need not read rows (`reads_rows=False`), and
+# the cost of a step does not depend on the number of rows.
 PROBLEMS: Mapping[str, Problem] = {
     "dt-mean": Problem(
         "The mean of a normal distribution with standard deviation 1, from one observation.",
@@ -197,10 +198,10 @@ PROBLEMS: Mapping[str, Problem] = {
 
 
 def named_tasks(name: str) -> LatentTasks:
-    """The tasks of the problem with that name.
+    """The tasks of the named problem.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if no problem has that name.
 
     Example:
         >>> named_tasks("dt-normal").names
@@ -213,13 +214,14 @@ def named_tasks(name: str) -> LatentTasks:
 
 
 class Embedding(NamedTuple):
-    """How a model's inputs and latents correspond to those of a problem, which may have more.
+    """How the inputs and latents of a model map to those of a problem, which may have more.
 
     Attributes:
-        name: of the problem.
-        coordinates: the coordinates of the problem's u that are the model's u, in its order.
+        name: name of the problem.
+        coordinates: the coordinates of the problem's u that are the model's u, in the model's
+            order.
         inputs: maps the model's inputs to those of the problem.
-        scales: factors from the model's u to those of the problem; empty for ones.
+        scales: factors from the model's u to those of the problem; empty if all are 1.
     """
 
     name: str
@@ -229,11 +231,11 @@ class Embedding(NamedTuple):
 
 
 def embedding_of(model: Any) -> Embedding | None:
-    """The problem whose likelihood is a model's; None if there is none.
+    """Finds the problem with the same likelihood as a model; None if there is none.
 
-    The model's own prior does not matter, since networks are conditioned on the latent prior. A
-    linear or logistic model with fewer coefficients than the problem uses the first ones, with the
-    intercept as an input that is always 1 and zeros for the remaining inputs.
+    The model's own prior does not matter, because networks are conditioned on the latent prior. A
+    linear or logistic model with fewer coefficients than the problem uses the first ones; the
+    intercept becomes an input that is always 1, and the remaining inputs are 0.
 
     Example:
         >>> embedding_of(LinearModelPrior(2))[:2]
@@ -248,7 +250,7 @@ def embedding_of(model: Any) -> Embedding | None:
         embedding = _embedding_of_regression(linear)
         if embedding is None:
             return None
-        # Its first latent is the variance, and log noise is half of the log variance.
+        # Its first latent is the variance, so log noise is half of the log variance.
         *weights, noise = embedding.coordinates
         halves = (0.5, *(1.0 for _ in weights))
         return embedding._replace(coordinates=(noise, *weights), scales=halves)
@@ -276,7 +278,7 @@ def _embedding_of_regression(model: LinearModelPrior | LogisticModelPrior) -> Em
 
 
 def _likelihood(model: Any) -> Any:
-    """A value that is equal for two programs with the same likelihood."""
+    """A key that is equal for two programs with the same likelihood."""
     if not isinstance(model, GaussianProcessPrior):
         return type(model), getattr(model, "noise", None)
     known = {

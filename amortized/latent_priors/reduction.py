@@ -1,7 +1,7 @@
-r"""Fewer or more components for the same mixture, mean and covariance kept exactly.
+r"""Merging and splitting of mixture components with the mean and covariance preserved exactly.
 
-*Merge* joins, again and again, the two components whose union by moments costs the least by
-Runnalls' bound on the Kullback-Leibler divergence,
+*Merge* repeatedly replaces the pair of components with the smallest Runnalls bound on the
+Kullback-Leibler divergence by one component with the pair's moments,
 
 .. math:: B_{ij} = \tfrac12 [(w_i + w_j) \log|S_{ij}| - w_i \log|S_i| - w_j \log|S_j|].
 
@@ -9,9 +9,9 @@ Runnalls' bound on the Kullback-Leibler divergence,
 
 .. math:: N(\mu \pm a v, S - a^2 v v^\top), \quad v = S e_j / \sqrt{S_{jj}}, \quad a^2 = 1 - r^2,
 
-along the coordinate j of the largest spread; :math:`v v^\top \le S`, so what is left is a
-covariance for every a < 1. Two equal tokens stay equal through every layer of a transformer: only
-by this split can a normal prior become a posterior with several modes.
+along the coordinate j with the largest spread; :math:`v v^\top \le S`, so the remaining matrix is a
+covariance for every a < 1. Identical tokens stay identical through every layer of a transformer, so
+without this split a normal prior could not lead to a posterior with several modes.
 
 References:
     | Kullback-Leibler Approach to Gaussian Mixture Reduction (Runnalls, 2007)
@@ -25,11 +25,11 @@ from torch import Tensor
 from amortized.cholesky import cholesky_factor
 from amortized.gaussian_mixture import GaussianMixture
 
-_LIGHT = 1e-12  # a component of less weight is as good as absent
+_LIGHT = 1e-12  # components below this weight are treated as absent
 
 
 def merge(mixture: GaussianMixture, n_components: int) -> GaussianMixture:
-    """The mixture reduced to ``n_components``; unchanged where it has no more than that.
+    """Reduces a mixture to ``n_components``; unchanged if it has no more than that.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ def merge(mixture: GaussianMixture, n_components: int) -> GaussianMixture:
 
 
 def _merge_two(weights: Tensor, means: Tensor, covariances: Tensor) -> tuple[Tensor, ...]:
-    """One merge in every member of the batch."""
+    """Merges one pair in every member of the batch."""
     k = weights.shape[-1]
     first, second = torch.triu_indices(k, k, 1, device=weights.device)
     pair_w, pair_mean, pair_cov = _union(
@@ -74,7 +74,7 @@ def _merge_two(weights: Tensor, means: Tensor, covariances: Tensor) -> tuple[Ten
 def _union(
     w_a: Tensor, mean_a: Tensor, cov_a: Tensor, w_b: Tensor, mean_b: Tensor, cov_b: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weight, mean and covariance of two components taken together."""
+    """Weight, mean and covariance of the union of two components."""
     weight = w_a + w_b
     share = (w_a / weight.clamp_min(1e-300)).unsqueeze(-1)
     mean = share * mean_a + (1 - share) * mean_b
@@ -86,14 +86,14 @@ def _union(
 def split_components(
     mixture: GaussianMixture, n_components: int, remaining: float = 0.9
 ) -> GaussianMixture:
-    """The mixture with ``n_components`` distinct components, of the same mean and covariance.
+    """Expands a mixture to ``n_components`` distinct components with equal mean and covariance.
 
-    Components without weight are filled too, and copies of another component are joined first.
+    Components of weight zero are replaced as well, and identical components are joined first.
 
     Args:
-        mixture: of ``n_components`` or fewer.
-        n_components: how many are wanted.
-        remaining: r, the halves' share of the standard deviation along the split.
+        mixture: with at most ``n_components`` components.
+        n_components: number of components required.
+        remaining: r, the ratio of the halves' standard deviation to the original along the split.
 
     Example:
         >>> import torch
@@ -125,9 +125,9 @@ def split_components(
 
 
 def _without_copies(log_w: Tensor, means: Tensor, factors: Tensor) -> Tensor:
-    """Log weights with all the weight of equal components on the first of them."""
+    """Log weights with the total weight of identical components on the first of them."""
     flat = torch.cat([means, factors.flatten(-2)], -1)
-    # Where nothing is equal, as nearly always, one comparison of the first coordinates says so.
+    # In nearly all cases nothing is equal, which comparing first coordinates detects cheaply.
     order = flat[..., 0].sort(-1).values
     if not bool((order.diff(dim=-1) == 0).any()):
         return log_w
@@ -140,9 +140,9 @@ def _without_copies(log_w: Tensor, means: Tensor, factors: Tensor) -> Tensor:
 def _split_one(
     log_w: Tensor, means: Tensor, factors: Tensor, empty: Tensor, remaining: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Splits the heaviest component into the first empty place, in members that have one."""
+    """Splits the heaviest component into the first empty slot, in members that have one."""
     rows = empty.any(-1).nonzero().squeeze(-1)
-    # Among equal weights the place of the mean decides, not the order that components came in.
+    # Ties are broken by the location of the mean, not by the order of the components.
     rank = means[rows, :, 0].argsort(-1).argsort(-1)
     heavy = (log_w[rows] + 1e-9 * rank).argmax(-1)
     place = empty[rows].int().argmax(-1)
@@ -167,7 +167,7 @@ def _check(n_components: int) -> None:
 
 
 def _flat(mixture: GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:
-    """Log weights, means and covariances in float64 with one batch dimension."""
+    """Log weights, means and covariances in float64, with one batch dimension."""
     k, dim = mixture.n_components, mixture.dim
     factors = mixture.scale_tril.double().reshape(-1, k, dim, dim)
     log_weights = mixture.log_weights.double().reshape(-1, k)
@@ -177,7 +177,7 @@ def _flat(mixture: GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:
 def _mixture_like(
     mixture: GaussianMixture, log_w: Tensor, means: Tensor, factors: Tensor
 ) -> GaussianMixture:
-    """A mixture with the batch shape and precision of another."""
+    """A mixture with the batch shape and dtype of another."""
     shape, dtype = mixture.batch_shape, mixture.means.dtype
     log_w, means, factors = (
         t.reshape(*shape, *t.shape[1:]).to(dtype) for t in (log_w, means, factors)

@@ -1,9 +1,9 @@
-r"""The density of a program under another prior of its latents, a mixture given at run time.
+r"""The density of a program with its latents' prior replaced by a mixture given at run time.
 
 .. math:: \log p_\phi(u) + \log p(y \mid b(u), x)
 
-The likelihood is the program's, the prior any Gaussian mixture for each dataset. Every sampler
-takes it like the program's own density.
+The likelihood is that of the program; the prior is any Gaussian mixture, common or one per dataset.
+Samplers use this density in the same way as the program's own.
 """
 
 import torch
@@ -18,14 +18,14 @@ class LatentPriorDensity(ProgramDensity):
     """A program's density with its latents' prior replaced.
 
     Args:
-        density: the program's own.
-        latent_prior: over u, one mixture for all datasets or one for each.
+        density: the program's own density.
+        latent_prior: prior over u, one mixture for all datasets or one for each.
 
     Attributes:
-        latent_prior: of batch shape ``(batch,)``, in the data's precision.
+        latent_prior: of batch shape ``(batch,)``, in the dtype of the data.
 
     Raises:
-        ValueError: if the mixture has other dimensions or another batch.
+        ValueError: if the mixture's dimension or batch does not match.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -54,7 +54,7 @@ class LatentPriorDensity(ProgramDensity):
         self.latent_prior = latent_prior.to(density.y.dtype).to(density.y.device).expand(shape)
 
     def take(self, index: Tensor) -> "LatentPriorDensity":
-        """The density of the chosen datasets alone."""
+        """The density restricted to the chosen datasets."""
         chosen = object.__new__(LatentPriorDensity)
         chosen.__dict__.update(super().take(index).__dict__)
         chosen.latent_prior = self.latent_prior[index]
@@ -63,20 +63,20 @@ class LatentPriorDensity(ProgramDensity):
     def log_prior_and_likelihood(
         self, u: Float[Tensor, "batch particles dim"]
     ) -> tuple[Float[Tensor, "batch particles"], Float[Tensor, "batch particles"]]:
-        """Log density of the latent prior, and log likelihood."""
+        """Log density of the latent prior, and the log likelihood."""
         _, log_likelihood = super().log_prior_and_likelihood(u)
         return self.latent_prior.log_prob(u.transpose(0, 1)).T, log_likelihood
 
     def log_density_of_one(self, u: Float[Tensor, " dim"]) -> Float[Tensor, ""]:
-        """Log posterior density of one point for the first dataset."""
+        """Log posterior density at one point for the first dataset."""
         return self.log_density(u.reshape(1, 1, -1).expand(self.n_datasets, 1, -1))[0, 0]
 
     def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
-        """Draws u from the latent prior with torch's global generator."""
+        """Draws u from the latent prior, with torch's global generator."""
         return self.latent_prior.sample((n_particles,)).transpose(0, 1)
 
     def prior_lots(self, n_lots: int, n_each: int) -> Float[Tensor, "batch lots each dim"]:
-        """Draws of every component, which may each lead to a mode of its own: a lot is one's."""
+        """Draws from each component separately, because each may lead to a mode of its own."""
         prior = self.latent_prior
         noise = torch.randn(*prior.means.shape[:2], n_each, prior.dim, dtype=prior.means.dtype)
         return prior.means.unsqueeze(2) + noise @ prior.scale_tril.mT

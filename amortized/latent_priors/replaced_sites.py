@@ -1,4 +1,4 @@
-"""Gives a program another prior over its latents, at run time."""
+"""Replaces the prior at latent sites of a program at run time."""
 
 from collections.abc import Mapping
 from copy import copy
@@ -34,7 +34,7 @@ class _Replace(Messenger):
 
 
 def callable_in_pyro(distribution: Distribution) -> Distribution:
-    """A torch distribution as one of Pyro's, which a sample site can call.
+    """Converts a torch distribution to one of Pyro's, which a sample site can call.
 
     Example:
         >>> from torch.distributions import Normal
@@ -50,9 +50,9 @@ def callable_in_pyro(distribution: Distribution) -> Distribution:
 
 
 def _in_precision(part: Any, dtype: torch.dtype) -> Any:
-    """A distribution or a part of one with its numbers in the data's precision.
+    """Converts the numbers in a distribution, or a part of one, to the dtype of the data.
 
-    A user writes ``Normal(0.0, 1.0)``, which is float32; a matrix product takes no two precisions.
+    A user's ``Normal(0.0, 1.0)`` is float32, and matrix products do not accept mixed dtypes.
     """
     if isinstance(part, Tensor):
         return part.to(dtype) if part.is_floating_point() else part
@@ -64,14 +64,14 @@ def _in_precision(part: Any, dtype: torch.dtype) -> Any:
         return _in_precision(part.inv, dtype).inv
     ours = copy(part)
     if isinstance(ours, Transform):
-        ours._inv = None  # made when asked for; the old one leads back to the old transform
+        ours._inv = None  # a cached inverse would refer to the old transform
     vars(ours).update({name: _in_precision(each, dtype) for name, each in vars(ours).items()})
     return ours
 
 
 @dataclass(frozen=True)
 class _WithLatentPrior:
-    """The program of `with_latent_prior`; a class, so that it pickles."""
+    """The program returned by `with_latent_prior`; a class, so that it can be pickled."""
 
     program: Program
     latent_prior: Mapping[str, Distribution]
@@ -88,11 +88,11 @@ class _WithLatentPrior:
 
 
 def with_latent_prior(model: Program, latent_prior: Mapping[str, Distribution]) -> Program:
-    """The same program with other distributions at some of its latent sites.
+    """Returns the program with other distributions at some of its latent sites.
 
     Args:
         model: a Pyro program ``model(x, y=None)``.
-        latent_prior: distributions by name of the latent; each is expanded to the latent's shape.
+        latent_prior: distributions by latent name; each is expanded to the latent's shape.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist

@@ -1,10 +1,10 @@
-r"""Tasks for a network conditioned on the latent prior: a prior, latents from it, data from them.
+r"""Training tasks for networks conditioned on the latent prior: a prior, latents, and data.
 
 .. math:: \phi \sim \mathrm{hyperprior}, \quad u \sim p_\phi, \quad y \sim p(y \mid b(u), x)
 
-Any Pyro program with continuous latents can be used, also a simulator whose observation has no
-density. Only the program's likelihood enters the tasks; its own prior sets the units of the
-latents, and is one of the priors drawn.
+Any Pyro program with continuous latents can be used, including a simulator whose observation has no
+density. Only the program's likelihood enters the tasks; its own prior sets the units of the latents
+and is one of the priors drawn.
 """
 
 import math
@@ -28,24 +28,24 @@ from amortized.program.vectorised import precision
 from amortized.seeding import seeded
 
 _N_DRAWS = 4096
-_ROUNDING = 0.01  # nats of curvature over the last digit of the answers
+_ROUNDING = 0.01  # nats of log-likelihood curvature over the last digit of the targets
 
 
 @dataclass(frozen=True)
 class LatentTaskBatch:
-    """A batch of inference tasks: a network's inputs, and the latents to be inferred.
+    """A batch of inference tasks: inputs of a network, and the latents to be inferred.
 
     Attributes:
-        latent_prior: over u, one mixture for each task.
-        u: the latents in unconstrained space, drawn from it; no network may read them.
+        latent_prior: prior over u, one mixture per task.
+        u: the latents in unconstrained space, drawn from the prior; networks must not read them.
         observations: rows of each observed channel, ``{name: (batch, rows, width)}``.
-        masks: False marks rows that do not exist, ``{name: (batch, rows)}``.
+        masks: False marks padding rows, ``{name: (batch, rows)}``.
         sketch: the likelihood summary, if the program has one.
-        density: the program's for these observations, where u are posterior draws under it; no
-            network may read it, but a loss may.
+        density: the program's density for these observations, if u are posterior draws under it;
+            networks must not read it, but a loss may.
 
     Raises:
-        ValueError: if the parts do not have the same batch.
+        ValueError: if the parts differ in their batch.
     """
 
     latent_prior: GaussianMixture
@@ -87,23 +87,23 @@ class LatentTaskBatch:
 def posterior_draws(
     answer: GaussianMixture, batch: LatentTaskBatch, n_draws: int
 ) -> tuple[Float[Tensor, "draws batch dim"], Float[Tensor, "draws batch"]]:
-    r"""Weighted draws whose weighted mean is, in expectation, the mean over the exact posterior.
+    r"""Weighted draws whose weighted mean is unbiased for the exact posterior mean.
 
-    The latents of a task are one draw of its posterior p. Draws of an answer q join it, each with
-    its importance weight,
+    The latents of a task are one draw from its posterior p. They are combined with draws from an
+    approximation q, each with its importance weight,
 
     .. math:: w_k = p(u_k, D) / q(u_k), \quad \bar w_k = w_k / \textstyle\sum_j w_j.
 
-    Choosing one of them all by weight leaves p invariant, so :math:`E \sum_k \bar w_k f(u_k) =
-    E_p f` whatever q is. Where q is far off, the one true draw has all the weight.
+    Choosing one of all these draws by weight leaves p invariant, so :math:`E \sum_k \bar w_k f(u_k)
+    = E_p f` for any q. If q is a poor approximation, the one exact draw has nearly all the weight.
 
     Args:
         answer: q, of batch shape ``(batch,)``.
         batch: tasks with a density.
-        n_draws: of q; the task's own latents come first, before them.
+        n_draws: number of draws from q; the task's own latents precede them.
 
     Returns:
-        the draws and their log weights; a task without usable data has its own latents alone.
+        the draws and their log weights; for a task without usable data its own latents only.
 
     References:
         | Uniform Ergodicity of the Iterated Conditional SMC and Geometric Ergodicity of Particle
@@ -123,27 +123,27 @@ def posterior_draws(
 
 
 class LatentTasks:
-    """Draws inference tasks of a program under latent priors of a hyperprior.
+    """Draws inference tasks of a program under latent priors from a hyperprior.
 
-    The one channel, "data", has rows ``(x, y)``. A program may offer ``sketch(x, y, mask)``, a
-    `LikelihoodSummary`, which is then part of every task; and ``ordered = n``, which says that a
-    dataset is always the same n rows, such as a series, and is to be read in their order.
+    The only channel, "data", has rows ``(x, y)``. If a program defines ``sketch(x, y, mask)``,
+    which returns a `LikelihoodSummary`, the summary is part of every task. If it defines ``ordered
+    = n``, a dataset always has the same n rows, such as a time series, which are read in order.
 
     Args:
-        prior: the program, with the inputs it is given.
-        hyperprior: of the latent priors.
-        location: centre of the latents in unconstrained space; None takes the mean of the
+        prior: the program and its inputs.
+        hyperprior: distribution of the latent priors.
+        location: centre of the latents in unconstrained space; None uses the mean of the
             program's own prior.
-        scale: their unit there; None takes half the standard deviation of the program's own
-            prior, so that the hyperprior covers about two such deviations to each side.
-        wrong_prior: share of tasks whose latents come from a prior five times as wide as the
-            network's input, which teaches it to discount a prior that the data contradict.
+        scale: unit of the latents there; None uses half the standard deviation of the program's
+            own prior, so that the hyperprior covers about two of these on each side.
+        wrong_prior: share of tasks whose latents come from a prior five times as wide as the one
+            the network sees, which teaches it to discount a prior that the data contradict.
         n_rows: number of rows of every dataset; None if it varies. It becomes ``ordered`` if the
             program's rows are not exchangeable.
 
     Raises:
-        ValueError: if the prior or a number is not as above, or if the order of the rows matters
-            and their number is not known.
+        ValueError: if an argument is invalid, or if the order of the rows matters and their
+            number is not known.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -202,7 +202,7 @@ class LatentTasks:
 
     @cached_property
     def row_moments(self) -> tuple[Tensor, Tensor]:
-        """Median and spread of the columns of a row ``(x, y)``, to bring networks' inputs to 1."""
+        """Median and spread of the columns of a row ``(x, y)``, used to standardise inputs."""
         batch = self.sample(_N_DRAWS, self.ordered or 2, seed=0)
         rows = batch.observations["data"]
         rows = rows.flatten(0, 1) if not self.ordered else rows
@@ -211,11 +211,11 @@ class LatentTasks:
 
     @cached_property
     def reach(self) -> tuple[float, float, float, float]:
-        """How far tasks go: beyond, a network has seen nothing like it.
+        """The training range of the tasks.
 
         Returns:
-            the farthest mean, and the least and the largest standard deviation of a latent prior,
-            in units of the location and the scale; and the largest number of a row, in units of
+            the most distant mean and the smallest and largest standard deviation of a latent prior,
+            in units of the location and the scale; and the largest number in a row, in units of
             `row_moments`.
         """
         batch = self.sample(_N_DRAWS, self.ordered or 2, seed=1)
@@ -229,7 +229,7 @@ class LatentTasks:
 
     @cached_property
     def n_sketch(self) -> int:
-        """Rows of the program's likelihood summary; 0 if it has none."""
+        """Number of rows of the program's likelihood summary; 0 if it has none."""
         sketch = self.sample(2, self.ordered or 2, seed=0).sketch
         return 0 if sketch is None else sketch.value.shape[-1]
 
@@ -242,14 +242,14 @@ class LatentTasks:
         seed: int,
         device: torch.device | str = "cpu",
     ) -> LatentTaskBatch:
-        """Draw tasks; the result depends on the arguments alone.
+        """Draws tasks; the result depends on the arguments only.
 
         Args:
             n_tasks: tasks in the batch.
             n_context: rows of each dataset.
-            n_query: not used: the question is the latents.
+            n_query: ignored: the latents are to be inferred, not queries.
             seed: equal seeds give equal tasks on the same kind of device.
-            device: where the tasks are drawn and returned.
+            device: device on which the tasks are drawn and returned.
         """
         if self.ordered and n_context != self.ordered:
             raise ValueError(f"Expected n_context = {self.ordered}; got {n_context}.")
@@ -269,7 +269,7 @@ class LatentTasks:
 
     @cached_property
     def _density(self) -> ProgramDensity | None:
-        """The program's; None for a simulator, and where latents come from a wrong prior."""
+        """The program's density; None for a simulator, or if latents come from a wrong prior."""
         if self.wrong_prior:
             return None
         x = self.prior._inputs(1, self.ordered or 2)
@@ -278,11 +278,11 @@ class LatentTasks:
         return None if density.is_simulator else density
 
     def _resolved(self, u: Tensor, x: Tensor, y: Tensor) -> Bool[Tensor, "batch n"]:
-        """Whether answers rounded to float32 still are data of these latents.
+        """Whether targets rounded to float32 are still consistent with these latents.
 
-        Of a noise below the rounding of its answers they are not. The curvature of the log
-        likelihood over the last digit says so whatever the residuals are (for n answers with
-        normal noise it is n times the squared ratio of digit and noise). Counts are not rounded.
+        They are not if the noise is below rounding error. The test is the curvature of the log
+        likelihood over the last digit, which does not depend on the residuals: for n targets with
+        normal noise it is n times the squared ratio of digit to noise. Counts are not rounded.
         """
         usable = y[y.isfinite()]
         if self._density is None or bool((usable == usable.round()).all()):
@@ -293,7 +293,7 @@ class LatentTasks:
             self._density.of_data(x, answers).log_likelihood(u)
             for answers in (y - digit, y, y + digit)
         )
-        # At an end of the support one neighbour is impossible and says nothing of the curvature.
+        # At the boundary of the support one neighbour is impossible and gives no curvature.
         below, above = (torch.where(each.isfinite(), each, at) for each in (below, above))
         return ((below + above - 2 * at).abs() <= _ROUNDING).expand_as(y)
 
@@ -315,9 +315,9 @@ class LatentTasks:
         y: Float[Tensor, "batch n"],
         mask: Bool[Tensor, "batch n"] | None = None,
     ) -> LatentTaskBatch:
-        """A batch from data, drawn or real; u may be anything where it is not known."""
+        """Builds a batch from data, simulated or real; u is arbitrary if it is not known."""
         mask = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
-        # Far out in a wide prior a program may overflow: such a dataset is given as not observed.
+        # A program may overflow far out in a wide prior: such a dataset counts as unobserved.
         usable = y.where(mask, 0.0).isfinite().all(-1, keepdim=True)
         mask, y = mask & usable, y.where(mask & usable, 0.0)
         make: Callable[..., LikelihoodSummary] | None = getattr(self.prior, "sketch", None)
@@ -327,16 +327,16 @@ class LatentTasks:
 
 
 def _ordered(prior: ProgramPrior, n_rows: int | None) -> int:
-    """Number of rows where they are to be read in order; 0 where they are a set."""
+    """Number of rows if they are to be read in order; 0 if they form a set."""
     if hasattr(prior, "ordered"):
         return int(prior.ordered)
     if rows_are_exchangeable(prior, n_rows):
         return 0
     if n_rows is None:
         raise ValueError(
-            "Expected rows whose order says nothing, or always the same number of them; got a "
-            "program whose rows may not change places. Train with n_context=(n, n), or set ordered "
-            "= n on the prior, and the n rows are read in order; or make their places a feature of "
-            "x. ordered = 0 on the prior drops the order all the same."
+            "Expected exchangeable rows, or a fixed number of them; got a program whose rows are "
+            "not exchangeable. Train with n_context=(n, n) or set ordered = n on the prior, and "
+            "the n rows are read in order; or include the position as a feature in x. Set "
+            "ordered = 0 on the prior to ignore the order."
         )
     return n_rows

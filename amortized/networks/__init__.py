@@ -1,4 +1,4 @@
-"""Networks: each is a module whose forward returns a distribution."""
+"""Networks: modules whose forward pass returns a distribution."""
 
 from amortized.networks.catalogue import NETWORKS, new_network
 from amortized.networks.distribution_transformer import DistributionTransformer

@@ -1,9 +1,8 @@
-"""The one block of every network: pre-norm attention to a context, then a gated MLP.
+"""The transformer block of every network: pre-norm attention to a context, then a gated MLP.
 
-The rows of a block attend to keys and values that may come from anywhere: from the rows
-themselves (context to context), from another set (query to context, components to data), or from
-a cache that was filled earlier. Output projections start at zero, so a new network is the
-identity and depth does not hurt at the start.
+The rows of a block attend to keys and values from the rows themselves (context to context), from
+another set (query to context, components to data), or from a cache. Output projections start at
+zero, so a new network is the identity and depth does not slow down the start of training.
 """
 
 from jaxtyping import Bool, Float
@@ -17,7 +16,7 @@ _ALL = slice(None)
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose keys and values can be computed once and kept.
+    """Multi-head attention whose keys and values can be computed once and cached.
 
     Args:
         d_model: width of a token.
@@ -58,21 +57,21 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "batch context"] | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "batch rows d_model"]:
-        """Attend the rows to the keys and values."""
+        """Attends from the rows to the keys and values."""
         attended = attend(self._heads(self.queries(rows), rotation), *keys_values, mask)
         return self.out(attended.transpose(-2, -3).flatten(-2))
 
 
 class Norm(nn.RMSNorm):
-    """``RMSNorm`` with its weight in the input's type, without which no kernel is fused."""
+    """``RMSNorm`` with its weight in the input's dtype, which fused kernels require."""
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Give the last dimension a mean square of 1, then its weight."""
+        """Scales the last dimension to a mean square of 1, then by the weight."""
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class GatedMLP(nn.Module):
-    """The gated feed-forward layer ``W3 (silu(W1 x) * W2 x)``, zero at the start.
+    """The gated feed-forward layer ``W3 (silu(W1 x) * W2 x)``, initialised to zero output.
 
     References:
         | GLU Variants Improve Transformer (Shazeer, 2020), arXiv:2002.05202
@@ -85,7 +84,7 @@ class GatedMLP(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """Apply the layer to the last dimension."""
+        """Applies the layer to the last dimension."""
         gate, value = self.gate_and_value(x).chunk(2, dim=-1)
         return self.out(F.silu(gate) * value)
 
@@ -107,7 +106,7 @@ class Block(nn.Module):
         self.mlp = GatedMLP(d_model, d_hidden)
 
     def keys_values(self, context: Tensor, rotation: Rotation | None = None) -> KeysValues:
-        """What later rows need to know of the context at this depth."""
+        """Keys and values of the context at this depth."""
         return self.attention.keys_values(self.attention_norm(context), rotation)
 
     def forward(
@@ -117,7 +116,7 @@ class Block(nn.Module):
         mask: Bool[Tensor, "batch context"] | None = None,
         rotation: Rotation | None = None,
     ) -> Float[Tensor, "batch rows d_model"]:
-        """Pass the rows through the block."""
+        """Passes the rows through the block."""
         return self._updated(rows, self.attention_norm(rows), keys_values, mask, rotation)
 
     def among(
@@ -129,19 +128,19 @@ class Block(nn.Module):
         context: slice = _ALL,
         updated: slice = _ALL,
     ) -> tuple[Float[Tensor, "batch updated d_model"], KeysValues]:
-        """Pass rows through the block that attend to rows among themselves.
+        """Passes rows that attend to each other through the block.
 
-        The same as ``forward`` with the ``keys_values`` of the context, and normalised only once.
+        Equivalent to ``forward`` with the context's ``keys_values``, but normalises only once.
 
         Args:
-            rows: all of them.
-            mask: False marks context rows that do not exist.
-            rotation: of all rows.
-            context: those that are attended to.
-            updated: those that are passed through.
+            rows: all rows.
+            mask: False marks padding rows of the context.
+            rotation: rotation angles of all rows.
+            context: the rows that are attended to.
+            updated: the rows that are updated.
 
         Returns:
-            The updated rows, and what later rows need to know of the context.
+            The updated rows, and the keys and values of the context.
         """
         normed = self.attention_norm(rows)
         turn = [None if rotation is None else rotation.rows(part) for part in (context, updated)]

@@ -1,25 +1,25 @@
-"""What a training has measured of its network's calibration: it travels with the weights."""
+"""Calibration of a network as measured after training; it is stored with the weights."""
 
 from dataclasses import dataclass
 
-# A test of thousands of values sees what nobody need mind; both have to speak against a network.
+# With thousands of tasks a test detects irrelevant deviations, so p-value and size must agree.
 ALARM, LARGE = 0.01, 0.08
 LEAST_EFFICIENCY = 0.25
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of a network's answers to fresh tasks of its own prior.
+    """Calibration of a network on fresh tasks from its own prior.
 
     Attributes:
-        n_datasets: how many tasks.
-        n_context: the sizes of their contexts.
-        p_value: of the ranks of the truth in the answers being uniform, for all quantities
+        n_datasets: number of tasks.
+        n_context: sizes of their contexts.
+        p_value: of the test that the ranks of the true values are uniform, over all quantities
             together.
-        deviation: the largest distance of their distribution function from the uniform one.
-        worst: the quantity that is farthest.
-        efficiency: what is left of an answer's draws, as a share, once they are weighted by the
-            exact density: the median over tasks; None where there is no density.
+        deviation: largest distance of their distribution function from the uniform one.
+        worst: the quantity with the largest deviation.
+        efficiency: relative effective sample size of a posterior's draws after weighting by the
+            exact density, median over tasks; None without a density.
 
     Example:
         >>> print(Calibration(600, (10,), 0.4, 0.02, "y"))
@@ -35,17 +35,17 @@ class Calibration:
 
     @property
     def doubts(self) -> list[str]:
-        """What speaks against the network, in words; empty where nothing does."""
+        """Reasons to distrust the network, as sentences; empty if there are none."""
         doubts = []
         if self.p_value < ALARM and self.deviation > LARGE:
             doubts.append(
-                f"its answers are not calibrated over its own prior (ranks of {self.worst} are off "
+                f"its answers are not calibrated over its own prior (ranks of {self.worst} deviate "
                 f"by {self.deviation:.2f}, p = {self.p_value:.2g})"
             )
         if self.efficiency is not None and self.efficiency < LEAST_EFFICIENCY:
             doubts.append(
-                f"its answers are far from exact over its own prior (importance weights leave "
-                f"{self.efficiency:.1%} of their draws)"
+                f"its answers are far from exact over its own prior (efficiency of importance "
+                f"weights {self.efficiency:.1%})"
             )
         return doubts
 

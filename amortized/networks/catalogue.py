@@ -1,4 +1,4 @@
-"""Networks by name: what a stored configuration and a training's recipe refer to."""
+"""Networks by name, as used in stored configurations and training recipes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from amortized.networks.pfn import PFN, PFNConfig
 from amortized.networks.tabular_pfn import TabularPFN, TabularPFNConfig
 from amortized.priors.prior import Prior
 
-# Each class has ``new(prior, config, seed)``, which makes an untrained network.
+# Each class has ``new(prior, config, seed)``, which creates an untrained network.
 NETWORKS: Mapping[str, tuple[Any, Any]] = {
     "dt": (DistributionTransformer, DistributionTransformerConfig),
     "pfn": (PFN, PFNConfig),
@@ -21,15 +21,15 @@ NETWORKS: Mapping[str, tuple[Any, Any]] = {
 
 
 def new_network(prior: Prior | LatentTasks, config: Any, seed: int = 0) -> nn.Module:
-    """An untrained network of the kind that the configuration is for.
+    """Creates an untrained network of the type that matches the configuration.
 
     Args:
-        prior: what it will be trained on; decides the bars of its answers.
+        prior: the prior to train on, which determines the bars of the predictive.
         config: size of the network.
-        seed: of the weights.
+        seed: seed of the weights.
 
     Raises:
-        TypeError: if no network has such a configuration.
+        TypeError: if no network has a configuration of this type.
 
     Example:
         >>> from amortized.priors.tabular.families.rules import RulePrior

@@ -1,9 +1,9 @@
-"""The block of a network over cells: attention over the features of a row, then over rows.
+"""The block of a network over cells: attention across the features of a row, then across rows.
 
-A table's cells are tokens ``(batch, groups, rows, d_model)``. Over the features, every row is on
-its own; over the rows, every feature group is, and only the context is attended to. Rows of a query
-thus never see each other, and the keys and values of the context's rows are all that has to be
-kept of it.
+A table's cells are tokens ``(batch, groups, rows, d_model)``. Attention across features treats rows
+independently; attention across rows treats feature groups independently and attends to the context
+only. Query rows therefore do not see each other, and the keys and values of the context rows are
+all that has to be cached.
 """
 
 import torch
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from amortized.networks.blocks import Block, KeysValues
 
-# Context length at which the attention over rows is as sharp as it is without the correction.
+# Context length at which the correction leaves attention across rows unchanged.
 _USUAL_CONTEXT = 256
 
 
 class RowBlock(nn.Module):
-    r"""A ``Block`` over the rows of each feature group, as sharp in long contexts as in short ones.
+    r"""A ``Block`` across the rows of each feature group, equally sharp in long and short contexts.
 
-    The scores of head h are multiplied by :math:`(n / 256)^{s_h}` for n context rows: the softmax
-    over more rows is flatter, and a learned power of n makes up for it.
+    The scores of head h are multiplied by :math:`(n / 256)^{s_h}` for n context rows: a softmax
+    over more rows is flatter, and a learned power of n compensates for it.
 
     References:
-        | Scalable-Softmax Is Superior for Attention (Nakanishi, 2025), arXiv:2501.19399: log n
-        | in place of the power.
+        | Scalable-Softmax Is Superior for Attention (Nakanishi, 2025), arXiv:2501.19399, with log n
+        | instead of the power.
     """
 
     def __init__(self, d_model: int, n_heads: int, d_hidden: int) -> None:
@@ -41,7 +41,7 @@ class RowBlock(nn.Module):
 
         Args:
             context: cells of the rows that are attended to.
-            n_context: number of context rows that exist in each task.
+            n_context: number of context rows in each task, without padding.
         """
         keys, values = self.block.keys_values(context.flatten(0, 1))
         factor = (n_context.clamp_min(1) / _USUAL_CONTEXT)[:, None] ** self.sharpness
@@ -54,21 +54,21 @@ class RowBlock(nn.Module):
         keys_values: KeysValues,
         mask: Bool[Tensor, "batch context"] | None = None,
     ) -> Float[Tensor, "batch groups rows d_model"]:
-        """Let the rows of every group attend to the context's."""
+        """Attends from the rows of every group to those of the context."""
         if mask is not None:
             mask = mask.repeat_interleave(cells.shape[1], 0)
         return self.block(cells.flatten(0, 1), keys_values, mask).view_as(cells)
 
 
 class CellBlock(nn.Module):
-    """Attention over features with its MLP, then attention over rows with its own.
+    """Attention across features with its MLP, then attention across rows with its own.
 
     Args:
         d_model: width of a token.
         n_heads: attention heads.
         d_hidden: hidden width of each gated MLP.
         is_last: whether only the first token of each row (its summary) is needed afterwards; the
-            others are then read, but not updated.
+            other tokens are then read but not updated.
     """
 
     def __init__(self, d_model: int, n_heads: int, d_hidden: int, is_last: bool = False) -> None:
@@ -80,7 +80,7 @@ class CellBlock(nn.Module):
     def mix_features(
         self, cells: Float[Tensor, "batch groups rows d_model"]
     ) -> Float[Tensor, "batch kept rows d_model"]:
-        """Let the cells of every row attend to each other."""
+        """Lets the cells of each row attend to each other."""
         n_tasks, n_groups, n_rows, _ = cells.shape
         by_row = cells.transpose(1, 2).reshape(n_tasks * n_rows, n_groups, -1)
         updated, _ = self.features.among(by_row, updated=slice(1 if self.is_last else None))

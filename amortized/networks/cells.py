@@ -1,14 +1,14 @@
-r"""Cells of a table as numbers that a network can read, whatever the columns' units and shapes.
+r"""Cells of a table as network inputs that do not depend on the columns' units or distributions.
 
-Every value is described against the context's values of its column: standardised, by sines and
-cosines of the standardised value, by its rank among them (which no outlier and no monotone map of
-the column changes), by how many of them equal it (few for a measurement, many for a category), and
-by whether it is missing. The description of a query depends on the context and on itself only.
+Every value is described relative to the context's values of its column: by the standardised value,
+by sines and cosines of it, by its rank (which no outlier or monotone transformation of the column
+changes), by the share of values equal to it (small for a measurement, large for a category), and by
+whether it is missing. The description of a query depends only on the context and the query itself.
 
-Networks may add a *hash* of the value where values repeat: for level k of the column's different
-values, in ascending order, the points :math:`2\pi k \sqrt p` of the circle for a few primes p.
-Their inner products are largest for equal levels however close two codes are, so that attention
-finds the rows of the same category; a value that the context lacks has none.
+Networks may add a *hash* of the value if values repeat: for level k of the column's distinct values
+in ascending order, the points :math:`2\pi k \sqrt p` on the circle for a few primes p. Their inner
+products are largest for equal levels, however close two codes are, so that attention finds the rows
+of the same category. A value that does not occur in the context has no hash.
 """
 
 import math
@@ -22,21 +22,21 @@ from torch.nn import functional as F
 _ANGULAR_FREQUENCIES = (0.25, 16.0)  # lowest and highest, in radians per standard deviation
 _N_FREQUENCIES = 8
 _N_RANK_FREQUENCIES = 4
-# Value, rank, share of equals, missing; then the waves.
+# Value, rank, share of equal values, missing; then the sines and cosines.
 N_DESCRIPTORS = 4 + 2 * _N_FREQUENCIES + _N_RANK_FREQUENCIES
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19)
 
 
 class ColumnStatistics(NamedTuple):
-    """What the context says about the columns.
+    """Statistics of the columns, computed from the context.
 
     Attributes:
-        mean: of the present values, ``(batch, 1, columns)``.
-        scale: their standard deviation, 1 where they do not vary.
+        mean: of the observed values, ``(batch, 1, columns)``.
+        scale: their standard deviation; 1 for constant columns.
         ordered: the values in ascending order, ``(batch, columns, rows)``; missing ones are
             infinite and last.
-        n_present: number of present values, ``(batch, columns, 1)``.
-        level: number of each ordered value among the different ones, like ``ordered``.
+        n_present: number of observed values, ``(batch, columns, 1)``.
+        level: index of each ordered value among the distinct ones, shaped like ``ordered``.
     """
 
     mean: Tensor
@@ -49,22 +49,22 @@ class ColumnStatistics(NamedTuple):
 def column_statistics(
     x: Float[Tensor, "batch rows columns"], mask: Bool[Tensor, "batch rows"] | None = None
 ) -> ColumnStatistics:
-    """Describe the columns of a context; a value that is not finite is missing.
+    """Computes the statistics of a context; values that are not finite are missing.
 
     Args:
         x: the context's values.
-        mask: False marks rows that do not exist.
+        mask: False marks padding rows.
     """
     present = x.isfinite() if mask is None else x.isfinite() & mask[..., None]
     count = present.sum(1, keepdim=True)
     known = x.where(present, 0.0)
     mean = known.sum(1, keepdim=True) / count.clamp_min(1)
     deviation = (known - mean).where(present, 0.0)
-    # Scaled by the largest deviation first, so that huge values do not overflow when squared.
+    # Divided by the largest deviation first, so that squares of huge values do not overflow.
     most = deviation.abs().amax(1, keepdim=True) if x.shape[1] else torch.zeros_like(mean)
     unit = deviation / most.where(most > 0, 1.0)
     scale = most * (unit.square().sum(1, keepdim=True) / count.clamp_min(1)).sqrt()
-    # What rounding leaves of a constant is no variation.
+    # Rounding error of a constant column is not variation.
     varies = scale > 8 * torch.finfo(x.dtype).eps * mean.abs()
     ordered = x.where(present, math.inf).transpose(1, 2).contiguous().sort(-1).values
     level = F.pad((ordered[..., 1:] > ordered[..., :-1]).cumsum(-1), (min(1, x.shape[1]), 0))
@@ -72,13 +72,13 @@ def column_statistics(
 
 
 class CellDescription(nn.Module):
-    """Describes values by numbers of order one, given the context's columns.
+    """Describes values by numbers of order one, given the statistics of the context's columns.
 
     Args:
-        n_hashes: points of the circle that say which of the column's values it is, at most 8.
+        n_hashes: points on the circle that identify a repeated value of the column, at most 8.
 
     Attributes:
-        n_descriptors: how many numbers describe a value.
+        n_descriptors: number of descriptors per value.
 
     Example:
         >>> x = torch.tensor([[[1.0], [2.0], [2.0], [float("nan")]]])
@@ -97,7 +97,8 @@ class CellDescription(nn.Module):
         self.n_hashes = n_hashes
         self.n_descriptors = N_DESCRIPTORS + 2 * n_hashes
         low, high = map(math.log, _ANGULAR_FREQUENCIES)
-        # On the CPU whatever the default device: loading fills nothing in that is not stored.
+        # On the CPU whatever the default device, because loading does not fill buffers that are not
+        # stored.
         kept: Any = {"device": "cpu", "dtype": torch.float32}
         waves = torch.linspace(low, high, _N_FREQUENCIES, **kept).exp()
         self.register_buffer("frequencies", waves, persistent=False)
@@ -107,10 +108,11 @@ class CellDescription(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch rows columns"], statistics: ColumnStatistics
     ) -> Float[Tensor, "batch rows columns descriptors"]:
-        """The description of each value; a missing one has its flag and nothing else."""
+        """Descriptors of each value; for a missing one only its flag is nonzero."""
         missing = ~x.isfinite()
         x = statistics.mean.expand_as(x).where(missing, x)
-        # Linear near the middle, logarithmic far out: an outlier is told apart and stays small.
+        # Linear near the centre, logarithmic in the tails: outliers are distinguished but stay
+        # small.
         value = ((x - statistics.mean) / statistics.scale).asinh()
         rank, equals = _rank_and_equals(x, statistics)
         angles = value[..., None] * self.frequencies
@@ -126,7 +128,7 @@ class CellDescription(nn.Module):
         return torch.cat((known[..., :3], flag, known[..., 3:]), -1)
 
     def _hashes(self, x: Tensor, statistics: ColumnStatistics) -> tuple[Tensor, ...]:
-        """Which of its column's values each is, fainter the fewer of these repeat."""
+        """The hash of each value, scaled down for values that rarely repeat."""
         if not self.n_hashes or not statistics.ordered.shape[-1]:
             return (x.new_zeros(*x.shape, 2 * self.n_hashes),)
         columns = x.transpose(1, 2).contiguous()
@@ -136,7 +138,7 @@ class CellDescription(nn.Module):
         present = statistics.n_present.clamp_min(1)
         last = statistics.level.gather(-1, present - 1)
         strength = (1 - (last + 1) / present).to(x.dtype) * found
-        # In float64: the fraction of a turn is what counts.
+        # In float64, because only the fractional part of a turn matters.
         primes = torch.tensor(_PRIMES[: self.n_hashes], dtype=torch.float64, device=x.device)
         turns = statistics.level.gather(-1, at)[..., None] * primes.sqrt()
         angles = (2 * math.pi * turns.frac()).to(x.dtype)
@@ -146,7 +148,7 @@ class CellDescription(nn.Module):
     def rank(
         self, x: Float[Tensor, "batch rows columns"], statistics: ColumnStatistics
     ) -> Float[Tensor, "batch rows columns"]:
-        """Share of the context's values below each value, ties half; 0 for a missing one."""
+        """Share of the context's values below each value, ties counted half; 0 if missing."""
         known = x.isfinite()
         return _rank_and_equals(x.where(known, 0.0), statistics)[0].where(known, 0.0)
 
@@ -157,7 +159,7 @@ def _rank_and_equals(x: Tensor, statistics: ColumnStatistics) -> tuple[Tensor, T
     up_to = torch.searchsorted(statistics.ordered, columns, right=True)
     count = statistics.n_present.clamp_min(1)
     rank = (below + up_to) / (2 * count)
-    # One equal value is the value itself, if it belongs to the context.
+    # If the value belongs to the context, one of the equal values is the value itself.
     equals = (up_to - below - 1).clamp_min(0) / count
     return rank.transpose(1, 2).to(x.dtype), equals.transpose(1, 2).to(x.dtype)
 
@@ -165,14 +167,14 @@ def _rank_and_equals(x: Tensor, statistics: ColumnStatistics) -> tuple[Tensor, T
 def column_groups(
     n_columns: int, stride: int, offsets: tuple[int, ...] = (0, 1, 3)
 ) -> Int[Tensor, "groups members"]:
-    """Which columns share a token: for each start a stride apart, those at the offsets, circularly.
+    """Column indices that share a token: ``offsets`` from every ``stride``-th column, circularly.
 
-    Seeing a column in different company breaks the symmetry between columns; with a stride of 2
-    there are half as many tokens as columns and each column is in one or two of them.
+    Grouping each column with different others breaks the symmetry between columns. With a stride of
+    2 there are half as many tokens as columns, and each column occurs in one or two of them.
 
     Args:
         n_columns: columns of the table.
-        stride: from one group's first column to the next one's.
+        stride: distance between the first columns of consecutive groups.
         offsets: members of a group, relative to its first column.
 
     Example:

@@ -1,4 +1,4 @@
-"""Fields of a network's configuration, checked: a file may say anything, and a user too."""
+"""Validation of configuration fields, which may come from a file or from a user."""
 
 import math
 import types
@@ -8,21 +8,21 @@ from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _MOST = 2**31 - 1
-_MOST_LAYERS = 256  # modules take memory even where their weights do not
+_MOST_LAYERS = 256  # modules take memory even on the meta device
 
 
 def check_fields(
     config: Any, *, may_be_zero: Collection[str] = (), layers: Collection[str] = ()
 ) -> None:
-    """Refuses fields of another type than declared, and integers out of range.
+    """Raises an error for fields of a wrong type and integers out of range.
 
     Args:
         config: an instance of a frozen dataclass, as for `check_types`.
-        may_be_zero: integers that need not be positive; those in tuples never need to be.
-        layers: integers that count layers, of which there are not many.
+        may_be_zero: integer fields that may be zero; integers in tuples always may.
+        layers: fields that count layers, which have a lower maximum.
 
     Raises:
-        ValueError: if a field is not what it should be.
+        ValueError: if a field is invalid.
     """
     check_types(config)
     for field in fields(config):
@@ -35,15 +35,16 @@ def check_fields(
 
 
 def check_types(config: Any) -> None:
-    """Refuses fields of another type than declared, and numbers that are not finite.
+    """Raises an error for fields of a wrong type and for numbers that are not finite.
 
-    Numbers of numpy become Python's, and lists tuples: what is checked is also what is stored.
+    NumPy scalars become Python numbers and lists become tuples, so that the validated values are
+    those that are stored.
 
     Args:
-        config: an instance of a frozen dataclass of numbers, words and tuples of these.
+        config: an instance of a frozen dataclass of numbers, strings and tuples of these.
 
     Raises:
-        ValueError: if a field is not what it should be.
+        ValueError: if a field is invalid.
     """
     kinds = get_type_hints(type(config))
     for field in fields(config):
@@ -55,7 +56,7 @@ def check_types(config: Any) -> None:
 
 
 def _read(name: str, value: Any, kind: Any) -> Any:
-    """A value of the declared kind."""
+    """Converts a value to the declared type."""
     members = get_args(kind)
     if get_origin(kind) in (types.UnionType, Union):
         if value is None and types.NoneType in members:
@@ -84,7 +85,7 @@ def _read(name: str, value: Any, kind: Any) -> Any:
 
 
 def _flat(value: Any) -> Iterator[Any]:
-    """The numbers and words in a field, which may be a tuple of tuples."""
+    """The numbers and strings in a field, which may be a nested tuple."""
     if isinstance(value, tuple):
         for member in value:
             yield from _flat(member)
@@ -93,7 +94,7 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Refuses fields with a number that is not above zero."""
+    """Raises an error for fields with a number that is not positive."""
     for name in names:
         if any(number <= 0 for number in getattr(config, name)):
             raise ValueError(f"Expected positive {name}; got {getattr(config, name)}.")

@@ -1,10 +1,10 @@
-r"""Heads of networks over rows: from the states of rows to a distribution of the answer.
+r"""Output heads of networks over rows: from the states of rows to a predictive distribution.
 
-All answer a query from its own state; the one for classes also asks the context. With the query's
-attention :math:`a_{hi}` to context row i in head h, the class c has the mass
-:math:`p_h(c) = \sum_i a_{hi} 1[y_i = c]`, and its logit is :math:`\sum_h s_h \log p_h(c)` plus what
-the state says about the class's slot. A new network attends to all rows alike: its answer is the
-frequency of the classes, and training starts from there.
+Every head uses the state of the query; the head for classes also uses the context. If head h
+attends from the query to context row i with weight :math:`a_{hi}`, class c has the mass
+:math:`p_h(c) = \sum_i a_{hi} 1[y_i = c]`, and its logit is :math:`\sum_h s_h \log p_h(c)` plus a
+term that depends on the state and the slot of the class. A new network attends to all rows equally
+and so predicts the class frequencies, from which training starts.
 """
 
 import math
@@ -19,16 +19,16 @@ from torch.nn import functional as F
 from amortized.attention import attend
 from amortized.distributions import BarDistribution
 
-_FAINT = -10.0  # log strength of a new network's normal factor
-_RETRIEVAL_FLOOR = 0.02  # share of the class frequencies in what retrieval says
+_FAINT = -10.0  # log strength of the normal factor in a new network
+_RETRIEVAL_FLOOR = 0.02  # share of the class frequencies mixed into the retrieval
 
 
 class ClassSlots(NamedTuple):
-    """Classes in an order of the data's own, so that their numbers carry no meaning.
+    """Classes in an order determined by the data, so that class numbers carry no meaning.
 
     Attributes:
-        slot: place of each class number, ``(batch, classes)``; the most frequent is first.
-        frequency: share of each slot in the context, ``(batch, classes)``; 0 is an absent class.
+        slot: slot of each class number, ``(batch, classes)``; the most frequent class is first.
+        frequency: share of each slot in the context, ``(batch, classes)``; 0 for an absent class.
     """
 
     slot: Tensor
@@ -41,16 +41,16 @@ def class_slots(
     n_classes: int,
     mask: Bool[Tensor, "batch rows"] | None = None,
 ) -> ClassSlots:
-    """Order the classes by their frequency, ties by the mean of ``tie_break`` over their rows.
+    """Orders the classes by frequency, ties by the mean of ``tie_break`` over their rows.
 
-    Renaming the classes changes no slot, so whatever a network makes of slots is exactly
-    equivariant to the order of the classes (up to classes with equal counts and equal means).
+    Renaming the classes does not change the slots, so any function of slots is exactly equivariant
+    to the order of the classes (except for classes with equal counts and equal means).
 
     Args:
         labels: class numbers 0, 1, ...
         tie_break: a number in [0, 1] for each row that does not depend on the labels.
-        n_classes: most classes.
-        mask: False marks rows that do not exist.
+        n_classes: largest number of classes.
+        mask: False marks padding rows.
 
     Example:
         >>> y = torch.tensor([[2.0, 0.0, 2.0]])
@@ -68,12 +68,12 @@ def class_slots(
 
 
 class ClassDecoder(nn.Module):
-    """From states of rows to classes, by the state itself and by retrieval from the context.
+    """From states of rows to class probabilities, by the state and by retrieval from the context.
 
     Args:
         d_model: width of a state.
-        n_classes: most classes.
-        n_heads: heads of the retrieval.
+        n_classes: largest number of classes.
+        n_heads: retrieval heads.
     """
 
     def __init__(self, d_model: int, n_classes: int, n_heads: int) -> None:
@@ -97,7 +97,7 @@ class ClassDecoder(nn.Module):
     def keep(
         self, context: Float[Tensor, "batch context d_model"], slots: Int[Tensor, "batch context"]
     ) -> tuple[Tensor, Tensor]:
-        """Keys of the context rows and their slots as vectors: what a query asks for."""
+        """Keys of the context rows and their slots as vectors, for later queries."""
         keys = self._heads(self.keys(context))
         members = F.one_hot(slots, keys.shape[-1]).to(keys.dtype)
         return keys, members[:, None].expand_as(keys)
@@ -109,12 +109,12 @@ class ClassDecoder(nn.Module):
         slots: ClassSlots,
         mask: Bool[Tensor, "batch context"] | None = None,
     ) -> Categorical:
-        """Distribution of each query's class number; classes that the context lacks have none."""
+        """Distribution of each query's class number; absent classes have probability zero."""
         queries = self._heads(self.queries(query))
         mass = attend(queries, *kept, mask)[..., : self.n_classes].float()
         frequency = slots.frequency[:, None]
         mass = mass + _RETRIEVAL_FLOOR * (frequency[:, None] - mass)
-        # The floor under the logarithm is for absent classes, which are taken out below.
+        # The floor avoids log 0 for absent classes, which are excluded below.
         retrieved = mass.clamp_min(1e-9).log()
         retrieved = torch.einsum("bhqc,h->bqc", retrieved, self.head_weights.float())
         logits = retrieved + self.slots(query).float()
@@ -126,19 +126,19 @@ class ClassDecoder(nn.Module):
 class BarDecoder(nn.Module):
     r"""From the state of a query to a ``BarDistribution``.
 
-    The log masses :math:`l_k = w_k^T h` of a normalised state h are of bounded size, and noise far
-    below the spread of the prior's answers asks for narrower peaks than they can draw. So
+    The log masses :math:`l_k = w_k^T h` of a normalised state h are bounded, and noise far below
+    the spread of the prior's targets requires narrower peaks than they can represent. Therefore
 
     .. math::
         \log q_k = e^t l_k - \tfrac12 e^a \left(\frac{u_k - m}{s} - d\right)^2 + \text{const},
 
-    where :math:`u_k = k / K` is the place of bar k of K, m and s are the mean and the standard
+    where :math:`u_k = k / K` is the position of bar k of K, m and s are the mean and standard
     deviation of u under the masses :math:`e^t l_k` (s at least one bar), and t, a and d are linear
-    in h, but at most 10. A new network answers with bars of nearly equal mass.
+    in h and at most 10. A new network predicts bars of nearly equal mass.
 
     Args:
         d_model: width of a state.
-        borders: of the bars; kept with the weights.
+        borders: borders of the bars, stored with the weights.
     """
 
     borders: Tensor
@@ -154,11 +154,11 @@ class BarDecoder(nn.Module):
         nn.init.constant_(self.focus.bias[1:2], _FAINT)
 
     def forward(self, query: Float[Tensor, "batch query d_model"]) -> BarDistribution:
-        """Distribution of each query's answer."""
-        # Log masses of a thousand bars differ by less than bfloat16 sees.
+        """Predictive distribution of each query's target."""
+        # The log masses of a thousand bars differ by less than the resolution of bfloat16.
         with torch.autocast(query.device.type, enabled=False):
             query = query.float()
-            # At e^10 a peak is a single bar; more would only overflow.
+            # At e^10 a peak is a single bar; larger values would only overflow.
             sharpness, strength, shift = self.focus(query).clamp(max=10.0).split(1, dim=-1)
             logits = self.head(query) * sharpness.exp()
             n_bars = logits.shape[-1]

@@ -1,23 +1,23 @@
 r"""The Distribution Transformer: from a latent prior and data to the posterior of the latents.
 
 Prior and posterior are Gaussian mixtures over u, the latents in unconstrained space. Minimising
-:math:`-\log q(u \mid D, p)` over priors p of a hyperprior, latents u of p and data D brings q to
-the posterior for every prior and dataset at once. Four steps:
+:math:`-\log q(u \mid D, p)` over priors p from a hyperprior, latents u from p and data D moves q
+towards the posterior for all priors and datasets simultaneously. There are four steps:
 
-1. The prior is split to K distinct components and whitened by its own mean and Cholesky factor, so
-   that the answer moves and stretches with the prior.
+1. The prior is split into K distinct components and whitened by its own mean and Cholesky factor,
+   so that the network is equivariant to shifts and scalings of the prior.
 2. Data rows and one summary token attend to each other; the order of rows does not matter.
-3. The summary gives a normal approximation of the likelihood, :math:`z = H u + e`, and the prior
-   is updated by it exactly. What priors do to a posterior is mostly this closed form and need not
-   be learned. A program's own `LikelihoodSummary` enters here.
-4. The components before and after are tokens: they attend to each other and to the data, and a
-   head that starts at zero corrects the weights, and the means and factors in units of each
-   component's own factor (beyond ten latents in four directions and along the diagonal). No row
-   of data, and the answer is the prior itself.
+3. The summary gives a Gaussian approximation of the likelihood, :math:`z = H u + e`, and the prior
+   is updated by it in closed form. Most of the effect of the prior is this closed form and need not
+   be learned. A program's own `LikelihoodSummary` is used here as well.
+4. The components before and after the update are tokens. They attend to each other and to the data,
+   and a head that is initialised to zero corrects the weights, and the means and factors in units
+   of each component's own factor (above ten latents in four directions and along the diagonal).
+   Without data the output is the prior itself.
 
 References:
     | Distribution Transformers: Fast Approximate Bayesian Inference With On-The-Fly Prior
-    | Adaptation (Whittle et al., 2025), arXiv:2502.02463. Steps 3, whitening and residual are ours.
+    | Adaptation (Whittle et al., 2025), arXiv:2502.02463, without step 3, whitening and residual.
 """
 
 from collections.abc import Mapping
@@ -39,14 +39,14 @@ from amortized.program.likelihood_summary import LikelihoodSummary
 from amortized.program.vectorised import precision
 from amortized.seeding import seeded
 
-_FAINT = -4.0  # log of the learned sketch's first precision, in reference units: hardly any
+_FAINT = -4.0  # initial log precision of the learned likelihood summary: almost no information
 
 
 class DistributionTransformer(nn.Module):
     """Transformer from a Gaussian-mixture prior and observations to the posterior mixture.
 
     Args:
-        config: size of the network and shape of the problem; see `new`.
+        config: size of the network and description of the problem; see `new`.
 
     Example:
         >>> import torch
@@ -59,7 +59,7 @@ class DistributionTransformer(nn.Module):
         (torch.Size([4]), 3)
     """
 
-    calibration: Calibration | None = None  # as its training has measured it
+    calibration: Calibration | None = None  # measured after training
 
     location: Tensor
     scale: Tensor
@@ -96,12 +96,12 @@ class DistributionTransformer(nn.Module):
     def new(
         cls, prior: LatentTasks | ProgramPrior, config: DistributionTransformerConfig, seed: int = 0
     ) -> "DistributionTransformer":
-        """An untrained network whose inputs fit the tasks it will be trained on.
+        """Creates an untrained network whose inputs fit the tasks it will be trained on.
 
         Args:
-            prior: draws the tasks; a bare `ProgramPrior` under the default hyperprior.
-            config: size of the network; what depends on the problem is filled in.
-            seed: of the weights.
+            prior: draws the tasks; a bare `ProgramPrior` uses the default hyperprior.
+            config: size of the network; the fields that depend on the problem are filled in.
+            seed: seed of the weights.
         """
         tasks = prior if isinstance(prior, LatentTasks) else LatentTasks(prior)
         with precision(torch.float32), seeded(seed):
@@ -114,20 +114,20 @@ class DistributionTransformer(nn.Module):
         masks: Mapping[str, Tensor] | None = None,
         sketch: LikelihoodSummary | None = None,
     ) -> GaussianMixture:
-        """The posterior of each task.
+        """Computes the posterior of each task.
 
         Args:
-            latent_prior: over u, of batch shape ``(batch,)``, or one mixture for all tasks.
+            latent_prior: prior over u, of batch shape ``(batch,)``, or one mixture for all tasks.
             observations: rows of the channels, ``{name: (batch, rows, width)}``.
-            masks: False marks rows that do not exist, ``{name: (batch, rows)}``.
-            sketch: the program's, where the network was trained with one.
+            masks: False marks padding rows, ``{name: (batch, rows)}``.
+            sketch: the program's likelihood summary, if the network was trained with one.
 
         Raises:
-            ValueError: if they do not fit the network, or an observation is not finite.
+            ValueError: if the arguments do not fit the network, or an observation is not finite.
         """
         given = self._for_all(latent_prior, observations)
         sketch = self._check_sketch(sketch, len(given.means))
-        # Mixtures are sums of logs of small numbers: half precision has no place in them.
+        # Mixture densities are sums of small numbers and need more than half precision.
         with torch.autocast(given.means.device.type, enabled=False):
             prior = split_components(
                 merge(given.to(torch.float32), self.config.n_components), self.config.n_components
@@ -172,7 +172,7 @@ class DistributionTransformer(nn.Module):
     def _for_all(
         self, latent_prior: GaussianMixture, observations: Mapping[str, Tensor]
     ) -> GaussianMixture:
-        """The latent prior, checked, with one mixture a task."""
+        """The validated latent prior, with one mixture per task."""
         if latent_prior.dim != self.config.dim or len(latent_prior.batch_shape) > 1:
             raise ValueError(
                 f"Expected a latent prior over {self.config.dim} latents of batch shape (batch,); "
@@ -193,13 +193,13 @@ class DistributionTransformer(nn.Module):
             return LikelihoodSummary(empty[..., 0], empty)
         if sketch is None or sketch.matrix.shape != (n_tasks, n, dim):
             raise ValueError(
-                f"Expected a sketch of the likelihood with {n} rows, from the program's "
+                f"Expected a likelihood summary with {n} rows, from the program's "
                 f"sketch(x, y, mask); got {None if sketch is None else tuple(sketch.matrix.shape)}."
             )
         return LikelihoodSummary(sketch.value.float(), sketch.matrix.float())
 
     def _about_whitening(self, mean: Tensor, factor: Tensor) -> Tensor:
-        """Where the prior lies, in reference units: what data in their own units are read by."""
+        """Location and scale of the prior in reference units, by which the data are read."""
         mean = (mean - self.location) / self.scale
         return torch.cat((mean.asinh(), described(factor / self.scale.unsqueeze(-1))), -1)
 
@@ -211,11 +211,11 @@ class DistributionTransformer(nn.Module):
         mean: Tensor,
         factor: Tensor,
     ) -> GaussianMixture:
-        """The whitened prior after an exact update by the program's and the learned sketch."""
+        """The whitened prior after exact updates by the program's and the learned summary."""
         n, dim = self.config.n_sketch, self.config.dim
         trust, shift, centre, tril = outputs.split((n, n, dim, n_answered(dim)), -1)
         trust = bounded(trust, 4.0).exp()
-        # The learned rows are a statement about (u - location) / scale, whatever the prior is.
+        # The learned summary describes (u - location) / scale, whatever the prior is.
         rows = triangular(tril, dim)
         rows = (bounded(rows.diagonal(dim1=-1, dim2=-2) + _FAINT, 8.0).exp()).unsqueeze(-1) * (
             rows.tril(-1) + torch.eye(dim).to(rows)
@@ -247,16 +247,16 @@ class DistributionTransformer(nn.Module):
 def cross_entropy(
     posterior: GaussianMixture, batch: LatentTaskBatch, n_draws: int = 15
 ) -> Float[Tensor, " batch"]:
-    r"""Estimates :math:`-E_{u \sim p(u \mid D)} \log q(u)` of each task, without bias.
+    r"""Unbiased estimate of :math:`-E_{u \sim p(u \mid D)} \log q(u)` for each task.
 
-    By `posterior_draws`; the mean score of the draws of q, whose expectation is zero, is taken
-    off the gradient. As q comes to the posterior the weights become equal, and the gradient's
-    noise falls by the number of draws.
+    Uses `posterior_draws`. The mean score of the draws of q has expectation zero and is subtracted
+    from the gradient as a control variate. As q approaches the posterior the weights become equal,
+    and the variance of the gradient falls with the number of draws.
 
     Args:
         posterior: q, of batch shape ``(batch,)``.
-        batch: the tasks that it answers.
-        n_draws: of q.
+        batch: the tasks that q answers.
+        n_draws: number of draws from q.
     """
     if batch.density is None:
         return -posterior.log_prob(batch.u)
@@ -267,18 +267,18 @@ def cross_entropy(
 
 
 def bounded(x: Tensor, limit: float) -> Tensor:
-    """The identity near zero that never leaves (-limit, limit)."""
+    """The identity near zero, bounded to (-limit, limit)."""
     return limit * torch.tanh(x / limit)
 
 
 def _features(mixture: GaussianMixture) -> Float[Tensor, "batch k features"]:
-    """What a component's token says of it: log weight, mean, log-Cholesky factor."""
+    """Features of a component's token: log weight, mean and log-Cholesky factor."""
     log_weights = mixture.log_weights.clamp_min(-20.0).unsqueeze(-1)
     return torch.cat((log_weights, mixture.means.asinh(), described(mixture.scale_tril)), -1)
 
 
 def _about_sketch(sketch: LikelihoodSummary) -> Tensor:
-    """Mean and factor of the posterior that the sketch gives a standard normal prior."""
+    """Mean and factor of the posterior given the summary and a standard normal prior."""
     n, dim = sketch.matrix.shape[0], sketch.matrix.shape[-1]
     eye = torch.eye(dim).to(sketch.matrix).expand(n, dim, dim)
     posterior, _ = GaussianMixture.from_moments(eye[:, 0] * 0, eye).update(*sketch)
@@ -286,7 +286,7 @@ def _about_sketch(sketch: LikelihoodSummary) -> Tensor:
 
 
 def _where(has_data: Tensor, answer: GaussianMixture, given: GaussianMixture) -> GaussianMixture:
-    """The answer where there are data, the given prior itself where there are none."""
+    """Selects the network's output for tasks with data, and the given prior for those without."""
     if bool(has_data.all()):
         return answer
     k = max(answer.n_components, given.n_components)

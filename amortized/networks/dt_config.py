@@ -1,4 +1,4 @@
-"""Size and problem of a Distribution Transformer; what its ``config.json`` holds."""
+"""Configuration of a Distribution Transformer, as stored in its ``config.json``."""
 
 from dataclasses import dataclass, replace
 
@@ -10,36 +10,36 @@ _MOST_NUMBERS = 10**6
 
 @dataclass(frozen=True)
 class DistributionTransformerConfig:
-    """Size and problem of a `DistributionTransformer`.
+    """Size of a `DistributionTransformer` and description of its problem.
 
-    The size is chosen; the problem is filled in from the tasks by `fitted_to`.
+    The user chooses the size; `fitted_to` fills in the problem from the tasks.
 
     Attributes:
         d_model: width of a token.
         n_heads: attention heads.
-        n_layers: layers of components attending to each other and to the data.
-        n_data_layers: layers of data rows attending to each other.
-        reads_rows: whether rows are tokens. Without, data are known by the sketch and the summary
-            alone: all there is to know where these are sufficient statistics, and at a cost that
-            does not grow with the rows.
+        n_layers: layers in which components attend to each other and to the data.
+        n_data_layers: layers in which data rows attend to each other.
+        reads_rows: whether rows are tokens. Otherwise the network sees the data only through the
+            likelihood summary and the summary token, which is enough if these are sufficient
+            statistics, and the cost does not grow with the number of rows.
         d_hidden: hidden width of the gated MLPs.
         n_components: K, components of the posterior.
-        prior: name of the tasks it is trained on, or None for tasks without a name.
+        prior: name of the tasks it is trained on, or None for unnamed tasks.
         dim: number of unconstrained latents; 0 until it is filled in.
         channels: names of the observation channels.
-        widths: numbers in a row of each channel.
-        lengths: rows of each channel that is a series in order; 0 for one that is a set.
-        n_sketch: rows of the program's sketch of its likelihood; 0 without one.
+        widths: numbers per row of each channel.
+        lengths: rows of each channel that is an ordered series; 0 for one that is a set.
+        n_sketch: rows of the program's likelihood summary; 0 without one.
         location: centre of the latents; empty for zero.
-        scale: their unit; empty for one.
-        row_location: centre of the numbers of a channel, channel after channel; for a series, of
-            all its rows. Empty for zero.
-        row_scale: their unit; empty for one.
-        reach: how far the tasks go, see `LatentTasks.reach`; empty where that is not known.
-        n_context: fewest and most rows of its training; empty where that is not known.
+        scale: unit of the latents; empty for one.
+        row_location: centre of the numbers of all channels, one channel after another; for a
+            series, of all its rows. Empty for zero.
+        row_scale: unit of these numbers; empty for one.
+        reach: training range of the tasks, see `LatentTasks.reach`; empty if unknown.
+        n_context: smallest and largest number of rows in training; empty if unknown.
 
     Raises:
-        ValueError: if the channels do not fit together.
+        ValueError: if the fields of the channels are inconsistent.
     """
 
     d_model: int = 64
@@ -70,9 +70,7 @@ class DistributionTransformerConfig:
         )
         check_positive(self, "scale", "row_scale")
         if len({name for name in self.channels if name and "." not in name}) < len(self.channels):
-            raise ValueError(
-                f"Expected different names of channels, without a dot; got {self.channels}."
-            )
+            raise ValueError(f"Expected distinct channel names without a dot; got {self.channels}.")
         if len(self.n_context) not in (0, 2):
             raise ValueError(f"Expected n_context as (fewest, most); got {self.n_context}.")
         if not len(self.channels) == len(self.widths) == len(self.lengths):
@@ -98,12 +96,12 @@ class DistributionTransformerConfig:
                 )
 
     def numbers(self, channel: str) -> int:
-        """Numbers in one token of a channel: a row of a set, or a whole series."""
+        """Numbers per token of a channel: a row of a set, or a whole series."""
         at = self.channels.index(channel)
         return self.widths[at] * max(1, self.lengths[at])
 
     def fitted_to(self, tasks: LatentTasks) -> "DistributionTransformerConfig":
-        """The same size, for the problem of these tasks."""
+        """Copies the configuration with the problem of these tasks filled in."""
         centre, spread = tasks.row_moments
         return replace(
             self,

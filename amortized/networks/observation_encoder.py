@@ -1,10 +1,11 @@
-"""Observations as tokens: rows of named channels, sets of any size or series, and one summary.
+"""Observations as tokens: named channels of rows, which are sets or series, and one summary token.
 
-A row of a set is a token; a series that always has the same rows in the same order is one token. A
-number is read as asinh of itself in its channel's unit, so that far outliers stay readable, with a
-bounded copy that is finer near the middle. The first token summarises: what the caller says of the
-prior, and of each channel whether it is there, how many rows it has, and the mean and the spread
-of its numbers. Averaging to many digits is what attention learns last.
+A row of a set is one token, and a series that always has the same rows in the same order is one
+token. Numbers are divided by their channel's unit and transformed by asinh, so that outliers remain
+distinguishable; a bounded copy gives a finer resolution near the centre. The first token is a
+summary: numbers about the prior from the caller and, for each channel, whether it is present, how
+many rows it has, and the mean and spread of its numbers. Attention alone would learn precise
+averages only slowly.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ class ObservationEncoder(nn.Module):
 
     Args:
         config: channels and widths.
-        n_extra: numbers that the caller adds to the summary.
+        n_extra: numbers that the caller adds to the summary token.
     """
 
     row_location: Tensor
@@ -47,16 +48,16 @@ class ObservationEncoder(nn.Module):
     def forward(
         self, observations: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, extra: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Tokens with the summary first, their mask, and which tasks have any data.
+        """Returns tokens with the summary first, their mask, and which tasks have any data.
 
         Args:
             observations: ``{name: (batch, rows, width)}``.
-            masks: ``{name: (batch, rows)}``, None where all rows exist.
-            extra: more numbers for the summary, ``(batch, n_extra)``.
+            masks: ``{name: (batch, rows)}``; None if there are no padding rows.
+            extra: additional numbers for the summary token, ``(batch, n_extra)``.
 
         Returns:
-            ``(batch, tokens, d_model)``; ``(batch, tokens)``, or None where every token exists;
-            and ``(batch,)``.
+            ``(batch, tokens, d_model)``; ``(batch, tokens)``, or None if no token is padding; and
+            ``(batch,)``.
         """
         masks = masks or {}
         self._check(observations, masks)
@@ -115,17 +116,17 @@ class ObservationEncoder(nn.Module):
             if not bool(exists.isfinite().all()):
                 raise ValueError(
                     f"Expected finite observations of '{name}'; some are NaN or infinite. Mask "
-                    "such rows, or leave them out."
+                    "such rows, or remove them."
                 )
 
 
 def mlp(n_in: int, d_model: int) -> nn.Sequential:
-    """Numbers to a token."""
+    """An MLP from numbers to a token."""
     return nn.Sequential(nn.Linear(n_in, d_model), nn.GELU(), nn.Linear(d_model, d_model))
 
 
 def _about(value: Tensor, mask: Tensor, is_set: bool) -> Tensor:
-    """Whether there are rows, how many, and for a set the mean and log spread of its columns."""
+    """Presence and number of rows, and for a set the mean and log spread of its columns."""
     n = mask.sum(-1, keepdim=True).to(value.dtype)
     there = (n > 0).to(value.dtype)
     count = torch.cat((there, n.log1p()), -1)
@@ -138,5 +139,5 @@ def _about(value: Tensor, mask: Tensor, is_set: bool) -> Tensor:
 
 
 def _or_none(mask: Tensor) -> Tensor | None:
-    """No mask where every token exists: then every fused kernel of attention applies."""
+    """Returns None for a mask that is True everywhere, so that fused attention kernels apply."""
     return None if bool(mask.all()) else mask

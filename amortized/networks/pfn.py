@@ -1,9 +1,9 @@
-r"""The prior-data fitted network over rows: a dataset goes in, the posterior predictive comes out.
+r"""The prior-data fitted network over rows: from a dataset to the posterior predictive.
 
-Minimising :math:`-\log q(y^* | x^*, D)` over tasks of a prior brings q to the posterior
-predictive of that prior, for all datasets at once. A row of the context is one token, (x, y); a
-query is one token, x with an unknown y. Every token attends to the context alone, so queries never
-see each other, the context can be encoded once and kept, and attention needs no mask.
+Minimising :math:`-\log q(y^* | x^*, D)` over tasks from a prior moves q towards the posterior
+predictive under that prior, for all datasets simultaneously. A context row is one token, (x, y); a
+query is one token, x with an unknown y. Every token attends to the context only, so queries do not
+see each other, the context can be encoded once and cached, and attention needs no mask.
 
 References:
     | Transformers Can Do Bayesian Inference (Mueller et al., 2022), arXiv:2112.10510
@@ -33,26 +33,26 @@ from amortized.seeding import seeded
 
 @dataclass(frozen=True)
 class PFNConfig:
-    """Size and limits of a ``PFN``; what its ``config.json`` holds.
+    """Size and limits of a ``PFN``, as stored in its ``config.json``.
 
     Attributes:
-        n_features: the most features a task may have; fewer are masked.
-        max_context: the most context rows it was trained for.
+        n_features: largest number of features of a task; missing ones are masked.
+        max_context: largest number of context rows in training.
         d_model: width of a token.
         n_heads: attention heads.
         n_layers: blocks.
         d_hidden: hidden width of the gated MLP.
-        n_bars: bars of the predictive.
-        frequencies: lowest and highest initial angular frequency of attention in x, in radians
-            per unit of x, or of its ``scaling``; about the inverse of the longest and of the
-            shortest lengthscale.
-        prior: name of the prior it is trained on, or None for a prior without a name.
-        units: "raw" for a network that reads numbers in the units of its prior, "standardised" for
-            one whose prior is of standardised data; None is what the prior says, see `Prior`.
-        x_range: smallest and largest value of each feature among draws of the prior; None where
-            they were not looked at, and of standardised data.
-        scaling: location and scale of each feature and, last, of the answers, by which numbers in
-            natural units become numbers of order one inside the network; None where they are.
+        n_bars: number of bars of the predictive.
+        frequencies: lowest and highest initial angular frequency of attention in x, in radians per
+            unit of x or of its ``scaling``; about the inverse of the longest and of the shortest
+            lengthscale.
+        prior: name of the prior it is trained on, or None for an unnamed prior.
+        units: "raw" if data are in the units of the prior, "standardised" if the prior is for
+            standardised data; None takes the prior's own, see `Prior`.
+        x_range: smallest and largest value of each feature among draws of the prior; None if not
+            recorded, and for standardised data.
+        scaling: location and scale of each feature and, last, of the targets, by which the network
+            standardises its inputs; None if they are of order one already.
 
     Raises:
         ValueError: if the units are unknown.
@@ -83,12 +83,12 @@ class PFNConfig:
 
 
 class EncodedContext(NamedTuple):
-    """A context, encoded once: all that a query will ever read.
+    """An encoded context: everything that a query reads.
 
     Attributes:
         keys_values: for each block, keys and values ``(batch, heads, context, width)``.
-        mask: False marks rows that do not exist, ``(batch, context)``; or None.
-        n_features: number of features, which the query must share.
+        mask: False marks padding rows, ``(batch, context)``; or None.
+        n_features: number of features, which queries must have as well.
     """
 
     keys_values: tuple[KeysValues, ...]
@@ -101,8 +101,8 @@ class PFN(nn.Module):
 
     Args:
         config: size and limits.
-        borders: borders of the bars, ``(n_bars + 1,)``, from ``equal_mass_borders``; kept with
-            the weights. None makes equally spaced ones, to be overwritten by loading.
+        borders: borders of the bars, ``(n_bars + 1,)``, from ``equal_mass_borders``, stored with
+            the weights. None creates equally spaced ones, to be overwritten by loading.
 
     Example:
         >>> import torch
@@ -113,7 +113,7 @@ class PFN(nn.Module):
         torch.Size([4, 3])
     """
 
-    calibration: Calibration | None = None  # as its training has measured it
+    calibration: Calibration | None = None  # measured after training
 
     def __init__(self, config: PFNConfig, borders: Float[Tensor, " borders"] | None = None) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class PFN(nn.Module):
         self.embed_y = nn.Sequential(nn.Linear(1, d), nn.GELU(), nn.Linear(d, d))
         self.unknown_y = nn.Parameter(torch.zeros(d))
         self.frequencies = nn.Parameter(self._initial_frequencies())
-        self.blocks: Any = nn.ModuleList(  # of Block, which a ModuleList forgets
+        self.blocks: Any = nn.ModuleList(  # ModuleList loses the type Block
             Block(d, config.n_heads, config.d_hidden) for _ in range(config.n_layers)
         )
         self.norm = Norm(d)
@@ -139,12 +139,12 @@ class PFN(nn.Module):
 
     @classmethod
     def new(cls, prior: Prior, config: PFNConfig, seed: int = 0) -> "PFN":
-        """An untrained network whose bars hold equal mass under the prior, in the prior's units.
+        """Creates an untrained network whose bars have equal mass under the prior.
 
         Args:
-            prior: draws the answers that the borders are quantiles of.
+            prior: draws the targets whose quantiles are the borders.
             config: size of the network.
-            seed: of the weights and of those draws.
+            seed: seed of the weights and of those draws.
         """
         with precision(torch.float32), seeded(seed):
             n_tasks = max(1000, 20 * config.n_bars)
@@ -165,7 +165,7 @@ class PFN(nn.Module):
         return self.decoder.borders
 
     def _initial_frequencies(self) -> Tensor:
-        """Random directions with log-spaced lengths, (features, heads, width / 2)."""
+        """Random directions with log-spaced lengths, ``(features, heads, width / 2)``."""
         config = self.config
         half = config.d_model // config.n_heads // 2
         low, high = map(math.log, config.frequencies)
@@ -176,9 +176,9 @@ class PFN(nn.Module):
         return direction * length / math.sqrt(config.n_features)
 
     def _embed(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens of rows, (batch, rows, d_model), and angles of attention in x.
+        """Tokens of rows, ``(batch, rows, d_model)``, and angles of attention in x.
 
-        Angles are (batch, rows, heads, width / 2). Rows past the end of y have an unknown one.
+        The angles are ``(batch, rows, heads, width / 2)``. Rows beyond the end of y are queries.
         """
         missing = self.config.n_features - x.shape[-1]
         x = x.to(self.frequencies.dtype)
@@ -188,7 +188,7 @@ class PFN(nn.Module):
             n = x.shape[-1]
             x, y = (x - location[:n]) / scale[:n], (y - location[-1]) / scale[-1]
         unknown = self.unknown_y.expand(len(x), x.shape[1] - y.shape[1], -1)
-        # bfloat16 leaves of x and y three digits, and answers may be less noisy than that.
+        # bfloat16 keeps about three digits of x and y, and the noise may be smaller than that.
         with torch.autocast(x.device.type, enabled=False):
             exists = nn.functional.pad(torch.ones_like(x), (0, missing))
             tokens = self.embed_x(torch.cat((nn.functional.pad(x, (0, missing)), exists), dim=-1))
@@ -197,7 +197,7 @@ class PFN(nn.Module):
         return tokens, angles
 
     def _check(self, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
-        """Refuses a context whose shapes do not fit the network or each other."""
+        """Raises an error if the context's shapes do not fit the network or each other."""
         if x.ndim != 3 or y.shape != x.shape[:2]:
             raise ValueError(
                 f"Expected x_context (batch, context, features) and y_context (batch, context); "
@@ -224,7 +224,7 @@ class PFN(nn.Module):
         x_query: Float[Tensor, "batch query features"],
         context_mask: Bool[Tensor, "batch context"] | None = None,
     ) -> BarDistribution:
-        """Posterior predictive of each query, all in one pass."""
+        """Computes the posterior predictive of each query in one pass."""
         self._check(x_context, y_context, context_mask)
         self._check_query(x_query, len(x_context), x_context.shape[2])
         n_context = x_context.shape[1]
@@ -233,14 +233,14 @@ class PFN(nn.Module):
         context, queries = slice(n_context), slice(n_context, None)
         for block in self.blocks[:-1]:
             tokens, _ = block.among(tokens, context_mask, rotation, context=context)
-        # Nothing reads what the last block would make of the context.
+        # The context's output of the last block is not needed.
         tokens, _ = self.blocks[-1].among(
             tokens, context_mask, rotation, context=context, updated=queries
         )
         return self.decoder(self.norm(tokens))
 
     def loss(self, batch: TaskBatch) -> Tensor:
-        """Mean negative log-likelihood of the query's answers."""
+        """Mean negative log-likelihood of the query targets."""
         predictive = self(batch.x_context, batch.y_context, batch.x_query, batch.context_mask)
         surprise = -predictive.log_prob(batch.y_query)
         return surprise.mean() if batch.query_mask is None else surprise[batch.query_mask].mean()
@@ -251,7 +251,7 @@ class PFN(nn.Module):
         y_context: Float[Tensor, "batch context"],
         context_mask: Bool[Tensor, "batch context"] | None = None,
     ) -> EncodedContext:
-        """Encode a context once, for any number of later queries."""
+        """Encodes a context once, for any number of later queries."""
         self._check(x_context, y_context, context_mask)
         tokens, angles = self._embed(x_context, y_context)
         rotation, kept = Rotation.by(angles), []
@@ -267,9 +267,9 @@ class PFN(nn.Module):
         x: Float[Tensor, "batch rows features"],
         y: Float[Tensor, "batch rows"],
     ) -> EncodedContext:
-        """Add rows to an encoded context, whose own rows stay as they were encoded.
+        """Appends rows to an encoded context without re-encoding its own rows.
 
-        Cheaper than ``encode`` of all rows, and not the same: the earlier rows do not attend to
+        Cheaper than ``encode`` of all rows, but not equivalent: the earlier rows do not attend to
         the new ones.
         """
         self._check(x, y, None)
@@ -289,7 +289,7 @@ class PFN(nn.Module):
     def decode(
         self, context: EncodedContext, x_query: Float[Tensor, "batch query features"]
     ) -> BarDistribution:
-        """Posterior predictive of each query, given an encoded context."""
+        """Computes the posterior predictive of each query, given an encoded context."""
         n_tasks = len(context.keys_values[0][0])
         self._check_query(x_query, n_tasks, context.n_features)
         tokens, angles = self._embed(x_query)
@@ -300,7 +300,7 @@ class PFN(nn.Module):
 
 
 def _by_feature(inputs: list[Tensor]) -> Iterator[Tensor]:
-    """All values of each feature, in batches of which some have more features."""
+    """All values of each feature, over batches that may differ in their number of features."""
     for feature in range(max(x.shape[-1] for x in inputs)):
         yield torch.cat([x[..., feature].flatten() for x in inputs if x.shape[-1] > feature])
 
@@ -311,11 +311,11 @@ def _ranges(inputs: list[Tensor]) -> tuple[tuple[float, float], ...]:
 
 
 def _scaling(inputs: list[Tensor], y: Tensor) -> tuple[tuple[float, float], ...] | None:
-    """Median and half the width of the middle 68% of each feature, and of the answers, last."""
+    """Median and half the width of the central 68% of each feature and, last, of the targets."""
     pairs = []
     for values in (*_by_feature(inputs), y.flatten()):
         low, middle, high = np.quantile(values.numpy(), [0.16, 0.5, 0.84])
         pairs.append((float(middle), float(high - low) / 2 if high > low else 1.0))
     if all(abs(middle) <= 3 and 0.1 <= scale <= 10 for middle, scale in pairs):
-        return None  # of order one already
+        return None  # already of order one
     return tuple(pairs)

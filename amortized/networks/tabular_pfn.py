@@ -1,19 +1,20 @@
-"""The prior-data fitted network over cells: a table goes in, the posterior predictive comes out.
+"""The prior-data fitted network over cells: from a table to the posterior predictive.
 
-A token is a row's value in a group of three columns; one more token a row, the first, holds the
-row's answer and becomes its summary. Blocks alternate attention over the tokens of a row and over
-the rows of a token; a few learned *thinking rows* stand among the context's. Every token of the
-context knows its row's answer from the start. The last blocks work on the summaries alone, which
-costs little. Cost and memory grow with rows x columns, and memory at prediction with
+A token is a row's value in a group of three columns. The first token of a row is additional: it
+holds the row's target and becomes the row's summary. Blocks alternate attention across the tokens
+of a row and across the rows of a token. A few learned *thinking rows* are added to the context.
+Every token of a context row includes the row's target from the first layer on. The last blocks
+update the summaries only, which is cheap. Cost and memory grow with rows x columns, and memory at
+prediction with
 
     bytes of an encoded context = 8 d_model n_cell_blocks (columns / stride + 1) (rows + thinking)
 
-plus the same for one chunk of queries: 66 MB for 1,000 rows of 20 columns at the default size.
+plus the same for one chunk of queries, for example 66 MB for 1,000 rows of 20 columns by default.
 
 References:
     | Accurate predictions on small data with a tabular foundation model (Hollmann et al., 2025),
     | Nature 637: cells and alternating attention.
-    | TabICLv2 (Qu et al., 2026): repeated circular groups, answers in the cells from the start.
+    | TabICLv2 (Qu et al., 2026): repeated circular groups, targets in the cells from the start.
 """
 
 from dataclasses import dataclass, replace
@@ -47,28 +48,28 @@ _OFFSETS = (0, 1, 3)
 
 @dataclass(frozen=True)
 class TabularPFNConfig:
-    """Size and limits of a ``TabularPFN``; what its ``config.json`` holds.
+    """Size and limits of a ``TabularPFN``, as stored in its ``config.json``.
 
     Attributes:
-        target: what is predicted, 'classification' or 'regression'.
-        max_context: the most context rows it was trained for.
-        n_features: the most columns it was trained for; more are read all the same.
-        max_classes: the most classes of a task.
-        classes_at_once: the most it was trained to tell apart in one pass.
-        n_bars: bars of the predictive of a number.
+        target: type of the target, 'classification' or 'regression'.
+        max_context: largest number of context rows in training.
+        n_features: largest number of columns in training; more columns are accepted.
+        max_classes: largest number of classes of a task.
+        classes_at_once: largest number of classes that training distinguished in one pass.
+        n_bars: bars of the predictive of a numeric target.
         d_model: width of a token.
         n_heads: attention heads.
         d_hidden: hidden width of the gated MLPs.
         n_cell_blocks: blocks over cells.
-        n_row_blocks: blocks over the rows' summaries, after those.
-        d_row: width of a summary in these.
-        n_retrieval_heads: heads by which a query asks the context's rows for their classes.
-        n_thinking: learned rows beside those of the context.
-        stride: columns from one group of three to the next.
-        n_hashes: points of the circle that say which of a column's repeated values a cell has.
-        prior: name of the prior it is trained on, or None for a prior without a name.
-        units: of the answers, always "standardised": the network knows the context's answers by
-            their standardised values and ranks alone. `train` standardises a raw prior's.
+        n_row_blocks: blocks over the rows' summaries, after the cell blocks.
+        d_row: width of a summary in these blocks.
+        n_retrieval_heads: heads with which a query retrieves the classes of context rows.
+        n_thinking: learned rows added to the context.
+        stride: distance between the first columns of consecutive groups of three.
+        n_hashes: points on the circle that identify a repeated value of a column.
+        prior: name of the prior it is trained on, or None for an unnamed prior.
+        units: units of the targets, always "standardised": the network sees the context's targets
+            only as standardised values and ranks. `train` standardises the tasks of a raw prior.
     """
 
     target: str = "classification"
@@ -98,7 +99,7 @@ class TabularPFNConfig:
         )
         if self.units != "standardised":
             raise ValueError(
-                f"Expected units 'standardised', which a network over cells knows its answers in; "
+                f"Expected units 'standardised', which a network over cells uses for its targets; "
                 f"got {self.units!r}. For raw units take a PFNConfig."
             )
         if self.target not in ("classification", "regression"):
@@ -108,14 +109,14 @@ class TabularPFNConfig:
 
 
 class EncodedTable(NamedTuple):
-    """A context, encoded once: all that a query will ever read.
+    """An encoded context: everything that a query reads.
 
     Attributes:
-        statistics: of the columns.
-        keys_values: for each block, of the context's and the thinking rows.
-        mask: False marks rows that do not exist, ``(batch, thinking + context)``; or None.
-        retrieved: what the class decoder asks for; None for a regression.
-        slots: places of the classes; None for a regression.
+        statistics: statistics of the columns.
+        keys_values: for each block, those of the context and the thinking rows.
+        mask: False marks padding rows, ``(batch, thinking + context)``; or None.
+        retrieved: keys and slots for the class decoder; None for a regression.
+        slots: slots of the classes; None for a regression.
     """
 
     statistics: ColumnStatistics
@@ -125,7 +126,7 @@ class EncodedTable(NamedTuple):
     slots: ClassSlots | None
 
     def contiguous(self) -> "EncodedTable":
-        """The same in the order in which attention reads it: no query has to copy it again."""
+        """The same in the memory layout that attention reads, so that queries need not copy it."""
         kept = tuple((keys.contiguous(), v.contiguous()) for keys, v in self.keys_values)
         retrieved = self.retrieved
         if retrieved is not None:
@@ -134,7 +135,7 @@ class EncodedTable(NamedTuple):
 
 
 class Blocks(nn.Module):
-    """Blocks over cells, the last of which updates the summaries alone, and over summaries."""
+    """Blocks over cells, the last of which updates summaries only, and blocks over summaries."""
 
     def __init__(self, config: TabularPFNConfig) -> None:
         super().__init__()
@@ -148,17 +149,17 @@ class Blocks(nn.Module):
 
 
 class TabularPFN(nn.Module):
-    """Transformer from a table and queries to a distribution of each query's answer.
+    """Transformer from a table and queries to a distribution of each query's target.
 
     Exactly equivariant to the order of classes and, up to rounding, invariant to the order of
-    context rows; the order of columns matters a little, as groups are formed in it. Values that
-    are not finite are missing. Answers of a regression are standardised over the context, as the
-    table priors' are; classes are the numbers 0, 1, ... as floats.
+    context rows; the order of columns has a small effect, because it determines the groups. Values
+    that are not finite are missing. Regression targets are standardised over the context, as those
+    of the table priors are; classes are the numbers 0, 1, ... as floats.
 
     Args:
         config: size and limits.
-        borders: borders of the bars, ``(n_bars + 1,)``; None makes equally spaced ones, to be
-            overwritten by loading. Classifications have none.
+        borders: borders of the bars, ``(n_bars + 1,)``; None creates equally spaced ones, to be
+            overwritten by loading. Not used for classification.
 
     Example:
         >>> size = TabularPFNConfig(d_model=32, d_row=32, n_cell_blocks=1, n_retrieval_heads=2)
@@ -168,7 +169,7 @@ class TabularPFN(nn.Module):
         torch.Size([4, 7, 10])
     """
 
-    calibration: Calibration | None = None  # as its training has measured it
+    calibration: Calibration | None = None  # measured after training
 
     def __init__(
         self, config: TabularPFNConfig, borders: Float[Tensor, " borders"] | None = None
@@ -178,7 +179,7 @@ class TabularPFN(nn.Module):
         d, d_row, is_classifier = config.d_model, config.d_row, config.target == "classification"
         self.describe = CellDescription(config.n_hashes)
         self.embed_cells = nn.Linear(len(_OFFSETS) * self.describe.n_descriptors, d)
-        # Twice d: what the summary token and what the other tokens of a row are told.
+        # Twice d: the embedding for the summary token and the one for the other tokens of a row.
         n_answer = config.max_classes if is_classifier else self.describe.n_descriptors
         self.embed_y = nn.Linear(n_answer, 2 * d)
         self.unknown_y = nn.Parameter(torch.zeros(2 * d))
@@ -194,14 +195,14 @@ class TabularPFN(nn.Module):
 
     @classmethod
     def new(cls, prior: Prior, config: TabularPFNConfig, seed: int = 0) -> "TabularPFN":
-        """An untrained network; its bars, if any, hold equal mass under the prior.
+        """Creates an untrained network; its bars, if any, have equal mass under the prior.
 
-        Of the outermost bars, which are half-normal tails, half of the mass lies beyond the border.
+        The outermost bars are half-normal tails with half of their mass beyond the border.
 
         Args:
-            prior: draws the answers that the borders are quantiles of.
+            prior: draws the targets whose quantiles are the borders.
             config: size of the network.
-            seed: of the weights and of those draws.
+            seed: seed of the weights and of those draws.
         """
         with precision(torch.float32), seeded(seed):
             if config.target == "classification":
@@ -209,8 +210,8 @@ class TabularPFN(nn.Module):
             batches = [prior.sample(32, 64, 64, seed=seed + i) for i in range(20)]
             answers = torch.cat([batch.y_query.flatten() for batch in batches])
             borders = equal_mass_borders(answers, config.n_bars)
-            # A tail's scale puts half of it into the outermost bar. Ending that at the draws'
-            # extremes, a hundred scales out, would make the tail of every answer as wide.
+            # A tail's scale puts half of it into the outermost bar. A bar that ends at the extremes
+            # of the draws, a hundred scales out, would make the tail of every predictive as wide.
             half = torch.tensor([0.5, len(borders) - 1.5]) / (len(borders) - 1)
             low, high = answers.quantile(half)
             borders[0] = low.where(low < borders[1], borders[0])
@@ -218,11 +219,11 @@ class TabularPFN(nn.Module):
             return cls(replace(config, n_bars=len(borders) - 1), borders)
 
     def extended(self, config: TabularPFNConfig) -> "TabularPFN":
-        """A network of other limits that answers as this one does, to be trained further.
+        """Copies the network with other limits and unchanged predictions, to be trained further.
 
         Args:
-            config: may have more hashes of a cell, which get weights of zero, and other limits;
-                sizes, target and bars are those of this network.
+            config: may have more hashes per cell, which get weights of zero, and other limits;
+                sizes, target and bars must be those of this network.
         """
         is_classifier = self.config.target == "classification"
         config = replace(config, n_bars=self.config.n_bars)
@@ -257,14 +258,14 @@ class TabularPFN(nn.Module):
     def _cells(
         self, x: Tensor, statistics: ColumnStatistics, answer: Tensor
     ) -> Float[Tensor, "batch groups rows d_model"]:
-        """Tokens of rows that are told an answer: the summary first, then the groups of columns."""
+        """Tokens of rows with known targets: the summary first, then the groups of columns."""
         groups = column_groups(x.shape[-1], self.config.stride, _OFFSETS).to(x.device)
         described = self.describe(x, statistics).transpose(1, 2)  # (batch, columns, rows, ...)
         members = [described[:, column] for column in groups.T]
         cells = self.embed_cells(torch.cat(members, -1))
         summary, told = answer.to(cells.dtype).chunk(2, dim=-1)
-        # A new network's blocks are the identity: without the mean, its summary of a query would
-        # say nothing of the query, and no weight of a zero head would have a gradient.
+        # The blocks of a new network are the identity: without this mean the summary of a query
+        # would not depend on the query, and a zero-initialised head would have no gradient.
         summary = summary + cells.mean(1)
         return torch.cat((summary[:, None], cells + told[:, None]), dim=1)
 
@@ -274,7 +275,7 @@ class TabularPFN(nn.Module):
         y_context: Float[Tensor, "batch context"],
         context_mask: Bool[Tensor, "batch context"] | None = None,
     ) -> EncodedTable:
-        """Encode a context once, for any number of later queries."""
+        """Encodes a context once, for any number of later queries."""
         self._check(x_context, y_context)
         statistics = column_statistics(x_context, context_mask)
         answers = self._answers(x_context, y_context, statistics, context_mask)
@@ -304,11 +305,11 @@ class TabularPFN(nn.Module):
     def _answers(
         self, x: Tensor, y: Tensor, statistics: ColumnStatistics, mask: Tensor | None
     ) -> "_Answers":
-        """The context's answers as vectors; those of a classification by slots."""
+        """The context's targets as vectors; classes are represented by slots."""
         if self.config.target == "regression":
             y = y[..., None]
             return _Answers(self.describe(y, column_statistics(y, mask))[:, :, 0], None, None)
-        # Any number of the row that depends neither on the labels nor on the order of columns.
+        # Any number that depends neither on the labels nor on the order of columns.
         tie_break = self.describe.rank(x, statistics).square().mean(-1)
         n_classes = self.config.max_classes
         slots = class_slots(y, tie_break, n_classes, mask)
@@ -324,7 +325,7 @@ class TabularPFN(nn.Module):
     def decode(
         self, context: EncodedTable, x_query: Float[Tensor, "batch query features"]
     ) -> Categorical | BarDistribution:
-        """Posterior predictive of each query, given an encoded context."""
+        """Computes the posterior predictive of each query, given an encoded context."""
         unknown = self.unknown_y.expand(*x_query.shape[:2], -1)
         cells = self._cells(x_query, context.statistics, unknown)
         kept = iter(context.keys_values)
@@ -356,17 +357,17 @@ class TabularPFN(nn.Module):
         return self.decode(self.encode(x_context, y_context, context_mask), x_query)
 
     def loss(self, batch: TaskBatch) -> Tensor:
-        """Mean negative log-likelihood of the query's answers, of those the context has seen."""
+        """Mean negative log-likelihood of query targets, except classes the context lacks."""
         predictive = self(batch.x_context, batch.y_context, batch.x_query, batch.context_mask)
         surprise = -predictive.log_prob(batch.y_query)
-        counted = surprise.isfinite()  # a class that the context lacks has no probability
+        counted = surprise.isfinite()  # a class absent from the context has probability zero
         if batch.query_mask is not None:
             counted = counted & batch.query_mask
         return surprise.where(counted, 0.0).sum() / counted.sum().clamp_min(1)
 
 
 class _Answers(NamedTuple):
-    """Answers of the context as vectors; of a classification also each row's slot and all slots."""
+    """Targets of the context as vectors; for classes also each row's slot and all slots."""
 
     described: Tensor
     slot: Tensor | None

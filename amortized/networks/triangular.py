@@ -1,9 +1,10 @@
-r"""Triangular matrices as numbers: what a network reads of a Cholesky factor, and what it answers.
+r"""Triangular matrices as network inputs and outputs.
 
-Up to ten latents every entry is a number. Beyond, where entries grow as the square of the latents,
-a matrix is answered as a diagonal and r = 4 directions, :math:`D + \mathrm{tril}(U (V_0 + V)^\top)`
-below the diagonal with a fixed :math:`V_0`, so that zeros are the identity's and still learn; and
-it is read by its diagonal and its products with the same directions.
+With up to ten latents every entry is a number. Beyond that, where the number of entries grows with
+the square of the dimension, a matrix is output as a diagonal and r = 4 directions,
+:math:`D + \mathrm{tril}(U (V_0 + V)^\top)` below the diagonal with a fixed :math:`V_0`, so that an
+output of zero leaves the off-diagonal part zero but still has a gradient. As an input, a matrix is
+represented by its diagonal and its products with the same directions.
 """
 
 from functools import lru_cache
@@ -17,7 +18,7 @@ _RANK = 4
 
 
 def n_answered(dim: int) -> int:
-    """How many numbers `triangular` makes a matrix of.
+    """Number of outputs from which `triangular` builds a matrix.
 
     Example:
         >>> [n_answered(dim) for dim in (2, 10, 11, 50)]
@@ -27,15 +28,15 @@ def n_answered(dim: int) -> int:
 
 
 def n_read(dim: int) -> int:
-    """How many numbers `described` says of a matrix."""
+    """Number of inputs with which `described` represents a matrix."""
     return dim * (dim + 1) // 2 if dim <= _MOST_FULL else dim + _RANK * dim
 
 
 def triangular(entries: Float[Tensor, "*batch n"], dim: int) -> Float[Tensor, "*batch dim dim"]:
-    """A lower triangular matrix, of zeros where the numbers are zeros.
+    """Builds a lower triangular matrix; inputs of zero give zero.
 
     Args:
-        entries: `n_answered` numbers: of a full matrix row by row.
+        entries: `n_answered` numbers: those of a full matrix row by row.
         dim: rows of the matrix.
 
     Example:
@@ -69,6 +70,6 @@ def described(factor: Float[Tensor, "*batch dim dim"]) -> Float[Tensor, "*batch 
 
 @lru_cache(maxsize=32)
 def _directions(dim: int) -> Float[Tensor, "dim rank"]:
-    """Orthonormal columns, the same in every process."""
+    """Orthonormal columns that are the same in every process."""
     draws = torch.randn(dim, _RANK, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return torch.linalg.qr(draws).Q.float()

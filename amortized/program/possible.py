@@ -15,8 +15,8 @@ from torch import Tensor
 from amortized.program.density import ProgramDensity
 from amortized.seeding import seeded
 
-_N_DRAWS = 64  # of the prior, for the first look
-_N_LED = 512
+_N_DRAWS = 64  # prior draws evaluated first
+_N_SEARCH = 512
 _N_STEPS = 30
 _EPS = torch.finfo(torch.float64).eps
 _LARGEST = 0.1 / _EPS  # a log density whose last digit is 0.1 nats
@@ -43,30 +43,30 @@ def check_possible(density: ProgramDensity) -> None:
         return
     with torch.no_grad(), seeded(0):
         best = density.log_likelihood(density.sample_prior(_N_DRAWS)).amax(-1)
-        open_ones = (best < -_LARGEST).nonzero()[:, 0]
-        far = best[open_ones].isfinite()
-        _refuse_far(density, open_ones[far])
-        open_ones = open_ones[~far]
-        if not len(open_ones):
+        unexplained = (best < -_LARGEST).nonzero()[:, 0]
+        far = best[unexplained].isfinite()
+        _refuse_far(density, unexplained[far])
+        unexplained = unexplained[~far]
+        if not len(unexplained):
             return
-        ruled_out = ~_found(density.take(open_ones))
+        ruled_out = ~_found(density.take(unexplained))
     if not ruled_out.any():
         return
-    which = "" if density.n_datasets == 1 else f" in dataset {open_ones[ruled_out][0].item()}"
+    which = "" if density.n_datasets == 1 else f" in dataset {unexplained[ruled_out][0].item()}"
     raise ValueError(
         f"Expected data that the program can produce; got data that are impossible{which} under "
-        f"all latents tried, {_N_DRAWS + _N_LED * _N_STEPS} of them: they lie outside the "
+        f"all latents tried, {_N_DRAWS + _N_SEARCH * _N_STEPS} of them: they lie outside the "
         "supports of their distributions, or a factor is -inf. Check the data's units, and the "
         "constraints of the program."
     )
 
 
 def _refuse_far(density: ProgramDensity, chosen: Int[Tensor, " chosen"]) -> None:
-    """Raises where the log density is so large or steep that rounding hides its differences."""
+    """Raises an error if the log density is so large that rounding hides its differences."""
     if not len(chosen):
         return
     some = density.take(chosen)
-    u = some.sample_prior(_N_LED)
+    u = some.sample_prior(_N_SEARCH)
     before, best = u.mean(1, keepdim=True), u.new_full((len(chosen),), -torch.inf)
     highest = u[:, 0]
     for _ in range(_N_STEPS):
@@ -77,7 +77,7 @@ def _refuse_far(density: ProgramDensity, chosen: Int[Tensor, " chosen"]) -> None
         highest = torch.where(higher.unsqueeze(-1), u[torch.arange(len(u)), index], highest)
         if (best > -_LARGEST).all():
             return _refuse_narrow(some, highest, chosen)
-        u, before = _led(u, heights.topk(_N_LED // 8).indices, before)
+        u, before = _next_draws(u, heights.topk(_N_SEARCH // 8).indices, before)
     at = int(best.argmin())
     which = "" if density.n_datasets == 1 else f" in dataset {int(chosen[at])}"
     raise ValueError(
@@ -90,7 +90,7 @@ def _refuse_far(density: ProgramDensity, chosen: Int[Tensor, " chosen"]) -> None
 def _refuse_narrow(
     density: ProgramDensity, u: Float[Tensor, "batch dim"], chosen: Int[Tensor, " batch"]
 ) -> None:
-    """Raises where the posterior spans hardly any of the floating-point numbers about its mode."""
+    """Raises an error if the posterior is narrower than a few floating-point numbers."""
     step = _STEP * u.abs()
     shift = torch.diag_embed(step)
     points = torch.cat([u.unsqueeze(1), u.unsqueeze(1) + shift, u.unsqueeze(1) - shift], 1)
@@ -116,22 +116,22 @@ def _some(
 
 def _found(density: ProgramDensity) -> Bool[Tensor, " batch"]:
     """Whether the cross-entropy search finds a positive density, for each dataset."""
-    u = density.sample_prior(_N_LED)
+    u = density.sample_prior(_N_SEARCH)
     found = torch.zeros(density.n_datasets, dtype=torch.bool, device=u.device)
     before = u.mean(1, keepdim=True)
     for _ in range(_N_STEPS):
         found |= _some(density, u)
         if found.all():
             break
-        best = density.outside(u).topk(_N_LED // 8, largest=False).indices
-        u, before = _led(u, best, before)
+        best = density.outside(u).topk(_N_SEARCH // 8, largest=False).indices
+        u, before = _next_draws(u, best, before)
     return found
 
 
-def _led(u: Tensor, best: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws about the best of those before, and their mean."""
+def _next_draws(u: Tensor, best: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Normal draws around the best previous ones, and the mean of these."""
     elite = u.gather(1, best.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
     mean = elite.mean(1, keepdim=True)
-    # As wide as the last step was long: a place far away is reached in longer and longer steps.
+    # As wide as the last step was long, so that a distant region is reached in growing steps.
     sd = elite.std(1, keepdim=True) + (mean - before).abs()
     return mean + sd * torch.randn_like(u), mean

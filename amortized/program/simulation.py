@@ -84,7 +84,7 @@ class ProgramSimulator:
         y = values.pop("y")
         if y.shape[:2] != x.shape[:2]:
             raise ValueError(
-                f"Expected the site 'y' of shape ({x.shape[1]},), one answer a row; got "
+                f"Expected the site 'y' of shape ({x.shape[1]},), one target per row; got "
                 f"{tuple(y.shape[1:])}. Draw it inside a plate of that size or with to_event."
             )
         return values, y.to(x.dtype)

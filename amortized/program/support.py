@@ -225,7 +225,7 @@ def _number(end: Any) -> Any:
 
 
 def _hull(components: Any) -> Any:
-    """The least interval around the supports of a mixture's components."""
+    """The smallest interval around the supports of a mixture's components."""
     support: Any = support_of(components)
     n = 0
     while isinstance(support, constraints.independent):

@@ -1,1 +1,1 @@
-"""Classical inference: samplers and filters, one a file, and the checks of their draws."""
+"""Classical inference: one sampler or filter per file, and checks of the draws they return."""

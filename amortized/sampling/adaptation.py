@@ -1,15 +1,15 @@
-r"""A mixture that adapts to a density which can be evaluated: population Monte Carlo, by points.
+r"""Population Monte Carlo: adapts a Gaussian mixture to a density that can be evaluated.
 
-A step takes every component to the moments of its share of the density p. With the ratio
-:math:`r(u) = p(u) / q(u)` and expectations over the component :math:`q_k` of the mixture q,
+Each step matches every component to the moments of its share of the density p. With the ratio
+:math:`r(u) = p(u) / q(u)` and expectations under component :math:`q_k` of the mixture q,
 
 .. math::
     w_k' \propto w_k E_k[r], \qquad \mu_k' = E_k[r u] / E_k[r], \qquad
     S_k' = E_k[r (u - \mu_k') (u - \mu_k')^\top] / E_k[r].
 
-With exact expectations this is a step of EM, which never raises the divergence KL(p | q). Here they
-are sums over the same quasi-random points of every component, brought to mean zero and unit
-covariance: no chance enters, and a component that is right already stays as it is.
+With exact expectations this is an EM step, which never increases KL(p | q). Here the expectations
+are averages over one fixed set of quasi-random points per component, standardised to mean zero and
+unit covariance, so the result is deterministic and a component that already fits does not move.
 
 References:
     | Adaptive importance sampling in general mixture classes (Cappe, Douc, Guillin, Marin and
@@ -28,20 +28,23 @@ from amortized.cholesky import cholesky_factor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.sampling.start import FromMixture
 
-_PER_LATENT = 64  # points; with 11 a latent, steps led away from posteriors of six latents
-_LEAST = 0.2  # share that the points of a component are worth, to learn moments from them
+_PER_LATENT = 64  # points; too few make the steps diverge in six dimensions
+_LEAST = 0.2  # relative ESS below which a component's moments are too noisy to be updated
 
 
 def adapt(
     mixture: GaussianMixture, log_density: Callable[[Tensor], Tensor], n_steps: int = 4
 ) -> GaussianMixture:
-    """The mixture after some steps towards the density.
+    """Moves the components of a mixture towards a density.
 
     Args:
-        mixture: q, of batch shape ``(batch,)``; where it has next to no mass, nothing is found.
+        mixture: q, of batch shape ``(batch,)``; modes where q has almost no mass are not found.
         log_density: log p up to a constant for each dataset, ``(batch, n, dim) -> (batch, n)``;
-            a value that is not a number counts as impossible.
-        n_steps: steps.
+            NaN counts as zero density.
+        n_steps: number of steps.
+
+    Returns:
+        the adapted mixture, with as many components as ``mixture``.
 
     Example:
         >>> import torch
@@ -65,7 +68,7 @@ def _step(mixture: GaussianMixture, log_density: Callable[[Tensor], Tensor]) -> 
     mass = log_ratio.logsumexp(-1)
     weights = log_ratio.softmax(-1).nan_to_num()
     known = mass.isfinite() & (weights.square().sum(-1) * _LEAST * len(points) < 1)
-    # In the component's own coordinates, where one that is right has mean zero and unit covariance.
+    # In the component's own coordinates a component that fits has mean zero and unit covariance.
     mean = torch.where(known.unsqueeze(-1), weights @ points, 0.0)
     off = points - mean.unsqueeze(2)
     covariance = (off * weights.unsqueeze(-1)).mT @ off
@@ -83,7 +86,7 @@ def _step(mixture: GaussianMixture, log_density: Callable[[Tensor], Tensor]) -> 
 
 @lru_cache(maxsize=32)
 def _points(dim: int) -> Float[Tensor, "points dim"]:
-    """Points of a standard normal, symmetric, whose covariance is the identity exactly."""
+    """Symmetric points of a standard normal whose covariance is exactly the identity."""
     sobol = torch.quasirandom.SobolEngine(dim, scramble=True, seed=0)
     level = sobol.draw(_PER_LATENT * dim // 2, dtype=torch.float64)
     half = Normal(0.0, 1.0).icdf(level.clamp(1e-9, 1 - 1e-9))

@@ -1,14 +1,14 @@
-r"""The evidence from draws of the posterior, by bridge sampling.
+r"""Bridge sampling: the log evidence from draws of the posterior.
 
-Between draws :math:`u_i` of the posterior and draws :math:`v_j` of a normalised density q, here a
-normal with the posterior draws' moments, the optimal bridge solves
+With draws :math:`u_i` of the posterior and draws :math:`v_j` of a normalised density q, here a
+normal with the moments of the posterior draws, the optimal bridge estimator solves
 
 .. math:: Z = \frac{\frac1m \sum_j \ell(v_j) / (s_1 \ell(v_j) + s_2 Z)}
                   {\frac1n \sum_i 1 / (s_1 \ell(u_i) + s_2 Z)}, \qquad \ell = p(u, y) / q(u),
 
-with :math:`s_1, s_2` the shares of effective draws. Unlike importance sampling it needs no q with
-heavier tails than the posterior, only one that overlaps it. Half of the draws fit the normal for
-the other half, so that no draw meets a density that was fitted to it.
+where :math:`s_1, s_2` are the shares of the two sets of draws. Unlike importance sampling, this
+does not need a q with heavier tails than the posterior; overlap is enough. The normal used with one
+half of the draws is fitted to the other half, so that no draw is evaluated under its own fit.
 
 References:
     Meng and Wong, Simulating ratios of normalizing constants via a simple identity (1996).
@@ -32,7 +32,7 @@ _CHUNK = 4096  # particles
 
 
 class Evidence(NamedTuple):
-    """Log evidence of each dataset with its standard error, infinite where q hardly overlaps."""
+    """Log evidence of each dataset and its standard error, infinite where q hardly overlaps."""
 
     log_evidence: Float[Tensor, " batch"]
     error: Float[Tensor, " batch"]
@@ -44,14 +44,14 @@ def bridge_evidence(
     cluster: Int[Tensor, "batch n"],
     log_density: Float[Tensor, "batch n"] | None = None,
 ) -> Evidence:
-    """The log evidence of every dataset from equally weighted draws of its posterior.
+    """Estimates the log evidence of every dataset from equally weighted posterior draws.
 
     Args:
-        density: of the posterior.
-        u: draws, an even number of them.
-        cluster: draws with equal labels from 0 to n - 1 depend on each other; the halves of u
-            should have none in common.
-        log_density: at the draws, where it is known.
+        density: log density of the posterior.
+        u: draws; their number must be even.
+        cluster: labels from 0 to n - 1; draws with the same label are dependent. No label should
+            occur in both halves of u.
+        log_density: log density at the draws, if already known.
     """
     if log_density is None:
         log_density = _evaluated(density, u)
@@ -76,7 +76,7 @@ def bridge_evidence(
 
 
 def _evaluated(density: ProgramDensity, u: Tensor) -> Float[Tensor, "batch n"]:
-    """The log density, some datasets at a time, for more do not fit into the cache."""
+    """Log density of the draws, computed for a few datasets at a time so that it fits in cache."""
     with torch.no_grad():
         parts = [
             density.take(rows).log_density(u[rows])
@@ -97,7 +97,7 @@ def _bridge(
     of_normal: Float[Tensor, "batch m"],
     cluster: Int[Tensor, "batch n"],
 ) -> Evidence:
-    """Log evidence from the log ratios p / q at draws of p and of q."""
+    """Log evidence from the log ratios p / q at draws of p and at draws of q."""
     n, m = of_posterior.shape[1], of_normal.shape[1]
     log_z = of_posterior.median(1, keepdim=True).values
     s_1, s_2 = n / (n + m), m / (n + m)
@@ -119,5 +119,5 @@ def _inverse_sum(log_ratio: Tensor, log_z: Tensor, s_1: float, s_2: float) -> Te
 
 
 def _relative(log_value: Tensor) -> Tensor:
-    """Values over their mean."""
+    """Values divided by their mean."""
     return torch.softmax(log_value, 1) * log_value.shape[1]

@@ -1,8 +1,8 @@
-"""Independent estimates that chains and approximations are compared with.
+"""Compares chains and approximations with independent estimates.
 
-The weights of a mixture around the draws are the first (see `amortized.sampling.weighing`). Where
-they are poor, chains are compared with particles of tempered SMC, and an approximation, whose only
-claim is that it is near the posterior, is in doubt.
+The first such estimate comes from importance weights of a mixture fitted around the draws (see
+`amortized.sampling.weighing`). Where these weights are poor, chains are compared with tempered SMC,
+and an approximation is reported as doubtful, because nothing confirms that it is close.
 """
 
 import torch
@@ -18,17 +18,17 @@ from amortized.sampling.weighing import compared, second_opinion
 
 
 def checked_chains(density: ProgramDensity, draws: Draws, particles: Draws | None = None) -> Draws:
-    """Chains with their evidence, their precision, and how far independent estimates lie apart.
+    """Adds evidence, precision and the discrepancy from independent estimates to chains.
 
     Args:
-        density: of the posterior.
-        draws: equally weighted, chain after chain.
-        particles: of `smc`, where they are known; None runs it where they are needed.
+        density: log density of the posterior.
+        draws: equally weighted draws, one chain after another.
+        particles: draws of `smc`, if available; None runs it where it is needed.
 
     Returns:
-        the draws with the log evidence from a bridge, and diagnostics ``ess``, ``mcse_mean``,
-        ``mcse_sd``, ``r_hat``, ``mean_off``, ``sd_off``, ``evidence_off``, which are 0 where errors
-        explain the difference, and ``checked_by``.
+        the draws with the log evidence by bridge sampling, and diagnostics ``ess``, ``mcse_mean``,
+        ``mcse_sd``, ``r_hat``, ``mean_off``, ``sd_off``, ``evidence_off`` (0 where standard errors
+        explain the difference) and ``checked_by``.
     """
     evidence = bridge_evidence(density, _even(draws.u), _even(blocks_of_chains(draws)))
     draws = draws._replace(log_evidence=evidence.log_evidence, log_evidence_error=evidence.error)
@@ -43,7 +43,7 @@ def checked_chains(density: ProgramDensity, draws: Draws, particles: Draws | Non
         doubtful = any_doubt(particles.diagnostics)
         chains = take_draws(draws, poor)
         again = compared(some, chains, particles)
-        # Even a doubtful run that holds more of the evidence has found what the chains lack.
+        # A doubtful run that finds more evidence has still found a mode that the chains miss.
         assert particles.log_evidence is not None and chains.log_evidence is not None
         lacking = particles.log_evidence > chains.log_evidence
         again["evidence_off"] = torch.where(doubtful & ~lacking, 0.0, again["evidence_off"])
@@ -57,12 +57,12 @@ def checked_chains(density: ProgramDensity, draws: Draws, particles: Draws | Non
 
 
 def checked_approximation(density: ProgramDensity, draws: Draws) -> Draws:
-    """Independent draws of an approximation, and how far the posterior lies from it by weights.
+    """Measures how far an approximation lies from the posterior, by importance weights.
 
     Returns:
         the draws with diagnostics ``ess``, ``mcse_mean``, ``mcse_sd``, ``r_hat``, ``mean_off``,
-        ``sd_off`` and ``poor_weights``, 1 where there is no telling. An evidence gets as its error
-        its distance from that of the weights, with theirs.
+        ``sd_off`` and ``poor_weights``, which is 1 where the weights cannot decide. The error of a
+        log evidence is its distance from the weights' estimate plus the error of that estimate.
     """
     draws = measured(density, draws._replace(cluster=_independent(draws)))
     other = second_opinion(density, draws)

@@ -1,15 +1,15 @@
-r"""Have the chains converged, and how many independent draws are they worth?
+r"""Convergence of Markov chains: R-hat and effective sample size.
 
 With B the variance of the chains' means and W the mean of their variances,
 
 .. math:: \hat R = \sqrt{(W (n - 1) / n + B) / W}, \qquad
     \mathrm{ESS} = \frac{m n}{-1 + 2 \sum_t P_t},
 
-where :math:`P_t = \rho_{2t} + \rho_{2t+1}` is summed while positive and made to decrease, and half
-of :math:`\rho_{2t}` of the first that is not is added. Both are computed on split chains of normal
-scores of ranks, so that heavy tails do no harm. All functions
-take draws ``(chains, draws, ...)`` and keep the trailing dimensions. Of a quantity with a draw
-that is NaN they are NaN, with a warning.
+where :math:`P_t = \rho_{2t} + \rho_{2t+1}` is summed while it is positive, after being made
+monotone; of the first negative pair half of :math:`\rho_{2t}` is added. Both use split chains of
+rank-normalised draws and so remain valid for heavy tails. All functions take draws
+``(chains, draws, ...)`` and keep the trailing dimensions. A quantity with a NaN draw gives NaN and
+a warning.
 
 References:
     Vehtari et al., Rank-normalization, folding, and localization: an improved R-hat (2021),
@@ -29,7 +29,7 @@ Values = Float[Tensor, "*event"]
 
 
 def r_hat(draws: Draws) -> Values:
-    """The larger of the rank-normalised split R-hat of draws and of their distance to the median.
+    """The larger of the rank-normalised split R-hat of the draws and of the folded draws.
 
     Example:
         >>> import torch
@@ -48,10 +48,10 @@ def r_hat(draws: Draws) -> Values:
 def nested_r_hat(draws: Draws, n_superchains: int) -> Values:
     r"""R-hat for many short chains, grouped into superchains that each started from one point.
 
-    With :math:`\bar B` the variance of superchain means, and :math:`\bar W` the mean over
-    superchains of (variance of chain means + mean variance within chains),
-    :math:`\sqrt{1 + \bar B / \bar W}`. Unlike R-hat it does not ask short chains for a precise
-    mean each.
+    With :math:`\bar B` the variance of superchain means and :math:`\bar W` the mean over
+    superchains of (variance of chain means + mean variance within chains), it is
+    :math:`\sqrt{1 + \bar B / \bar W}`. Unlike R-hat it does not require each short chain to
+    estimate its mean precisely.
     """
     if n_superchains < 2 or draws.shape[0] % n_superchains:
         raise ValueError(
@@ -68,13 +68,13 @@ def nested_r_hat(draws: Draws, n_superchains: int) -> Values:
 
 
 def ess_bulk(draws: Draws) -> Values:
-    """Effective number of draws for the centre of the distribution."""
+    """Effective sample size for the centre of the distribution."""
     _warn_of_nan(draws)
     return _where_known(_ess(_normal_scores(_split(draws))), draws)
 
 
 def ess_tail(draws: Draws) -> Values:
-    """Effective number of draws for the 5% and the 95% quantile, the lesser of the two."""
+    """The smaller of the effective sample sizes for the 5% and the 95% quantile."""
     _warn_of_nan(draws)
     halves = _split(draws)
     ends = halves.flatten(0, 1).quantile(torch.tensor([0.05, 0.95], dtype=draws.dtype), dim=0)
@@ -83,42 +83,41 @@ def ess_tail(draws: Draws) -> Values:
 
 
 def ess_mean(draws: Draws) -> Values:
-    """Effective number of draws for the mean of the draws as they are."""
+    """Effective sample size for the mean, without rank normalisation."""
     _warn_of_nan(draws)
     return _where_known(_ess(_split(draws)), draws)
 
 
 def replicate_ess(means: Runs, variance: Values) -> Values:
-    """Posterior variance over the variance of the estimated mean among independent runs.
+    """Effective sample size from independent runs: posterior variance over variance of the means.
 
-    The honest measure for a sampler whose particles share ancestors, which autocorrelation does
-    not see.
+    Unlike an autocorrelation estimate, it is valid for samplers whose particles share ancestors.
 
     Args:
-        means: the posterior mean as each run estimates it.
+        means: the posterior mean estimated by each run.
         variance: the posterior variance.
     """
     return variance / means.var(0)
 
 
 def _warn_of_nan(draws: Tensor) -> None:
-    """Says how many draws are NaN, and where; ranks would count them as the largest of all."""
+    """Reports how many draws are NaN; ranking would treat them as the largest values."""
     try:
         n_missing = int(draws.isnan().sum())
-    except RuntimeError:  # torch.func.vmap lets nobody look at values
+    except RuntimeError:  # values cannot be inspected under torch.func.vmap
         return
     if n_missing:
         n_quantities = int(draws.isnan().flatten(0, 1).any(0).sum())
         warnings.warn(
             f"Expected draws without NaN; got {n_missing:,} NaN of {draws.numel():,} draws, in "
             f"{n_quantities} of {draws[0, 0].numel()} quantities, whose R-hat and ESS are NaN. "
-            "Look for what made them: such draws are no sample.",
+            "Find out where they come from: such draws are not a posterior sample.",
             stacklevel=3,
         )
 
 
 def _where_known(values: Tensor, draws: Tensor) -> Tensor:
-    """The values, NaN where a draw is."""
+    """The values, set to NaN for quantities with a NaN draw."""
     return values.masked_fill(draws.isnan().flatten(0, 1).any(0), torch.nan)
 
 
@@ -127,17 +126,17 @@ def clustered_variance(
     cluster: Int[Tensor, "batch n"],
     weights: Float[Tensor, "batch n"] | None = None,
 ) -> Float[Tensor, "batch features"]:
-    r"""Variance of the weighted mean of draws that depend on each other within clusters only.
+    r"""Variance of a weighted mean of draws that are dependent only within clusters.
 
     .. math:: \sum_c \Big( \sum_{i \in c} w_i (f_i - \bar f) \Big)^2, \qquad \sum_i w_i = 1,
 
-    times :math:`k / (k - 1)` for an effective number k of clusters.
+    times :math:`k / (k - 1)`, where k is the effective number of clusters.
 
     Args:
         values: f.
-        cluster: labels, integers from 0: the first ancestor of a particle; all different for
+        cluster: integer labels from 0, such as the first ancestor of a particle; all different for
             independent draws.
-        weights: up to a factor; None for equal ones.
+        weights: unnormalised weights; None for equal ones.
     """
     batch, n, features = values.shape
     share = values.new_full((batch, n), 1 / n) if weights is None else weights
@@ -154,12 +153,12 @@ def clustered_variance(
 def _split(draws: Tensor) -> Tensor:
     half = draws.shape[1] // 2
     if half < 2:
-        raise ValueError(f"Expected at least 4 draws a chain; got {draws.shape[1]}.")
+        raise ValueError(f"Expected at least 4 draws per chain; got {draws.shape[1]}.")
     return torch.cat([draws[:, :half], draws[:, -half:]], 0)
 
 
 def _normal_scores(draws: Tensor) -> Tensor:
-    """Normal quantiles of the ranks over all chains; equal draws share their mean rank."""
+    """Normal quantiles of the ranks over all chains; ties share their mean rank."""
     flat = draws.reshape(draws.shape[0] * draws.shape[1], -1).T.contiguous()
     ordered = flat.sort(-1).values
     low = torch.searchsorted(ordered, flat)
@@ -186,12 +185,12 @@ def _ess(draws: Tensor) -> Tensor:
     total = covariance[0] + (draws.mean(1).var(0) if m > 1 else 0.0)
     rho = 1 - (within - covariance) / total
     rho[0] = 1.0
-    last = max(0, (n - 3) // 2)  # the last lags are those of a few draws
+    last = max(0, (n - 3) // 2)  # the last lags rest on few pairs of draws
     pairs = rho[: 2 * (last + 1)].unflatten(0, (-1, 2))
     sums = pairs.sum(1)
     positive = (sums[:last] > 0).cumprod(0)  # initial positive sequence
     total_rho = (sums[:last] * positive).cummin(0).values.sum(0) if last else 0 * sums[0]
-    # Of the first pair that is left out, which antithetic draws have at once, the first half.
+    # Half of the first omitted pair is added; in antithetic chains that pair is the very first.
     end = positive.sum(0, keepdim=True)
     even, whole = pairs[:, 0].gather(0, end)[0], sums.gather(0, end)[0]
     rest = torch.where(whole >= 0, even, even.clamp_min(0))

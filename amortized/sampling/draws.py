@@ -1,4 +1,4 @@
-"""What every sampler returns: draws in unconstrained space, for a batch of datasets."""
+"""The result type of every sampler: draws in unconstrained space, for a batch of datasets."""
 
 import math
 from typing import Any, NamedTuple
@@ -8,21 +8,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _N_BLOCKS = 16  # of a chain
-_OF_START = ("k_hat", "efficiency")  # what weights said of a start stays true of it
+_OF_START = ("k_hat", "efficiency")  # describe the start, so they survive a second sampler
 
 
 class Draws(NamedTuple):
-    """Draws of u for each dataset, and what the sampler learnt on the way.
+    """Draws of u for each dataset, with the evidence and diagnostics of the sampler.
 
     Attributes:
         u: unconstrained latents, ``(batch, n, dim)``.
         log_weights: of the draws, ``(batch, n)``; None for equal weights.
-        log_evidence: ``(batch,)``, or None where the sampler has no estimate.
-        n_chains: how many chains the n draws are made of, chain after chain.
-        diagnostics: numbers for the user, those of single datasets as ``(batch,)`` tensors.
+        log_evidence: ``(batch,)``; None if the sampler does not estimate it.
+        n_chains: number of chains that the n draws consist of, one chain after another.
+        diagnostics: numbers for the user; values per dataset are ``(batch,)`` tensors.
         log_evidence_error: standard error of log_evidence, ``(batch,)``, or None.
-        cluster: draws with equal labels depend on each other, ``(batch, n)``; None where chains
-            say how they depend, or they are independent.
+        cluster: draws with the same label are dependent, ``(batch, n)``; None for independent
+            draws, or where ``n_chains`` describes the dependence.
     """
 
     u: Float[Tensor, "batch n dim"]
@@ -49,11 +49,11 @@ def _chosen(value: Any, index: Tensor) -> Any:
 
 
 def put_draws(draws: Draws, index: Int[Tensor, " chosen"], part: Draws) -> Draws:
-    """Draws with those of the chosen datasets replaced by as many others.
+    """Replaces the draws of the chosen datasets by the same number of new ones.
 
     A diagnostic that only one of the two has is NaN, or an empty list, for datasets of the other.
-    Draws of different samplers are no chains of one kind, so a dataset's draws count as dependent
-    where the new ones are.
+    Draws of different samplers do not form comparable chains, so the dependence within a dataset is
+    recorded by cluster labels.
     """
     n_datasets, n = draws.u.shape[:2]
     if not len(index):
@@ -92,7 +92,7 @@ def _put_clusters(draws: Draws, part: Draws, index: Tensor) -> Tensor | None:
 
 
 def blocks_of_chains(draws: Draws) -> Int[Tensor, "batch n"]:
-    """Blocks of chains, long enough to be nearly independent."""
+    """Labels of blocks within chains, long enough for blocks to be nearly independent."""
     n = draws.u.shape[1]
     length = max(1, n // draws.n_chains)
     at, chain = torch.arange(n) % length, torch.arange(n) // length

@@ -1,19 +1,19 @@
-"""Exact posteriors of programs, found by what their density is and not how it is written.
+"""Exact posteriors of programs, recognised from the values of their density.
 
-A log density that is a linear combination of a family's sufficient statistics is a member of that
-family. So the density is evaluated at as many points as the family has parameters, or more, and the
-parameters are solved for. That is a guess, which `amortized.sampling.proof` puts to the test; the
-constant that remains is the log evidence. Families:
+A log density that is a linear combination of the sufficient statistics of an exponential family
+belongs to that family. The density is therefore evaluated at least at as many points as the family
+has parameters, and the parameters are solved for. The resulting candidate is then checked by
+`amortized.sampling.proof`; the remaining constant is the log evidence. Families:
 
-* every latent real, density quadratic: normal (normal-normal, linear regression, smoothing);
-* the same with a mixture of normals as the prior of its one latent: a mixture of normals;
+* all latents real and the density quadratic: normal (normal-normal, linear regression, smoothing);
+* one latent whose prior is a mixture of normals: a mixture of normals;
 * one positive latent beside real ones: normal and inverse gamma, or normal and gamma
   (regression with an unknown noise variance or precision);
 * one latent on (0, 1): beta (Bernoulli, binomial, geometric, negative binomial);
 * one positive latent: gamma (Poisson, exponential), or inverse gamma (normal variance);
 * one latent on the simplex: Dirichlet (categorical, multinomial).
 
-Elements of one latent may be independent of each other, as in a plate.
+The elements of one latent may be independent of each other, as in a plate.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -48,11 +48,12 @@ class ExactPosterior:
     """A posterior in closed form, for a batch of datasets.
 
     Attributes:
-        distribution: of u itself where every latent is real, else of the one latent's elements.
+        distribution: of u itself if every latent is real, otherwise of the elements of the one
+            latent.
         log_evidence: ``(batch,)``.
-        family: its name.
-        latents: packs latents ``{name: (..., batch, *event)}`` into the distribution's value, and
-            unpacks them.
+        family: name of the family.
+        latents: packs latents ``{name: (..., batch, *event)}`` into a value of the distribution,
+            and unpacks them.
     """
 
     distribution: Distribution
@@ -70,7 +71,7 @@ class ExactPosterior:
 
 
 def exact(density: ProgramDensity) -> ExactPosterior:
-    """The exact posterior of a program.
+    """Computes the posterior of a program in closed form, if it has one.
 
     Raises:
         ValueError: if the density belongs to none of the families.
@@ -85,7 +86,7 @@ def exact(density: ProgramDensity) -> ExactPosterior:
         >>> answer.family, answer.distribution.base_dist.concentration.item()
         ('gamma', 5.0)
     """
-    if density.y.dtype != torch.float64:  # the fit is judged by rounding error
+    if density.y.dtype != torch.float64:  # the fit is accepted only up to float64 rounding
         density = ProgramDensity(density.model, density.x.double(), density.y.double())
     reasons = []
     for guess in _guesses(density):
@@ -103,7 +104,7 @@ def exact(density: ProgramDensity) -> ExactPosterior:
 
 
 def _guesses(density: ProgramDensity) -> Iterator[ExactPosterior]:
-    """What the posterior may be, judged by the latents' supports; the evidence is not known yet."""
+    """Candidate families given the supports of the latents; their evidence is not yet known."""
     if all(_is(support, constraints.real) for support in density.supports.values()):
         guesses = (_normal, _normal_mixture)
         yield from (guess for make in guesses if (guess := make(density)) is not None)
@@ -132,7 +133,7 @@ def _is(support: object, kind: object) -> bool:
 
 @dataclass(frozen=True)
 class _EndToEnd:
-    """Lays latents as long as their u end to end, and takes them apart; a class: it pickles."""
+    """Packs latents as long as u end to end; a class, so that it can be pickled."""
 
     layout: dict[str, tuple[slice, torch.Size]]
 
@@ -154,7 +155,7 @@ class _EndToEnd:
 
 @dataclass(frozen=True)
 class _OneLatent:
-    """The same for the elements of a single latent."""
+    """Packs and unpacks the elements of a single latent."""
 
     name: str
     event: torch.Size
@@ -168,7 +169,7 @@ class _OneLatent:
 
 
 def _normal_and_scale(density: ProgramDensity) -> Iterator[ExactPosterior]:
-    """One positive number beside real latents."""
+    """One positive latent besides real ones: normal-gamma or normal-inverse-gamma."""
     scales = [name for name, s in density.supports.items() if not _is(s, constraints.real)]
     if len(scales) != 1 or not _is_positive(density.supports[scales[0]]):
         return
@@ -191,7 +192,7 @@ def _normal(density: ProgramDensity) -> ExactPosterior | None:
 
 
 def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
-    """Each component of the prior is updated alone; its weight changes by its own evidence."""
+    """Updates each component of the prior; its weight is multiplied by its own evidence."""
     prior = next(iter(density.priors.values()))
     while isinstance(prior, Independent):
         prior = prior.base_dist
@@ -226,7 +227,7 @@ def _normal_mixture(density: ProgramDensity) -> ExactPosterior | None:
 
 @dataclass(frozen=True)
 class _Family:
-    """An exponential family: sufficient statistics, and the distribution of their coefficients."""
+    """An exponential family: sufficient statistics and the map from coefficients to the member."""
 
     name: str
     covers: Callable[[object], bool]
@@ -235,7 +236,7 @@ class _Family:
 
 
 def _is_everywhere(bound: object, value: float) -> bool:
-    """Whether a bound, of each element or of all, is this value."""
+    """Whether a bound equals this value for every element."""
     return bool((torch.as_tensor(bound) == value).all())
 
 
@@ -304,7 +305,7 @@ def _exponential_family(density: ProgramDensity, family: _Family) -> ExactPoster
     solution = torch.linalg.lstsq(design, target.T).solution.T[:, :-1]
     try:
         distribution = family.distribution(*solution.chunk(len(family.statistics), -1))
-    except ValueError:  # coefficients that no member of the family has
+    except ValueError:  # coefficients outside the family's parameter space
         return None
     return _unproved(
         density, distribution, family.name, _OneLatent(name, torch.Size(values.shape[1:]))

@@ -1,4 +1,4 @@
-r"""The extended Kalman filter: a Kalman filter of the model linearised at its own estimates.
+r"""The extended Kalman filter: a Kalman filter for the model linearised at its own estimates.
 
 For ``x_t ~ N(f(x_{t-1}, t), Q)`` and ``y_t ~ N(h(x_t, t), R)``, with the Jacobians F of f at
 ``m_{t-1}`` and H of h at ``p_t``,
@@ -6,11 +6,11 @@ For ``x_t ~ N(f(x_{t-1}, t), Q)`` and ``y_t ~ N(h(x_t, t), R)``, with the Jacobi
     p_t = f(m_{t-1}, t),    P_t = F C_{t-1} F' + Q,
     m_t = p_t + K_t (y_t - h(p_t, t)),    K_t and C_t as in the Kalman filter.
 
-The process noise enters as the covariance Q, not as a factor of it. An approximation: exact where
-f and h are linear, poor where they bend within one standard deviation, and blind to a second mode.
-A particle filter tells how poor; its evidence may be compared with this one's.
+The process noise enters through its covariance Q, not through a factor of it. The filter is exact
+if f and h are linear, inaccurate if they are curved within one standard deviation, and unable to
+represent a second mode. A particle filter on the same data shows the error: compare the evidence.
 
-Left out: iterated updates and sigma points.
+Not implemented: iterated updates and sigma points.
 
 References:
     Application of statistical filter theory to the optimal estimation of position and velocity on
@@ -41,22 +41,22 @@ _LOG_2PI = math.log(2 * math.pi)
 class NonlinearGaussianModel:
     """A state-space model with smooth mean functions and Gaussian noise.
 
-    Functions get ``state`` of shape ``(..., batch, state)`` and the step ``t``, and must treat
-    leading dimensions alike; a parameter with one value a series is a tensor ``(batch,)``.
+    The functions receive ``state`` of shape ``(..., batch, state)`` and the step ``t``, and must
+    broadcast over leading dimensions; a parameter that differs by series is a ``(batch,)`` tensor.
 
     Attributes:
-        transition: ``f``, gives the mean of ``x_t`` from ``x_{t-1}``, for ``t >= 1``.
+        transition: ``f``, the mean of ``x_t`` given ``x_{t-1}``, for ``t >= 1``.
         transition_cov: ``Q``, ``(state, state)`` or ``(batch, state, state)``, or a function of
             ``x_{t-1}`` and ``t`` that returns one.
-        observation: ``h``, gives the mean of ``y_t``, ``(..., batch, observed)``, from ``x_t``.
-        observation_cov: ``R``, like ``transition_cov``; a function gets the predicted ``x_t``.
-        initial_mean: of ``x_0``, which the first observation sees, ``(state,)`` or with a batch.
-        initial_cov: of ``x_0``, ``(state, state)`` or with a batch.
-        residual: ``y_t`` minus its mean, where that is no difference: an angle must be wrapped.
+        observation: ``h``, the mean of ``y_t`` given ``x_t``, ``(..., batch, observed)``.
+        observation_cov: ``R``, like ``transition_cov``; a function receives the predicted ``x_t``.
+        initial_mean: mean of ``x_0``, the state at the first observation, ``(state,)`` or batched.
+        initial_cov: covariance of ``x_0``, ``(state, state)`` or batched.
+        residual: replaces the difference of ``y_t`` and its mean, for example to wrap an angle.
 
     Raises:
         ValueError: if a covariance is not symmetric and positive semi-definite. A series for which
-            a function returns one that is not is marked as not ``valid``.
+            a function returns such a matrix is marked as not ``valid`` instead.
     """
 
     transition: StateFunction
@@ -77,14 +77,14 @@ class NonlinearGaussianModel:
 def extended_kalman_filter(
     model: NonlinearGaussianModel, y: Float[Tensor, "batch time observed"]
 ) -> FilteredStates:
-    """Filter all series in one call, approximately.
+    """Filters all series in one call, by linearising the model.
 
     Args:
         model: the model of all series.
-        y: observations; NaN marks an entry that is missing.
+        y: observations; NaN marks a missing entry.
 
     Raises:
-        ValueError: if y or what a function returns has the wrong shape, or y is infinite.
+        ValueError: if y or the value of a function has the wrong shape, or y is infinite.
 
     Example:
         >>> pendulum = NonlinearGaussianModel(
@@ -153,7 +153,7 @@ def _linearise(
     function: StateFunction, state: Tensor, t: int, name: str, n_out: int
 ) -> tuple[Tensor, Tensor]:
     """Value ``(batch, out)`` and Jacobian ``(batch, out, state)`` of a function at a state."""
-    # One pass in forward mode, with a direction a state dimension in front of the batch.
+    # One forward-mode pass for all directions: they form a leading dimension before the batch.
     n_state = state.shape[-1]
     states = state.repeat(n_state, 1, 1)
     unit = torch.eye(n_state, dtype=state.dtype, device=state.device)
@@ -171,8 +171,8 @@ def _linearise(
 
 
 def _noise(cov: Tensor | StateFunction, state: Tensor, t: int) -> tuple[Tensor, Tensor]:
-    """The covariance, or its value at a state, in float64, and whether it is one."""
-    if isinstance(cov, Tensor):  # it was looked at when the model was made
+    """The covariance in float64, evaluated at a state if it is a function, and its validity."""
+    if isinstance(cov, Tensor):  # already validated with the model
         return cov.double(), torch.ones((), dtype=torch.bool, device=cov.device)
     value = cov(state, t)
     return value.double(), is_covariance(value)

@@ -1,8 +1,8 @@
-r"""Posteriors of one or two latents on a grid: slow per point, and right to many digits.
+r"""Posteriors of one or two latents by quadrature on an adaptive grid.
 
-A grid around a first guess is summed, moved and narrowed to eight posterior standard deviations to
-each side of the posterior mean, and summed again. For smooth densities the trapezoidal rule on
-such a grid errs less than rounding.
+The density is summed on a grid around an initial guess; the grid is then recentred and rescaled to
+eight posterior standard deviations on each side of the posterior mean, and summed again. For smooth
+densities the error of the trapezoidal rule on such a grid is below rounding error.
 """
 
 from collections.abc import Callable
@@ -16,10 +16,10 @@ LogDensity = Callable[[Tensor], Tensor]
 
 
 class GridPosterior(NamedTuple):
-    """What the grid gives for each dataset.
+    """Evidence and moments of each dataset.
 
     Attributes:
-        log_evidence: log of the density's integral, ``(batch,)``.
+        log_evidence: log of the integral of the density, ``(batch,)``.
         mean: of the latents, ``(batch, dim)``.
         covariance: of the latents, ``(batch, dim, dim)``.
     """
@@ -37,14 +37,14 @@ def grid_posterior(
     n_points: int = 200,
     n_refinements: int = 3,
 ) -> GridPosterior:
-    """Integrates the unnormalised densities of a batch of datasets over one or two latents.
+    """Integrates the unnormalised density of each dataset over one or two latents.
 
     Args:
-        log_density: of ``(batch, points, dim)``, giving ``(batch, points)``.
-        centre: a guess of the posterior means; the prior's mean will do.
-        spread: a guess of the posterior's standard deviations; the prior's will do.
-        n_points: along each latent.
-        n_refinements: how often the grid is moved and narrowed.
+        log_density: function of points ``(batch, points, dim)``, returning ``(batch, points)``.
+        centre: initial guess of the posterior means, such as the prior mean.
+        spread: initial guess of the posterior standard deviations, such as those of the prior.
+        n_points: grid points along each latent.
+        n_refinements: how often the grid is recentred and rescaled.
 
     Raises:
         ValueError: if there are more than two latents.
@@ -73,8 +73,8 @@ def grid_posterior(
         centred = u - mean.unsqueeze(1)
         covariance = torch.einsum("bp,bpi,bpj->bij", weights, centred, centred)
         answer = GridPosterior(total + log_cell, mean, covariance)
-        # A posterior between two points has no spread on the grid: never narrow by more than
-        # leaves the neighbours inside.
+        # A posterior between two points has no spread on the grid: the neighbouring points must
+        # remain inside the narrowed grid.
         centre = mean
         spread = torch.maximum(covariance.diagonal(dim1=-1, dim2=-2).sqrt(), spread * step / 2)
     return answer

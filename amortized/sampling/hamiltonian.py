@@ -1,12 +1,12 @@
-r"""Hamiltonian moves for a batch of datasets with many particles each.
+r"""Hamiltonian Monte Carlo moves for a batch of datasets with many particles each.
 
-With the particles' own covariance :math:`L L^T` as the inverse mass and velocity :math:`L w`,
+With the particles' covariance :math:`L L^T` as inverse mass matrix and velocity :math:`L w`,
 
 .. math:: u' = u + \epsilon L w, \qquad w' = w + \epsilon L^T \nabla \log \pi(u),
 
-the target is nearly isotropic whatever its scales and correlations, and a path of length
-:math:`\pi / 2` carries a normal target's particles to independent places. The step
-:math:`\epsilon` is adapted for each dataset.
+the target is nearly isotropic whatever its scales and correlations, and for a normal target a
+trajectory of length :math:`\pi / 2` makes the new position independent of the old one. The step
+size :math:`\epsilon` is adapted for each dataset.
 
 References:
     Neal, MCMC using Hamiltonian dynamics (2011), arXiv 1206.1901.
@@ -23,23 +23,23 @@ from torch import Tensor
 
 from amortized.sampling.tempering import Path, Point
 
-TARGET_ACCEPT = 0.8  # of all particles
-TAIL_ACCEPT = 0.55  # of those in the tail of any coordinate where it is lowest
+TARGET_ACCEPT = 0.8  # mean over all particles
+TAIL_ACCEPT = 0.55  # mean in the tail of the coordinate where it is lowest
 MAX_LEAPFROG = 64
-_FEWEST = 12  # particles of which a tail's acceptance is the mean
+_FEWEST = 12  # effective number of particles needed to estimate the acceptance in a tail
 
 
 class Tuning(NamedTuple):
-    """Step and mass of each dataset.
+    """Step size and mass matrix of each dataset.
 
     Attributes:
-        step: in units of the particles' spread, ``(batch,)``.
-        factor: L of each of equal groups of particles, ``(batch, groups, dim, dim)``.
+        step: step size in units of the particles' spread, ``(batch,)``.
+        factor: L for each of several groups of equal size, ``(batch, groups, dim, dim)``.
         accept: mean acceptance probability of the last move, ``(batch,)``.
-        tails: the same for particles in the lower and in the upper tail of each coordinate, a
-            running mean over moves, ``(batch, 2 dim)``. Low where the target is much narrower than
-            the particles' covariance says, as in the neck of a funnel: there the step is too
-            coarse, and what lies behind is not reached.
+        tails: mean acceptance of particles in the lower and in the upper tail of each coordinate,
+            averaged over moves, ``(batch, 2 dim)``. It is low where the target is much narrower
+            than the particles' covariance, as in the neck of a funnel: the step size is too large
+            there, and the region behind it is not explored.
     """
 
     step: Float[Tensor, " batch"]
@@ -49,7 +49,7 @@ class Tuning(NamedTuple):
 
 
 def initial_tuning(factor: Float[Tensor, "batch groups dim dim"]) -> Tuning:
-    """The step that suits a normal target of this dimension, with a given mass."""
+    """Step size suited to a normal target of this dimension, with a given mass matrix."""
     n_datasets, dim = len(factor), factor.shape[-1]
     one = factor.new_ones(n_datasets)
     return Tuning(1.3 * dim**-0.25 * one, factor, one, factor.new_ones(n_datasets, 2 * dim))
@@ -58,9 +58,9 @@ def initial_tuning(factor: Float[Tensor, "batch groups dim dim"]) -> Tuning:
 def spread_factor(
     u: Float[Tensor, "batch n dim"], weights: Float[Tensor, "batch n"]
 ) -> Float[Tensor, "batch dim dim"]:
-    """Cholesky factor of the weighted covariance, its correlations shrunk where few draws tell.
+    """Cholesky factor of the weighted covariance, with correlations shrunk for small samples.
 
-    The number of draws that tell is the effective one, ``1 / sum(w^2)`` for weights of sum 1.
+    The sample size is the effective one, ``1 / sum(w^2)`` for weights that add up to 1.
     """
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-300)
     mean = (weights.unsqueeze(-1) * u).sum(1, keepdim=True)
@@ -80,10 +80,10 @@ def spread_factor(
 def crossed_factors(
     u: Float[Tensor, "batch n dim"], weights: Float[Tensor, "batch n"]
 ) -> Float[Tensor, "batch 2 dim dim"]:
-    """The factor of each half of the particles, learnt from the other half.
+    """Covariance factor of each half of the particles, estimated from the other half.
 
-    A mass that is learnt from the particles that it moves depends on them, so the moves leave the
-    target only nearly invariant; over a long path that lowers the evidence.
+    A mass matrix estimated from the particles that it moves depends on them, so the moves leave the
+    target only approximately invariant; over many moves that biases the evidence downwards.
     """
     halves = zip(u.chunk(2, 1), weights.chunk(2, 1), strict=True)
     first, second = (spread_factor(*half) for half in halves)
@@ -91,17 +91,17 @@ def crossed_factors(
 
 
 def _times(factor: Tensor, vectors: Tensor) -> Float[Tensor, "batch n dim"]:
-    """The product of each particle's vector with the factor of its group."""
+    """Multiplies each particle's vector by the factor of its group."""
     return (vectors.unflatten(1, (factor.shape[1], -1)) @ factor.mT).flatten(1, 2)
 
 
 def hamiltonian_move(
     path: Path, point: Point, beta: Float[Tensor, " batch"], tuning: Tuning
 ) -> tuple[Point, Tuning]:
-    """Moves every particle once; the gradient in ``point`` must be that of ``beta``.
+    """Moves every particle once; ``point.gradient`` must be the gradient at ``beta``.
 
     Returns:
-        the particles after the move, and the tuning with its step adapted by this move.
+        the particles after the move, and the tuning with the step size adapted to this move.
     """
     middle = tuning.step.median().item()
     n_leapfrog = min(MAX_LEAPFROG, max(1, math.ceil(0.5 * math.pi / middle)))
@@ -119,7 +119,7 @@ def hamiltonian_move(
         velocity = velocity + share * step * _times(factor.mT, new.gradient)
     after = new.log_density(beta) - 0.5 * velocity.square().sum(-1)
 
-    # A particle from where the density is 0 moves wherever it is not.
+    # A particle at zero density moves to any point of positive density.
     log_ratio = torch.where(before == -torch.inf, torch.inf, after - before)
     accept = log_ratio.nan_to_num(-torch.inf, torch.inf, -torch.inf).clamp(max=0.0).exp()
     moved = torch.rand_like(accept) < accept
@@ -130,7 +130,7 @@ def hamiltonian_move(
         )
     )
     rate, tails = accept.mean(-1), 0.5 * (tuning.tails + _tail_means(point.u, accept))
-    # The rate over many particles is exact enough for bold corrections.
+    # The acceptance rate over many particles is precise enough for large corrections.
     excess = torch.minimum(rate - TARGET_ACCEPT, tails.amin(-1) - TAIL_ACCEPT)
     adapted = (tuning.step * (1.5 * excess).exp()).clamp(1e-5, 2.0)
     return kept, Tuning(adapted, factor, rate, tails)
@@ -139,7 +139,7 @@ def hamiltonian_move(
 def _tail_means(
     u: Float[Tensor, "batch n dim"], accept: Float[Tensor, "batch n"]
 ) -> Float[Tensor, "batch tails"]:
-    """Means over the particles far from each coordinate's mean, the farther the more they count."""
+    """Weighted mean acceptance in each tail; weights grow with the distance from the mean."""
     centred = u - u.mean(1, keepdim=True)
     z = centred / centred.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)
     weight = torch.cat([(-z - 1).clamp(0.0, 1.5), (z - 1).clamp(0.0, 1.5)], -1)

@@ -1,9 +1,9 @@
 """Hamiltonian Monte Carlo with many short chains, for all datasets of a batch at once.
 
-The chains of a dataset start from one density and learn step and mass together: their own
-covariance is the inverse mass, so no chain needs a long warm-up of its own. Convergence is judged
-by nested R-hat, for the plain one asks more of short chains than they can give, and by comparison
-with an independent estimate (see `amortized.sampling.checking`).
+The chains of a dataset adapt step size and mass matrix jointly: the covariance across chains is the
+inverse mass matrix, so that a short warm-up suffices. Convergence is judged by nested R-hat,
+because ordinary R-hat is too strict for short chains, and by comparison with an independent
+estimate (see `amortized.sampling.checking`).
 
 References:
     Hoffman and Sountsov, Tuning-free generalized Hamiltonian Monte Carlo (2022).
@@ -36,20 +36,20 @@ def hmc(
     n_warmup: int = 60,
     start: Start | Distribution | None = None,
 ) -> Draws:
-    """Draws from the posterior of every dataset by chains that learn from each other.
+    """Draws from the posterior of every dataset by chains with joint adaptation.
 
-    Unlike `smc` it has no evidence, and chains that start in one mode stay there.
+    Unlike `smc`, this gives no evidence, and chains that start in one mode stay there.
 
     Args:
         density: the log density to draw from.
         n_draws: draws for each dataset, over all chains.
-        n_chains: chains for each dataset, a multiple of 8.
-        n_warmup: moves of adaptation, thrown away.
-        start: where the chains start; None takes the normals of `fit_modes`.
+        n_chains: chains for each dataset; a multiple of 8.
+        n_warmup: adaptation moves, which are discarded.
+        start: density from which the chains start; None uses the normals of `fit_modes`.
 
     Returns:
-        draws, chain after chain, with diagnostics ``accept``, ``tail_accept``, ``start``, and those
-        of `amortized.sampling.verdict.measured`.
+        draws, one chain after another, with diagnostics ``accept``, ``tail_accept``, ``start`` and
+        those of `amortized.sampling.verdict.measured`.
     """
     if n_chains < 8 or n_chains % 8:
         raise ValueError(f"Expected n_chains to be a multiple of 8; got {n_chains}.")

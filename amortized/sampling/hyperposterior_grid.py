@@ -1,9 +1,9 @@
-r"""Gaussian processes with up to three scalar hyperparameters: the Bayes answer on a grid.
+r"""Bayesian prediction for Gaussian processes with one to three scalar hyperparameters, on a grid.
 
-The hyperparameters' prior is cut into cells of equal mass whose medians are the nodes, so the
-posterior weight of a node is its likelihood alone, and the predictive is the weighted mixture of
-the nodes' exact predictives. The error falls with the number of nodes and can be read off by
-doubling it.
+The hyperparameters' prior is divided into cells of equal mass with their medians as nodes. The
+posterior weight of a node is therefore proportional to its likelihood, and the predictive is the
+weighted mixture of the exact predictives given each node. The error decreases with the number of
+nodes and can be estimated by doubling it.
 """
 
 import math
@@ -18,20 +18,20 @@ from amortized.priors.task import TaskBatch
 
 
 class HyperposteriorGrid:
-    """The posterior of a Gaussian process's hyperparameters, given each context of a batch.
+    """The posterior of a Gaussian process's hyperparameters given each context of a batch.
 
     Args:
-        prior: with one feature, and one to three hyperparameters that are distributions.
-        batch: whose contexts are conditioned on.
+        prior: Gaussian process prior with one feature and one to three random hyperparameters.
+        batch: tasks whose contexts are conditioned on.
         n_nodes: nodes along each hyperparameter.
 
     Attributes:
-        nodes: ``{name: (nodes,)}``, every combination.
-        log_weights: normalised log posterior weight of each, ``(batch, nodes)``.
-        log_evidence: log density of the context's answers, ``(batch,)``.
+        nodes: ``{name: (nodes,)}``, all combinations.
+        log_weights: normalised log posterior weights, ``(batch, nodes)``.
+        log_evidence: log density of the context targets, ``(batch,)``.
 
     Raises:
-        ValueError: if the prior has more features or latents than a grid can take.
+        ValueError: if the prior has more features or random hyperparameters than a grid can handle.
 
     Example:
         >>> from amortized.priors import named_prior
@@ -66,7 +66,7 @@ class HyperposteriorGrid:
         self.log_weights = log_likelihood.log_softmax(-1)
 
     def _one(self, batch: TaskBatch, i: int) -> TaskBatch:
-        """Task i in float64, once for each node (as a view)."""
+        """Task i in float64, expanded (as a view) to one copy per node."""
         n = len(next(iter(self.nodes.values())))
         x, y, z, w = (
             part[i].double().expand(n, *part[i].shape)
@@ -79,10 +79,10 @@ class HyperposteriorGrid:
         return self.prior.log_evidence(task.x_context, task.y_context, self._hyperparameters)
 
     def predictive(self, batch: TaskBatch) -> MixtureSameFamily:
-        """The Bayes predictive of each query, a mixture over nodes of batch shape (batch, query).
+        """Posterior predictives, mixtures over the nodes of batch shape ``(batch, query)``.
 
         Args:
-            batch: the batch that the weights were computed from.
+            batch: the batch from which the weights were computed.
         """
         per_task = [
             self.prior.posterior_predictive(self._one(batch, i), self._hyperparameters)

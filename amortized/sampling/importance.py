@@ -2,7 +2,7 @@ r"""Importance sampling with Pareto-smoothed weights, for a batch of datasets.
 
 .. math:: w_i = p(u_i, y) / q(u_i), \quad u_i \sim q, \qquad p(y) \approx \frac1n \sum_i w_i
 
-The shape :math:`\hat k` of the weights' tail says whether the answer can be trusted.
+The shape :math:`\hat k` of the weights' tail shows whether the estimates can be trusted.
 """
 
 import torch
@@ -16,7 +16,7 @@ from amortized.sampling.start import Start
 from amortized.sampling.tempering import Path
 
 _MOST_K_HAT = 0.7
-_LEAST_ESS = 0.05  # of the draws
+_LEAST_ESS = 0.05  # as a share of the draws
 
 
 def importance(
@@ -26,18 +26,18 @@ def importance(
     start: Start | Distribution | None = None,
     prior_share: float = 0.2,
 ) -> Draws:
-    """Weighted draws of every dataset's latents, and its evidence.
+    """Draws of every dataset's latents with importance weights, and the evidence.
 
     Args:
-        density: the log density to weight for.
+        density: the target log density.
         n_draws: draws for each dataset.
-        start: the proposal: any density, such as a network's answer; None takes the normals of
+        start: the proposal density, such as a network's answer; None uses the normals of
             `fit_modes`.
         prior_share: share of prior draws mixed into the proposal, which bounds the weights.
 
     Returns:
-        weighted draws with diagnostics ``k_hat``, ``start``, and ``poor_weights``: 1 where k-hat is
-        0.7 or more, or the draws are worth less than a twentieth of their number.
+        weighted draws with diagnostics ``k_hat``, ``start`` and ``poor_weights``, which is 1 if
+        k-hat is at least 0.7 or the effective sample size is below 5% of the draws.
     """
     name = "laplace" if start is None else type(start).__name__
     start = fit_modes(density) if start is None else start

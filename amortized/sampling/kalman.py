@@ -8,9 +8,9 @@ For ``x_t ~ N(A x_{t-1} + b, Q)`` and ``y_t ~ N(H x_t + d, R)``, with ``N(p_t, P
     predicted   p_{t+1} = A m_t + b,    P_{t+1} = A C_t A' + Q,
     log p(y_1..T) = sum_t log N(v_t; 0, S_t).
 
-The form of ``C_t`` (Joseph's) is symmetric and cannot turn negative by rounding. Covariances are
-computed in float64 whatever the model's dtype: float32 would lose a precise sensor after a diffuse
-start. The means, where nearly all the work is, have the model's dtype.
+The Joseph form of ``C_t`` is symmetric and cannot become negative by rounding. Covariances are
+computed in float64 whatever the model's dtype, because float32 would lose a precise sensor after a
+diffuse start. The means, which take nearly all the time, have the model's dtype.
 
 Speed comes from what does not depend on the data. The covariances depend on the model and on the
 pattern of missing entries only: series that share both share one recursion, which moreover stops
@@ -46,15 +46,15 @@ _LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class FilteredStates:
-    """What a Gaussian filter knows after each step. Series that share covariances share memory.
+    """Filtered moments after each step. Series with the same covariances share memory.
 
     Attributes:
         mean: ``E(x_t | y_1..t)``, ``(batch, time, state)``.
         cov: ``Cov(x_t | y_1..t)``, ``(batch, time, state, state)``.
         log_likelihood: ``log p(y_t | y_1..t-1)``, ``(batch, time)``; 0 where all of y_t is missing.
         log_evidence: ``log p(y_1..T)``, ``(batch,)``; -inf where ``valid`` is False.
-        valid: ``(batch,)``; False where some ``S_t`` was not positive definite, so that the
-            observations have no density and the moments mean nothing.
+        valid: ``(batch,)``; False if some ``S_t`` was not positive definite: the observations then
+            have no density and the moments are meaningless.
     """
 
     mean: Float[Tensor, "batch time state"]
@@ -67,12 +67,12 @@ class FilteredStates:
 def kalman_filter(
     model: LinearGaussianModel, y: Float[Tensor, "batch time observed"]
 ) -> FilteredStates:
-    """Filter all series in one call; exact, and differentiable in the model and the data.
+    """Filters all series in one call; exact, and differentiable in the model and the data.
 
     Args:
-        model: the model of all series, or one a series.
-        y: observations; NaN marks an entry that is missing, and NaN rows at the end ask for a
-            forecast. One series with a batch of models is filtered under each of them.
+        model: one model for all series, or one per series.
+        y: observations; NaN marks a missing entry, and NaN rows at the end give forecasts. One
+            series with a batch of models is filtered under each of them.
 
     Raises:
         ValueError: if y does not fit the model, or is infinite.
@@ -97,7 +97,7 @@ def kalman_filter(
 
 
 def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor | None:
-    """Which entries of ``y`` are there, ``(batch, time, observed)``; None where all are."""
+    """Mask of observed entries of ``y``, ``(batch, time, observed)``; None if all are."""
     if y.ndim != 3 or y.shape[-1] != n_observed or y.shape[1] < 1:
         raise ValueError(
             f"Expected y of shape (batch, time, {n_observed}) with at least one step; got "
@@ -117,12 +117,11 @@ def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor |
 
 
 class Path(NamedTuple):
-    """A filter's course, time first, for ``groups`` of ``members`` that share covariances.
+    """The filtered path, time first, for ``groups`` of ``members`` that share covariances.
 
-    Covariances are float64.
-
-    Either one group has all series, or each series is a group of its own. Members come last,
-    because a product with thousands of columns is several times faster than one with rows.
+    Covariances are float64. Either one group holds all series, or each series is its own group.
+    Members come last because a matrix product over thousands of columns is several times faster
+    than one over rows.
     """
 
     mean: Tensor  # (time, groups, state, members)
@@ -133,7 +132,7 @@ class Path(NamedTuple):
 
 
 def filter_path(model: LinearGaussianModel, y: Tensor) -> Path:
-    """Covariances once a group, then means for all."""
+    """Computes the covariances once per group, then the means of all series."""
     seen = observed_entries(y, model.observation.shape[-2], model.observation.dtype)
     n_models = model.n_models
     if n_models is not None and y.shape[0] not in (1, n_models):
@@ -165,7 +164,7 @@ def filter_path(model: LinearGaussianModel, y: Tensor) -> Path:
 
 
 class CovariancePath(NamedTuple):
-    """The part of a filter that does not depend on the data, ``(time, groups, ., .)``."""
+    """The quantities of a filter that do not depend on the data, ``(time, groups, ., .)``."""
 
     predicted_cov: Tensor
     cov: Tensor
@@ -177,7 +176,7 @@ class CovariancePath(NamedTuple):
 def _covariance_path(
     model: LinearGaussianModel, h: Tensor, r: Tensor, n_steps: int, steady: bool
 ) -> CovariancePath:
-    """The Riccati recursion; where ``steady``, it stops once it has converged."""
+    """The Riccati recursion; if ``steady``, it stops once it has converged."""
     matrices = (model.transition, model.transition_cov, model.initial_cov)
     a, q, cov = (as_matrix(matrix).double() for matrix in matrices)
     h, r = h.double(), r.double()
@@ -194,7 +193,7 @@ def _covariance_path(
         cov = each_a[t] @ updates[-1].cov @ each_a[t].mT + each_q[t]
         predicted.append(cov)
         updates.append(update(cov, hs[t], rs[t]))
-        # Derivatives converge later than values: with a gradient the recursion runs to its end.
+        # Derivatives converge later than values, so with a gradient the recursion runs to the end.
         if steady and t % 4 == 0 and not cov.requires_grad and _converged(predicted, updates):
             break
     gain, whitener, filtered, valid = (_stack(part, n_steps) for part in zip(*updates, strict=True))
@@ -205,17 +204,17 @@ def _covariance_path(
 
 
 def _stack(steps: Sequence[Tensor], n_steps: int) -> Tensor:
-    """The steps behind each other, the last one repeated to the end."""
+    """Stacks the steps and repeats the last one up to ``n_steps``."""
     path = torch.stack(list(steps))
     rest = path[-1:].expand(n_steps - len(path), *path.shape[1:])
     return torch.cat((path, rest))
 
 
 def _converged(predicted: Sequence[Tensor], updates: Sequence[Update]) -> bool:
-    """Whether the last step changed nothing but the last bits, each entry on its own scale.
+    """Whether the last step changed only the last bits, each entry relative to its own scale.
 
-    The whitener is looked at as well: a difference of states that vary much together is known far
-    better than either of them.
+    The whitener is compared as well, because the difference of two strongly correlated states is
+    known far more precisely than either of them.
     """
     (before, after), (last, now) = predicted[-2:], updates[-2:]
     eps = torch.finfo(after.dtype).eps
@@ -224,14 +223,14 @@ def _converged(predicted: Sequence[Tensor], updates: Sequence[Update]) -> bool:
         return bool(((after - before).abs() <= 4 * eps * own_scale(after)).all()) and bool(
             ((now.whitener - last.whitener).abs() <= 16 * eps * whitener).all()
         )
-    except RuntimeError:  # torch.func.vmap lets nobody look at values
+    except RuntimeError:  # values cannot be inspected under torch.func.vmap
         return False
 
 
 def _mean_path(
     model: LinearGaussianModel, h: Tensor, covs: CovariancePath, y: Tensor, seen: Tensor | None
 ) -> Path:
-    """The recursion of the means, block by block of time, and the likelihood."""
+    """The recursion of the means, in blocks of time, and the log likelihood."""
     n_groups, (n_series, n_steps, n_observed) = covs.gain.shape[1], y.shape
     gains, whiteners = covs.gain.to(y.dtype), covs.whitener.to(y.dtype)
     mean = as_vector(model.initial_mean, n_groups)[0].expand(n_groups, -1, n_series // n_groups)
@@ -258,7 +257,7 @@ def _mean_path(
         means.append(states)
         squares.append((white * white).sum(2, keepdim=True))
         mean = states[-1]
-    # log det S comes from the whitener; a missing entry has variance 1 there and no factor 2 pi.
+    # log det S comes from the whitener; missing entries have variance 1 and no factor 2 pi.
     log_det = covs.whitener.diagonal(dim1=-2, dim2=-1).log().sum(-1)[..., None, None]
     n_seen = (
         n_observed if seen is None else _grouped(seen.to(y.dtype), n_groups).sum(2, keepdim=True)
@@ -290,7 +289,7 @@ def _mean_block(
 ) -> tuple[Tensor, Tensor]:
     """``m_t = (I - K_t H)(A m_{t-1} + b) + K_t (y_t - d)`` over one block, and the innovations.
 
-    Where the block is the first, ``mean`` is ``m_0`` as predicted, and no transition precedes it.
+    In the first block ``mean`` is the predicted ``m_0``, without a preceding transition.
     """
     eye = torch.eye(predict.shape[-1], dtype=h.dtype, device=h.device)
     if first:
@@ -307,8 +306,8 @@ def _mean_block(
 
 
 def _linear_recursion(step: Tensor, push: Tensor, mean: Tensor, slots: Tensor | None) -> Tensor:
-    """``m_t = F_t m_{t-1} + u_t`` from ``mean``, which comes first in the result."""
-    if slots is None:  # with a gradient
+    """Iterates ``m_t = F_t m_{t-1} + u_t``; the result begins with ``mean``."""
+    if slots is None:  # a gradient is required, so nothing is written in place
         course = [mean]
         for matrix, shift in zip(step.unbind(), push.unbind(), strict=True):
             course.append(torch.baddbmm(shift, matrix, course[-1]))
@@ -329,7 +328,7 @@ def _residual(y: Tensor, offset: Tensor | None, seen: Tensor | None, n_groups: i
 
 
 def _add_product(rows: Tensor, matrix: Tensor, other: Tensor) -> Tensor:
-    """``rows + matrix @ other`` in one pass over memory."""
+    """``rows + matrix @ other`` as one fused operation."""
     fused = torch.baddbmm(rows.flatten(0, 1), matrix.flatten(0, 1), other.flatten(0, 1))
     return fused.unflatten(0, rows.shape[:2])
 

@@ -1,4 +1,4 @@
-r"""The Kalman smoother: what all observations say of every state, also of the early ones.
+r"""The Kalman smoother: every state given all observations, earlier and later ones.
 
 Backwards from the last filtered state, with ``m_t, C_t`` filtered and ``p_t, P_t`` predicted,
 
@@ -6,8 +6,8 @@ Backwards from the last filtered state, with ``m_t, C_t`` filtered and ``p_t, P_
     mean_t = m_t + G_t (mean_{t+1} - p_{t+1}),
     cov_t = (I - G_t A) C_t (I - G_t A)' + G_t Q G_t' + G_t cov_{t+1} G_t'.
 
-The covariance is a sum of squares, so it stays positive; as in the filter it is computed in
-float64, once for series with the same matrices and the same pattern of missing entries.
+The covariance is a sum of squares and so stays positive; as in the filter it is computed in
+float64, once for all series with the same matrices and the same pattern of missing entries.
 
 References:
     Maximum likelihood estimates of linear dynamic systems (Rauch, Tung and Striebel, 1965).
@@ -29,7 +29,7 @@ __all__ = ["SmoothedStates", "kalman_smoother"]
 
 @dataclass(frozen=True)
 class SmoothedStates:
-    """What a Gaussian smoother knows of each step from all observations.
+    """Smoothed moments of each step given all observations.
 
     Attributes:
         mean: ``E(x_t | y_1..T)``, ``(batch, time, state)``.
@@ -47,11 +47,11 @@ class SmoothedStates:
 def kalman_smoother(
     model: LinearGaussianModel, y: Float[Tensor, "batch time observed"]
 ) -> SmoothedStates:
-    """Smooth all series in one call; exact, and differentiable in the model and the data.
+    """Smooths all series in one call; exact, and differentiable in the model and the data.
 
     Args:
-        model: the model of all series, or one a series.
-        y: observations; NaN marks an entry that is missing.
+        model: one model for all series, or one per series.
+        y: observations; NaN marks a missing entry.
 
     Raises:
         ValueError: if y does not fit the model, or is infinite.
@@ -92,7 +92,7 @@ def kalman_smoother(
 
 
 def _smoother_gain(a: Tensor, cov: Tensor, predicted_cov: Tensor) -> Tensor:
-    """``C_t A' P_{t+1}^{-1}``; where ``P_{t+1}`` is singular a generalised inverse is exact too."""
+    """``C_t A' P_{t+1}^{-1}``; for singular ``P_{t+1}`` a generalised inverse is exact too."""
     factor, info = torch.linalg.cholesky_ex(predicted_cov)
     across = a @ cov
     gain = torch.cholesky_solve(across, factor).mT

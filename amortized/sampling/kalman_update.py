@@ -1,4 +1,4 @@
-"""The covariance half of a Kalman update, which linear and extended filters share."""
+"""The covariance update shared by the linear and the extended Kalman filter."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Update(NamedTuple):
-    """What one observation does to a covariance: ``K``, ``chol(S)^{-1}``, ``C`` and S > 0."""
+    """Effect of one observation on a covariance: ``K``, ``chol(S)^{-1}``, ``C``, and S > 0."""
 
     gain: Tensor
     whitener: Tensor
@@ -16,7 +16,7 @@ class Update(NamedTuple):
 
 
 def update(cov: Tensor, observation: Tensor, observation_cov: Tensor) -> Update:
-    """The covariance half of a Kalman update, ``(..., state, state)``, in Joseph's form."""
+    """Updates covariances ``(..., state, state)`` by one observation, in Joseph form."""
     across = observation @ cov
     factor, info = torch.linalg.cholesky_ex(across @ observation.mT + observation_cov)
     eye = torch.eye(factor.shape[-1], dtype=cov.dtype, device=cov.device)
@@ -32,7 +32,8 @@ def leave_out_missing(
 ) -> tuple[Tensor, Tensor]:
     """``H`` and ``R`` under which missing entries are independent noise of unit variance.
 
-    With residual 0 they move no state, and add nothing to ``log det S`` nor to the quadratic form.
+    With residual 0 they change no state and contribute nothing to ``log det S`` or the quadratic
+    form.
     """
     both = seen.unsqueeze(-1) & seen.unsqueeze(-2)
     unit = torch.eye(seen.shape[-1], dtype=observation.dtype, device=observation.device)

@@ -1,16 +1,16 @@
-r"""Normal approximations at the modes of a posterior, for a batch of datasets.
+r"""Laplace approximation: normals at the modes of a posterior, for a batch of datasets.
 
 At a mode :math:`\hat u` with :math:`H = -\nabla^2 \log p(u, y)`,
 
 .. math:: p(u \mid y) \approx N(\hat u, H^{-1}), \qquad
     \log p(y) \approx \log p(\hat u, y) + \tfrac d2 \log 2 \pi - \tfrac12 \log |H|.
 
-Modes are searched for by gradient ascent from the best of several lots of prior draws, from any of
-them, and from draws spread out beyond the prior, for a mode may lie in its tail or where few draws
-fall. The highest ends that lie apart are climbed on from by Newton steps. Second
-derivatives are differences of gradients: 2 d more particles in the same vectorised run. Curvature
-is kept above a share of the prior's, so that flat or saddle-shaped places give a wide normal and
-no failure.
+Modes are found by gradient ascent. The starting points are the best draw of each of several groups
+of prior draws, some arbitrary prior draws, and draws spread beyond the prior, because a mode may
+lie in the tail of the prior or in a region that few draws reach. The highest distinct end points
+are refined by Newton steps. Second derivatives are differences of gradients: 2 d more particles in
+the same vectorised run. The curvature is bounded below by a share of the prior's, so that a flat
+region or a saddle point gives a wide normal instead of a failure.
 
 References:
     Tierney and Kadane, Accurate approximations for posterior moments (1986).
@@ -30,13 +30,13 @@ from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.start import FromMixture, Start, as_start
 from amortized.sampling.tempering import Path, tame
 
-_DIFFERENCE = 1e-4  # of the prior's spread
-_SPREAD_OUT = 3.0  # times as far from the median as prior draws are
+_DIFFERENCE = 1e-4  # in units of the prior's spread
+_SPREAD_OUT = 3.0  # factor on the distance of prior draws from the median
 _N_ASCENTS, _N_STEPS = 32, 12
-_FIRST_STEP, _LAST_STEP = 0.6, 0.03  # of the ascents, in units of the prior's spread
-_APART = 0.5  # of the prior's spread, between ends that are climbed on from
-_LEAST_CURVATURE = 0.1  # of the prior's, in a normal direction
-_STEPS = 0.5 ** torch.arange(0, 10, dtype=torch.float64)  # of a line search, all tried at once
+_FIRST_STEP, _LAST_STEP = 0.6, 0.03  # of gradient ascent, in units of the prior's spread
+_APART = 0.5  # smallest distance between distinct end points, in units of the prior's spread
+_LEAST_CURVATURE = 0.1  # relative to that of the prior, in each direction of a normal
+_STEPS = 0.5 ** torch.arange(0, 10, dtype=torch.float64)  # of a line search, evaluated together
 
 
 def laplace(
@@ -46,18 +46,18 @@ def laplace(
     n_modes: int = 4,
     start: Start | Distribution | None = None,
 ) -> Draws:
-    """Draws from the normal at the highest-scoring mode of every dataset.
+    """Draws from the normal at the mode of largest Laplace evidence of every dataset.
 
     Args:
         density: the log density to approximate.
         n_draws: draws for each dataset.
-        n_modes: how many starts are climbed from.
-        start: a density whose draws are climbed from; None takes the prior.
+        n_modes: number of starting points.
+        start: a density whose draws are the starting points; None uses the prior.
 
     Returns:
-        draws and the Laplace evidence, which has no stated error yet; as diagnostics ``start``, and
-        ``k_hat`` of the importance weights that the draws would need: well above 0.7 the normal is
-        far from the posterior. `amortized.sampling.checking` says whether means and standard
+        draws and the Laplace evidence, without a standard error; diagnostics ``start`` and
+        ``k_hat`` of the importance weights of the draws: if it is well above 0.7, the normal is far
+        from the posterior. `amortized.sampling.checking` judges whether means and standard
         deviations are right nevertheless.
     """
     modes = fit_modes(
@@ -87,19 +87,19 @@ def fit_modes(
     inflation: float = 1.1,
     start: Start | Distribution | None = None,
 ) -> GaussianMixture:
-    """A normal at each of several modes, weighted by their Laplace evidence.
+    """Fits a normal at each of several modes, weighted by its Laplace evidence.
 
-    Starts that climb to one mode give equal components, which does no harm.
+    Starting points that lead to the same mode give equal components, which is harmless.
 
     Args:
-        density: of the posterior.
-        n_modes: lots of prior draws, of which the best is climbed from; a mixture prior has a lot
-            a component. As many modes, and four more, are climbed to.
-        n_prior: prior draws in all.
-        n_steps: most Newton steps.
-        tolerance: a step that gains less, in nats, is the last.
-        inflation: factor on the standard deviations, above 1 for a start of importance weights.
-        start: a density whose draws are climbed from in place of the prior's.
+        density: log density of the posterior.
+        n_modes: groups of prior draws; the best draw of each is a starting point, and for a mixture
+            prior each component has a group. Up to four more modes than this are refined.
+        n_prior: total number of prior draws.
+        n_steps: largest number of Newton steps.
+        tolerance: a step that gains less than this, in nats, is the last.
+        inflation: factor on the standard deviations; above 1 for an importance sampling proposal.
+        start: a density whose draws replace those of the prior.
     """
     path = Path(density)
     lots = tame(density.prior_lots(n_modes, n_prior // n_modes))
@@ -119,9 +119,9 @@ def fit_modes(
         )
     best = scores.argmax(-1, keepdim=True)
     begin = lots.gather(2, best.unsqueeze(-1).expand(-1, -1, 1, lots.shape[-1])).squeeze(2)
-    u = torch.cat([begin, _anywhere(draws, _N_ASCENTS - n_modes)], 1)
+    u = torch.cat([begin, _dispersed(draws, _N_ASCENTS - n_modes)], 1)
     u, score = _apart(*_ascend(path, u, scale), scale, n_modes + 4)
-    u, score = _climb(path, u, score, scale, n_steps, tolerance)
+    u, score = _newton_steps(path, u, score, scale, n_steps, tolerance)
     values, vectors = _curvature(path, u, scale)[1:]
     # scale V diag(1/l) V^T scale has the square root scale V diag(l)^-1/2; QR makes it triangular.
     root = scale.unsqueeze(-1) * vectors * values.rsqrt().unsqueeze(-2)
@@ -133,8 +133,8 @@ def fit_modes(
     return _distinct(log_weights, u, inflation * factor, scale)
 
 
-def _anywhere(draws: Float[Tensor, "batch n dim"], n: int) -> Float[Tensor, "batch k dim"]:
-    """Some of the prior draws, half of them moved away from the median."""
+def _dispersed(draws: Float[Tensor, "batch n dim"], n: int) -> Float[Tensor, "batch k dim"]:
+    """A subset of the prior draws, half of them moved away from the median."""
     some = draws[:, torch.randperm(draws.shape[1])[:n]]
     centre = draws.median(1, keepdim=True).values
     factor = torch.where(torch.arange(some.shape[1]) % 2 == 0, 1.0, _SPREAD_OUT).unsqueeze(-1)
@@ -142,9 +142,9 @@ def _anywhere(draws: Float[Tensor, "batch n dim"], n: int) -> Float[Tensor, "bat
 
 
 def _ascend(path: Path, u: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient ascent by steps of falling length, as Adam takes them: one gradient a step.
+    """Gradient ascent with Adam-like steps of decreasing length, one gradient per step.
 
-    Only the highest point of each ascent is kept, for later steps may lead down again.
+    The highest point of each ascent is returned, because later steps may lead down again.
     """
     one = torch.ones(len(u), dtype=u.dtype)
     mean, square = torch.zeros_like(u), torch.zeros_like(u)
@@ -163,14 +163,14 @@ def _ascend(path: Path, u: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _apart(u: Tensor, score: Tensor, scale: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The highest points that lie apart, filled up with the highest others."""
+    """The highest points that are distinct, padded with the highest remaining ones."""
     left, chosen = score.clone(), []
     for _ in range(n):
         top = left.argmax(1, keepdim=True)
         chosen.append(top)
         at = u.gather(1, top.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
         near = ((u - at).abs() < _APART * scale).all(-1)
-        # Far below all others, so that it comes again only when nothing else is left.
+        # Far below all others, so that it is chosen again only when no other point is left.
         left = torch.where(near, left - 1e9, left)
         left = left.scatter(1, top, -torch.inf)
     index = torch.cat(chosen, 1)
@@ -180,25 +180,25 @@ def _apart(u: Tensor, score: Tensor, scale: Tensor, n: int) -> tuple[Tensor, Ten
 def _distinct(
     log_weights: Tensor, means: Tensor, factors: Tensor, scale: Tensor
 ) -> GaussianMixture:
-    """Leaves out components that are the same in every dataset, for each costs time."""
+    """Drops components that coincide in every dataset, because each one costs time."""
     apart = ((means.unsqueeze(2) - means.unsqueeze(1)) / scale.unsqueeze(1)).abs()
     spread = (factors.square().sum(-1).sqrt() / scale).unsqueeze(1)
     same = (apart < 0.2 * spread).all(-1)  # (batch, k, k)
-    first = same.long().argmax(-1)  # the first component that each one equals
+    first = same.long().argmax(-1)  # index of the first equal component
     chosen = torch.zeros_like(log_weights, dtype=torch.bool).scatter(1, first, True)
     order = chosen.long().argsort(dim=1, descending=True, stable=True)
     kept = order[:, : int(chosen.sum(1).max())]
     rows = torch.arange(len(kept)).unsqueeze(-1)
-    # A copy that is kept only because another dataset has more modes still does no harm.
+    # A copy kept because another dataset has more modes does no harm.
     return GaussianMixture(
         log_weights[rows, kept], means[rows, kept], factors[rows, kept], validate_args=False
     )
 
 
-def _climb(
+def _newton_steps(
     path: Path, u: Tensor, score: Tensor, scale: Tensor, n_steps: int, tolerance: float
 ) -> tuple[Tensor, Tensor]:
-    """Newton steps with a line search; a dataset is left alone once it gains nothing."""
+    """Newton steps with a line search; a dataset stops once a step gains nothing."""
     active = torch.arange(len(u))
     for _ in range(n_steps):
         here, at, width = path.take(active), u[active], scale[active]

@@ -1,12 +1,12 @@
-r"""Reference answers for inference tasks under mixture priors: evidence by quadrature.
+r"""Reference posteriors for inference tasks under mixture priors: the evidence by quadrature.
 
-The evidence of a mixture prior is the sum of those of its components, each the integral of one
-normal times the likelihood, which a grid around that normal finds even where another component is
-a hundred times wider. With it the exact density of the posterior at any u is known, and
+The evidence under a mixture prior is the weighted sum of the evidences of its components. Each is
+the integral of one normal times the likelihood, computed on a grid around that normal, so that a
+component a hundred times wider causes no difficulty. It gives the exact posterior density, and
 
 .. math:: E [\log p(u \mid D) - \log q(u \mid D)], \quad u \sim p(u \mid D),
 
-the mean Kullback-Leibler divergence of an answer q, is a mean over tasks.
+the expected Kullback-Leibler divergence of an approximation q, is then an average over tasks.
 """
 
 import math
@@ -21,7 +21,7 @@ from amortized.priors.regression.linear_model import LinearModelPrior
 from amortized.program.density import ProgramDensity
 from amortized.sampling.grid import grid_posterior
 
-_CHUNK = 20_000  # points or normals at once: few enough for the cache
+_CHUNK = 20_000  # points or normals at once, few enough for the cache
 
 
 def reference_log_prob(
@@ -30,12 +30,12 @@ def reference_log_prob(
     """Log density of the exact posterior at each task's own latents.
 
     Args:
-        tasks: whose program it is; with one or two latents, or a `LinearModelPrior`.
+        tasks: the inference problem; it must have one or two latents, or be a `LinearModelPrior`.
         batch: the tasks.
-        n_points: of the grid along each latent; None takes 1000 in one dimension, 120 in two.
+        n_points: grid points along each latent; None uses 1000 in one dimension and 120 in two.
 
     Raises:
-        ValueError: if the program has more latents and no closed form given one of them.
+        ValueError: if there are more than two latents and no closed form given one of them.
 
     Example:
         >>> from amortized.priors.regression.normal_variance import NormalVariancePrior
@@ -72,7 +72,7 @@ def reference_log_prob(
 
 
 def _evidence(density: ProgramDensity, prior: GaussianMixture, n_points: int) -> Tensor:
-    """Log evidence of some datasets, component by component."""
+    """Log evidence of some datasets, one component at a time."""
     n, k = prior.log_weights.shape
     means, factors = prior.means.flatten(0, 1), prior.scale_tril.flatten(0, 1)
     each = GaussianMixture(means.new_zeros(n * k, 1), means[:, None], factors[:, None])
@@ -95,10 +95,10 @@ def _linear_evidence(
     mask: Tensor,
     n_points: int,
 ) -> Tensor:
-    r"""Log evidence of linear models: normal given the noise, which is integrated over.
+    r"""Log evidence of linear models, with the noise integrated out numerically.
 
-    With :math:`R^\top R = \Phi^\top \Phi` and :math:`R \hat w = z` the likelihood is that of z, as
-    many numbers as coefficients, times a factor of the residual sum of squares.
+    With :math:`R^\top R = \Phi^\top \Phi` and :math:`R \hat w = z`, the likelihood is that of z,
+    which has one entry per coefficient, times a function of the residual sum of squares.
     """
     design = program.design(x).where(mask.unsqueeze(-1), 0.0)
     answers = y.where(mask, 0.0)
@@ -121,7 +121,7 @@ def _linear_evidence(
     eye = torch.eye(n_coefficients, dtype=torch.float64)
     log_noise_prior = each.marginal([n_coefficients])
 
-    def of_points(point: Tensor) -> Tensor:  # values of log noise for each component, (p, b k, 1)
+    def of_points(point: Tensor) -> Tensor:  # log noise per component, (p, b k, 1)
         noise = point.exp()
         given = each.condition([n_coefficients], point)
         _, evidence = given.update(z, rows, noise.unsqueeze(-1) * eye)

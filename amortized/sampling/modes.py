@@ -1,8 +1,9 @@
-r"""How many modes do draws have, and what share of them does each hold?
+r"""The number of modes of a set of draws, and the share of the draws in each.
 
-Normals are fitted to the draws, as many as the BIC asks for, and those are merged that no valley
-parts: between their means the mixture's density stays above a tenth of what it is at the lower end.
-So a bent or heavy-tailed mode, which takes several normals, counts once.
+A Gaussian mixture with the number of components chosen by BIC is fitted to the draws. Two
+components are merged unless there is a valley between them: unless the mixture density between
+their means falls below a tenth of its value at the lower mean. A curved or heavy-tailed mode, which
+needs several components, is therefore counted once.
 
 References:
     Hennig, Methods for merging Gaussian mixture components (2010), section 4.1.
@@ -16,18 +17,18 @@ from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from sklearn.mixture import GaussianMixture
 
-_VALLEY = 0.1  # of the density at the lower of two means; equal normals 5 sd apart have it
-_MOST_DRAWS = 2000  # for the fit; more cost time and tell nothing of a mode of 1%
+_VALLEY = 0.1  # relative to the density at the lower mean; equal normals 5 sd apart reach it
+_MOST_DRAWS = 2000  # for the fit; enough to find a mode of 1%
 
 Points = NDArray[np.float64]
 
 
 class Modes(NamedTuple):
-    """Modes of draws, the largest first.
+    """Modes of draws, largest first.
 
     Attributes:
         shares: of the draws, ``(n_modes,)``; they add up to 1.
-        labels: the mode of each draw, ``(n,)``.
+        labels: index of each draw's mode, ``(n,)``.
     """
 
     shares: Points
@@ -35,12 +36,12 @@ class Modes(NamedTuple):
 
 
 def find_modes(draws: Points, *, min_share: float = 0.01, max_normals: int = 8) -> Modes:
-    """Separates draws ``(n, dim)`` into their modes.
+    """Assigns draws ``(n, dim)`` to modes.
 
     Args:
         draws: equally weighted, on any scale.
-        min_share: draws of a smaller mode are counted with the mode that is nearest.
-        max_normals: most normals to fit, and so most modes to find.
+        min_share: draws of a smaller mode are assigned to the nearest larger one.
+        max_normals: largest number of components, and so of modes.
 
     Example:
         >>> import numpy as np
@@ -56,17 +57,17 @@ def find_modes(draws: Points, *, min_share: float = 0.01, max_normals: int = 8) 
     of_group = mixture.predict_proba(scaled) @ np.eye(n_groups)[group]
     size = of_group.mean(0)
     order = np.argsort(-size)
-    order = order[: max(1, (size >= min_share).sum())]  # a stray draw in a tail is no mode
+    order = order[: max(1, (size >= min_share).sum())]  # a few draws in a tail are not a mode
     labels = of_group[:, order].argmax(1)
     return Modes(np.bincount(labels, minlength=len(order)) / len(draws), labels)
 
 
 def _fit(draws: Points, max_normals: int) -> GaussianMixture:
-    """The mixture with the least BIC; the search ends when two more normals gain nothing."""
+    """The mixture with the smallest BIC; stops when two more components bring no improvement."""
     best, best_bic, worse = None, np.inf, 0
     for k in range(1, min(max_normals, len(draws) // 2) + 1):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a fit has not quite converged does no harm
+            warnings.simplefilter("ignore")  # incomplete convergence is harmless here
             fitted = GaussianMixture(k, reg_covar=1e-3, random_state=0, n_init=3).fit(draws)
         bic = fitted.bic(draws)
         if bic < best_bic:
@@ -79,7 +80,7 @@ def _fit(draws: Points, max_normals: int) -> GaussianMixture:
 
 
 def _joined(mixture: GaussianMixture) -> NDArray[np.bool_]:
-    """Which pairs of normals have no valley between them, ``(k, k)``."""
+    """Pairs of components without a valley between them, ``(k, k)``."""
     means = mixture.means_
     share = np.linspace(0.0, 1.0, 21)[:, None]
     joined = np.eye(len(means), dtype=bool)

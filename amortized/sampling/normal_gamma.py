@@ -1,14 +1,14 @@
-r"""Regression with an unknown noise variance, found in a program's density.
+r"""Conjugate regression with unknown noise variance, recognised from a program's density.
 
 One positive latent v and real latents w, in one of two conjugate forms:
 
 .. math:: v \sim \mathrm{InvGamma}(a, b), \quad w \mid v \sim N(\mu, v P^{-1}), \qquad
     v \sim \mathrm{Gamma}(a, b), \quad w \mid v \sim N(\mu, P^{-1} / v),
 
-v being the noise's variance or its precision. In both :math:`\mu` does not depend on v, and at
-:math:`w = \mu` the log density is linear in :math:`\log v` and :math:`1/v`, or v. So P and
-:math:`\mu` are read off at v = 1, a and b along v; whether the law fits everywhere is still to be
-proved.
+where v is the variance or the precision of the noise. In both forms :math:`\mu` does not depend on
+v, and at :math:`w = \mu` the log density is linear in :math:`\log v` and :math:`1/v` (or v). So P
+and :math:`\mu` follow from the density at v = 1, and a and b from its values along v. Whether the
+result holds everywhere is checked separately.
 
 References:
     Murphy, Machine Learning: A Probabilistic Perspective (2012), section 7.6.
@@ -29,12 +29,12 @@ from amortized.sampling.quadratic import quadratic_terms
 
 
 class NormalGamma(Distribution):
-    """A scale's gamma or inverse gamma law, and normals given it, end to end in one vector.
+    """A gamma or inverse gamma distribution of v and normals given v, joined in one vector.
 
     Args:
-        scale: law of v, batch shape ``(batch,)``; an inverse gamma for a variance, else a gamma
-            for a precision.
-        mean: of the others, ``(batch, k)``.
+        scale: distribution of v, batch shape ``(batch,)``; inverse gamma for a variance, gamma for
+            a precision.
+        mean: of the other entries, ``(batch, k)``.
         precision: P, ``(batch, k, k)``.
         place: index of v in the vector of k + 1 entries.
     """
@@ -73,19 +73,19 @@ class NormalGamma(Distribution):
 
 @dataclass(frozen=True)
 class _Slice:
-    """The density along v, and in w for v = 1."""
+    """The density along v, and as a function of w at v = 1."""
 
     density: ProgramDensity
     place: int
 
     def __call__(self, w: Tensor, u: Tensor) -> Tensor:
-        """Log density of w and v for v = exp(u), without the Jacobian; ``(batch, n)``."""
+        """Log density of w and v at v = exp(u), without the Jacobian; ``(batch, n)``."""
         whole = torch.cat([w[..., : self.place], u.unsqueeze(-1), w[..., self.place :]], -1)
         return self.density.log_density(whole) - u
 
 
 def normal_gammas(density: ProgramDensity, place: int) -> Iterator[NormalGamma]:
-    """The laws that the density may be, not yet proved; ``place`` is that of v in u."""
+    """Candidate distributions, not yet checked; ``place`` is the index of v in u."""
     at = _Slice(density, place)
     dim, like = density.dim - 1, density.y
     precision, linear = quadratic_terms(lambda w: at(w, torch.zeros_like(w[..., 0])), like, dim)
@@ -105,7 +105,7 @@ def normal_gammas(density: ProgramDensity, place: int) -> Iterator[NormalGamma]:
 
 
 def _power_and_rate(u: Tensor, values: Tensor, sign: float) -> tuple[Tensor, Tensor]:
-    r"""Fits values by :math:`c + p u - r e^{\pm u}`; p and r."""
+    r"""Fits :math:`c + p u - r e^{\pm u}` to values and returns p and r."""
     design = torch.stack([u[0], -(sign * u[0]).exp(), torch.ones_like(u[0])], -1)
     solution = torch.linalg.lstsq(design, values.T).solution
     return solution[0], solution[1]

@@ -1,9 +1,9 @@
-"""The No-U-Turn sampler of Pyro, on our density: the reference that the faster methods must meet.
+"""Pyro's No-U-Turn sampler applied to our density: the reference for the faster methods.
 
-The density is one function of one vector, traced by torch's JIT, which takes about a third off each
-leapfrog step. A trace follows one branch of the program: its values at the draws are compared with
-the program's own, and where they differ the chains run again without it. Chains run one
-after another in this process, and datasets too: for many datasets see `amortized.sampling.smc`.
+The density is a function of one vector and is traced by torch's JIT, which speeds up each leapfrog
+step. A trace follows a single branch of the program, so its values at the draws are compared with
+the program's own; if they differ, the chains are run again without the trace. Chains and datasets
+run one after another in this process: for many datasets see `amortized.sampling.smc`.
 
 References:
     Hoffman and Gelman, The No-U-Turn Sampler (2014), arXiv 1111.4246.
@@ -27,7 +27,7 @@ from amortized.sampling.start import Start, as_start
 from amortized.sampling.verdict import measured
 from amortized.seeding import only_sites_drawn
 
-_N_COMPARED = 100  # draws at which a trace is compared with the program
+_N_COMPARED = 100  # draws at which the trace is compared with the program
 
 
 def nuts(
@@ -41,21 +41,21 @@ def nuts(
     jit: bool = True,
     start: Start | Distribution | None = None,
 ) -> Draws:
-    """Draws from the posterior of every dataset by NUTS, with torch's global generator.
+    """Draws from the posterior of every dataset by NUTS, using torch's global generator.
 
     Args:
         density: the log density to draw from.
         n_draws: draws over all chains.
-        n_chains: independent chains; R-hat needs 2.
-        n_warmup: steps of adaptation a chain, thrown away.
+        n_chains: independent chains; R-hat needs at least 2.
+        n_warmup: adaptation steps of each chain, which are discarded.
         target_accept: mean acceptance probability that the step size is adapted to.
-        full_mass: adapt a full mass matrix, which helps where latents are strongly correlated.
-        jit: trace the density where that can be done.
-        start: a density whose draws the chains start from; None tries uniform ones in (-2, 2).
+        full_mass: adapt a full mass matrix, which helps if latents are strongly correlated.
+        jit: trace the density where possible.
+        start: a density from which the chains start; None uses uniform draws in (-2, 2).
 
     Returns:
         draws with diagnostics ``divergences`` (transitions), ``divergent`` (their share), ``jit``,
-        ``seconds``, ``start``, and those of `amortized.sampling.verdict.measured`.
+        ``seconds``, ``start`` and those of `amortized.sampling.verdict.measured`.
     """
     if n_chains < 1 or n_draws < n_chains:
         raise ValueError(f"Expected n_draws >= n_chains >= 1; got {n_draws} and {n_chains}.")
@@ -84,7 +84,7 @@ def nuts(
 
 
 class _SeededNUTS(NUTS):
-    """NUTS whose draws, all at sample sites, come from where `seeded` says."""
+    """NUTS whose random numbers, all at sample sites, are controlled by `seeded`."""
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
         with only_sites_drawn():
@@ -103,7 +103,7 @@ def _sample(
     options: dict[str, Any],
     jit: bool,
 ) -> tuple[Float[Tensor, "chains draws dim"], int, bool]:
-    """Draws by the traced density where its values at the draws are the program's own."""
+    """Draws by the traced density if it agrees with the program at the draws."""
 
     def plain(u: Tensor) -> Tensor:
         return -density.log_density_of_one(u)
@@ -130,7 +130,7 @@ def _run_chains(
     n_warmup: int,
     options: dict[str, Any],
 ) -> tuple[Float[Tensor, "chains draws dim"], int]:
-    """The chains of one dataset, one after another, and how many transitions diverged."""
+    """Runs the chains of one dataset in turn, and counts divergent transitions."""
     chains, divergences = [], 0
     for point in initial:
         kernel = _SeededNUTS(potential_fn=potential, **options)
@@ -144,20 +144,20 @@ def _run_chains(
 
 
 def _traced(density: ProgramDensity, plain: Callable[[Tensor], Tensor]) -> Any:
-    """The traced density, or None where it cannot be traced or is seen to be wrong."""
+    """The traced density, or None if tracing fails or gives wrong values."""
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(3, density.dim, generator=generator, dtype=density.y.dtype) * 2 - 1
     with quiet_program(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             candidate = torch.jit.trace(plain, (points[0],), check_trace=False)
-        except Exception:  # a program that cannot be traced runs as it is
+        except Exception:  # a program that cannot be traced runs untraced
             return None
         return candidate if _same(candidate, plain, points) else None
 
 
 def _same(traced: Any, plain: Callable[[Tensor], Tensor], points: Tensor) -> bool:
-    """Whether a trace is the function: it fixes every choice that a program makes on values."""
+    """Whether a trace equals the function: it fixes every branch that depends on values."""
     with quiet_program(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

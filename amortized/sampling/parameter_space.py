@@ -1,7 +1,7 @@
-r"""Static parameters as vectors on the whole real line, with their prior density there.
+r"""Static parameters as unconstrained vectors, with their prior density.
 
-Each parameter goes through the bijection of its prior's support, and the vectors ``u`` lay them end
-to end: ``log p(u) = sum over parameters of log p(b(u)) + log |det J_b(u)|``.
+Each parameter is transformed by the bijection of its prior's support, and the results are joined in
+one vector ``u``: ``log p(u) = sum over parameters of log p(b(u)) + log |det J_b(u)|``.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from amortized.seeding import seeded
 
 
 class ParameterSpace:
-    """The space of independent parameters.
+    """The unconstrained space of independent parameters.
 
     Args:
-        prior: of each parameter, without batch dimensions.
+        prior: the prior of each parameter, without batch dimensions.
 
     Raises:
-        ValueError: if there is no parameter, or a prior has batch dimensions.
+        ValueError: if there are no parameters, or a prior has batch dimensions.
 
     Example:
         >>> from torch.distributions import Dirichlet, Gamma
@@ -44,7 +44,7 @@ class ParameterSpace:
                 )
         self.prior = dict(prior)
         self._bijections = {name: bijection_to(law.support) for name, law in self.prior.items()}
-        with seeded(0):  # their values do not matter: places inside
+        with seeded(0):  # any values inside the support will do
             self._example = {name: law.sample() for name, law in self.prior.items()}
         self._shapes = {
             name: bijection.inv(self._example[name]).shape
@@ -52,7 +52,7 @@ class ParameterSpace:
         }
 
     def unconstrained(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "... dim"]:
-        """Vectors from parameters in their own units, ``{name: (..., *event)}``."""
+        """Vectors of parameters in their own units, ``{name: (..., *event)}``."""
         parts = []
         for name, shape in self._shapes.items():
             u = self._bijections[name].inv(latents[name])
@@ -66,12 +66,12 @@ class ParameterSpace:
     def log_prob(
         self, u: Float[Tensor, "... dim"], laws: Mapping[str, Distribution] | None = None
     ) -> Float[Tensor, "..."]:
-        """Log density of vectors under the prior, or under other laws of the same parameters."""
+        """Log density of vectors under the prior, or under other laws of the parameters."""
         laws = self.prior if laws is None else laws
         total = u.new_zeros(u.shape[:-1])
         for name, part in self._split(u).items():
             value, law = self._bijections[name](part), laws[name]
-            # Far out the bijection rounds to the support's edge, where the density is not defined.
+            # Far from the origin the bijection rounds to the boundary, where there is no density.
             inside = is_inside(self.prior[name], value) & is_inside(law, value)
             event = inside.reshape(*inside.shape, *[1] * (value.ndim - inside.ndim))
             log_density = law.log_prob(torch.where(event, value, self._example[name]))
@@ -88,9 +88,9 @@ class ParameterSpace:
 
 
 def is_inside(law: Distribution, value: Tensor) -> Tensor:
-    """Where a value is finite and in a law's support."""
+    """Whether each value is finite and in the support of a distribution."""
     support = law.support
-    assert support is not None  # bijection_to has refused laws without one
+    assert support is not None  # bijection_to rejects distributions without one
     finite = value.isfinite()
     within = support.check(value)
     return within & finite.reshape(*within.shape, -1).all(-1)

@@ -1,9 +1,9 @@
-r"""Pareto smoothed importance sampling: how far importance weights can be trusted, and mended.
+r"""Pareto-smoothed importance sampling: reliability and smoothing of importance weights.
 
 The largest weights are replaced by the expected order statistics of a generalised Pareto
-distribution fitted to them. Its shape :math:`\hat k` is the verdict: the weights have
-:math:`1 / \hat k` finite moments, and estimates can be relied on where :math:`\hat k < 0.7`.
-Weights that are nowhere much above their mean have no tail, and what would be fitted is noise.
+distribution fitted to them. Its shape :math:`\hat k` measures reliability: the weights have
+:math:`1 / \hat k` finite moments, and estimates are reliable if :math:`\hat k < 0.7`. Weights that
+hardly exceed their mean have no tail, and a fit to them would only fit noise.
 
 References:
     Vehtari et al., Pareto smoothed importance sampling (2024), arXiv 1507.02646.
@@ -18,17 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_NO_TAIL = 0.4  # nats of the largest weight above the mean
+_NO_TAIL = 0.4  # log of the largest weight over the mean below which there is no tail
 
 
 class SmoothedWeights(NamedTuple):
     """Importance weights after Pareto smoothing, for each row of a batch.
 
     Attributes:
-        log_weights: normalised, so that the weights of a row add up to 1.
-        k_hat: shape of the tail; minus infinity where there is none, infinite where a row has no
-            finite weight.
-        ess: effective number of draws, ``1 / sum(weights ** 2)``; 0 where no weight is finite.
+        log_weights: normalised so that the weights of a row add up to 1.
+        k_hat: shape of the tail; -inf without a tail, +inf if no weight of a row is finite.
+        ess: effective sample size, ``1 / sum(weights ** 2)``; 0 if no weight is finite.
         log_mean: log of the mean unnormalised weight, which estimates the log evidence.
     """
 
@@ -39,7 +38,7 @@ class SmoothedWeights(NamedTuple):
 
 
 def smooth_weights(log_weights: Float[Tensor, "*batch n"]) -> SmoothedWeights:
-    """Smooths unnormalised log weights; NaN counts as no weight.
+    """Smooths unnormalised log weights; NaN counts as a weight of zero.
 
     Example:
         >>> import torch
@@ -83,10 +82,10 @@ def smooth_weights(log_weights: Float[Tensor, "*batch n"]) -> SmoothedWeights:
 def fit_generalised_pareto(
     excess: Float[Tensor, "*batch m"],
 ) -> tuple[Float[Tensor, "*batch 1"], Float[Tensor, "*batch 1"]]:
-    """Shape and scale of a generalised Pareto distribution, from ascending values above 0.
+    """Shape and scale of a generalised Pareto distribution fitted to ascending positive values.
 
-    The posterior mean over a grid, with the shape drawn a little towards 1/2, as by ten more
-    observations (Vehtari et al., appendix G). Constant values give shape -inf: no tail at all.
+    The estimate is a posterior mean over a grid; the shape is shrunk towards 1/2 by the equivalent
+    of ten observations (Vehtari et al., appendix G). Constant values give shape -inf: no tail.
     """
     m = excess.shape[-1]
     n_grid = 30 + int(math.sqrt(m))

@@ -1,17 +1,17 @@
-r"""Particle filters: bootstrap and guided, over many series and many particles at once.
+r"""Particle filters, bootstrap and guided, for many series and many particles at once.
 
-N particles a series are moved by a proposal q, weighed by
+The N particles of a series are moved by a proposal q, weighted by
 
     w_t = w_{t-1} p(y_t | x_t) p(x_t | x_{t-1}) / q(x_t | x_{t-1}, y_t),
 
-and resampled before the next move where the effective sample size 1 / sum(w^2) has fallen. With q
-the program's own transition this is the bootstrap filter. The product over t of the mean weights
-estimates the evidence, without bias: this is what particle marginal inference builds upon.
+and resampled before the next move if the effective sample size 1 / sum(w^2) has fallen too low.
+With q the program's own transition this is the bootstrap filter. The product over t of the mean
+weights is an unbiased estimate of the evidence, on which particle marginal inference builds.
 
-Speed: one tensor operation serves all series; only the series that have to be resampled are; and
-weights stay logarithms, relative to each series' largest, so nothing overflows or vanishes.
+One tensor operation serves all series, and only those that need it are resampled. Weights are kept
+as logarithms relative to the largest of each series, so they neither overflow nor underflow.
 
-Left out: gradients (resampling has none) and smoothing.
+Not implemented: gradients (resampling has none) and smoothing.
 
 References:
     Novel approach to nonlinear/non-Gaussian Bayesian state estimation (Gordon et al., 1993).
@@ -34,7 +34,7 @@ __all__ = ["ParticleFilterResult", "particle_filter"]
 
 @runtime_checkable
 class Program(Protocol):
-    """What a particle filter asks of a state-space program, a `StateSpaceModel` for example."""
+    """The methods that a particle filter needs of a program, such as a `StateSpaceModel`."""
 
     def sample_initial(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Draw ``x_0``, ``(batch, particles, state)``."""
@@ -45,16 +45,16 @@ class Program(Protocol):
     def log_observation(self, y: Tensor, state: Tensor, t: int) -> Tensor:
         """``log p(y_t | x_t)``, ``(batch, particles)``; ``y`` is ``(batch, 1, observed)``.
 
-        Where all of a series' ``y`` is NaN, what is returned for it is not used.
+        The value is ignored for a series whose ``y`` is entirely NaN.
         """
 
 
 @runtime_checkable
 class Proposal(Protocol):
-    """A guide: it proposes states with a look at the observation, ``y`` being as above.
+    """A guide: a proposal distribution for states that may depend on the observation ``y``.
 
     Each method returns states and the log ratio of the program's density to the proposal's,
-    ``(batch, particles)``. Where ``y`` is NaN it may propose from the program, with ratio 0.
+    ``(batch, particles)``. Where ``y`` is NaN it may propose from the program, with log ratio 0.
     """
 
     def initial(
@@ -69,14 +69,14 @@ class Proposal(Protocol):
 
 
 class Particles(NamedTuple):
-    """The state of a filter.
+    """The particles and weights of a filter.
 
     Attributes:
         state: ``(batch, particles, state)``.
-        log_weights: ``(batch, particles)``, with largest 0 in each series.
-        weights: their exponentials, ``(batch, particles)``; all 0 where the filter collapsed.
-        total: the sum of the weights, ``(batch,)``.
-        ess: their effective sample size, ``(batch,)``; 0 where the filter collapsed.
+        log_weights: ``(batch, particles)``; the largest of each series is 0.
+        weights: exponentials of ``log_weights``; all 0 where the filter collapsed.
+        total: sum of the weights, ``(batch,)``.
+        ess: effective sample size, ``(batch,)``; 0 where the filter collapsed.
     """
 
     state: Tensor
@@ -88,18 +88,18 @@ class Particles(NamedTuple):
 
 @dataclass(frozen=True)
 class ParticleFilterResult:
-    """What a particle filter estimates.
+    """Filtered moments and the evidence, as estimated by a particle filter.
 
     Attributes:
-        mean: ``E(x_t | y_1..t)``, ``(batch, time, state)``; None where not asked for.
-        cov: ``Cov(x_t | y_1..t)``, ``(batch, time, state, state)``; None where not asked for.
+        mean: ``E(x_t | y_1..t)``, ``(batch, time, state)``; None if not requested.
+        cov: ``Cov(x_t | y_1..t)``, ``(batch, time, state, state)``; None if not requested.
         log_likelihood: increments of the log evidence, ``(batch, time)``.
-        log_evidence: ``(batch,)``; its exponential is unbiased. -inf where the filter collapsed.
+        log_evidence: ``(batch,)``; its exponential is unbiased; -inf where the filter collapsed.
         ess: effective sample size before resampling, ``(batch, time)``.
-        collapsed_at: the first step at which no particle could have given the observation,
-            ``(batch,)``; -1 where there is none. The moments there are NaN, and mean nothing
-            afterwards: the particles go on with equal weights.
-        particles: the last ones, with their weights.
+        collapsed_at: the first step at which the observation was impossible for every particle,
+            ``(batch,)``; -1 if there is none. The moments are NaN at this step and meaningless
+            afterwards, where the particles continue with equal weights.
+        particles: the last particles and their weights.
     """
 
     mean: Float[Tensor, "batch time state"] | None
@@ -120,9 +120,9 @@ def init(
     missing: Bool[Tensor, " batch"] | None = None,
     proposal: Proposal | None = None,
 ) -> tuple[Particles, Tensor]:
-    """Particles of ``x_0``, and the log likelihood of the first observation, ``(batch,)``.
+    """Draws particles of ``x_0``; also returns the first log likelihood, ``(batch,)``.
 
-    ``missing`` marks the series without an observation at this step; None is none of them.
+    ``missing`` marks the series without an observation at this step; None if there are none.
     """
     shape = (y.shape[0], n_particles)
     if proposal is None:
@@ -132,7 +132,7 @@ def init(
     if state.ndim != 3 or state.shape[:2] != shape:
         raise ValueError(
             f"Expected initial states of shape {(*shape, 'state')}; got {tuple(state.shape)}. "
-            "Parameters with one value a series need shape (batch, 1, 1)."
+            "Parameters with one value per series need shape (batch, 1, 1)."
         )
     equal = torch.ones(shape, dtype=state.dtype, device=state.device)
     before = Particles(state, torch.zeros_like(equal), equal, equal.sum(-1), equal.sum(-1))
@@ -151,10 +151,10 @@ def step(
     proposal: Proposal | None = None,
     ess_threshold: float = 0.5,
 ) -> tuple[Particles, Tensor]:
-    """Resample the series that need it, move all to step ``t``, and weigh with ``y``.
+    """Resamples the series that need it, moves all to step ``t``, and weights them by ``y``.
 
-    Returns the particles and the evidence's increment, ``(batch,)``: -inf where no particle can
-    have given the observation, NaN where the program returned NaN or +inf.
+    Returns the particles and the increment of the log evidence, ``(batch,)``: -inf where the
+    observation is impossible for every particle, NaN where the program returned NaN or +inf.
     """
     particles = _resample(particles, ess_threshold, generator)
     if proposal is None:
@@ -176,19 +176,19 @@ def particle_filter(
     moments: bool = True,
     seed: int = 0,
 ) -> ParticleFilterResult:
-    """Filter all series in one call.
+    """Filters all series in one call.
 
     Args:
-        program: draws states and knows the density of observations. It says the dtype: float32
-            is about twice as fast as float64 on a CPU and as good, for Monte Carlo noise is far
-            above its rounding. To filter one series under many parameters, expand ``y``.
-        y: observations. A step whose entries are all NaN is missing; entries of which some are
-            NaN are the program's business.
-        n_particles: particles a series, at least 1.
-        proposal: the guide of a guided filter; None is the bootstrap filter.
-        ess_threshold: resample where the effective sample size is below this share of the
-            particles; 1 resamples always, 0 never.
-        moments: whether to compute mean and covariance, a third of the time.
+        program: draws states and evaluates the density of observations; it sets the dtype.
+            float32 is faster than float64 and precise enough, because Monte Carlo error dominates.
+            To filter one series under many parameters, expand ``y``.
+        y: observations. A step whose entries are all NaN is missing; if only some entries are NaN,
+            the program must handle them.
+        n_particles: particles per series, at least 1.
+        proposal: the proposal of a guided filter; None gives the bootstrap filter.
+        ess_threshold: resample if the effective sample size is below this share of the particles;
+            1 resamples at every step, 0 never.
+        moments: whether to compute mean and covariance, which takes additional time.
         seed: any integer.
 
     Raises:
@@ -239,14 +239,14 @@ def particle_filter(
 
 
 def by_step(y: Float[Tensor, "batch time observed"]) -> list[tuple[Tensor, Tensor | None]]:
-    """What each step gets: ``y_t`` as ``(batch, 1, observed)``, and where it is missing."""
+    """The observation of each step, ``(batch, 1, observed)``, and where it is missing."""
     gone = y.isnan().all(-1)
-    any_gone = gone.any(0).tolist()  # looked at once, not once a step
+    any_gone = gone.any(0).tolist()  # one synchronisation instead of one per step
     return [(y[:, t : t + 1], gone[:, t] if some else None) for t, some in enumerate(any_gone)]
 
 
 def refuse_nan(log_likelihood: Tensor) -> None:
-    """Raises where a program's log density was NaN or +inf; ``(batch, time)``."""
+    """Raises an error if a log density ``(batch, time)`` was NaN or +inf."""
     broken = log_likelihood.isnan().any(0)
     if broken.any():
         raise ValueError(
@@ -256,10 +256,10 @@ def refuse_nan(log_likelihood: Tensor) -> None:
 
 
 def _resample(particles: Particles, ess_threshold: float, generator: torch.Generator) -> Particles:
-    """Particles in which the series of low effective sample size have equal weights again."""
+    """Resamples the series with a low effective sample size, to equal weights."""
     state, log_weights, weights, total, ess = particles
     n = weights.shape[-1]
-    rows = (ess <= ess_threshold * n).nonzero()[:, 0]  # collapsed ones always: their ess is 0
+    rows = (ess <= ess_threshold * n).nonzero()[:, 0]  # includes collapsed series, whose ess is 0
     if len(rows) == 0:
         return particles
     uniforms = 1 - torch.rand(
@@ -285,11 +285,11 @@ def _log_density(
     t: int,
     missing: Tensor | None,
 ) -> Tensor:
-    """What each particle's weight is multiplied by, as a logarithm; a tensor of our own."""
+    """Log of the factor on each particle's weight, as a new tensor."""
     log_density = program.log_observation(y, state, t)
     if log_density.shape != state.shape[:2]:
         raise ValueError(
-            f"Expected log_observation of shape {tuple(state.shape[:2])}, one number a particle; "
+            f"Expected log_observation of shape {tuple(state.shape[:2])}, one number per particle; "
             f"got {tuple(log_density.shape)}."
         )
     if missing is not None:
@@ -298,10 +298,10 @@ def _log_density(
 
 
 def _reweigh(before: Particles, state: Tensor, log_density: Tensor) -> tuple[Particles, Tensor]:
-    """The moved particles with their new weights, and what those say of the observation."""
+    """The moved particles with updated weights, and the log likelihood of the observation."""
     log_weights = log_density + before.log_weights
     top = log_weights.amax(-1, keepdim=True)
-    # Where all are -inf, they stay so, total and ess are 0, and resampling starts afresh.
+    # Where all are -inf they remain -inf, total and ess are 0, and resampling restarts.
     log_weights.sub_(top.clamp_min(torch.finfo(top.dtype).min))
     weights = log_weights.exp()
     total = weights.sum(-1)
@@ -319,7 +319,7 @@ def _moments(particles: Particles) -> tuple[Tensor, Tensor]:
 
 
 def _check(y: Tensor, n_particles: int, ess_threshold: float) -> None:
-    """Refuses arguments that are out of range."""
+    """Raises an error if an argument is out of range."""
     if y.ndim != 3 or y.shape[1] < 1:
         raise ValueError(
             "Expected y of shape (batch, time, observed) with at least one step; got "

@@ -1,19 +1,19 @@
 r"""SMC^2: the posterior of a state-space program's static parameters, with its evidence.
 
-M parameter vectors, each with a particle filter of its own, see the observations one after the
-other. After ``y_t`` each is weighed by its filter's estimate of ``p(y_t | y_1..t-1, theta)``; where
-their effective sample size has fallen they are resampled and moved by particle marginal
-Metropolis-Hastings: propose theta', run a fresh filter over ``y_1..t``, accept with probability
+M parameter vectors, each with its own particle filter, process the observations one after another.
+After ``y_t`` each is weighted by its filter's estimate of ``p(y_t | y_1..t-1, theta)``. If their
+effective sample size has fallen too low, they are resampled and moved by particle marginal
+Metropolis-Hastings: propose theta', run a new filter over ``y_1..t``, accept with probability
 
     min(1, Z(theta') p(theta') / (Z(theta) p(theta))),    Z the filter's estimate of the evidence.
 
-Because Z is unbiased the moves leave the exact posterior invariant whatever the number of
-particles; few particles cost acceptance, not correctness. The proposal is a random walk with the
-covariance of the current parameter vectors, so nothing is left to tune, and all series, parameter
-vectors and particles run in the same tensor operations.
+Because Z is unbiased, the moves leave the exact posterior invariant for any number of particles;
+too few particles lower the acceptance rate but introduce no bias. The proposal is a random walk
+with the covariance of the current parameter vectors, so that nothing has to be tuned. All series,
+parameter vectors and particles run in the same tensor operations.
 
-The parameters move on the unconstrained scale of their supports, with the Jacobian. Left out: more
-particles where acceptance falls (``acceptance`` tells when to ask for them).
+The parameters move in unconstrained space, with the Jacobian taken into account. Not implemented:
+increasing the number of particles if acceptance falls (``acceptance`` shows when this is needed).
 
 References:
     SMC^2: an efficient algorithm for sequential analysis of state space models (Chopin, Jacob and
@@ -41,25 +41,25 @@ __all__ = ["StaticParameters", "smc_squared"]
 
 Build = Callable[[dict[str, Tensor]], Program]
 
-_CHUNK = 2**19  # particles at once: more are no faster, and take the memory
+_CHUNK = 2**19  # particles at once; more take memory and are no faster
 
 
 @dataclass(frozen=True)
 class StaticParameters:
-    """Posterior draws of static parameters, moved and equally weighted, and how they came about.
+    """Equally weighted posterior draws of static parameters, with evidence and diagnostics.
 
     Attributes:
         draws: ``{name: (n_draws, batch, ...)}``.
         log_evidence: ``log p(y_1..T)`` with states and parameters integrated out, ``(batch,)``;
             -inf where the particles collapsed.
-        ess: effective number of draws after each step, before resampling, ``(batch, time)``.
+        ess: effective sample size after each step, before resampling, ``(batch, time)``.
         n_rejuvenations: how often the draws were resampled and moved, ``(batch,)``.
-        acceptance: mean acceptance probability of the moves, ``(batch,)``. Below about 0.1 ask for
-            more particles: the noise of the filters, not the proposals, is then what refuses.
-        n_distinct: different draws among the last, ``(batch,)``.
-        collapsed_at: the first step at which no particle of any draw could have given the
-            observation, ``(batch,)``; -1 where there is none.
-        started_from: what the first draws came from, ``"latent_prior"`` or ``"start"``.
+        acceptance: mean acceptance probability of the moves, ``(batch,)``. Below about 0.1 use more
+        particles: rejections are then caused by the noise of the filters, not by the proposal.
+        n_distinct: number of distinct final draws, ``(batch,)``.
+        collapsed_at: the first step at which the observation was impossible for all particles of
+            all draws, ``(batch,)``; -1 if there is none.
+        started_from: origin of the first draws, ``"latent_prior"`` or ``"start"``.
     """
 
     draws: dict[str, Tensor]
@@ -85,18 +85,19 @@ def smc_squared(
     max_moves: int = 10,
     seed: int = 0,
 ) -> StaticParameters:
-    """Draw from the posterior of static parameters, for all series in one call.
+    """Draws from the posterior of static parameters, for all series in one call.
 
     Args:
-        build: makes a program from ``{name: (rows, ...)}``, one value a row.
-        latent_prior: of each parameter, without batch dimensions.
+        build: builds a program from ``{name: (rows, ...)}``, one value per row.
+        latent_prior: the prior of each parameter, without batch dimensions.
         y: observations, as for `particle_filter`.
-        n_draws: parameter vectors a series, at least 2.
-        n_particles: particles a parameter vector, at least 1.
-        start: where the first draws come from, such as yesterday's posterior or a network's; it
-            must cover the prior's bulk, to which it is reweighted. None is the prior itself.
-        ess_threshold: rejuvenate where fewer draws than this share are effective.
-        max_moves: most moves a rejuvenation; they end once a draw has been replaced on average.
+        n_draws: parameter vectors per series, at least 2.
+        n_particles: particles per parameter vector, at least 1.
+        start: distribution of the first draws, such as an earlier posterior or a network's answer;
+            it must cover the bulk of the prior, to which it is reweighted. None uses the prior.
+        ess_threshold: rejuvenate if the effective sample size is below this share of the draws.
+        max_moves: largest number of moves per rejuvenation; fewer are made once every draw has been
+            replaced once on average.
         seed: any integer.
 
     Raises:
@@ -133,7 +134,7 @@ def smc_squared(
         state = sampler.init(some, start)
         for t in range(y.shape[1]):
             state = sampler.step(state, t)
-            last = t == y.shape[1] - 1  # the draws that leave are moved and equally weighted
+            last = t == y.shape[1] - 1  # the final draws are moved and equally weighted
             low = sampler.ess[-1] < (torch.inf if last else ess_threshold * n_draws)
             state = sampler.rejuvenate(state, t, low.nonzero()[:, 0], max_moves)
         parts.append((sampler, state.u))
@@ -145,13 +146,13 @@ class _State(NamedTuple):
 
     u: Tensor  # (batch, draws, dim)
     log_prior: Tensor  # (batch, draws), of u
-    log_z: Tensor  # (batch, draws), evidence of what was seen, by the filters
-    log_weights: Tensor  # (batch, draws), their exponentials add up to 1
+    log_z: Tensor  # (batch, draws), log evidence so far, estimated by the filters
+    log_weights: Tensor  # (batch, draws), normalised
     particles: Particles  # of (batch * draws) filters
 
 
 class _Sampler:
-    """SMC^2 of a chunk of series; the state is passed on, what it tells of itself stays here."""
+    """SMC^2 for a chunk of series; the state is passed on, statistics are collected here."""
 
     def __init__(
         self,
@@ -171,7 +172,7 @@ class _Sampler:
         self.collapsed_at = torch.full_like(self.n_moves, -1)
 
     def init(self, u: Tensor, start: Mapping[str, Distribution] | None) -> _State:
-        """Weigh the first draws where they are not the prior's."""
+        """Weights the first draws if they do not come from the prior."""
         log_prior = self.space.log_prob(u).double()
         log_weights = torch.full_like(log_prior, -math.log(u.shape[1]))
         if start is not None:
@@ -183,7 +184,7 @@ class _Sampler:
         return _State(u, log_prior, torch.zeros_like(log_prior), log_weights, particles)
 
     def step(self, state: _State, t: int) -> _State:
-        """One step of all filters, and the weights of their parameters."""
+        """One step of all filters, and the weights of their parameter vectors."""
         program = self._program(state.u)
         particles, increment = self._filter(program, state.u, self.y, t, state.particles)
         refuse_nan(increment)
@@ -192,14 +193,14 @@ class _Sampler:
         dead = gain == -torch.inf
         self.log_evidence = self.log_evidence + gain
         self.collapsed_at = torch.where(dead & (self.collapsed_at < 0), t, self.collapsed_at)
-        # A series in which nothing is possible goes on with equal weights; its evidence tells.
+        # A series with an impossible observation continues with equal weights; its evidence is 0.
         equal = torch.full_like(log_weights, -math.log(log_weights.shape[1]))
         log_weights = torch.where(dead[:, None], equal, log_weights - gain[:, None])
         self.ess.append(1 / (2 * log_weights).exp().sum(-1))
         return _State(state.u, state.log_prior, state.log_z + increment, log_weights, particles)
 
     def rejuvenate(self, state: _State, t: int, low: Tensor, max_moves: int) -> _State:
-        """Resample and move the series ``low``; the others stay as they are."""
+        """Resamples and moves the series ``low``; the others are unchanged."""
         if len(low) == 0:
             return state
         n_draws = state.u.shape[1]
@@ -207,7 +208,7 @@ class _Sampler:
         u_mean = (weights[..., None] * before).sum(1, keepdim=True)
         off = (before - u_mean).double()
         cov = (weights[..., None] * off).mT @ off
-        # The optimal scale of a walk whose target is known with noise (Sherlock et al., 2015).
+        # The optimal scale of a random walk on a noisy target (Sherlock et al., 2015).
         cov = cov * (2.56**2 / cov.shape[-1])
         ridge = 1e-9 + 1e-6 * cov.diagonal(dim1=-2, dim2=-1)
         walk = torch.linalg.cholesky_ex(cov + torch.diag_embed(ridge)).L.to(before.dtype)
@@ -236,14 +237,14 @@ class _Sampler:
         u = state.u + white @ walk.mT
         log_prior = self.space.log_prob(u).double()
         possible = log_prior > -torch.inf
-        # An impossible proposal is refused anyhow; its filter runs at a place that exists.
+        # An impossible proposal is always rejected; its filter runs at the current point instead.
         u = torch.where(possible[..., None], u, state.u)
         particles, log_z = Particles(*5 * (u.new_zeros(0),)), torch.zeros_like(log_prior)
         program = self._program(u)
         for s in range(t + 1):
             particles, increment = self._filter(program, u, y, s, particles)
             log_z = log_z + increment
-        # Where both are impossible the difference is NaN, and min(1, .) is set to 0.
+        # Where both are impossible the difference is NaN, and the probability is set to 0.
         ratio = (log_z + log_prior - state.log_z - state.log_prior).clamp(max=0).exp()
         ratio = torch.where(possible & (log_z > -torch.inf), ratio, 0.0)
         uniforms = torch.rand(
@@ -264,13 +265,13 @@ class _Sampler:
         return moved, ratio.mean(-1)
 
     def _program(self, u: Tensor) -> Program:
-        """The program with one row a parameter vector."""
+        """The program with one row per parameter vector."""
         return self.build({n: v.flatten(0, 1) for n, v in self.space.latents(u).items()})
 
     def _filter(
         self, program: Program, u: Tensor, y: Tensor, t: int, particles: Particles
     ) -> tuple[Particles, Tensor]:
-        """One step of a filter a parameter vector, and its log likelihoods ``(batch, draws)``."""
+        """One step of one filter per parameter vector, and log likelihoods ``(batch, draws)``."""
         rows = y[:, t].repeat_interleave(u.shape[1], 0)[:, None]
         gone = rows.isnan().all(-1)[:, 0]
         missing = gone if bool(gone.any()) else None
@@ -286,7 +287,7 @@ class _Sampler:
 
 
 def _take(state: _State, kept: Tensor) -> _State:
-    """The draws at flat places ``(batch, draws)``, equally weighted, with their filters."""
+    """The draws with flat indices ``(batch, draws)``, equally weighted, with their filters."""
     values = (value.flatten(0, 1)[kept] for value in (state.u, state.log_prior, state.log_z))
     u, log_prior, log_z = values
     equal = torch.full_like(log_prior, -math.log(kept.shape[1]))
@@ -310,7 +311,7 @@ def _put(state: _State, moved: _State, low: Tensor) -> _State:
 def _first_draws(
     space: ParameterSpace, laws: Mapping[str, Distribution], shape: tuple[int, int], seed: int
 ) -> Tensor:
-    """Vectors from independent laws; torch's distributions draw from the global generator."""
+    """Draws vectors from independent distributions, with torch's global generator."""
     if set(laws) != set(space.prior):
         raise ValueError(
             f"Expected start to have the parameters {sorted(space.prior)}; got {sorted(laws)}."
@@ -327,7 +328,7 @@ def _first_draws(
 
 
 def _collect(parts: list[tuple[_Sampler, Tensor]], started_from: str) -> StaticParameters:
-    """The results of all chunks of series together."""
+    """Joins the results of all chunks of series."""
     samplers = [sampler for sampler, _ in parts]
     u = torch.cat([u for _, u in parts])
     latents = samplers[0].space.latents(u)

@@ -1,12 +1,12 @@
-r"""How precise are means and standard deviations of draws, of whatever kind the draws are?
+r"""Precision of estimated means and standard deviations, for any kind of draws.
 
-Chains depend along themselves, and their effective number comes from autocorrelation. Particles of
-one ancestor and draws of one island depend on each other: with clusters c and weights w,
+Within a chain the effective sample size follows from the autocorrelation. Particles that share an
+ancestor and draws from one island are dependent: with clusters c and weights w,
 
 .. math:: \mathrm{MCSE}(\bar f)^2 = \sum_c \Big( \sum_{i \in c} w_i (f_i - \bar f) \Big)^2, \qquad
     \mathrm{ESS} = \mathrm{Var}(f) / \mathrm{MCSE}(\bar f)^2 .
 
-The relative error of a standard deviation s is that of the mean of
+The relative error of a standard deviation s is the error of the mean of
 :math:`(f - \bar f)^2 / 2 s^2`.
 
 References:
@@ -30,20 +30,20 @@ from amortized.sampling.convergence import (
     r_hat,
 )
 
-_LONG = 40  # draws of a chain that autocorrelation is estimated from
+_LONG = 40  # draws per chain from which on the autocorrelation can be estimated
 _GROUPS = 8  # of short chains, whose means are compared
 
 
 class Precision(NamedTuple):
-    """Of each scalar, ``(batch, features)``; NaN where a draw is not finite.
+    """Precision of each scalar, ``(batch, features)``; NaN where a draw is not finite.
 
     Attributes:
-        ess_bulk: effective number of draws for the centre.
-        ess_tail: the same for the 5% and the 95% quantile, the lesser of the two.
+        ess_bulk: effective sample size for the centre.
+        ess_tail: the smaller of the effective sample sizes for the 5% and the 95% quantile.
         mcse_mean: standard error of the mean.
         mcse_sd: standard error of the standard deviation.
-        r_hat: split and folded for chains, nested and folded for groups of short chains and of
-            particles, of the two halves for independent draws; NaN for weighted draws.
+        r_hat: the larger of ordinary and folded R-hat: split for chains, nested for groups of short
+            chains or particles, between the two halves for independent draws; NaN if weighted.
     """
 
     ess_bulk: Float[Tensor, "batch features"]
@@ -66,7 +66,7 @@ def standard_errors(
     n_chains: int = 1,
     cluster: Int[Tensor, "batch n"] | None = None,
 ) -> Errors:
-    """The standard errors alone, with the arguments of `precision`."""
+    """Computes the standard errors only, with the arguments of `precision`."""
     weights = _weights(values, log_weights)
     spread = _spread_feature(values, weights)
     sd = (weights.unsqueeze(-1) * (values - _mean(values, weights)).square()).sum(1).sqrt()
@@ -89,13 +89,13 @@ def precision(
     n_chains: int = 1,
     cluster: Int[Tensor, "batch n"] | None = None,
 ) -> Precision:
-    """The precision of draws.
+    """Estimates the precision of draws.
 
     Args:
-        values: the draws of each dataset, chain after chain.
+        values: the draws of each dataset, one chain after another.
         log_weights: of the draws; None for equal weights.
-        n_chains: how many chains the draws are made of.
-        cluster: draws with equal labels depend on each other; None where they are chains.
+        n_chains: number of chains that the draws consist of.
+        cluster: draws with the same label are dependent; None for chains.
 
     Example:
         >>> import torch
@@ -134,7 +134,7 @@ def _chains(values: Tensor, n_chains: int) -> Float[Tensor, "chains draws batch 
 def _clusters(
     values: Tensor, log_weights: Tensor | None, n_chains: int, cluster: Tensor | None
 ) -> Int[Tensor, "batch n"]:
-    """The labels that are given; without, weighted draws are independent, short chains are not."""
+    """The given labels, or by default one per weighted draw and one per short chain."""
     n = values.shape[1]
     if cluster is None:
         length = 1 if log_weights is not None else max(1, n // n_chains)
@@ -145,7 +145,7 @@ def _clusters(
 def _of_clusters(
     values: Tensor, log_weights: Tensor | None, cluster: Tensor, errors: Errors
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Effective numbers for the centre and the tails, and nested R-hat."""
+    """Effective sample sizes for the centre and the tails, and nested R-hat."""
     n, weights = values.shape[1], _weights(values, log_weights)
     variance = (weights.unsqueeze(-1) * (values - _mean(values, weights)).square()).sum(1)
     bulk = (variance / errors.mean.square().clamp(min=1e-300)).clamp(max=n)
@@ -158,13 +158,13 @@ def _of_clusters(
 
 
 def _spread_feature(values: Tensor, weights: Tensor) -> Tensor:
-    """``(f - mean)^2 / 2 sd^2``, whose mean has the relative standard error of the deviation."""
+    """``(f - mean)^2 / 2 sd^2``; the error of its mean is the relative error of the deviation."""
     squares = (values - _mean(values, weights)).square()
     return 0.5 * squares / _mean(squares, weights).clamp(min=1e-300)
 
 
 def _tail_features(values: Tensor, weights: Tensor) -> Tensor:
-    """Whether a draw lies below the 5% and below the 95% quantile, ``(batch, n, 2 features)``."""
+    """Indicators of draws below the 5% and the 95% quantile, ``(batch, n, 2 features)``."""
     ordered, order = values.sort(1)
     level = weights.unsqueeze(-1).expand_as(values).gather(1, order).cumsum(1)
     parts = []
@@ -177,11 +177,11 @@ def _tail_features(values: Tensor, weights: Tensor) -> Tensor:
 def _r_hat_of_groups(
     values: Tensor, spread: Tensor, cluster: Tensor, log_weights: Tensor | None
 ) -> Tensor:
-    """Nested R-hat of groups of clusters, the larger of the draws' and of their spread's."""
+    """The larger nested R-hat over groups of clusters, for the draws and the folded draws."""
     if log_weights is not None or values.shape[1] < 4 * _GROUPS:
         return values.new_full(values[:, 0].shape, torch.nan)
     n = values.shape[1] // _GROUPS * _GROUPS
-    order = cluster.argsort(dim=1, stable=True)[:, :n]  # whole clusters side by side
+    order = cluster.argsort(dim=1, stable=True)[:, :n]  # keeps each cluster contiguous
     size = n // _GROUPS
     found = []
     for feature in (values, spread):

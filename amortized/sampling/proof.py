@@ -1,8 +1,9 @@
-r"""Proof of a closed form: log p(latents, y) - log q(latents) is constant, the log evidence.
+r"""Checks a closed form q: log p(latents, y) - log q(latents) must be constant, the log evidence.
 
-The two densities are compared at draws of the closed form q, at draws moved away from its mean by
-up to a thousand times as far as they were, and at draws of the prior: a bound, a cap or a component
-that no draw of q comes near is felt by some of these. They must have the same support, too: where
+The two densities are compared at draws of q, at points up to a thousand times further from the mean
+of q, and at draws of the prior. A bound, a cap or a mixture component that the draws of q never
+reach affects at least some of these points. The supports must agree as well: where one density is
+0, the other must be 0.
 one of the two is 0, so is the other.
 """
 
@@ -19,13 +20,13 @@ from amortized.seeding import seeded
 
 _N_OWN, _N_FAR, _N_PRIOR = 32, 96, 64
 _FARTHEST = 1000.0
-_TOLERANCE = 1e-7  # of the larger of the two log densities
-_AT_ONCE = 4_000_000  # terms of likelihoods in memory together
+_TOLERANCE = 1e-7  # relative to the larger of the two log densities
+_AT_ONCE = 4_000_000  # likelihood terms held in memory together
 
 
 @runtime_checkable
 class ClosedForm(Protocol):
-    """What is to be proved: draws ``(n, batch, *event)`` of latents by name, and their density."""
+    """A candidate posterior, for latents ``{name: (n, batch, *event)}``."""
 
     def sample(self, n: int) -> dict[str, Tensor]: ...
 
@@ -33,10 +34,10 @@ class ClosedForm(Protocol):
 
 
 def proved_evidence(density: ProgramDensity, answer: ClosedForm) -> Float[Tensor, " batch"]:
-    """The log evidence under a closed form of the posterior that is the right one.
+    """The log evidence under a closed form of the posterior, after checking that it is correct.
 
     Raises:
-        ValueError: if it is not; the message says where the densities differ.
+        ValueError: if it is not; the message gives a point at which the densities differ.
     """
     with torch.no_grad():
         u = _points(density, answer)
@@ -64,7 +65,7 @@ def proved_evidence(density: ProgramDensity, answer: ClosedForm) -> Float[Tensor
 
 
 def _points(density: ProgramDensity, answer: ClosedForm) -> Float[Tensor, "batch points dim"]:
-    """Draws of the closed form first, then those far out, then those of the prior."""
+    """Draws of the closed form, then distant points, then draws of the prior."""
     with seeded(0):
         draws = answer.sample(_N_OWN + _N_FAR)
         u = density.unconstrain({name: value.transpose(0, 1) for name, value in draws.items()})
@@ -78,7 +79,7 @@ def _points(density: ProgramDensity, answer: ClosedForm) -> Float[Tensor, "batch
 def _well_inside(
     density: ProgramDensity, latents: Mapping[str, Tensor]
 ) -> Bool[Tensor, "batch points"]:
-    """Where rounding does not decide: a probability of 1e-20 is cut to 1e-16 by torch itself."""
+    """Where rounding cannot decide: torch itself clips a probability of 1e-20 to 1e-16."""
     inside = []
     for name, support in density.supports.items():
         value, low, high = latents[name], 1e-30, 1e30
@@ -99,7 +100,7 @@ def _well_inside(
 def _where(
     latents: Mapping[str, Tensor], wrong: Tensor, joint: Tensor, closed: Tensor, evidence: Tensor
 ) -> str:
-    """Says of the first point that disproves a closed form where it is, and how."""
+    """Describes the first point that refutes a closed form, and the kind of difference."""
     i, j = (int(index) for index in wrong.nonzero()[0])
     place = ", ".join(f"{name} = {_short(value[i, j])}" for name, value in latents.items())
     if joint[i, j].isneginf():

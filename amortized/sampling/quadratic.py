@@ -1,4 +1,4 @@
-"""Reading a quadratic function off its gradients."""
+"""Coefficients of a quadratic function from its gradients."""
 
 from collections.abc import Callable
 
@@ -10,12 +10,12 @@ from torch import Tensor
 def quadratic_terms(
     function: Callable[[Tensor], Tensor], like: Float[Tensor, "batch ..."], dim: int
 ) -> tuple[Float[Tensor, "batch dim dim"], Float[Tensor, "batch dim"]]:
-    r"""P and :math:`\eta` of :math:`-w^T P w / 2 + \eta^T w + c`, exact if the function is that.
+    r"""P and :math:`\eta` of :math:`-w^T P w / 2 + \eta^T w + c`, exact for a quadratic function.
 
     Args:
-        function: of ``(batch, n, dim)``, gives ``(batch, n)``.
-        like: a tensor of the wanted batch and dtype.
-        dim: of w.
+        function: maps ``(batch, n, dim)`` to ``(batch, n)``.
+        like: a tensor with the desired batch size and dtype.
+        dim: dimension of w.
     """
     points = torch.cat([like.new_zeros(1, dim), torch.eye(dim, dtype=like.dtype)])
     points = points.expand(len(like), -1, -1).clone().requires_grad_()

@@ -1,18 +1,18 @@
-r"""Sequential Monte Carlo by replicates from different starts, which must agree.
+r"""Sequential Monte Carlo with independent checks and a second attempt for datasets in doubt.
 
-Each attempt runs particles from the better of two starts, normals at the posterior's modes or the
-prior, in islands (see `amortized.sampling.tempered_run`). What it found is then compared with
-independent estimates:
+Each attempt runs islands of particles (see `amortized.sampling.tempered_run`) from the better of
+two starts: normals at the posterior's modes, or the prior. The result is compared with independent
+estimates:
 
-* importance weights of a mixture around what is known (see `amortized.sampling.weighing`), whose
-  means, standard deviations and evidence should be the same;
-* the evidence from the path, from a bridge to the final draws, and from a short run from the prior,
-  which finds more where the answer lacks a mode;
-* the acceptance of particles in each tail, low where the target is much narrower than elsewhere, as
-  in the neck of a funnel.
+* importance weights of a mixture fitted to the draws and the modes (see
+  `amortized.sampling.weighing`), whose means, standard deviations and evidence should agree;
+* the evidence from the tempering path, from bridge sampling with the final draws, and from a short
+  run from the prior, which is larger if the answer lacks a mode;
+* the acceptance of particles in each tail, which is low where the target is much narrower than
+  elsewhere, as in the neck of a funnel.
 
-A dataset in doubt (see `amortized.sampling.verdict`) gets more particles and moves, from a start
-fitted to all that was found. What doubt remains is in the diagnostics.
+A dataset in doubt (see `amortized.sampling.verdict`) is run again with more particles and moves,
+from a start fitted to all draws so far. Any remaining doubt is reported in the diagnostics.
 
 References:
     Del Moral, Doucet and Jasra, Sequential Monte Carlo samplers (2006).
@@ -42,15 +42,15 @@ from amortized.sampling.verdict import any_doubt, measured
 from amortized.sampling.weighing import compared, joined, second_opinion, widened
 
 N_ISLANDS = 8
-_MORE = 4  # times as many particles for a dataset in doubt, and twice the moves
-LEAST_ACCEPT = 0.01  # of moves; below it they stand still, and so would any number of them
-_UNEVEN = 0.32  # by which a tail's acceptance is below the mean where moves may be too few
-_N_EM = 30  # steps of the fit to what was found: a proposal need not be the best
-_N_SCOUTS, _SHORT = 128, Limits(0.5, 0.3, 9)  # a run from the prior
-_N_NEAR = 128  # draws whose distances from others tell what is far
-_DEEP = 15.0  # nats below the highest draw, and 2 a dimension more, have no mass
-_MOST_FAR_OFF = 0.03  # share of particles of a run from the prior that lie far from all draws
-_WIDE = (0.1, 3.0)  # share and factor of wider copies of the modes' normals, for heavy tails
+_MORE = 4  # factor on the particles for a dataset in doubt; the moves are doubled
+LEAST_ACCEPT = 0.01  # acceptance below which more moves do not help either
+_UNEVEN = 0.32  # gap between mean and tail acceptance above which there may be too few moves
+_N_EM = 30  # EM steps of the fit to the draws: a proposal need not be optimal
+_N_SCOUTS, _SHORT = 128, Limits(0.5, 0.3, 9)  # a short run from the prior
+_N_NEAR = 128  # draws whose mutual distances define what is distant
+_DEEP = 15.0  # a region this many nats below the highest draw, plus 2 per dimension, has no mass
+_MOST_DISTANT = 0.03  # largest accepted share of particles from the prior far from all draws
+_WIDE = (0.1, 3.0)  # weight and factor of wider copies of the modes' normals, for heavy tails
 
 
 def smc(
@@ -64,27 +64,27 @@ def smc(
     decorrelate: float = 0.2,
     max_sweeps: int = 15,
 ) -> Draws:
-    """Draws from the posterior of every dataset, and estimates its evidence.
+    """Draws from the posterior of every dataset and estimates its evidence.
 
     Args:
         density: the log density to draw from.
-        n_draws: draws for each dataset. More than ``n_particles`` come from further moves.
-        n_particles: particles for each dataset, a multiple of 16; more than ten a dimension. A
+        n_draws: draws for each dataset. If more than ``n_particles``, further moves provide them.
+        n_particles: particles for each dataset, a multiple of 16 and more than ten per dimension. A
             dataset in doubt gets four times as many.
         start: "laplace" (normals at the modes found from prior draws), "prior", a density, or
-            "auto": for each dataset the better of the first two.
-        prior_share: share of prior draws among those of any other start.
-        ess_target: effective sample size that a stage may fall to, as a share of the particles.
-        decorrelate: a stage ends when no coordinate, distance to the median or likelihood is
-            correlated more with where it was.
-        max_sweeps: most moves in the last stage; a third of them in those before.
+            "auto", which takes the better of the first two for each dataset.
+        prior_share: share of prior draws mixed into any other start.
+        ess_target: effective sample size at the end of a stage, as a share of the particles.
+        decorrelate: a stage ends when the correlation of every coordinate, its distance to the
+            median and the likelihood with their values at its start is below this.
+        max_sweeps: largest number of moves in the last stage; earlier stages make a third of them.
 
     Returns:
         draws, the log evidence with its standard error, and diagnostics: ``n_stages``, ``start``,
-        ``temperature`` (reached; 1 is the posterior), ``prior_share``, ``start_ess`` (efficiency of
-        the first weights: the quality of the start), ``n_particles``, ``accept``, ``correlation``
-        (with where the last stage began), and those of `amortized.sampling.verdict.LIMITS` that put
-        a dataset in doubt.
+        ``temperature`` (the one reached; 1 is the posterior), ``prior_share``, ``start_ess``
+        (relative effective sample size of the start), ``n_particles``, ``accept``, ``correlation``
+        (with the start of the last stage), and those of `amortized.sampling.verdict.LIMITS` that
+        put a dataset in doubt.
 
     Raises:
         ValueError: if an option is out of range, or no particle has a positive density.
@@ -109,7 +109,7 @@ def smc(
         limits = limits._replace(max_sweeps=2 * max_sweeps, decorrelate=decorrelate)
         path, modes = _refitted(some, Found(*(each[again] for each in found)))
         after, _ = _attempt(path, modes, _MORE * n_particles, n_draws, limits)
-        after = _settled(some, before, after, uneven[again])
+        after = _stable(some, before, after, uneven[again])
         answer = put_draws(answer, again, _arrived(before, _better(before, after)))
     name = start if isinstance(start, str) else type(start).__name__
     return answer._replace(diagnostics=answer.diagnostics | {"start": name})
@@ -126,7 +126,7 @@ def _check_arrived(temperature: Float[Tensor, " batch"]) -> None:
 
 
 def _arrived(before: Draws, after: Draws) -> Draws:
-    """The second answers, but where they did not reach the posterior the first, in doubt."""
+    """The second answers; the first, marked as doubtful, where the second run did not finish."""
     late = (after.diagnostics["temperature"] < 1).nonzero()[:, 0]
     first = take_draws(before, late)
     unknown = torch.full((len(late),), math.nan, dtype=torch.float64)
@@ -135,11 +135,11 @@ def _arrived(before: Draws, after: Draws) -> Draws:
 
 
 class Found(NamedTuple):
-    """What a better start is made of.
+    """The draws from which a better start is fitted.
 
     Attributes:
-        draws: equally weighted, of the best estimate there is.
-        lacking: particles of modes that they lack; some of the draws where they lack none.
+        draws: equally weighted draws of the best available estimate.
+        lacking: particles of modes that the draws lack; a subset of the draws if there are none.
     """
 
     draws: Float[Tensor, "batch n dim"]
@@ -149,7 +149,7 @@ class Found(NamedTuple):
 def _path(
     density: ProgramDensity, start: Start | Distribution | str, prior_share: float
 ) -> tuple[Path, GaussianMixture | None]:
-    """The path, and the normals at modes if they have been searched for."""
+    """The path, and the normals at the modes if they were computed."""
     if isinstance(start, str) and start not in ("auto", "laplace", "prior"):
         raise ValueError(
             f"Expected start to be 'auto', 'laplace', 'prior' or a density; got {start!r}."
@@ -166,7 +166,7 @@ def _path(
         return path, modes
     trials = (Path(density), path)
     share = [start_ess(trial.at(trial.sample_start(128), 0 * shares).gain) for trial in trials]
-    # A fit with hardly any weight is a fit of the wrong place, and a long way to go back.
+    # If hardly any weight is left, the normals are in the wrong place and the prior is better.
     better = (share[0] > share[1]) | (share[1] < 0.03)
     return Path(density, fitted, torch.where(better, 1.0, shares)), modes
 
@@ -174,7 +174,7 @@ def _path(
 def _attempt(
     path: Path, modes: GaussianMixture | None, n_particles: int, n_draws: int, limits: Limits
 ) -> tuple[Draws, Found]:
-    """An answer for every dataset, and what was found on the way, for a better start."""
+    """An answer for every dataset, and the draws from which a better start can be fitted."""
     state = _run_parts(path, n_particles, limits)
     u, family, height = _further_moves(path, state, math.ceil(n_draws / n_particles))
     evidence, error, apart = _evidence(path.density, state, u, family, height)
@@ -208,7 +208,7 @@ def _attempt(
 
 
 def _run_parts(path: Path, n_particles: int, limits: Limits) -> State:
-    """Runs the datasets that start from the prior alone apart: their path is cheaper."""
+    """Runs datasets that start from the prior alone separately, because their path is cheaper."""
     from_prior = path.prior_share == 1
     if path.start is None or not from_prior.any():
         return run(path, n_particles, N_ISLANDS, limits)
@@ -221,9 +221,9 @@ def _run_parts(path: Path, n_particles: int, limits: Limits) -> State:
 
 
 def _further_moves(path: Path, state: State, n_rounds: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The particles and those of further moves, those of one particle side by side.
+    """The particles and those of further moves, with all positions of one particle adjacent.
 
-    With them the first ancestor and the log density of each.
+    Also returns the first ancestor and the log density of each.
     """
     one, points = torch.ones_like(state.beta), [state.point]
     for _ in range(n_rounds - 1):
@@ -236,9 +236,9 @@ def _further_moves(path: Path, state: State, n_rounds: int) -> tuple[Tensor, Ten
 def _evidence(
     density: ProgramDensity, state: State, u: Tensor, family: Tensor, height: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log evidence and its error, from the bridge where it is the more precise, or from the path.
+    """Log evidence and its error, from bridge sampling if that is more precise, else from the path.
 
-    Third, how far the two lie apart, 0 where errors explain it.
+    The third value is the difference of the two, 0 where their errors explain it.
     """
     bridge = bridge_evidence(density, u, family, height)
     apart = (state.evidence - bridge.log_evidence).abs()
@@ -252,7 +252,7 @@ def _evidence(
 
 
 def _pooled(draws: Draws, other: Draws) -> tuple[Tensor, Tensor]:
-    """The mean of two estimates of the log evidence, weighted by precision, and its error."""
+    """Precision-weighted mean of two estimates of the log evidence, and its error."""
     assert draws.log_evidence is not None and other.log_evidence is not None
     assert draws.log_evidence_error is not None and other.log_evidence_error is not None
     usable = other.diagnostics["usable"]
@@ -261,7 +261,7 @@ def _pooled(draws: Draws, other: Draws) -> tuple[Tensor, Tensor]:
     weights = weights.square().reciprocal()
     mean = (weights * values).sum(0) / weights.sum(0)
     error = weights.sum(0).rsqrt()
-    # Two estimates that hardly agree have errors that are not known; their distance is.
+    # If two estimates hardly agree, their errors are wrong; the difference is used instead.
     apart = (values[0] - values[1]).abs()
     error = torch.where(apart > 2.5 * weights.reciprocal().sum(0).sqrt(), apart, error)
     return (
@@ -273,17 +273,17 @@ def _pooled(draws: Draws, other: Draws) -> tuple[Tensor, Tensor]:
 def _compared_with_prior(
     path: Path, draws: Draws, height: Tensor, known: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """By how much a run from the prior finds more evidence, and draws of where it is.
+    """How much more evidence a run from the prior finds, and draws from where it is.
 
-    Where errors explain the difference it counts as 0, and the draws are those of the answer. A
-    mode that the answer lacks may hold no more than what was found: then particles are far off.
-    Where weights are good there is no need: they have seen the prior and the modes.
+    Where errors explain the difference it is 0, and the draws are those of the answer. A missing
+    mode need not hold more evidence than the answer: it then shows as particles far from all
+    draws. Good importance weights already cover the prior and the modes, so no run is needed.
 
     Args:
-        path: of the answer.
-        draws: the answer.
+        path: path of the answer.
+        draws: draws of the answer.
         height: log density at the draws.
-        known: where weights are good.
+        known: where importance weights are good.
     """
     evidence, error, u = draws.log_evidence, draws.log_evidence_error, draws.u
     assert evidence is not None and error is not None
@@ -294,24 +294,24 @@ def _compared_with_prior(
     scout = run(Path(path.density.take(rows)), _N_SCOUTS, 2, _SHORT)
     gap = scout.evidence - evidence[rows]
     gap = torch.where(gap > 3 * torch.hypot(error[rows], scout.evidence_error), gap, 0.0)
-    late = scout.beta < 1  # such a run says nothing
+    late = scout.beta < 1  # an unfinished run is not informative
     one = torch.ones_like(gap)
-    far = _far_off(u[rows], height[rows], scout.point.u, scout.point.log_density(one))
-    missed = torch.where(far.double().mean(1) > _MOST_FAR_OFF, gap.clamp(min=math.log(2.0)), gap)
+    far = _distant(u[rows], height[rows], scout.point.u, scout.point.log_density(one))
+    missed = torch.where(far.double().mean(1) > _MOST_DISTANT, gap.clamp(min=math.log(2.0)), gap)
     missed = torch.where(late, torch.nan, missed)
-    # Those far off are what the answer lacks; where there are none, any.
+    # Distant particles are what the answer lacks; if there are none, any particles are used.
     chosen = torch.multinomial(far + 1e-9, u.shape[1], replacement=True)
     particles = scout.point.u.gather(1, chosen.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
     particles = torch.where((missed > 0)[:, None, None], particles, u[rows])
     return more.index_copy(0, rows, missed), found.index_copy(0, rows, particles)
 
 
-def _far_off(
+def _distant(
     u: Tensor, height: Tensor, others: Tensor, their_height: Tensor
 ) -> Bool[Tensor, "batch m"]:
-    """Which other particles of much density lie far from all draws.
+    """Which of the other particles have a high density but lie far from all draws.
 
-    Far is thrice as far from the nearest draw as nearly all draws are from each other.
+    Far means three times the distance between neighbouring draws.
     """
     some, rest = u[:, 0 : 2 * _N_NEAR : 2], u[:, 1::2][:, -4 * _N_NEAR :]
     scale = u.std(1, keepdim=True).clamp(min=1e-300)
@@ -326,7 +326,7 @@ def _resampled(weighted: Draws, n: int) -> Tensor:
 
 
 def _refitted(density: ProgramDensity, found: Found) -> tuple[Path, GaussianMixture]:
-    """A path from a mixture fitted to what was found, half of it from the prior; the mixture."""
+    """A path from a mixture fitted to the draws, half of it from the prior; also the mixture."""
     n, dim = found.draws.shape[1:]
     k = max(1, min(4, n // (10 * dim)))
     fitted = stacked([fit_draws(each, k, n_steps=_N_EM) for each in found.draws])
@@ -335,10 +335,10 @@ def _refitted(density: ProgramDensity, found: Found) -> tuple[Path, GaussianMixt
     return Path(density, widened(both, *_WIDE), torch.full((len(found.draws),), 0.5)), both
 
 
-def _settled(density: ProgramDensity, before: Draws, after: Draws, uneven: Tensor) -> Draws:
-    """Second answers, in doubt where more moves changed what an uneven target gave.
+def _stable(density: ProgramDensity, before: Draws, after: Draws, uneven: Tensor) -> Draws:
+    """Second answers, in doubt if more moves changed the result on an uneven target.
 
-    There the moves may be too few in both runs; a difference says so.
+    On such a target both runs may have made too few moves; a difference between them shows it.
     """
     change = compared(density, before, after, sure=2.5)
     numbers = dict(after.diagnostics)
@@ -348,7 +348,7 @@ def _settled(density: ProgramDensity, before: Draws, after: Draws, uneven: Tenso
 
 
 def _better(before: Draws, after: Draws) -> Draws:
-    """The second answers, but where the first ones hold significantly more of the evidence."""
+    """The second answers, except where the first ones have significantly more evidence."""
     assert before.log_evidence is not None and after.log_evidence is not None
     assert before.log_evidence_error is not None and after.log_evidence_error is not None
     error = torch.hypot(before.log_evidence_error, after.log_evidence_error)

@@ -1,4 +1,4 @@
-"""Where a sampler may start: a normalised density over u for each dataset of a batch."""
+"""Starting distributions of samplers: a normalised density over u for each dataset of a batch."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -13,7 +13,7 @@ from amortized.gaussian_mixture import GaussianMixture
 
 @runtime_checkable
 class Start(Protocol):
-    """A normalised density over u for each dataset, to start a sampler from."""
+    """A normalised density over u for each dataset, from which a sampler starts."""
 
     def sample(self, n: int) -> Tensor:
         """Draws ``(batch, n, dim)``."""
@@ -22,11 +22,11 @@ class Start(Protocol):
         """Log density ``(batch, n)`` of ``(batch, n, dim)``."""
 
     def take(self, index: Tensor) -> "Start":
-        """Those of the chosen datasets."""
+        """The start restricted to the chosen datasets."""
 
 
 def as_start(start: Start | Distribution) -> Start:
-    """A distribution with batch shape ``(batch,)`` and event shape ``(dim,)``, as a start."""
+    """Wraps a distribution of batch shape ``(batch,)`` and event shape ``(dim,)`` as a start."""
     if isinstance(start, GaussianMixture):
         return FromMixture(start)
     return FromDistribution(start) if isinstance(start, Distribution) else start
@@ -43,17 +43,17 @@ class FromMixture:
     mixture: GaussianMixture
 
     def sample(self, n: int) -> Float[Tensor, "batch n dim"]:
-        """Draws in random order, each component's share as near to its weight as n allows."""
+        """Draws in random order, stratified over components as closely as n allows."""
         mixture, dim = self.mixture, self.mixture.dim
         ends = mixture.log_weights[:, :-1].exp().cumsum(-1) * n
-        # In order, draw i is at i + offset: a component's first one lies behind the last one's end.
+        # In order, draw i is at i + offset: one component begins where the previous one ends.
         first = (ends - torch.rand(1).item()).floor().long().add_(1).clamp_(0, n)
         begins = first.new_zeros(len(first), n + 1).scatter_add_(1, first, torch.ones_like(first))
         chosen = begins.cumsum(-1).index_select(1, torch.randperm(n))
-        # Single precision reaches 5.7 standard deviations, and takes a quarter of the time.
+        # Single precision is faster and reaches 5.7 standard deviations, which is enough.
         noise = torch.randn(dim, *chosen.shape).to(ends)
         u = noise.new_empty(noise.shape)
-        # Number by number: a factor gathered for every draw would be many times as much to read.
+        # Entry by entry, because gathering one factor per draw would read far more memory.
         for i in range(dim):
             torch.gather(mixture.means[..., i], 1, chosen, out=u[i])
             for j in range(i + 1):
@@ -65,12 +65,12 @@ class FromMixture:
         return self.mixture.log_prob(u.transpose(0, 1)).T
 
     def take(self, index: Tensor) -> "FromMixture":
-        """Those of the chosen datasets."""
+        """The start restricted to the chosen datasets."""
         return FromMixture(self.mixture[index])
 
 
 def normal_of_draws(u: Float[Tensor, "batch n dim"], inflation: float = 1.2) -> GaussianMixture:
-    """One normal with the moments of draws, a little wider, to start from an earlier answer."""
+    """One normal with the moments of the draws, slightly wider, to start from an earlier answer."""
     dim = u.shape[-1]
     centred = u - u.mean(1, keepdim=True)
     covariance = centred.mT @ centred / u.shape[1] + 1e-9 * torch.eye(dim, dtype=u.dtype)
@@ -79,7 +79,7 @@ def normal_of_draws(u: Float[Tensor, "batch n dim"], inflation: float = 1.2) -> 
 
 @dataclass(frozen=True)
 class FromDraws:
-    """Draws of an earlier answer to climb from; they have no density.
+    """Draws of an earlier answer as starting points for optimisation; they have no density.
 
     Attributes:
         u: ``(batch, n, dim)``.
@@ -97,11 +97,11 @@ class FromDraws:
         return self.u.gather(1, chosen.unsqueeze(-1).expand(-1, -1, self.u.shape[-1]))
 
     def log_prob(self, u: Tensor) -> Tensor:
-        """Refuses: draws have no density."""
+        """Raises NotImplementedError, because draws have no density."""
         raise NotImplementedError("Expected a start with a density; draws have none.")
 
     def take(self, index: Tensor) -> "FromDraws":
-        """Those of the chosen datasets."""
+        """The start restricted to the chosen datasets."""
         weights = None if self.log_weights is None else self.log_weights[index]
         return FromDraws(self.u[index], weights)
 
@@ -112,7 +112,7 @@ class FromDistribution:
 
     Attributes:
         distribution: of event shape ``(dim,)``.
-        index: the datasets that are wanted; None means all.
+        index: indices of the chosen datasets; None means all.
     """
 
     distribution: Distribution
@@ -130,6 +130,6 @@ class FromDistribution:
         return self.distribution.log_prob(full.transpose(0, 1)).T[index]
 
     def take(self, index: Tensor) -> "FromDistribution":
-        """Those of the chosen datasets."""
+        """The start restricted to the chosen datasets."""
         chosen = index if self.index is None else self.index[index]
         return FromDistribution(self.distribution, chosen)

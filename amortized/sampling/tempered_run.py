@@ -1,19 +1,20 @@
-r"""One run of tempered Sequential Monte Carlo, for all datasets of a batch at once.
+r"""One run of tempered sequential Monte Carlo, for all datasets of a batch at once.
 
-For each dataset with its own schedule: the next temperature is the one that leaves the effective
-sample size at half of the living particles, found by bisection; the particles are weighted,
+Each dataset has its own adaptive temperature schedule. The next temperature reduces the effective
+sample size to a given share of the particles with positive weight and is found by bisection. The
+particles are weighted,
 
 .. math:: \log Z \mathrel{+}= \log \frac{1}{N} \sum_i \exp[(\beta' - \beta) \, g(u_i)],
 
 resampled, and moved by Hamiltonian steps at the *new* temperature until they are nearly
-uncorrelated with where they were. A dataset that has reached 1 is retired, for a batch drawn from a
-prior has stragglers.
+uncorrelated with their positions at the start of the stage. A dataset that has reached temperature
+1 leaves the batch, because the slowest datasets need many more stages than the others.
 
-The particles form islands that share temperature, step and mass but are resampled apart until the
-last stage, so that each island estimates the evidence by itself; there islands are weighted by
-their evidence. Every particle keeps the name of its first ancestor. Descendants of one ancestor are
-dependent, those of different ones nearly independent, so sums over families give the standard error
-of any mean, and of the evidence.
+The particles form islands with common temperature, step size and mass matrix. Islands are resampled
+separately until the last stage, so that each gives its own estimate of the evidence; in the last
+stage they are weighted by these estimates. Every particle keeps the label of its first ancestor.
+Descendants of one ancestor are dependent and those of different ancestors nearly independent, so
+sums over families give standard errors of means and of the evidence.
 
 References:
     Del Moral, Doucet and Jasra, Sequential Monte Carlo samplers (2006).
@@ -41,21 +42,22 @@ from amortized.sampling.resampling import systematic_resample
 from amortized.sampling.tempering import Path, Point
 
 MAX_STAGES = 200
-_LOOK_AHEAD = 20  # stages between estimates of how many are needed
-_HOPELESS = 1.5  # times the limit, at which a run ends
-_SHORTEST = 5  # steps of the shortest length after which a run ends
-_COLDEST = 1e-13  # the shortest step of a temperature
+_LOOK_AHEAD = 20  # stages between forecasts of the total number of stages
+_HOPELESS = 1.5  # a run is stopped if the forecast exceeds the limit by this factor
+_SHORTEST = 5  # a run is stopped after this many steps of the shortest length
+_COLDEST = 1e-13  # the shortest temperature step
 
 _T = TypeVar("_T")
 
 
 class Limits(NamedTuple):
-    """When a stage ends.
+    """Criteria for the end of a stage.
 
     Attributes:
-        ess_target: effective sample size that a stage may fall to, as a share of the particles.
-        decorrelate: correlation of the particles with where the stage began that ends its moves.
-        max_sweeps: most moves in the last stage; a third of them in those before.
+        ess_target: effective sample size at the end of a stage, as a share of the particles.
+        decorrelate: a stage's moves end when the correlation of the particles with their start
+            falls below this.
+        max_sweeps: largest number of moves in the last stage; earlier stages make a third of them.
     """
 
     ess_target: float
@@ -64,20 +66,20 @@ class Limits(NamedTuple):
 
 
 class State(NamedTuple):
-    """Where every dataset stands; the batch comes first in every tensor.
+    """The state of every dataset; the batch is the first dimension of every tensor.
 
     Attributes:
-        point: the particles, island after island.
-        beta: temperature reached, ``(batch,)``.
-        log_evidence: of the data tempered by beta, as each island estimates it,
+        point: the particles, one island after another.
+        beta: current temperature, ``(batch,)``.
+        log_evidence: of the data tempered by beta, as estimated by each island,
             ``(batch, islands)``.
         family: first ancestor of each particle, ``(batch, n)``.
-        influence: of each first ancestor's descendants on the log evidence of its island,
+        influence: influence of each first ancestor's descendants on the log evidence of its island,
             ``(batch, n)``.
         tuning: of the moves.
-        n_stages: stages done, ``(batch,)``.
-        start_ess: share of the start's particles that their full weights are worth, ``(batch,)``.
-        correlation: the largest of a feature with itself over the last stage's moves.
+        n_stages: number of completed stages, ``(batch,)``.
+        start_ess: relative effective sample size of the start under full weights, ``(batch,)``.
+        correlation: the largest correlation of a feature with itself before the last stage's moves.
     """
 
     point: Point
@@ -92,7 +94,7 @@ class State(NamedTuple):
 
     @property
     def evidence(self) -> Float[Tensor, " batch"]:
-        """Log evidence from all islands, of which the evidence itself is averaged."""
+        """Log evidence over all islands: the log of the islands' mean evidence."""
         return self.log_evidence.logsumexp(-1) - math.log(self.log_evidence.shape[-1])
 
     @property
@@ -110,26 +112,26 @@ class State(NamedTuple):
 
 
 def take(state: _T, index: Tensor) -> _T:
-    """The chosen datasets of a state."""
+    """The state of the chosen datasets."""
     return tree_map(lambda value: value[index], state)
 
 
 def put(state: _T, index: Tensor, part: _T) -> _T:
-    """A state with the chosen datasets replaced."""
+    """The state with the chosen datasets replaced."""
     return tree_map(lambda value, new: value.index_copy(0, index, new), state, part)
 
 
 def start_ess(gain: Float[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
-    """What particles of the start are worth under the posterior, as a share of their number."""
+    """Relative effective sample size of the start's particles under the posterior."""
     return torch.softmax(gain, -1).square().sum(-1).reciprocal() / gain.shape[-1]
 
 
 def run(path: Path, n_particles: int, n_islands: int, limits: Limits) -> State:
-    """Takes particles of every dataset from the start of its path to its posterior.
+    """Moves particles of every dataset along the path from its start to its posterior.
 
     Returns:
-        where they are, at ``beta`` below 1 if a dataset would need far more than `MAX_STAGES`: the
-        likelihood is extremely narrow beside the start.
+        the final state. ``beta`` is below 1 for a dataset that would need far more than
+        `MAX_STAGES` stages: its likelihood is extremely narrow relative to the start.
 
     Raises:
         ValueError: if no particle of a dataset has a positive density.
@@ -140,7 +142,7 @@ def run(path: Path, n_particles: int, n_islands: int, limits: Limits) -> State:
         part = _stage(path.take(active), take(state, active), limits)
         state = put(state, active, part)
         active = active[part.beta < 1]
-        if stage == _SHORTEST:  # all steps were the shortest, and that was too long
+        if stage == _SHORTEST:  # even the shortest steps were too long
             active = active[state.beta[active] > 2 * _SHORTEST * _COLDEST]
         if stage % _LOOK_AHEAD == 0:
             active = active[~_hopeless(state.beta[active], before[active], stage)]
@@ -151,9 +153,9 @@ def run(path: Path, n_particles: int, n_islands: int, limits: Limits) -> State:
 
 
 def _hopeless(beta: Tensor, before: Tensor, stage: int) -> Bool[Tensor, " batch"]:
-    """Which datasets at the rate of the last stages need many more stages than are allowed.
+    """Datasets that would need far more stages than allowed, at the rate of the last stages.
 
-    Most often temperatures grow by a nearly constant factor a stage.
+    The forecast uses that temperatures usually grow by a nearly constant factor per stage.
     """
     growth = (beta / before.clamp(min=_COLDEST)).log() / _LOOK_AHEAD
     return stage - beta.log() / growth.clamp(min=1e-12) > _HOPELESS * MAX_STAGES
@@ -218,7 +220,7 @@ def _resample(
     shares: Float[Tensor, "batch islands"],
     together: Bool[Tensor, " batch"],
 ) -> Tensor:
-    """Ancestors within each island; where islands come together, among all by their shares."""
+    """Ancestors within each island; when islands are joined, among all particles by weight."""
     batch, n_islands = shares.shape
     of_islands = relative.unflatten(1, (n_islands, -1))
     size = of_islands.shape[-1]
@@ -238,10 +240,10 @@ def _uniforms(n: int) -> Tensor:
 def next_temperature(
     gain: Float[Tensor, "batch n"], beta: Float[Tensor, " batch"], ess_target: float
 ) -> Float[Tensor, " batch"]:
-    """The highest temperature up to 1 that leaves the ESS at its target, by bisection.
+    """The highest temperature up to 1 at which the ESS is still on target, by bisection.
 
-    The target is a share of the particles whose likelihood is not 0: otherwise, with more than
-    half of them in such a region, no step at all would be short enough.
+    The target is a share of the particles with positive likelihood; otherwise no step would be
+    short enough if more than half of the particles had likelihood 0.
     """
     target = ess_target * (gain > -torch.inf).sum(-1)
     shifted = gain - gain.max(-1, keepdim=True).values
@@ -252,7 +254,7 @@ def next_temperature(
         return weights.sum(-1).square() / weights.square().sum(-1)
 
     low, high = torch.full_like(beta, math.log(_COLDEST)), longest.clamp(min=_COLDEST).log()
-    for _ in range(30):  # in log steps, for steps of 1e-8 occur
+    for _ in range(30):  # on the log scale, because steps of 1e-8 occur
         middle = (low + high) / 2
         enough = ess(middle.exp()) >= target
         low, high = torch.where(enough, middle, low), torch.where(enough, high, middle)
@@ -262,9 +264,9 @@ def next_temperature(
 def _move(
     path: Path, point: Point, beta: Tensor, tuning: Tuning, limits: Limits
 ) -> tuple[Point, Tuning, Tensor]:
-    """Moves each dataset's particles until they are nearly uncorrelated with where they were.
+    """Moves each dataset's particles until they are nearly uncorrelated with their start.
 
-    On the way a third of the moves must do: later stages make good what one leaves undone.
+    Before the last stage a third of the moves is enough: later stages make up for the rest.
     """
     centre = point.u.median(1, keepdim=True).values
     origin = _features(point, centre)
@@ -285,13 +287,13 @@ def _move(
 
 
 def _features(point: Point, centre: Tensor) -> Float[Tensor, "batch n features"]:
-    """Coordinates, their distances to the centre and the gain, of mean 0 and variance 1.
+    """Standardised coordinates, their distances to the centre, and the gain.
 
-    The distances see a spread that has not settled where the coordinates do not; the gain is what
-    the evidence is made of.
+    The distances reveal a spread that has not converged when the coordinates do not; the gain
+    determines the evidence.
     """
     spread = (point.u - centre).abs()
     features = torch.cat([point.u, spread, point.gain.unsqueeze(-1)], -1)
-    features = features.nan_to_num(0.0, 0.0, 0.0)  # a gain of minus infinity
+    features = features.nan_to_num(0.0, 0.0, 0.0)  # the gain may be -inf
     centred = features - features.mean(1, keepdim=True)
     return centred / centred.square().mean(1, keepdim=True).sqrt().clamp(min=1e-30)

@@ -1,10 +1,10 @@
-r"""The path from a start to the posterior, its gradient, and the memory that it takes.
+r"""The tempered path from a start to the posterior, and its gradient, within bounded memory.
 
 .. math:: \log \pi_\beta(u) = \log q(u) + \beta \, [\log p(u) + \log p(y \mid u) - \log q(u)]
 
-with :math:`\beta` from 0 to 1. The start q is the prior, or a share of prior draws mixed with a
-given density. That share keeps the weights bounded: a start that misses a mode, or is too narrow,
-costs time and not truth.
+with :math:`\beta` from 0 to 1. The start q is the prior, or a given density mixed with a share of
+prior draws. That share keeps the weights bounded: a start that misses a mode or is too narrow costs
+time but does not bias the result.
 """
 
 from typing import NamedTuple
@@ -17,18 +17,18 @@ from torch.distributions import Distribution
 from amortized.program.density import ProgramDensity
 from amortized.sampling.start import Start, as_start
 
-CHUNK_BYTES = 16 * 2**20  # what autograd keeps for one chunk of particles; more falls out of cache
+CHUNK_BYTES = 16 * 2**20  # autograd memory for one chunk of particles; more would leave the cache
 
 
 class Point(NamedTuple):
-    """Particles, and what is known there.
+    """Particles with their densities and gradients.
 
     Attributes:
         u: ``(batch, n, dim)``.
-        reference: ``log q(u)``, minus infinity where anything is not finite.
-        gain: ``log p(u) + log p(y | u) - log q(u)``; where every beta is 1, all of
-            ``log p(u, y)``, with a reference of 0.
-        gradient: of ``log pi_beta(u)`` for the beta that it was asked for.
+        reference: ``log q(u)``; -inf where any quantity is not finite.
+        gain: ``log p(u) + log p(y | u) - log q(u)``; if every beta is 1, ``log p(u, y)`` itself,
+            with a reference of 0.
+        gradient: of ``log pi_beta(u)``, for the beta at which the point was evaluated.
     """
 
     u: Float[Tensor, "batch n dim"]
@@ -45,8 +45,8 @@ class Path:
     """The tempered densities of a batch of datasets.
 
     Args:
-        density: of the posterior.
-        start: None for the prior.
+        density: log density of the posterior.
+        start: the density q; None for the prior.
         prior_share: share of prior draws in the start of each dataset, ``(batch,)``.
     """
 
@@ -61,7 +61,7 @@ class Path:
         self.prior_share = torch.ones(density.n_datasets) if prior_share is None else prior_share
 
     def take(self, index: Tensor) -> "Path":
-        """The paths of the chosen datasets."""
+        """The path of the chosen datasets."""
         chosen = object.__new__(Path)
         chosen.__dict__.update(self.__dict__)
         chosen.density = self.density.take(index)
@@ -70,7 +70,7 @@ class Path:
         return chosen
 
     def sample_start(self, n: int, n_islands: int = 1) -> Float[Tensor, "batch n dim"]:
-        """Draws from q, the prior's share in each island as near to what it should be as can be."""
+        """Draws from q, with the prior's share in each island as exact as possible."""
         if self.start is None:
             return tame(self.density.sample_prior(n))
         draws, prior_draws = self.start.sample(n), tame(self.density.sample_prior(n))
@@ -80,7 +80,7 @@ class Path:
         return torch.where(from_prior.unsqueeze(-1), prior_draws, draws)
 
     def at(self, u: Float[Tensor, "batch n dim"], beta: Float[Tensor, " batch"]) -> Point:
-        """Evaluates particles, some datasets and particles at a time."""
+        """Evaluates particles, in chunks of datasets and particles."""
         batch, n = u.shape[:2]
         n_particles = max(1, CHUNK_BYTES // self.density.bytes_per_particle())
         n_datasets = max(1, n_particles // n)
@@ -102,7 +102,7 @@ class Path:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             log_prior, log_likelihood = self.density.log_prior_and_likelihood(u)
-            if bool((beta == 1).all()):  # arrived: where the path began no longer matters
+            if bool((beta == 1).all()):  # at the posterior the start no longer matters
                 gain = log_prior + log_likelihood
                 reference = torch.zeros_like(gain)
             elif self.start is None:
@@ -112,7 +112,7 @@ class Path:
                 gain = log_prior + log_likelihood - reference
             total = (reference + beta.unsqueeze(-1) * gain).sum()
             (gradient,) = torch.autograd.grad(total, u)
-        lost = ~(torch.isfinite(reference) & (gain < torch.inf))  # NaN too
+        lost = ~(torch.isfinite(reference) & (gain < torch.inf))  # also NaN
         return Point(
             u.detach(),
             reference.detach().masked_fill(lost, -torch.inf),
@@ -124,7 +124,7 @@ class Path:
         assert self.start is not None
         share = self.prior_share.to(u.dtype).unsqueeze(-1)
         log_start = self.start.log_prob(u) + torch.log1p(-share)
-        # Where one share is 0 its term is -inf, of which logaddexp has no gradient.
+        # A share of 0 gives a term of -inf, for which the gradient of logaddexp is undefined.
         log_prior = log_prior + share.log()
         return torch.logaddexp(log_start.clamp(min=-1e30), log_prior.clamp(min=-1e30))
 
@@ -134,5 +134,5 @@ def _join_columns(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def tame(u: Tensor) -> Tensor:
-    """A draw on the very edge of its support lies at infinity; far away will do."""
+    """Clamps draws on the boundary of their support, which are infinite, to large values."""
     return u.nan_to_num(0.0, 300.0, -300.0).clamp(-1e6, 1e6)

@@ -1,7 +1,7 @@
-"""When are draws in doubt? One table of limits for every sampler, and one warning.
+"""Limits on diagnostics, common to all samplers: when draws are in doubt, and the warning.
 
-A sampler measures: its draws get numbers as diagnostics. Here each number has its limit, so that
-equal numbers mean the same whatever the method.
+Samplers attach numbers to their draws as diagnostics. The limits are the same for every method, so
+that equal numbers have equal meaning.
 """
 
 import warnings
@@ -16,17 +16,17 @@ from amortized.program.density import ProgramDensity
 from amortized.sampling.draws import Draws
 from amortized.sampling.precision import precision, standard_errors
 
-_HEAVY = 10.0  # kurtosis beyond which a thousand draws do not know a standard deviation
+_HEAVY = 10.0  # kurtosis above which the standard deviation of a thousand draws is unreliable
 
 
 class Limit(NamedTuple):
-    """Where a diagnostic puts draws in doubt.
+    """A limit beyond which a diagnostic puts draws in doubt.
 
     Attributes:
         value: the limit.
-        largest: whether larger values are in doubt, otherwise smaller ones.
-        meaning: what such a value says, as the end of a sentence.
-        advice: what to do about it.
+        largest: whether values above the limit, rather than below it, are in doubt.
+        meaning: what such a value means, phrased as the end of a sentence.
+        advice: what the user can do about it.
     """
 
     value: float
@@ -36,7 +36,7 @@ class Limit(NamedTuple):
 
 
 _MORE = "give more draws, or use method='smc'"
-_LATENTS = "write the program in other latents (non-centred, or on another scale)"
+_LATENTS = "reparametrise the program (non-centred, or on another scale)"
 LIMITS: dict[str, Limit] = {
     "r_hat": Limit(1.03, True, "chains or groups of draws disagree", f"{_MORE}, or {_LATENTS}"),
     "mcse_mean": Limit(
@@ -65,16 +65,16 @@ LIMITS: dict[str, Limit] = {
         0.15,
         True,
         "independent estimates of the log evidence differ by so much beyond their errors",
-        "give more particles, or a start near the posterior",
+        "give more particles, or a start closer to the posterior",
     ),
     "poor_weights": Limit(
         0.5,
         True,
-        "a few importance weights are as large as all others, and say nothing reliable",
+        "a few importance weights dominate, so they are unreliable",
         "use method='smc'",
     ),
 }
-"""By name of the diagnostic; a NaN is in doubt, a number that is not there is not."""
+"""By name of the diagnostic; a NaN is in doubt, a missing diagnostic is not."""
 
 
 def in_doubt(diagnostics: Mapping[str, Any]) -> dict[str, Bool[Tensor, " batch"]]:
@@ -88,12 +88,12 @@ def in_doubt(diagnostics: Mapping[str, Any]) -> dict[str, Bool[Tensor, " batch"]
 
 
 def any_doubt(diagnostics: Mapping[str, Any]) -> Bool[Tensor, " batch"]:
-    """Which datasets are in doubt at all."""
+    """Which datasets are in doubt for any reason."""
     return torch.stack(list(in_doubt(diagnostics).values())).any(0)
 
 
 def judged(draws: Draws) -> Draws:
-    """Draws with diagnostic ``doubt``: for each dataset what puts it in doubt, in words."""
+    """Adds the diagnostic ``doubt``: the reasons for doubt of each dataset, as sentences."""
     doubts = in_doubt(draws.diagnostics)
     words = [
         [
@@ -108,10 +108,10 @@ def judged(draws: Draws) -> Draws:
 
 
 def warn_of_doubt(doubt: list[str] | list[list[str]] | None, stacklevel: int = 2) -> None:
-    """Warns once if any dataset is in doubt, with the reasons of the worst and what to do.
+    """Warns once if any dataset is in doubt, with the reasons and advice for the worst one.
 
     Args:
-        doubt: the diagnostic of one dataset or of several; None where nobody judged.
+        doubt: the diagnostic of one dataset or of several; None if the draws were not judged.
         stacklevel: of the warning; 2 is the caller's caller.
     """
     of_each = [[each] if isinstance(each, str) else each for each in doubt or []]
@@ -123,7 +123,7 @@ def warn_of_doubt(doubt: list[str] | list[list[str]] | None, stacklevel: int = 2
     advice = dict.fromkeys(LIMITS[reason.split()[0]].advice for reason in worst)
     which = "These draws" if one else f"The draws of {len(doubtful)} of {len(of_each)} datasets"
     warnings.warn(
-        f"{which} are in doubt, do not trust them yet. {'; '.join(worst)}. What helps: "
+        f"{which} are in doubt: do not rely on them yet. {'; '.join(worst)}. What helps: "
         f"{'; '.join(advice)}.",
         UserWarning,
         stacklevel=stacklevel + 1,
@@ -133,7 +133,7 @@ def warn_of_doubt(doubt: list[str] | list[list[str]] | None, stacklevel: int = 2
 def features(
     density: ProgramDensity, u: Float[Tensor, "batch n dim"]
 ) -> Float[Tensor, "batch n features"]:
-    """The latents in their own units, and u itself: what means are compared of."""
+    """The latents in their own units and u itself: the scalars whose moments are compared."""
     values = [
         value.reshape(*u.shape[:2], -1).to(u.dtype) for value in density.constrain(u).values()
     ]
@@ -141,7 +141,7 @@ def features(
 
 
 class Summary(NamedTuple):
-    """Of every scalar of `features`, ``(batch, features)``.
+    """Moments of every scalar of `features`, ``(batch, features)``.
 
     Attributes:
         mean: posterior mean.
@@ -149,7 +149,7 @@ class Summary(NamedTuple):
         mean_error: standard error of the mean.
         sd_error: standard error of the standard deviation.
         varies: False for constants, such as the diagonal of a correlation matrix.
-        heavy: whether tails are so heavy that the draws do not know the standard deviation.
+        heavy: whether the tails are too heavy for the draws to determine the standard deviation.
     """
 
     mean: Tensor
@@ -161,7 +161,7 @@ class Summary(NamedTuple):
 
 
 def summary(draws: Draws, values: Float[Tensor, "batch n features"]) -> Summary:
-    """Means and standard deviations of the draws' `features` with their errors."""
+    """Means and standard deviations of the draws' `features`, with their standard errors."""
     errors = standard_errors(values, draws.log_weights, draws.n_chains, draws.cluster)
     share = values.new_full(values.shape[:2], 1 / values.shape[1])
     share = share if draws.log_weights is None else draws.log_weights.softmax(-1)
@@ -176,10 +176,10 @@ def summary(draws: Draws, values: Float[Tensor, "batch n features"]) -> Summary:
 
 
 def measured(density: ProgramDensity, draws: Draws) -> Draws:
-    """Draws with the worst of their latents' ``ess``, ``mcse_mean``, ``mcse_sd`` and ``r_hat``.
+    """Adds the worst ``ess``, ``mcse_mean``, ``mcse_sd`` and ``r_hat`` over all latents.
 
-    The errors are in standard deviations, those of means and deviations that 1,000 draws of the
-    same kind would have: who asks for fewer wants them to be larger.
+    The errors are in units of standard deviations and rescaled to 1,000 draws of the same kind, so
+    that asking for fewer draws does not by itself put them in doubt.
     """
     values = features(density, draws.u)
     of = summary(draws, values)
@@ -192,7 +192,7 @@ def measured(density: ProgramDensity, draws: Draws) -> Draws:
         "mcse_mean": scale * mcse,
         "mcse_sd": scale * mcse_sd,
     }
-    if draws.cluster is None and draws.log_weights is None:  # clusters are judged by their errors
+    if draws.cluster is None and draws.log_weights is None:  # clusters have standard errors
         found = precision(values, n_chains=draws.n_chains).r_hat
         numbers["r_hat"] = torch.where(of.varies, found, 1.0).amax(-1)
     return draws._replace(diagnostics=draws.diagnostics | numbers)

@@ -1,8 +1,8 @@
-"""Variational inference with Pyro's guides, dataset by dataset, and a verdict on the fit.
+"""Variational inference with Pyro's guides, one dataset at a time, with a check of the fit.
 
-A guide sees one site u on the real line, so every guide works on every program, and its draws are
-compared with the density by importance weights. Its parameters stay out of Pyro's store, which is
-the user's, and the program runs in no plate of ours: beside one, its own plates would move.
+The guide approximates one real vector u, so every guide works with every program, and its draws are
+checked by importance weights. Its parameters are kept out of Pyro's global store, which belongs to
+the user. The program is not wrapped in a plate, because that would shift its own plate dimensions.
 
 References:
     Kucukelbir et al., Automatic differentiation variational inference (2017), arXiv 1603.00788.
@@ -52,14 +52,14 @@ def vi(
         density: the log density to approximate.
         n_draws: draws for each dataset.
         guide: one of `GUIDES`.
-        n_steps: gradient steps; the learning rate falls to a hundredth over them.
-        learning_rate: of Adam at the first step.
-        n_elbo: draws for each gradient.
-        start: a density at whose median the guide begins; None takes that of the prior.
+        n_steps: gradient steps, over which the learning rate falls to a hundredth.
+        learning_rate: initial learning rate of Adam.
+        n_elbo: draws per gradient estimate.
+        start: a density whose median initialises the guide; None uses the median of the prior.
 
     Returns:
-        draws with diagnostics ``k_hat`` of the importance weights that they would need (well above
-        0.7 the guide does not fit), ``elbo`` and ``start``.
+        draws with diagnostics ``k_hat`` of their importance weights (well above 0.7 the guide does
+        not fit), ``elbo`` and ``start``.
     """
     if guide not in GUIDES:
         raise ValueError(f"Expected guide among {list(GUIDES)}; got {guide!r}.")
@@ -91,7 +91,7 @@ def _fit(
     n_elbo: int,
     n_draws: int,
 ) -> tuple[Tensor, Tensor]:
-    """Draws of the fitted guide ``(n, dim)``, and their log density under it."""
+    """Draws of the fitted guide, ``(n, dim)``, and their log density under it."""
     dim, zero = density.dim, density.y.new_zeros(())
 
     def real_line() -> None:
@@ -101,7 +101,7 @@ def _fit(
         with pyro.settings.context(module_local_params=True):
             at_centre = autoguide.initialization.init_to_value(values={"u": centre})
             approximation = GUIDES[guide](real_line, init_loc_fn=at_centre)
-            approximation()  # makes its parameters
+            approximation()  # creates its parameters
         parameters = list(approximation.parameters())
         optimiser = torch.optim.Adam(parameters, rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.01 ** (1 / n_steps))
@@ -112,7 +112,7 @@ def _fit(
             with nothing_drawn():
                 loss = (law.log_prob(u) - density.log_density(u.unsqueeze(0))[0]).mean()
                 optimiser.zero_grad()
-                loss.backward(inputs=parameters)  # no others: the program may have its own
+                loss.backward(inputs=parameters)  # the program may have parameters of its own
                 optimiser.step()
                 schedule.step()
         with torch.no_grad():

@@ -1,13 +1,13 @@
-r"""A second opinion on draws, from importance weights.
+r"""Independent check of draws by importance sampling.
 
-The proposal is a mixture of normals that covers what is known of the posterior: the draws' own
-moments, wider copies, normals at the modes, and a share of prior draws. Where its weights
+The proposal is a mixture of normals that covers the known part of the posterior: a normal with the
+draws' moments, wider copies, normals at the modes, and a share of prior draws. If its weights
 
 .. math:: w_i = p(u_i, y) / q(u_i), \qquad u_i \sim q
 
-are good, weighted means, standard deviations and evidence are an independent estimate, whatever
-sampler the draws come from: a spike that particles missed, a mode that chains never found, a normal
-that is too narrow show as a difference. Where the weights are poor nothing is learnt.
+are good, the weighted means, standard deviations and evidence are an estimate that does not depend
+on the sampler: a spike that particles missed, a mode that chains never found, or a normal that is
+too narrow shows as a difference. If the weights are poor, the check is inconclusive.
 
 References:
     Vehtari et al., Pareto smoothed importance sampling (2024), arXiv 1507.02646.
@@ -29,16 +29,16 @@ from amortized.sampling.start import FromDraws
 from amortized.sampling.tempering import Path
 from amortized.sampling.verdict import features, summary
 
-_FEWEST, _MOST = 512, 2048  # draws of the proposal; between them as many as are to be judged
+_FEWEST, _MOST = 512, 2048  # limits on the draws of the proposal, otherwise as many as are judged
 _PRIOR_SHARE = 0.2
-_WIDE = (0.25, 2.5)  # share and factor of wider copies of every normal
+_WIDE = (0.25, 2.5)  # weight and factor of wider copies of every normal
 _LEAST_ESS = 100.0
 _MOST_K_HAT = 0.6
-_SURE = 4.0  # standard errors
+_SURE = 4.0  # standard errors beyond which a difference is significant
 
 
 def widened(mixture: GaussianMixture, share: float, factor: float) -> GaussianMixture:
-    """The mixture with wider copies of its components, which reach into heavy tails."""
+    """Adds wider copies of the components to a mixture, which cover heavy tails."""
     weights = mixture.log_weights
     return GaussianMixture(
         torch.cat([weights + math.log1p(-share), weights + math.log(share)], -1),
@@ -49,7 +49,7 @@ def widened(mixture: GaussianMixture, share: float, factor: float) -> GaussianMi
 
 
 def joined(a: GaussianMixture, b: GaussianMixture) -> GaussianMixture:
-    """Half of either mixture."""
+    """The equal-weight mixture of two mixtures."""
     half = math.log(0.5)
     return GaussianMixture(
         torch.cat([a.log_weights + half, b.log_weights + half], -1),
@@ -62,15 +62,15 @@ def joined(a: GaussianMixture, b: GaussianMixture) -> GaussianMixture:
 def second_opinion(
     density: ProgramDensity, draws: Draws, modes: GaussianMixture | None = None
 ) -> Draws:
-    """Draws of the proposal with their weights, and whether these are good.
+    """Draws of the proposal with importance weights, and whether these are good.
 
     Args:
-        density: of the posterior.
-        draws: to be judged.
-        modes: normals at modes that are known; None climbs to them from the draws.
+        density: log density of the posterior.
+        draws: the draws to be checked.
+        modes: normals at known modes; None finds them by optimisation from the draws.
 
     Returns:
-        weighted draws, with diagnostics ``k_hat``, ``ess`` and ``usable``.
+        weighted draws with diagnostics ``k_hat``, ``ess`` and ``usable``.
     """
     if modes is None:
         modes = fit_modes(density, start=FromDraws(draws.u, draws.log_weights))
@@ -100,18 +100,18 @@ def _normal(draws: Draws) -> GaussianMixture:
 def compared(
     density: ProgramDensity, draws: Draws, other: Draws, sure: float = _SURE
 ) -> dict[str, Tensor]:
-    """How far two answers lie apart beyond what their errors explain.
+    """Differences between two answers beyond their standard errors.
 
     Args:
-        density: of the posterior.
+        density: log density of the posterior.
         draws: one answer.
         other: the other.
-        sure: standard errors from which on a difference counts.
+        sure: standard errors beyond which a difference counts.
 
     Returns:
-        ``mean_off`` in standard deviations, ``sd_off`` as a share, and ``evidence_off`` in nats
-        where both know the evidence with its error: the worst latent's difference, 0 if errors
-        explain it.
+        ``mean_off`` in standard deviations, ``sd_off`` as a ratio on the log scale, and
+        ``evidence_off`` in nats if both have an evidence with an error: the largest difference over
+        the latents, 0 where errors explain it.
     """
     a, b = (summary(each, features(density, each.u)) for each in (draws, other))
     mean_off = _significant(
@@ -133,6 +133,6 @@ def compared(
 
 
 def _significant(difference: Tensor, error: Tensor, sure: float) -> Tensor:
-    """The size of a difference where errors do not explain it, otherwise 0."""
+    """The absolute difference where errors do not explain it, otherwise 0."""
     size = difference.abs()
     return torch.where(size <= sure * error, 0.0, size)

@@ -1,4 +1,4 @@
-"""Beyond one predictive a row: joint predictions, functionals, and what kind of doubt there is."""
+"""Joint predictions, posteriors of functionals, calibrated intervals and variance decomposition."""
 
 from amortized.uncertainty.conformal import ConformalRegressor
 from amortized.uncertainty.joint import joint_log_prob, joint_sample

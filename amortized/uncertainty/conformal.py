@@ -1,10 +1,10 @@
-r"""Conformal calibration: intervals that hold the truth as often as they say, for any estimator.
+r"""Conformal calibration: prediction intervals with guaranteed coverage for any regressor.
 
-A part of the rows is kept from the estimator. Its intervals are widened (or narrowed) by the
+Some rows are held out from the estimator. Its intervals are widened (or narrowed) by the
 :math:`\lceil (1 + n) \alpha \rceil`-th smallest of :math:`\max(l_i - y_i, y_i - u_i)` over the n
-rows kept. If rows are exchangeable, a new one then lies inside with probability at least
-:math:`\alpha`, whatever the estimator and the truth are. Where narrowing leaves nothing of an
-interval its middle stands for it, which holds at least what nothing holds.
+held-out rows. If rows are exchangeable, a new one then lies inside its interval with probability at
+least :math:`\alpha`, whatever the estimator and the true distribution. If narrowing makes an
+interval empty, it is replaced by its midpoint, which cannot reduce the coverage.
 
 References:
     Romano, Patterson and Candes, Conformalized quantile regression (2019), arXiv 1905.03222.
@@ -24,20 +24,20 @@ from amortized.finite import refuse_nan
 
 
 class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
-    """Adds calibrated intervals to a regressor.
+    """Adds calibrated prediction intervals to a regressor.
 
     Args:
-        estimator: a regressor; its own intervals are corrected where it has
-            ``predict_quantiles``, otherwise intervals of one width are laid around ``predict``.
-        level: share of new rows that the intervals shall hold.
-        calibration_share: share of the rows kept from the estimator.
-        random_state: chooses them.
+        estimator: a regressor; its own intervals are corrected if it has ``predict_quantiles``,
+            otherwise intervals of constant width are placed around ``predict``.
+        level: nominal coverage of new rows.
+        calibration_share: share of the rows held out from the estimator.
+        random_state: seed of the split.
 
     Attributes:
-        estimator_: fitted to the other rows.
-        level_: of the intervals that were corrected.
-        correction_: what is added at both ends, in units of y; infinite where too few rows were
-            kept for the level.
+        estimator_: the estimator fitted to the other rows.
+        level_: nominal level of the corrected intervals.
+        correction_: amount added at both ends, in units of y; infinite if too few rows were held
+            out for the level.
 
     Example:
         >>> from sklearn.linear_model import LinearRegression
@@ -63,7 +63,7 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> "ConformalRegressor":
-        """Fits the estimator to one part of the rows and corrects its intervals on the other."""
+        """Fits the estimator to one part of the rows and calibrates its intervals on the other."""
         if not 0 < self.level < 1:
             raise ValueError(f"Expected a level strictly between 0 and 1; got {self.level!r}.")
         y = check_array(column_or_1d(y), ensure_2d=False, dtype=np.float64, input_name="y")
@@ -79,7 +79,7 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         return self
 
     def _ends(self, X: ArrayLike) -> NDArray[np.float64]:
-        """The estimator's own interval of each row, the lower end first whatever it says."""
+        """The estimator's own interval of each row, with the ends in ascending order."""
         if hasattr(self.estimator_, "predict_quantiles"):
             levels = [(1 - self.level_) / 2, (1 + self.level_) / 2]
             ends = np.asarray(self.estimator_.predict_quantiles(X, levels))
@@ -90,12 +90,12 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         return np.sort(ends, axis=-1)
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:
-        """What the estimator predicts."""
+        """The predictions of the estimator."""
         check_is_fitted(self)
         return np.asarray(self.estimator_.predict(X))
 
     def predict_interval(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Lower and upper end for each row, ``(m, 2)``; the lower is never above the upper."""
+        """Lower and upper end for each row, ``(m, 2)``; the lower end never exceeds the upper."""
         check_is_fitted(self)
         ends = self._ends(X)
         middle = ends[:, 0] + (ends[:, 1] - ends[:, 0]) / 2

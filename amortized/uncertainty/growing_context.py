@@ -1,4 +1,4 @@
-"""A context that grows row by row, and the predictive given what is in it so far."""
+"""A context that grows row by row, and the predictive given the rows so far."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,22 +12,22 @@ from amortized.arrays import as_tensor
 from amortized.networks import PFN
 
 Predict = Callable[[Tensor, Tensor, Tensor], Any]
-"""``(x_context, y_context, x_query)`` of a batch to the predictive of each query: a PFN, or a
-function such as a conjugate answer."""
+"""A PFN, or a function such as a conjugate model: from ``(x_context, y_context, x_query)`` to the
+predictive of each query of a batch."""
 
 
 class GrowingContext:
     """Rows of a batch of datasets, with room for more.
 
-    A PFN keeps its encoding. A new row is encoded given the rows before it, which are left as
-    they were; every ``refresh`` rows all are encoded anew, so that 1 is the network itself.
+    A PFN caches its encoding. A new row is encoded given the rows before it, whose encoding does
+    not change; after every ``refresh`` rows all are encoded again, so that 1 is exact.
 
     Args:
         predict: a PFN, or any function of a context and queries.
         x: inputs of the first rows, ``(batch, n, features)``.
-        y: their answers, ``(batch, n)``.
-        n_more: rows that there will be room for.
-        refresh: rows after which a PFN encodes all of them anew.
+        y: targets of the first rows, ``(batch, n)``.
+        n_more: number of rows that may be appended.
+        refresh: number of rows after which a PFN encodes all of them again.
 
     Raises:
         ValueError: if a PFN was not trained for that many rows.
@@ -57,16 +57,16 @@ class GrowingContext:
 
     @property
     def x(self) -> Float[Tensor, "batch n features"]:
-        """Inputs so far."""
+        """Inputs of the rows so far."""
         return self._x[:, : self.n]
 
     @property
     def y(self) -> Float[Tensor, "batch n"]:
-        """Answers so far."""
+        """Targets of the rows so far."""
         return self._y[:, : self.n]
 
     def predictive(self, x: Float[Tensor, "batch query features"]) -> Distribution:
-        """The predictive of each query alone, of batch shape ``(batch, query)``."""
+        """Predictives of each query alone, of batch shape ``(batch, query)``."""
         if not isinstance(self.predict, PFN):
             return self.predict(self.x, self.y, x)
         with torch.no_grad():
@@ -75,7 +75,7 @@ class GrowingContext:
             return self.predict.decode(self._encoded, x)
 
     def append(self, x: Float[Tensor, "batch 1 features"], y: Float[Tensor, "batch 1"]) -> None:
-        """Puts one row more into every context."""
+        """Appends one row to every context."""
         self._x[:, self.n : self.n + 1], self._y[:, self.n : self.n + 1] = x, y
         self.n += 1
         self._stale += 1
@@ -87,21 +87,21 @@ class GrowingContext:
 
 
 def number_type(predict: Predict) -> torch.dtype | None:
-    """What a predictive computes in; None where it takes any."""
+    """The dtype in which a predictive computes; None if it accepts any."""
     return torch.float32 if isinstance(predict, PFN) else None
 
 
 def rows_of(x: Any, y: Any, of: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """Inputs and answers of a batch of tasks as tensors.
+    """Converts inputs and targets of a batch of tasks to tensors.
 
     Args:
         x: inputs, ``(batch, n, features)``.
-        y: answers, ``(batch, n)``; None stands for none.
-        of: which rows these are, for messages.
-        dtype: of the tensors; None leaves float32 and makes all else float64.
+        y: targets, ``(batch, n)``; None if there are none.
+        of: name of these rows in messages.
+        dtype: dtype of the tensors; None keeps float32 and converts everything else to float64.
 
     Raises:
-        ValueError: if these are not finite numbers of such shapes.
+        ValueError: if the inputs are not finite numbers of these shapes.
     """
     inputs = as_tensor(x, f"x_{of}", dtype=dtype)
     answers = (

@@ -1,13 +1,13 @@
-r"""Joint predictions of many queries, though each is predicted alone, by the chain rule.
+r"""Joint predictions of several queries from single predictives, by the chain rule.
 
 .. math:: p(y^*_1, \ldots, y^*_m \mid D) = \prod_i p(y^*_i \mid D, y^*_1, \ldots, y^*_{i-1}).
 
-For an exact predictive the order of the queries is immaterial; for a network it is not quite.
+For an exact predictive the order of the queries does not matter; for a network it matters slightly.
 
 References:
     Bruinsma et al., Autoregressive conditional neural processes (2023), arXiv 2303.14468.
     Hassan et al., Efficient autoregressive inference for transformer probabilistic models (2025),
-    arXiv 2510.09477: new rows that read a cached context.
+    arXiv 2510.09477: new rows that attend to a cached context.
 """
 
 from jaxtyping import Float
@@ -27,16 +27,16 @@ def joint_log_prob(
     *,
     refresh: int = 1,
 ) -> Float[Tensor, " batch"]:
-    """Log density of all answers of a task together, in nats.
+    """Joint log density of all query targets of each task, in nats.
 
     Args:
         predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
         x_context: inputs of the known rows.
-        y_context: their answers.
-        x_query: inputs of the asked rows, in the order of the chain rule.
-        y_query: the answers whose density is wanted.
-        refresh: answers after which a PFN encodes the context anew: 1 is exact, more is faster
-            and somewhat worse; see `benchmarks/joint_predictions.py`.
+        y_context: their targets.
+        x_query: inputs of the queries, in the order of the chain rule.
+        y_query: the targets whose density is evaluated.
+        refresh: number of targets after which a PFN encodes the context again: 1 is exact, larger
+            values are faster and less accurate; see `benchmarks/joint_predictions.py`.
 
     Example:
         >>> import torch
@@ -71,16 +71,17 @@ def joint_sample(
     refresh: int = 1,
     seed: int = 0,
 ) -> Float[Tensor, "samples batch query"]:
-    """Draws of all answers of a task together: curves, not points.
+    """Draws the targets of all queries of each task jointly: curves instead of points.
 
     Args:
         predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
         x_context: inputs of the known rows.
-        y_context: their answers.
-        x_query: inputs of the asked rows, in the order they are drawn.
-        n_samples: joint draws.
-        refresh: answers after which a PFN encodes the context anew; see `joint_log_prob`.
-        seed: of the draws.
+        y_context: their targets.
+        x_query: inputs of the queries, in the order in which they are drawn.
+        n_samples: number of joint draws.
+        refresh: number of targets after which a PFN encodes the context again, as in
+            `joint_log_prob`.
+        seed: seed of the draws.
 
     Example:
         >>> import torch

@@ -1,15 +1,15 @@
-r"""Martingale posteriors: the posterior of any functional of the data, from predictives alone.
+r"""Martingale posteriors: the posterior of any functional of the data, from predictives only.
 
-What is unknown about the mean, a quantile or a coefficient of a population is what is unknown of
-the rows not yet seen. So draw them, each given all rows before it, and compute the functional
-(predictive resampling):
+The uncertainty about the mean, a quantile or a coefficient of a population is that about the rows
+not yet seen. Predictive resampling therefore draws these rows, each given all rows before it, and
+computes the functional of the completed data:
 
 .. math:: z_i \sim p(\cdot \mid z_1, \ldots, z_{i-1}), \quad i = n+1, \ldots, N, \qquad
     \theta = \theta(z_1, \ldots, z_N).
 
-If p is an exact Bayesian predictive, the law of theta tends to its Bayesian posterior as N grows;
-at a finite N its variance is about (N - n) / N of that. Inputs are drawn from those so far (Polya's
-urn), that is, from the Bayesian bootstrap.
+If p is an exact Bayesian predictive, the distribution of theta tends to its Bayesian posterior as N
+grows; for finite N its variance is about (N - n) / N of the posterior variance. Inputs are
+resampled from the earlier ones (Polya's urn), which is the Bayesian bootstrap.
 
 References:
     Fong, Holmes and Walker, Martingale posterior distributions (2023), arXiv 2103.15671.
@@ -40,18 +40,18 @@ def martingale_posterior(
     refresh: int = 1,
     seed: int = 0,
 ) -> Float[Tensor, "draws ..."]:
-    """Draws of a functional's martingale posterior.
+    """Draws from the martingale posterior of a functional.
 
     Args:
         predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
         x: inputs of the dataset; without features for a sample of y alone.
-        y: its answers.
-        functional: of all rows ``(n_draws, N, features)`` and ``(n_draws, N)`` at once, to
-            ``(n_draws, ...)``; such as ``lambda x, y: y.mean(1)``.
-        n_draws: independent futures.
-        n_future: rows of each future, N - n; a PFN has to be trained for all N.
-        refresh: rows after which a PFN encodes the context anew; see `joint_log_prob`.
-        seed: of the futures.
+        y: its targets.
+        functional: maps all rows ``(n_draws, N, features)`` and ``(n_draws, N)`` to
+            ``(n_draws, ...)``, such as ``lambda x, y: y.mean(1)``.
+        n_draws: number of independent completions.
+        n_future: rows of each completion, N - n; a PFN must have been trained for all N.
+        refresh: number of rows after which a PFN encodes the context again, as in `joint_log_prob`.
+        seed: seed of the completions.
 
     Example:
         >>> import torch

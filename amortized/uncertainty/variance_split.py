@@ -1,18 +1,18 @@
-r"""How much of a prediction's variance more data would remove, and how much is noise.
+r"""Decomposition of predictive variance into aleatoric and epistemic parts.
 
 .. math::
     \mathrm{Var}(y^* \mid D) = \underbrace{E\,\mathrm{Var}(y^* \mid \theta)}_{\text{aleatoric}}
     + \underbrace{\mathrm{Var}\,E(y^* \mid \theta)}_{\text{epistemic}}
 
-With draws of the latents both are averages. A network has no latents, but two answers y and y' at
-the same input share what is unknown and not their noise, so their covariance is the epistemic
-part: with m(y) the mean at the input once y is known there,
+With draws of the latents both parts are averages. A network has no latents, but two targets y and
+y' at the same input share the epistemic uncertainty and have independent noise, so their covariance
+is the epistemic part. With m(y) the predictive mean at the input once y has been observed there,
 
 .. math:: \mathrm{Cov}(y, y') = E_{y \mid D} [(y - E y)(m(y) - E y)].
 
 References:
     Depeweg et al., Decomposition of uncertainty in Bayesian deep learning (2018), arXiv 1710.07283.
-    The covariance of two answers is ours.
+    The covariance of two targets at one input is our own construction.
 """
 
 from typing import NamedTuple
@@ -31,11 +31,11 @@ from amortized.uncertainty.growing_context import Predict, number_type, rows_of
 
 
 class VarianceSplit(NamedTuple):
-    """Variances of each query's answer.
+    """Parts of the predictive variance of each query.
 
     Attributes:
-        aleatoric: of the noise, which remains.
-        epistemic: of what is not known yet.
+        aleatoric: variance of the noise, which more data cannot reduce.
+        epistemic: variance that more data would remove.
     """
 
     aleatoric: Float[Tensor, "*batch query"]
@@ -43,7 +43,7 @@ class VarianceSplit(NamedTuple):
 
     @property
     def total(self) -> Float[Tensor, "*batch query"]:
-        """Of the predictive."""
+        """The predictive variance."""
         return self.aleatoric + self.epistemic
 
 
@@ -55,14 +55,14 @@ def split_by_twins(
     *,
     n_nodes: int = 16,
 ) -> VarianceSplit:
-    """Splits the variance of a network's predictives, or of any function's.
+    """Splits the predictive variance of a network, or of any function that returns a predictive.
 
     Args:
         predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
         x_context: inputs of the known rows.
-        y_context: their answers.
-        x_query: inputs of the asked rows.
-        n_nodes: equally probable answers that each query is asked again with.
+        y_context: their targets.
+        x_query: inputs of the queries.
+        n_nodes: number of equally probable targets with which each query is repeated.
 
     Example:
         >>> def normal_mean(x, y, z):  # y ~ N(theta, 1) and theta ~ N(0, 1)
@@ -97,8 +97,9 @@ def split_by_twins(
             known_x = torch.cat([x_context.repeat(n_nodes, 1, 1), x], 1)
             known_y = torch.cat([y_context.repeat(n_nodes, 1), y], 1)
             second[:, :, j] = predict(known_x, known_y, x).mean.reshape(n_nodes, n_tasks)
-    # A node stands for a whole slice of the predictive, whose spread inside of the slice the
-    # nodes lack: the slope of the second mean on the first answer, times the whole variance.
+    # A node represents a slice of the predictive and omits the variance within the slice.
+    # Regressing the second mean on the first target restores it: the slope times the total
+    # variance.
     deviation = first - first.mean(0)
     slope = (deviation * second).sum(0) / deviation.square().sum(0)
     epistemic = (slope * total).clamp(min=0.0)
@@ -116,19 +117,19 @@ def split_by_posterior(
     n_draws: int = 200,
     seed: int = 0,
 ) -> VarianceSplit:
-    """Splits the variance of a program's predictives between noise and its latents.
+    """Splits the predictive variance of a program into noise and uncertainty about its latents.
 
-    What a program integrates out, such as the function of a Gaussian process, is no latent and
-    counts as noise; `split_by_twins` counts it as unknown.
+    What a program integrates out, such as the function of a Gaussian process, is not a latent and
+    counts as noise; `split_by_twins` counts it as epistemic.
 
     Args:
         model: the Pyro program ``model(x, y=None)``.
-        posterior: of its latents, given one dataset.
-        x_query: inputs of the asked rows.
+        posterior: posterior of its latents given one dataset.
+        x_query: inputs of the queries.
         x_known: inputs of the dataset.
-        y_known: its answers.
-        n_draws: draws of the latents that are averaged over.
-        seed: chooses them.
+        y_known: its targets.
+        n_draws: number of posterior draws to average over.
+        seed: seed for choosing them.
 
     Example:
         >>> from amortized.infer import infer
@@ -147,7 +148,7 @@ def split_by_posterior(
         raise ValueError(
             f"Expected the posterior of one dataset; got a batch {tuple(posterior.batch_shape)}."
         )
-    # Each draw plays the part of a dataset of its own, with one draw.
+    # Each draw is treated as a dataset of its own with one draw.
     latents = {k: v.unsqueeze(0).double() for k, v in posterior.sample(n_draws, seed=seed).items()}
     x, known, y = (
         torch.as_tensor(part, dtype=torch.float64).expand(n_draws, *part.shape)

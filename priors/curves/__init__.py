@@ -1,1 +1,1 @@
-"""Priors of learning curves and the parametric families that they draw from."""
+"""Priors of learning curves, and the parametric families from which they are drawn."""

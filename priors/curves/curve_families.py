@@ -1,8 +1,8 @@
-r"""The eleven shapes of learning curves: a formula in the step t, and a prior of its parameters.
+r"""Eleven parametric families of learning curves: a formula in the step t and a parameter prior.
 
-The shapes are those of Domhan et al.; the priors are those of LC-PFN's code, which its authors call
-the correct ones where the paper's text differs. Parameters that are positive and log-normal keep
-their own unit; those whose logarithm is uniform are given as that logarithm.
+The formulas are those of Domhan et al.; the priors are those of LC-PFN's code, which its authors
+consider correct where the paper differs. Positive parameters with a log-normal prior are given in
+their own unit; parameters that are log-uniform are given as their logarithm.
 
 References:
     | Speeding up Automatic Hyperparameter Optimization of Deep Neural Networks by Extrapolation of
@@ -18,17 +18,17 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-# A distribution and its two parameters; it is made where it is used, in that place's precision and
-# on its device.
+# A distribution class and its two parameters; it is instantiated where it is used, in the dtype and
+# on the device needed there.
 ParameterPrior = tuple[Callable[[float, float], Any], float, float]
 
 
 class CurveFamily(NamedTuple):
-    """A family of curves.
+    """A parametric family of curves.
 
     Attributes:
         formula: ``(t, *parameters) -> f(t)``, parameters in the order of ``priors``; all broadcast.
-        priors: of each parameter: a distribution and its two arguments.
+        priors: for each parameter a distribution class and its two arguments.
     """
 
     formula: Callable[..., Tensor]
@@ -120,7 +120,7 @@ PEAKED: Mapping[str, CurveFamily] = {
         dr_hill, {"theta": (N, 0.8, 0.1), "eta": (LN, 1, 1), "kappa": (LN, 1, 2)}
     ),
 }
-"""Every family with the priors that LC-PFN's networks were trained on ("peaked" in its code)."""
+"""All families with the priors of LC-PFN's networks ("peaked" in its code)."""
 
 UNIFORM: Mapping[str, CurveFamily] = {
     "pow3": CurveFamily(pow3, {"c": (U, 0, 1), "a": (U, -1, 1), "alpha": (U, 0, 1)}),
@@ -129,4 +129,4 @@ UNIFORM: Mapping[str, CurveFamily] = {
         janoschek, {"a": (U, 0, 1), "beta": (U, 0, 2), "k": (U, 0, 1), "delta": (U, -5, 5)}
     ),
 }
-"""The three families for which LC-PFN's code has flat priors too."""
+"""The three families for which LC-PFN's code also has flat priors."""

@@ -1,13 +1,13 @@
-r"""Learning curves: a weighted sum of basis curves that stays in [0, 1] and ends above its start.
+r"""Learning curves: a weighted sum of basis curves, between 0 and 1, that ends above its start.
 
 .. math::
     f(t) = \sum_k w_k f_k(t; \theta_k), \quad w_k \sim U(0, W_k), \qquad
     y_t = f(t) + \sigma \epsilon_t, \quad \log \sigma \sim N(-4, 1)
 
 with :math:`\epsilon_t \sim N(0, 1)`, on steps t from 1 to T. A curve is accepted if
-:math:`0 \le f(t) \le 1` on all whole steps and :math:`f(T) > f(1)`; answers may leave [0, 1] by
-their noise. Real curves are no sum of three formulas: they dip, and go on from there. With
-``discrepancy`` a curve is
+:math:`0 \le f(t) \le 1` at all integer steps and :math:`f(T) > f(1)`; the noise may take targets
+out of [0, 1]. Real curves are not sums of three formulas: they dip and continue from there. With
+``discrepancy`` a curve is therefore
 
 .. math::
     y_t = f(t) + d(t) + \sigma \epsilon_t, \quad
@@ -15,8 +15,8 @@ their noise. Real curves are no sum of three formulas: they dip, and go on from 
 
 with log-normal priors of :math:`\delta` and :math:`\ell`.
 
-The sampler draws many candidates at once, looks at both ends first, where most of the wrong ones
-show, and at all steps of those that are left.
+The sampler draws many candidates at once. It first evaluates both ends, where most invalid curves
+can be rejected, and then all steps of the remaining ones.
 
 References:
     | Efficient Bayesian Learning Curve Extrapolation using Prior-Data Fitted Networks
@@ -40,37 +40,36 @@ from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
 
-# Candidates drawn at once: enough to pay for the calls, few enough to stay in the cache.
+# Candidates drawn at once: many enough to amortise the calls, few enough to fit in cache.
 CHUNK = 16_384
-# Candidates after which a prior that accepts none is taken for one that never will.
+# Number of rejected candidates after which the prior is assumed to accept none.
 PATIENCE = 4_000_000
-# Share of the queries that lie anywhere on the curve instead of behind its known part.
+# Share of the queries that lie anywhere on the curve instead of beyond its known part.
 WITHIN = 0.125
 
 
 class LearningCurvePrior(ProgramPrior):
     r"""Learning curves as a prior over tasks, and as a Pyro program.
 
-    The feature of a row is the logarithm of its step, divided by that of the last: 0 is the first
-    step and 1 the last. The context of a task is the beginning of its curve. For seven tasks in
-    ten these are the first ``n_context`` whole steps, as a training loop reports them; for the
-    others the steps are irregular and need not be whole: spread at random, in the step or in its
-    logarithm, up to a random last one. Queries are later steps, and one in eight any step.
+    The feature of a row is the logarithm of its step divided by that of the last step: 0 for the
+    first step and 1 for the last. The context of a task is the beginning of its curve. For most
+    tasks it consists of the first ``n_context`` integer steps, as a training loop reports them; for
+    the others the steps are irregular real numbers, uniform in the step or in its logarithm, up to
+    a random last one. Queries are later steps, and one in eight is any step.
 
-    The latents are ``noise``, and for each family k its weight ``k_weight`` and its parameters,
-    such as ``pow3_alpha``; and ``discrepancy`` and ``length`` where there is one. Given as a
-    program, the rule of acceptance is a factor of 0 or 1, so the evidence of data is that of
-    `infer` divided by `acceptance`.
+    The latents are ``noise`` and, for each family k, its weight ``k_weight`` and its parameters,
+    such as ``pow3_alpha``; also ``discrepancy`` and ``length`` if there is a discrepancy. In the
+    program the acceptance rule is a factor of 0 or 1, so the evidence of data is that of `infer`
+    divided by `acceptance`.
 
     Args:
-        families: names of the basis curves in the sum, each with its largest weight; of names
-            alone that weight is 1.
+        families: names of the basis curves, each with its largest weight; without weights it is 1.
         parameter_priors: "peaked", or "uniform" for pow3, ilog2 and janoschek.
         n_steps: T, the last step.
         noise: mean and standard deviation of :math:`\log\sigma`.
-        discrepancy: mean and standard deviation of :math:`\log\delta`; None for none.
+        discrepancy: mean and standard deviation of :math:`\log\delta`; None for no discrepancy.
         length: mean and standard deviation of :math:`\log\ell`.
-        regular: share of the tasks whose context is every whole step up to the last known one.
+        regular: share of tasks whose context is every integer step up to the last known one.
 
     Raises:
         ValueError: if a family or an argument is unknown or out of range.
@@ -134,7 +133,7 @@ class LearningCurvePrior(ProgramPrior):
         )
 
     def features(self, steps: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows 1"]:
-        """The rows' inputs, for steps in [1, T]."""
+        """The inputs of rows at given steps in [1, T]."""
         return (steps.log() / math.log(self.n_steps)).unsqueeze(-1)
 
     def steps(self, x: Float[Tensor, "*rows features"]) -> Float[Tensor, "*rows"]:
@@ -144,10 +143,10 @@ class LearningCurvePrior(ProgramPrior):
     def curve(
         self, steps: Float[Tensor, "*steps"], latents: Mapping[str, Tensor]
     ) -> Float[Tensor, "*batch n"]:
-        """The sum of the basis curves, without noise.
+        """The sum of the basis curves without noise.
 
         Args:
-            steps: ``(n,)`` for all curves alike, or ``(*batch, n)``.
+            steps: ``(n,)``, the same for all curves, or ``(*batch, n)``.
             latents: by name, each ``(*batch,)``.
         """
         total: Tensor | float = 0.0
@@ -158,16 +157,16 @@ class LearningCurvePrior(ProgramPrior):
         return total
 
     def accepts(self, values: Float[Tensor, "*batch n"]) -> Bool[Tensor, "*batch"]:
-        """Whether curves stay in [0, 1] and end above their start; one with a NaN does not."""
+        """Whether curves stay in [0, 1] and end above their start; False for NaN."""
         inside = ((values >= 0) & (values <= 1)).all(-1)
         return inside & (values[..., -1] > values[..., 0])
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
-        """The prior as a Pyro program, its rule of acceptance a factor of 0 or 1."""
+        """The prior as a Pyro program, with the acceptance rule as a factor of 0 or 1."""
         latents = {
             name: pyro.sample(name, make(*at)) for name, (make, *at) in self._sites().items()
         }
-        # The rule has no slope, so nothing need be kept for a gradient.
+        # The rule is piecewise constant, so no gradient needs to be recorded.
         fixed = {name: value.detach() for name, value in latents.items()}
         accepted = self.accepts(self.curve(self._grid(x), fixed))
         pyro.factor("accepted", torch.where(accepted, 0.0, -torch.inf).to(x.dtype))
@@ -182,26 +181,26 @@ class LearningCurvePrior(ProgramPrior):
     def whole_curves(
         self, n_curves: int, *, seed: int, device: torch.device | str = "cpu"
     ) -> Float[Tensor, "curves steps"]:
-        """Answers on all steps from 1 to T; the result depends on the arguments alone.
+        """Targets at all steps from 1 to T; the result depends on the arguments only.
 
         Args:
-            n_curves: how many.
+            n_curves: number of curves.
             seed: any integer.
-            device: where they are drawn and returned.
+            device: device on which they are drawn and returned.
         """
         whole = copy(self)
         whole.regular = 1.0
         return whole.sample(n_curves, self.n_steps, 0, seed=seed, device=device).y_context
 
     def acceptance(self, n_candidates: int = 1_000_000, *, seed: int = 0) -> float:
-        """The share of the candidates that is accepted, an estimate from that many."""
+        """Acceptance probability of a candidate, estimated from that many candidates."""
         n_chunks = -(-n_candidates // CHUNK)
         with seeded(seed), torch.no_grad():
             accepted = sum(len(self._candidates(CHUNK)["noise"]) for _ in range(n_chunks))
         return accepted / (n_chunks * CHUNK)
 
     def _sites(self) -> dict[str, ParameterPrior]:
-        """Every latent's distribution."""
+        """The distribution of every latent."""
         sites: dict[str, ParameterPrior] = {"noise": (dist.LogNormal, *self.noise)}
         if self.discrepancy is not None:
             sites["discrepancy"] = (dist.LogNormal, *self.discrepancy)
@@ -215,7 +214,7 @@ class LearningCurvePrior(ProgramPrior):
         return torch.arange(1, self.n_steps + 1, dtype=like.dtype, device=like.device)
 
     def _candidates(self, n: int) -> dict[str, Tensor]:
-        """The accepted ones of n draws of the latents."""
+        """The accepted ones among n draws of the latents."""
         latents = {name: make(*at).sample((n,)) for name, (make, *at) in self._sites().items()}
         grid = self._grid(latents["noise"])
         for steps in (grid[[0, -1]], grid):
@@ -227,7 +226,7 @@ class LearningCurvePrior(ProgramPrior):
         """Latents of n accepted curves, each ``(n,)``."""
         parts, found, tried = [], 0, 0
         while found < n:
-            # As many as a batch for training needs: a candidate in ten or so is accepted.
+            # About one candidate in ten is accepted, so many are drawn for a training batch.
             size = min(CHUNK, max(256, 16 * (n - found)))
             parts.append(self._candidates(size))
             found, tried = found + len(parts[-1]["noise"]), tried + size
@@ -246,7 +245,7 @@ class LearningCurvePrior(ProgramPrior):
         u = torch.rand(n_tasks, n_context)
         irregular = torch.where(in_log, seen.clamp_min(1.0) ** u, 1 + (seen - 1) * u)
         context = torch.where(regular, torch.arange(1.0, n_context + 1), irregular)
-        # A whole step k of a regular curve is drawn as a real number from k - 1 to k.
+        # An integer step k of a regular curve is drawn as a real number from k - 1 to k.
         anywhere = torch.rand(n_tasks, n_query) < WITHIN
         begin = torch.where(anywhere, torch.where(regular, 0.0, 1.0), seen.clamp_max(last - 1.0))
         v = torch.rand(n_tasks, n_query)
@@ -276,9 +275,9 @@ class LearningCurvePrior(ProgramPrior):
 def ornstein_uhlenbeck_path(
     x: Float[Tensor, "*batch n"], length: Float[Tensor, "*batch 1"]
 ) -> Float[Tensor, "*batch n"]:
-    r"""Paths of an Ornstein-Uhlenbeck process of variance 1 at x, in any order.
+    r"""Paths of an Ornstein-Uhlenbeck process with variance 1 at points x in any order.
 
-    Such a process is Brownian motion in another time, :math:`e^{-x/\ell} W(e^{2x/\ell})`.
+    The process is a time-changed Brownian motion, :math:`e^{-x/\ell} W(e^{2x/\ell})`.
     """
     ordered, order = (x / length).double().clamp_max(300.0).sort(-1)
     time = (2 * ordered).exp()

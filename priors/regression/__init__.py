@@ -1,1 +1,1 @@
-"""Priors of a response: location, scale, linear, logistic and Gaussian-process models."""
+"""Regression priors: location, scale, linear, logistic and Gaussian-process models."""

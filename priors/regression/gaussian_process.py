@@ -1,9 +1,9 @@
-r"""Gaussian-process regression, with hyperparameters that are fixed or have priors of their own.
+r"""Gaussian-process regression with fixed or random hyperparameters.
 
 .. math::
     y_i = s f(x_i) + \sigma \epsilon_i, \qquad f \sim GP(0, k_\ell), \quad \epsilon_i \sim N(0, 1)
 
-The function is integrated out, so the latents are the hyperparameters alone.
+The function is integrated out, so only the hyperparameters are latents.
 """
 
 import math
@@ -21,12 +21,12 @@ from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.kernels import KERNELS
 from amortized.priors.task import TaskBatch
 
-# A variance this small beside the noise keeps the covariance of near-equal inputs positive.
+# Small relative to the noise; keeps the covariance of nearly equal inputs positive definite.
 JITTER = 1e-6
 
 
 def uniform_inputs(low: float, high: float) -> Callable[..., Tensor]:
-    """Inputs spread evenly over ``[low, high]`` in every feature.
+    """Inputs uniform over ``[low, high]`` in every feature.
 
     Example:
         >>> uniform_inputs(0.0, 1.0)(2, 5, 3).shape
@@ -36,7 +36,7 @@ def uniform_inputs(low: float, high: float) -> Callable[..., Tensor]:
 
 
 def standardised_inputs(*shape: int) -> Tensor:
-    """Features of mean 0 and variance 1: each uniform or normal, as a coin decides.
+    """Features with mean 0 and variance 1, each uniform or normal with equal probability.
 
     Example:
         >>> standardised_inputs(2, 5, 3).shape
@@ -50,23 +50,23 @@ def standardised_inputs(*shape: int) -> Tensor:
 class GaussianProcessPrior(ProgramPrior):
     r"""Gaussian-process regression as a prior over tasks, and as a Pyro program.
 
-    A hyperparameter given as a number is fixed; one given as a distribution is a latent. With all
-    of them fixed the prior knows its exact posterior predictive and evidence.
+    A hyperparameter given as a number is fixed; one given as a distribution is a latent. If all are
+    fixed, the exact posterior predictive and evidence are available.
 
     Args:
         kernel: "rbf", "matern12", "matern32", "matern52" or "periodic".
         lengthscale: of each feature (automatic relevance determination), in units of x.
         outputscale: standard deviation s of the function.
         noise: standard deviation of the noise.
-        period: of each feature; the periodic kernel needs it, the others refuse it.
-        n_features: number of features, or (fewest, most), drawn log-uniformly once a batch:
-            functions of few features bend most, and ask for most of the training.
+        period: of each feature; required by the periodic kernel and rejected by the others.
+        n_features: number of features, or (fewest, most), drawn log-uniformly once per batch,
+            because functions of few features vary most and need most of the training.
         inputs: ``(n_tasks, n_rows, n_features) -> x``.
-        scale_by_dimension: whether lengthscales grow with the root of the number of features,
-            so that functions of many features are no rougher than those of one.
+        scale_by_dimension: whether lengthscales grow with the root of the number of features, so
+            that functions of many features are no rougher than those of one.
 
     Raises:
-        ValueError: if the kernel is unknown or the arguments do not fit it.
+        ValueError: if the kernel is unknown or an argument does not fit it.
 
     References:
         | Gaussian Processes for Machine Learning (Rasmussen and Williams, 2006), chapters 2, 5
@@ -130,13 +130,13 @@ class GaussianProcessPrior(ProgramPrior):
         values = {name: self._hyperparameter(name, x) for name in self.hyperparameters}
         covariance = self.noisy_covariance(x, values)
         scale, failed = torch.linalg.cholesky_ex(covariance)
-        # A matrix that is not positive definite in this precision has no density: NaN says so.
+        # A matrix that is not positive definite in this dtype has no density, reported as NaN.
         scale = torch.where((failed == 0)[..., None, None], scale, torch.nan)
         mean = x.new_zeros(x.shape[0])
         return pyro.sample("y", dist.MultivariateNormal(mean, scale_tril=scale), obs=y)
 
     def _hyperparameter(self, name: str, x: Tensor) -> Tensor:
-        given: Any = self.hyperparameters[name]  # Pyro's types are not torch's
+        given: Any = self.hyperparameters[name]  # Pyro distributions are typed differently
         by_feature = name in ("lengthscale", "period")
         if not isinstance(given, Distribution):
             return x.new_full((x.shape[-1],) if by_feature else (), float(given))
@@ -150,7 +150,7 @@ class GaussianProcessPrior(ProgramPrior):
         z: Float[Tensor, "*batch m features"],
         hyperparameters: dict[str, Any],
     ) -> Float[Tensor, "*batch n m"]:
-        """Covariance of the function, without noise, for hyperparameters ``(*batch, ...)``."""
+        """Covariance of the function without noise, for hyperparameters ``(*batch, ...)``."""
         lengthscale = hyperparameters["lengthscale"]
         if self.scale_by_dimension:
             lengthscale = lengthscale * math.sqrt(x.shape[-1])
@@ -161,7 +161,7 @@ class GaussianProcessPrior(ProgramPrior):
     def noisy_covariance(
         self, x: Float[Tensor, "*batch n features"], hyperparameters: dict[str, Any]
     ) -> Float[Tensor, "*batch n n"]:
-        """Covariance of the answers."""
+        """Covariance of the targets."""
         variance = hyperparameters["noise"].square() + JITTER
         eye = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
         return self.covariance(x, x, hyperparameters) + variance[..., None, None] * eye
@@ -169,12 +169,12 @@ class GaussianProcessPrior(ProgramPrior):
     def posterior_predictive(
         self, batch: TaskBatch, hyperparameters: dict[str, Any] | None = None
     ) -> Normal:
-        """The exact predictive of each query's noisy answer, ``(batch, query)``.
+        """The exact predictive of each query target, noise included, ``(batch, query)``.
 
         Args:
-            batch: whose context is conditioned on.
-            hyperparameters: each ``(batch, ...)``; None takes the fixed ones, and then all of
-                them must be fixed.
+            batch: tasks whose contexts are conditioned on.
+            hyperparameters: each ``(batch, ...)``; None uses the fixed ones, which requires all to
+                be fixed.
 
         Raises:
             ValueError: if hyperparameters are latent and not given.
@@ -200,12 +200,12 @@ class GaussianProcessPrior(ProgramPrior):
         y: Float[Tensor, "batch n"],
         hyperparameters: dict[str, Any] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """Exact log density of the answers, the function integrated out."""
+        """Exact log density of the targets, with the function integrated out."""
         if hyperparameters is None:
             hyperparameters = self._fixed(x)
         scale = torch.linalg.cholesky(self.noisy_covariance(x, hyperparameters))
         whitened = torch.linalg.solve_triangular(scale, y[..., None], upper=False)
-        # Alg. 2.1, line 7; torch's multivariate normal has no density of an empty context.
+        # Alg. 2.1, line 7; torch's multivariate normal does not support an empty context.
         log_normaliser = scale.diagonal(dim1=-1, dim2=-2).log() + 0.5 * math.log(2 * math.pi)
         return -(0.5 * whitened.squeeze(-1).square() + log_normaliser).sum(-1)
 

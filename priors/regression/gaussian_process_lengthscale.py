@@ -1,11 +1,11 @@
-r"""A Gaussian process of which the lengthscale alone is unknown: the hyperprior experiment.
+r"""A Gaussian process with unknown lengthscale only: the hyperprior experiment.
 
 .. math:: \ell \sim IG(a, b), \quad f \sim GP(0, k_\ell), \quad y_i = f(x_i) + \epsilon_i, \quad
     \epsilon_i \sim N(0, 10^{-3}), \quad x_i \sim U(0, 10)
 
-with an RBF kernel of unit variance. The function is integrated out, so the posterior is one of
-:math:`\log \ell`, and the joint posterior of it and an answer :math:`y^*` is that times the exact
-conditional :math:`p(y^* \mid x^*, \ell, D)`: the posterior's predictive is its average over draws.
+with an RBF kernel of unit variance. The function is integrated out, so the posterior is that of
+:math:`\log \ell`. The joint posterior of it and a target :math:`y^*` is its product with the exact
+conditional :math:`p(y^* \mid x^*, \ell, D)`, so the posterior predictive averages over draws.
 
 References:
     | Distribution Transformers: Fast Approximate Bayesian Inference With On-The-Fly Prior
@@ -25,7 +25,7 @@ from amortized.priors.regression.gaussian_process import (
 from amortized.program.likelihood_summary import LikelihoodSummary, moment_summary
 
 _NOISE_VARIANCE = 1e-3
-# Of the summary's wide normal over log lengthscale: 0.05 to 50 within two deviations.
+# Wide normal over log lengthscale of the summary: 0.05 to 50 within two standard deviations.
 _CENTRE, _SPREAD = 0.4, 1.75
 
 
@@ -61,7 +61,7 @@ class LengthscalePrior(GaussianProcessPrior):
         y: Float[Tensor, "batch n"],
         mask: Bool[Tensor, "batch n"],
     ) -> LikelihoodSummary:
-        """Mean and variance of the likelihood, the function integrated out, on a grid."""
+        """Mean and variance of the likelihood on a grid, with the function integrated out."""
         x, y = x.float(), y.float()
         both = (mask.unsqueeze(-1) & mask.unsqueeze(-2)).unsqueeze(1)
         squared = (x - x.mT).square().unsqueeze(1)
@@ -70,7 +70,7 @@ class LengthscalePrior(GaussianProcessPrior):
         noise = ((_NOISE_VARIANCE + JITTER) * eye).where(both, eye)
 
         def log_likelihood(u: Tensor) -> Tensor:
-            # `covariance` of the class for one feature: its distances would be made anew each time.
+            # Unlike `covariance`, this computes the distances only once.
             correlation = (-0.5 * squared * (-2 * u).exp()[..., None, None]).exp().where(both, 0.0)
             scale, _ = torch.linalg.cholesky_ex(correlation + noise)
             each = answers.expand(*u.shape, -1, 1)

@@ -1,4 +1,4 @@
-"""What generalised linear models have in common: the inputs, and the design made of them."""
+"""Inputs and design matrix shared by generalised linear models."""
 
 import torch
 from jaxtyping import Float
@@ -8,13 +8,13 @@ from amortized.priors.program_prior import ProgramPrior
 
 
 class GeneralisedLinearPrior(ProgramPrior):
-    """A program whose answers depend on a linear predictor; its subclass says how.
+    """Base of programs whose targets depend on a linear predictor.
 
     Args:
         n_features: number of inputs.
         intercept: whether there is an intercept, the last coefficient.
-        vary_features: whether each task uses only the first few of the features, their number
-            uniform, with zeros for the others: one network then serves fewer features too.
+        vary_features: whether each task uses only the first few features, their number uniform,
+            with zeros for the others, so that one network also serves fewer features.
     """
 
     def __init__(self, n_features: int, *, intercept: bool, vary_features: bool) -> None:
@@ -32,7 +32,7 @@ class GeneralisedLinearPrior(ProgramPrior):
         return x * (torch.arange(self.n_features) < used)
 
     def design(self, x: Float[Tensor, "*batch rows features"]) -> Tensor:
-        """The inputs, with a column of ones where there is an intercept."""
+        """The inputs, with a column of ones if there is an intercept."""
         if not self.intercept:
             return x
         return torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)

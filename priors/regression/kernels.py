@@ -17,12 +17,12 @@ Kernel = Callable[..., Tensor]
 
 def _distance(x: Tensor, z: Tensor) -> Tensor:
     """Euclidean distance."""
-    # The matrix-multiplication form of cdist loses the small distances that matter most here.
+    # The matrix-multiplication form of cdist is inaccurate for small distances, which matter most.
     return torch.cdist(x, z, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _radial(correlation: Callable[[Tensor], Tensor]) -> Kernel:
-    """The kernel with this correlation at distance r, measured in lengthscales."""
+    """The kernel with this correlation as a function of distance in units of the lengthscale."""
 
     def kernel(
         x: Float[Tensor, "*batch n features"],
@@ -65,7 +65,7 @@ def periodic(
 ) -> Float[Tensor, "*batch n m"]:
     r"""Periodic :math:`\exp(-2\sum_j \sin^2(\pi(x_j - z_j)/p_j)/\ell_j^2)`."""
 
-    # A distance between points on circles suffices, since
+    # A distance between points on circles gives the kernel, because
     # |(cos 2a, sin 2a) - (cos 2b, sin 2b)|^2 = 4 sin^2(a - b).
     def on_circles(inputs: Tensor) -> Tensor:
         angle = 2 * math.pi * inputs / period.unsqueeze(-2)

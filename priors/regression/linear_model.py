@@ -1,10 +1,10 @@
-r"""The linear model whose prior of coefficients does not scale with the noise.
+r"""The linear model with a coefficient prior that does not scale with the noise.
 
 :math:`y = \Phi w + \sigma e`. Unlike in the conjugate `LinearRegressionPrior`, any joint prior over
-:math:`(w, \log\sigma)` may stand in for its own at run time.
-Without features it is the mean and the spread of a normal sample.
+:math:`(w, \log\sigma)` may replace its own at run time. Without features it describes the mean and
+standard deviation of a normal sample.
 
-Given :math:`\log\sigma` everything is normal: exact answers need a one-dimensional quadrature only.
+Given :math:`\log\sigma` everything is normal: exact answers need only one-dimensional quadrature.
 """
 
 import math
@@ -22,15 +22,15 @@ from amortized.program.likelihood_summary import LikelihoodSummary, summary_of_q
 class LinearModelPrior(GeneralisedLinearPrior):
     """``w_j ~ N(0, 1)``, ``noise ~ LogNormal(log_noise, 1)`` and ``y ~ N(x w, noise^2)``.
 
-    The latents are "coefficients", the intercept last, and "noise"; u is the coefficients and the
-    logarithm of the noise.
+    The latents are "coefficients", with the intercept last, and "noise"; u consists of the
+    coefficients and the logarithm of the noise.
 
     Args:
         n_features: number of inputs.
         intercept: whether there is an intercept.
-        log_noise: mean of the noise's logarithm.
-        vary_features: whether each task uses only the first few of the features, their number
-            uniform, with zeros for the others: one network then serves fewer features too.
+        log_noise: mean of the logarithm of the noise.
+        vary_features: whether each task uses only the first few features, their number uniform,
+            with zeros for the others, so that one network also serves fewer features.
 
     Example:
         >>> prior = LinearModelPrior(2)
@@ -63,12 +63,12 @@ class LinearModelPrior(GeneralisedLinearPrior):
         y: Float[Tensor, "batch n"],
         mask: Bool[Tensor, "batch n"],
     ) -> LikelihoodSummary:
-        r"""Least squares: :math:`G^{1/2} \hat w / s`, and the log of the residual spread.
+        r"""Least squares: :math:`G^{1/2} \hat w / s`, and the log residual standard deviation.
 
         With :math:`\nu = n - \mathrm{rank}` degrees of freedom, :math:`\log\sigma` is
         :math:`\tfrac12 (\log RSS - \psi(\nu/2) - \log 2)` up to an error of variance
-        :math:`\tfrac14 \psi'(\nu/2)`. Without a degree of freedom the spread of y itself, an
-        overestimate, weighs the coefficients; s is never less than :math:`e^{-\nu/2}` of the
+        :math:`\tfrac14 \psi'(\nu/2)`. Without degrees of freedom the standard deviation of y, an
+        overestimate, weights the coefficients; s is at least :math:`e^{-\nu/2}` times the
         program's own median noise.
         """
         design = self.design(x).double().where(mask.unsqueeze(-1), 0.0)
@@ -86,7 +86,7 @@ class LinearModelPrior(GeneralisedLinearPrior):
         weight = torch.where(dof > 0, 2 / torch.polygamma(1, half).sqrt(), 0.0)
         spread = (total / n.clamp_min(1)).sqrt()
         # With few degrees of freedom the residuals may be small by chance, and an estimate that
-        # believes them would be wrong by thousands of its errors.
+        # relies on them could be wrong by thousands of standard errors.
         least = (self.log_noise - dof / 2).exp()
         scale = torch.where(dof > 0, log_noise.exp(), spread).hypot(least)
         k = gram.shape[-1]

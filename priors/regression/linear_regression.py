@@ -1,4 +1,4 @@
-r"""Bayesian linear regression, the prior whose every answer is known in closed form.
+r"""Conjugate Bayesian linear regression, for which every answer is known in closed form.
 
 With the design :math:`\Phi = [X, 1]`, weights :math:`w` (the intercept last) and noise variance v,
 
@@ -35,12 +35,12 @@ from amortized.program.support import log_prob
 
 @dataclass(frozen=True)
 class LinearRegressionPosterior:
-    """The exact posterior of one or many linear regressions.
+    """The exact posterior of one or several linear regressions.
 
     Attributes:
-        mean: of the weights, ``(*batch, k)``, the intercept last where there is one.
-        precision_tril: Cholesky factor of the weights' precision, in units of the noise variance
-            where that is unknown, ``(*batch, k, k)``.
+        mean: of the weights, ``(*batch, k)``, with the intercept last if there is one.
+        precision_tril: Cholesky factor of the weights' precision, ``(*batch, k, k)``, in units of
+            the inverse noise variance if that is unknown.
         log_evidence: ``log p(y | x)``, ``(*batch,)``.
         variance: the known noise variance, or its posterior, an inverse gamma.
         intercept: whether the last weight is the intercept.
@@ -55,7 +55,7 @@ class LinearRegressionPosterior:
     def sample(self, n: int) -> dict[str, Tensor]:
         """Independent draws of the latents, each ``(n, *batch, ...)``."""
         noise = torch.randn(n, *self.mean.shape, dtype=self.mean.dtype, device=self.mean.device)
-        # (L L^T)^-1 = L^-T L^-1, so L^-T noise has the covariance wanted.
+        # (L L^T)^-1 = L^-T L^-1, so L^-T times standard noise has the required covariance.
         step = torch.linalg.solve_triangular(
             self.precision_tril.mT, noise.unsqueeze(-1), upper=True
         ).squeeze(-1)
@@ -76,15 +76,15 @@ class LinearRegressionPosterior:
         else:
             variance = latents["variance"]
             factor = self.precision_tril / variance.sqrt()[..., None, None]
-            prior = log_prob(self.variance, variance)  # of 0, where rounding leads, it is -inf
-        # With the factor itself: its square loses half of the digits.
+            prior = log_prob(self.variance, variance)  # -inf at 0, which rounding can produce
+        # Uses the factor itself, because its square loses half of the digits.
         standard = (factor.mT @ (weights - self.mean).unsqueeze(-1)).squeeze(-1)
         log_det = factor.diagonal(dim1=-1, dim2=-2).log().sum(-1)
         constant = 0.5 * standard.shape[-1] * math.log(2 * math.pi)
         return prior + log_det - constant - 0.5 * standard.square().sum(-1)
 
     def predictive(self, x: Float[Tensor, "*batch m features"]) -> torch.distributions.Distribution:
-        """Posterior predictive of each row of ``x`` alone: Normal, or Student's t."""
+        """Posterior predictive of each row of ``x`` separately: Normal, or Student's t."""
         design = _design(x, self.intercept)
         mean = (design @ self.mean.unsqueeze(-1)).squeeze(-1)
         half = torch.linalg.solve_triangular(self.precision_tril, design.mT, upper=False)
@@ -102,12 +102,12 @@ class LinearRegressionPosterior:
 
 
 class LinearRegressionPrior(ProgramPrior):
-    """Linear regression with normal weights and a known or an unknown noise variance.
+    """Linear regression with normal weights and a known or unknown noise variance.
 
     Args:
         n_features: number of inputs.
         weight_scale: s, prior standard deviation of each weight and of the intercept; in units of
-            the noise's standard deviation where that is unknown.
+            the noise standard deviation if that is unknown.
         variance: known noise variance; None makes it a latent with an inverse gamma prior.
         concentration: a of the inverse gamma.
         rate: b of the inverse gamma.
@@ -169,12 +169,12 @@ class LinearRegressionPrior(ProgramPrior):
         y: Float[Tensor, "*batch n"],
         mask: Bool[Tensor, "*batch n"] | None = None,
     ) -> LinearRegressionPosterior:
-        """The exact posterior given one dataset or a batch of them.
+        """Computes the exact posterior given one dataset or a batch of them.
 
         Args:
             x: inputs.
-            y: answers.
-            mask: False where a row does not exist.
+            y: targets.
+            mask: False marks padding rows.
         """
         if x.shape[-1] != self.n_features or x.shape[:-1] != y.shape:
             raise ValueError(
@@ -182,12 +182,13 @@ class LinearRegressionPrior(ProgramPrior):
                 f"{tuple(y.shape)}."
             )
         mask = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
-        # A row of zeros in design and answer says nothing.
+        # A row of zeros in both design and target carries no information.
         design = _design(x, self.intercept).where(mask.unsqueeze(-1), 0.0)
         y, n, k = y.where(mask, 0.0), mask.sum(-1).to(y.dtype), design.shape[-1]
         unit = 1.0 if self.variance is None else self.variance
-        # Least squares with the prior as k more rows, by QR: normal equations lose half the digits,
-        # which data on very different scales, such as times in seconds, do not have.
+        # Least squares with the prior as k additional rows, by QR. Normal equations would lose half
+        # of the digits, which matters for inputs on very different scales, such as times in
+        # seconds.
         eye = torch.eye(k, dtype=x.dtype, device=x.device).expand(*design.shape[:-2], k, k)
         rows = torch.cat([design / math.sqrt(unit), eye / self.weight_scale], -2)
         answers = torch.cat([y / math.sqrt(unit), y.new_zeros(*y.shape[:-1], k)], -1).unsqueeze(-1)
@@ -195,7 +196,7 @@ class LinearRegressionPrior(ProgramPrior):
         mean = torch.linalg.solve_triangular(r, q.mT @ answers, upper=True)
         quadratic = (answers - rows @ mean).square().sum((-1, -2))
         factor = (r * r.diagonal(dim1=-1, dim2=-2).sign().unsqueeze(-1)).mT
-        # Half the log ratio of the determinants of the prior's precision and the posterior's.
+        # Half the log ratio of the determinants of the prior and posterior precisions.
         log_ratio = -k * math.log(self.weight_scale) - _half_log_det(factor)
         mean = mean.squeeze(-1)
         if self.variance is not None:

@@ -1,8 +1,8 @@
-r"""Logistic regression: coefficients as latents, yes or no as answers.
+r"""Logistic regression: coefficients as latents, binary targets.
 
 The likelihood summary is the normal approximation at a ridge estimate: with
 :math:`p = \mathrm{sigmoid}(\Phi w)` and :math:`W = \mathrm{diag}(p(1-p))`, the Hessian
-:math:`\Phi^\top W \Phi` and the score give :math:`z = H w + e` by one Newton step's algebra.
+:math:`\Phi^\top W \Phi` and the score give :math:`z = H w + e`, as in one Newton step.
 """
 
 import pyro
@@ -14,7 +14,7 @@ from torch import Tensor
 from amortized.priors.regression.generalised_linear import GeneralisedLinearPrior
 from amortized.program.likelihood_summary import LikelihoodSummary, summary_of_quadratic
 
-_RIDGE, _N_NEWTON = 0.25, 6  # the precision of N(0, 2^2): estimates stay finite when separable
+_RIDGE, _N_NEWTON = 0.25, 6  # the precision of N(0, 2^2) keeps separable estimates finite
 
 
 class LogisticModelPrior(GeneralisedLinearPrior):

@@ -1,7 +1,7 @@
-"""The mean of a normal of known spread: one latent, a linear-Gaussian observation.
+"""The mean of a normal with known standard deviation: one latent, linear-Gaussian observations.
 
-Under a Gaussian-mixture prior the posterior is a mixture again, in closed form
-(`GaussianMixture.update`), which makes this the first problem of every amortised posterior.
+Under a Gaussian-mixture prior the posterior is again a mixture, in closed form
+(`GaussianMixture.update`), so this problem is the first test of an amortised posterior.
 """
 
 import pyro
@@ -38,7 +38,7 @@ class NormalMeanPrior(ProgramPrior):
     def linear_observation(
         self, y: Float[Tensor, "batch n"], mask: Bool[Tensor, "batch n"] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What the data say, as z = H u + N(0, 1): z ``(batch, 1)`` and H ``(batch, 1, 1)``."""
+        """The data as z = H u + N(0, 1): z ``(batch, 1)`` and H ``(batch, 1, 1)``."""
         mask = torch.ones_like(y, dtype=torch.bool) if mask is None else mask
         n = mask.sum(-1, keepdim=True).to(y.dtype)
         root = n.sqrt() / self.noise

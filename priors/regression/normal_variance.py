@@ -1,4 +1,4 @@
-"""The variance of a normal of mean zero: one positive latent, conjugate to an inverse gamma.
+"""The variance of a normal with mean zero: one positive latent with a conjugate inverse gamma.
 
 With ``v ~ IG(a, b)`` and n observations the posterior is ``IG(a + n / 2, b + sum y^2 / 2)``.
 """

@@ -1,1 +1,1 @@
-"""Priors of scientific simulators with a few latents: epidemics, diffusions, quantum outcomes."""
+"""Priors of scientific simulators with few latents: epidemics, diffusions, quantum measurements."""

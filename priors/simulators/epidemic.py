@@ -1,16 +1,16 @@
-r"""The SIR epidemic of the simulation-based benchmarks: two latents, ten noisy counts.
+r"""The SIR epidemic of simulation-based inference benchmarks: two latents, ten noisy counts.
 
 In a population of a million with one infected, day by day,
 
 .. math:: S' = S - \beta S I / N, \quad I' = I + \beta S I / N - \gamma I,
 
-and on every 17th day from the first, ten times, the infected among 1,000 people are counted:
+and every 17 days from the first, ten times in all, the infected among 1,000 people are counted:
 :math:`y = \mathrm{Binomial}(1000, I / N) / 1000`. :math:`\beta \sim U(0.01, 1.5)`,
 :math:`\gamma \sim U(0.02, 0.25)`.
 
 References:
     | Amortized Probabilistic Conditioning for Optimization, Simulation and Inference
-    | (Chang et al., 2025), arXiv:2410.15320, whose SIR task this is
+    | (Chang et al., 2025), arXiv:2410.15320, the SIR task
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ _TO_CONTACT, _TO_RECOVERY = (bijection_to(constraints.interval(*b)) for b in (_C
 
 
 class CountShares(dist.TorchDistribution):
-    """Shares of those tested that are positive: independent binomials over 1,000.
+    """Shares of positive tests: independent binomials divided by 1,000.
 
     Args:
         share: true shares, ``(*batch, n)``.
@@ -64,7 +64,7 @@ class EpidemicPrior(ProgramPrior):
     """The SIR epidemic with uniform priors; a dataset is one series of ten counts.
 
     Attributes:
-        ordered: counts of a series.
+        ordered: number of counts in a series.
 
     Example:
         >>> y = EpidemicPrior().sample(3, 10, 0, seed=0).y_context
@@ -93,7 +93,7 @@ class EpidemicPrior(ProgramPrior):
         y: Float[Tensor, "batch n"],
         mask: Bool[Tensor, "batch n"],
     ) -> LikelihoodSummary:
-        """Gauss-Newton on arcsine-transformed counts, started at the best point of a grid."""
+        """Gauss-Newton approximation for arcsine-transformed counts, started on a grid."""
         n, y = y.shape[-1], y.double()
 
         def predict(u: Tensor) -> Tensor:
@@ -110,12 +110,12 @@ class EpidemicPrior(ProgramPrior):
 
 
 def _rates(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Contact and recovery rate from unconstrained space."""
+    """Contact and recovery rate from their unconstrained values."""
     return _TO_CONTACT(u[..., 0]), _TO_RECOVERY(u[..., 1])
 
 
 def _stabilised(share: Tensor) -> Tensor:
-    """Anscombe's arcsine of a count's share, of standard deviation one."""
+    """Anscombe's arcsine transformation of a share, with standard deviation one."""
     share = (_TESTED * share + 0.375) / (_TESTED + 0.75)
     return 2 * (_TESTED + 0.5) ** 0.5 * share.clamp(0.0, 1.0).sqrt().arcsin()
 
@@ -123,7 +123,7 @@ def _stabilised(share: Tensor) -> Tensor:
 def infected_share(
     contact: Float[Tensor, "*batch"], recovery: Float[Tensor, "*batch"], n: int
 ) -> Float[Tensor, "*batch n"]:
-    """Share of infected on days 0, 17, 34 and so on, by daily steps."""
+    """Share of infected on days 0, 17, 34 and so on, computed in daily steps."""
     infected = torch.full_like(contact, 1 / _POPULATION)
     susceptible = 1 - infected
     shares = [infected]

@@ -1,14 +1,14 @@
-r"""One number seen through a square and a cardinal sine: a posterior of many modes.
+r"""One number observed through a square and a sinc function: a multimodal posterior.
 
 .. math:: z_1 \sim N(x^2, 10), \qquad z_2 \sim N(\mathrm{sinc}(3 x), 0.01)
 
-with variances, and :math:`\mathrm{sinc}(a) = \sin(\pi a) / (\pi a)`. The likelihood is even: what
-speaks for x speaks for -x. Far out the square tells :math:`|x|`; within one of zero the sine has
-several solutions. Which of the modes are there is then up to the prior.
+where the second arguments are variances and :math:`\mathrm{sinc}(a) = \sin(\pi a) / (\pi a)`. The
+likelihood is even in x. For large :math:`|x|` the square determines it; for :math:`|x| < 1` the
+sinc function has several solutions. The prior determines which of the modes have mass.
 
 References:
     | Distribution Transformers: Fast Approximate Bayesian Inference With On-The-Fly Prior
-    | Adaptation (Whittle et al., 2025), arXiv:2502.02463, whose nonlinear experiment this is
+    | Adaptation (Whittle et al., 2025), arXiv:2502.02463, the nonlinear experiment
 """
 
 import pyro
@@ -23,13 +23,13 @@ _VARIANCES = (10.0, 0.01)
 
 
 class NonlinearObservationPrior(ProgramPrior):
-    """``position ~ N(0, spread^2)``; a dataset is its two readings, z_1 and z_2.
+    """``position ~ N(0, spread^2)``; a dataset is the two readings z_1 and z_2.
 
     Args:
         spread: standard deviation of the position.
 
     Attributes:
-        ordered: numbers of a dataset.
+        ordered: number of readings in a dataset.
 
     Example:
         >>> NonlinearObservationPrior().sample(3, 2, 0, seed=0).y_context.shape

@@ -1,14 +1,14 @@
-r"""The Ornstein-Uhlenbeck process of the simulation-based benchmarks: two latents, one series.
+r"""The Ornstein-Uhlenbeck process as an inference benchmark: two latents, one series.
 
 .. math:: y_{t+1} = y_t + \theta_1 (e^{\theta_2} - y_t) \Delta + 0.5 \sqrt\Delta\, w_t, \quad
     y_0 = 10, \quad \Delta = 0.2
 
-with 25 points, :math:`\theta_1 \sim U(0, 2)` and :math:`\theta_2 \sim U(-2, 2)`. Increments are
-normal and linear in :math:`(\theta_1 e^{\theta_2}, \theta_1)`.
+with 25 points, :math:`\theta_1 \sim U(0, 2)` and :math:`\theta_2 \sim U(-2, 2)`. The increments are
+normal with means linear in :math:`(\theta_1 e^{\theta_2}, \theta_1)`.
 
 References:
     | Amortized Probabilistic Conditioning for Optimization, Simulation and Inference
-    | (Chang et al., 2025), arXiv:2410.15320, whose OUP task this is
+    | (Chang et al., 2025), arXiv:2410.15320, the OUP task
 """
 
 import math
@@ -31,12 +31,12 @@ _TO_SPEED, _TO_LOG_LEVEL = (bijection_to(constraints.interval(*b)) for b in (_SP
 
 
 class OrnsteinUhlenbeckSeries(dist.TorchDistribution):
-    """The law of a series from a fixed first value.
+    """The distribution of a series with a fixed first value.
 
     Args:
-        speed: of the return, theta_1.
-        level: that it returns to, exp(theta_2).
-        n: number of points, the first included.
+        speed: rate of mean reversion, theta_1.
+        level: long-term mean, exp(theta_2).
+        n: number of points including the first.
     """
 
     arg_constraints = {"speed": constraints.nonnegative, "level": constraints.real}
@@ -64,7 +64,7 @@ class OrnsteinUhlenbeckSeries(dist.TorchDistribution):
         return torch.stack(points, -1)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Density of the increments; the first value is fixed and has none."""
+        """Log density of the increments; the fixed first value has none."""
         before, after = value[..., :-1], value[..., 1:]
         drift = self.speed.unsqueeze(-1) * (self.level.unsqueeze(-1) - before) * _STEP
         z = (after - before - drift) / _SPREAD
@@ -76,7 +76,7 @@ class OrnsteinUhlenbeckPrior(ProgramPrior):
     """The Ornstein-Uhlenbeck process with uniform priors; a dataset is one series.
 
     Attributes:
-        ordered: points of a series.
+        ordered: number of points in a series.
 
     Example:
         >>> OrnsteinUhlenbeckPrior().sample(3, 25, 0, seed=0).y_context.shape
@@ -103,7 +103,7 @@ class OrnsteinUhlenbeckPrior(ProgramPrior):
         y: Float[Tensor, "batch n"],
         mask: Bool[Tensor, "batch n"],
     ) -> LikelihoodSummary:
-        """Least squares on the increments, around its own maximum."""
+        """Least squares on the increments, expanded around their maximum likelihood estimate."""
         y = y.double()
         before, increments = y[:, :-1], y.diff(dim=-1) / _SPREAD
 

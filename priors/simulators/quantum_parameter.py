@@ -1,14 +1,14 @@
-r"""One parameter of a two-level quantum system, from ten measurements of one shot each.
+r"""One parameter of a two-level quantum system, from ten single-shot measurements.
 
 The Hamiltonian is :math:`H = \delta \sigma_x + (1 - \delta) \sigma_z`. A measurement prepares the
 state :math:`\psi_0 = m / |m|`, where m is :math:`N(m_k, 0.1^2 I)` in the real plane, lets it evolve
-for a time :math:`t \sim N(t_k, 0.05^2)` and looks whether the system is in its second level:
+for a time :math:`t \sim N(t_k, 0.05^2)` and records whether the system is in its second level:
 :math:`z_k \sim \mathrm{Bernoulli}(|(e^{-i t H} \psi_0)_2|^2)`.
 
-Preparation and time are new in every measurement, so they are integrated out and one latent is
-left. Both integrals are closed. On the Bloch sphere the state turns about
+Preparation and time are independent in every measurement, so they are integrated out and one latent
+remains. Both integrals have closed forms. On the Bloch sphere the state rotates about
 :math:`n = (\delta, 0, 1 - \delta) / \omega`, :math:`\omega^2 = \delta^2 + (1 - \delta)^2`, by the
-angle :math:`2 \omega t`, and from a start r in the plane of n and z
+angle :math:`2 \omega t`, and from an initial vector r in the plane of n and z
 
 .. math:: P(z = 1) = \tfrac12 (1 - r'_z), \quad
     r'_z = (n \cdot r) n_z + (r_z - (n \cdot r) n_z) \cos 2 \omega t,
@@ -19,8 +19,8 @@ which is linear in r and in the cosine. Their means are
 
 References:
     | Distribution Transformers: Fast Approximate Bayesian Inference With On-The-Fly Prior
-    | Adaptation (Whittle et al., 2025), arXiv:2502.02463, whose quantum experiment this is
-    | Space quantization in a gyrating magnetic field (Rabi, 1937): the formula at sharp times
+    | Adaptation (Whittle et al., 2025), arXiv:2502.02463, the quantum experiment
+    | Space quantization in a gyrating magnetic field (Rabi, 1937), for fixed times
 """
 
 import pyro
@@ -64,11 +64,11 @@ class QuantumParameterPrior(ProgramPrior):
     """``delta ~ Beta(concentration1, concentration0)``; a dataset is the ten outcomes, 0 or 1.
 
     Args:
-        concentration1: of delta near 1, where the Hamiltonian is sigma_x.
-        concentration0: of delta near 0, where it is sigma_z.
+        concentration1: weight towards delta = 1, where the Hamiltonian is sigma_x.
+        concentration0: weight towards delta = 0, where it is sigma_z.
 
     Attributes:
-        ordered: measurements of a dataset.
+        ordered: number of measurements in a dataset.
 
     Example:
         >>> QuantumParameterPrior().sample(3, 10, 0, seed=0).y_context.shape

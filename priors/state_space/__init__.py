@@ -1,1 +1,1 @@
-"""State-space models: a hidden state that moves step by step, and a noisy observation of it."""
+"""State-space models: a hidden state that evolves in steps, and a noisy observation of it."""

@@ -1,7 +1,8 @@
-r"""Covariances whose entries have different units: everything is judged on each entry's own scale.
+r"""Checks and factors of covariances whose entries have different units.
 
-With standard deviations :math:`d_i`, the scale of entry (i, j) is :math:`d_i d_j`: what is small
-beside the largest variance, as that of a temperature beside a pressure's, may be far from nothing.
+With standard deviations :math:`d_i`, the scale of entry (i, j) is :math:`d_i d_j`. An entry that is
+small relative to the largest variance, such as a temperature's next to a pressure's, need not be
+negligible on its own scale.
 """
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 
 def own_scale(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-    """The product of both standard deviations, for each entry.
+    """The product of the two standard deviations, for each entry.
 
     Example:
         >>> own_scale(torch.tensor([[1.0, 0.0], [0.0, 1e6]]))
@@ -22,10 +23,10 @@ def own_scale(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
 
 
 def correlations(cov: Float[Tensor, "*batch n n"]) -> tuple[Tensor, Tensor]:
-    """Standard deviations, 1 where there are none, and the covariance divided by both.
+    """Standard deviations (1 for zero variances), and the covariance divided by both of them.
 
     Args:
-        cov: with variances that are not negative.
+        cov: covariances with non-negative variances.
     """
     sd = cov.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     sd = torch.where(sd > 0, sd, 1.0)
@@ -44,7 +45,7 @@ def is_covariance(cov: Float[Tensor, "*batch n n"]) -> Bool[Tensor, "*batch"]:
     scale = own_scale(cov)
     asymmetric = ((cov - cov.mT).abs() > slack * scale).any(-1).any(-1)
     negative = (cov.diagonal(dim1=-2, dim2=-1) < 0).any(-1)
-    # Beside a variance of nothing there is no covariance.
+    # A variable with zero variance must have zero covariances.
     beyond = (cov.abs() > (1 + slack) * scale).any(-1).any(-1)
     correlation = correlations(cov)[1].double()
     ridge = slack * torch.eye(cov.shape[-1], dtype=correlation.dtype, device=cov.device)
@@ -54,10 +55,10 @@ def is_covariance(cov: Float[Tensor, "*batch n n"]) -> Bool[Tensor, "*batch"]:
 
 
 def check_covariance(name: str, cov: Float[Tensor, "*batch n n"]) -> None:
-    """Refuses a matrix that is no covariance; a factor given in its place is not symmetric.
+    """Raises an error for an invalid covariance, such as a factor passed in its place.
 
     Args:
-        name: of the matrix, for the error.
+        name: name of the matrix in the message.
         cov: one matrix or a batch.
 
     Raises:
@@ -65,7 +66,7 @@ def check_covariance(name: str, cov: Float[Tensor, "*batch n n"]) -> None:
     """
     try:
         right = bool(is_covariance(cov).all())
-    except RuntimeError:  # torch.func.vmap lets nobody look at values
+    except RuntimeError:  # values cannot be inspected under torch.func.vmap
         return
     if not right:
         raise ValueError(
@@ -76,9 +77,9 @@ def check_covariance(name: str, cov: Float[Tensor, "*batch n n"]) -> None:
 
 
 def covariance_root(cov: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch n n"]:
-    """A matrix whose square, ``root @ root.mT``, is a covariance that may be singular."""
-    # The eigenvectors give one where Cholesky would fail: noise of rank 2 in 4 dimensions. Those of
-    # the correlations, as rounding is relative to the largest eigenvalue.
+    """A matrix with ``root @ root.mT == cov``, for a covariance that may be singular."""
+    # Eigenvectors, because Cholesky fails for singular matrices such as noise of rank 2 in 4
+    # dimensions; of the correlations, because rounding is relative to the largest eigenvalue.
     sd, correlation = correlations(cov.double())
     values, vectors = torch.linalg.eigh(correlation)
     root = sd.unsqueeze(-1) * vectors * values.clamp_min(0).sqrt().unsqueeze(-2)

@@ -3,9 +3,10 @@ r"""Factor stochastic volatility: the returns of many assets share factors of ch
     h_0 at rest,    h_t = alpha + delta h_{t-1} + sigma eta_t,    eta_t ~ N(0, I)
     r_t ~ N(mu, B diag(exp h_t) B' + Omega)
 
-with one log variance a factor. What an observation costs does not grow with the assets: with
-:math:`\Omega = L L'`, :math:`A = L^{-1} B` and :math:`z = L^{-1} (r - \mu)` the density needs
-:math:`A' z`, once a step, and a matrix as large as the factors are many for each particle,
+with one log variance per factor; h_0 has the stationary distribution. The cost per particle does
+not grow with the number of assets: with :math:`\Omega = L L'`, :math:`A = L^{-1} B` and
+:math:`z = L^{-1} (r - \mu)` the density needs :math:`A' z` once per step, and for each particle a
+square matrix with as many rows as there are factors,
 
 .. math:: M = I + D A' A D, \quad D = \mathrm{diag}(e^{h / 2}), \quad
     -2 \log p = z'z - |M^{-1/2} D A' z|^2 + \log |M| + \log |\Omega| + n \log 2 \pi.
@@ -14,7 +15,7 @@ References:
     Analysis of high dimensional multivariate stochastic volatility models (Chib, Nardari and
     Shephard, 2006).
     Distribution Transformers: fast approximate Bayesian inference with on-the-fly prior
-    adaptation (Whittle et al., 2025), which filters this model.
+    adaptation (Whittle et al., 2025), which uses this model for filtering.
 """
 
 import math
@@ -30,18 +31,18 @@ from amortized.priors.state_space.state_space_model import StateSpaceModel
 
 @dataclass(frozen=True, eq=False)
 class FactorVolatility(StateSpaceModel):
-    """Factor stochastic volatility, one model for all series; they inherit the parameters' dtype.
+    """Factor stochastic volatility, one model for all series, in the dtype of the parameters.
 
     Attributes:
-        alpha: what is added to a log variance at each step, ``(factors,)``.
+        alpha: intercept of the log variances, ``(factors,)``.
         delta: autocorrelations in (-1, 1), ``(factors,)``.
-        sigma: standard deviations of the innovations, above 0, ``(factors,)``.
+        sigma: positive standard deviations of the innovations, ``(factors,)``.
         loadings: ``B``, ``(assets, factors)``.
-        noise_cov: ``Omega``, of what the factors leave, ``(assets, assets)``.
+        noise_cov: ``Omega``, idiosyncratic covariance, ``(assets, assets)``.
         mu: mean returns, ``(assets,)``.
 
     Raises:
-        ValueError: if shapes do not belong together or a parameter is out of range.
+        ValueError: if the shapes are inconsistent or a parameter is out of range.
 
     Example:
         >>> model = FactorVolatility(
@@ -108,16 +109,16 @@ class FactorVolatility(StateSpaceModel):
         quadratic = white.square().sum(-1) - explained.square().sum((-1, -2))
         log_det = log_det + 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         log_prob = -0.5 * (quadratic + log_det + n_seen * math.log(2 * math.pi))
-        return torch.where(info == 0, log_prob, -torch.inf)  # a variance beyond all numbers
+        return torch.where(info == 0, log_prob, -torch.inf)  # the variance overflowed
 
     def _whitened(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What an observation is weighed by, whatever the state.
+        """The quantities in the density of an observation that do not depend on the state.
 
         Returns:
             z, ``(batch, _, assets)``; A, ``(batch, _, assets, factors)``; log |Omega|; and the
-            number of assets seen, both ``(batch, _)``.
+            number of observed assets, both ``(batch, _)``.
         """
-        # A missing return gets residual 0, no loadings and an independent unit variance.
+        # A missing return has residual 0, no loadings and an independent unit variance.
         seen = ~y.isnan()
         residual = torch.where(seen, y - self.mu, 0.0)
         both = seen.unsqueeze(-1) & seen.unsqueeze(-2)
@@ -130,6 +131,6 @@ class FactorVolatility(StateSpaceModel):
         return white[..., 0], white[..., 1:], log_det, seen.to(y.dtype).sum(-1)
 
     def _white(self, like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Standard normals, one for each element of a parameter."""
+        """Standard normal draws, one for each element of a parameter."""
         dtype, device = like.dtype, like.device
         return torch.randn(*shape, len(like), generator=generator, dtype=dtype, device=device)

@@ -1,21 +1,21 @@
-r"""A moving target seen by a range finder and a bearing sensor, both at the origin.
+r"""A moving target observed by a range finder and a bearing sensor, both at the origin.
 
 The state ``(x, v_x, y, v_y)`` moves as
 
     state_t ~ N(A state_{t-1}, G G'),    two equal axes with A = [[1, .6321], [0, .3679]],
                                          G = (.1, .2)': noise of rank 2 in four dimensions,
 
-from ``state_0 ~ N((1, 0, 1, 0), I)``. With r the true distance, the range is a mixture: a normal
-reading N(r, .1 (r + 1)) with weight .7, an early echo Exp(1) with .2, noise U(0, 10) with .1,
-clipped to [0, 10]. The bearing is atan2(x, y) + N(0, .1), wrapped to [-pi, pi). The second argument
-of N is a standard deviation here.
+from ``state_0 ~ N((1, 0, 1, 0), I)``. With r the true distance, the range is a mixture of a normal
+reading N(r, .1 (r + 1)) with weight .7, an early echo Exp(1) with weight .2 and noise U(0, 10) with
+weight .1, clipped to [0, 10]. The bearing is atan2(x, y) + N(0, .1), wrapped to [-pi, pi). The
+second argument of N is a standard deviation here.
 
-The clipped range has atoms at 0 and 10: its density is one against Lebesgue measure plus a unit
-mass at each end, and weighing without the atoms would not be this program's posterior.
+The clipped range has atoms at 0 and 10: its density is relative to Lebesgue measure plus a unit
+mass at each end. Without the atoms the posterior would not be that of this program.
 
 References:
     Distribution Transformers: fast approximate Bayesian inference with on-the-fly prior
-    adaptation (Whittle et al., 2025), whose filtering experiment this is.
+    adaptation (Whittle et al., 2025), the filtering experiment.
 """
 
 import math
@@ -37,7 +37,7 @@ class SensorFusion(StateSpaceModel):
 
     Attributes:
         dtype: of states and observations.
-        device: where they live.
+        device: device of states and observations.
 
     Example:
         >>> states, y = SensorFusion().simulate(n_series=8, n_steps=50, seed=0)
@@ -49,7 +49,7 @@ class SensorFusion(StateSpaceModel):
     device: torch.device | str = "cpu"
 
     def motion(self) -> LinearGaussianModel:
-        """The state's law, which is linear and Gaussian, with positions seen without noise."""
+        """The linear-Gaussian dynamics of the state, with positions observed without noise."""
         axis = self._tensor([[1.0, 0.6321], [0.0, 0.3679]])
         push = self._tensor([[0.1], [0.2]])
         eye = torch.eye(4, dtype=self.dtype, device=self.device)
@@ -83,7 +83,7 @@ class SensorFusion(StateSpaceModel):
     def log_observation(self, y: Tensor, state: Tensor, t: int) -> Tensor:
         distance, bearing = true_range_and_bearing(state).unbind(-1)
         log_range = self._log_range(y[..., 0], distance)
-        # The wrapped normal; turns beyond one have densities below exp(-900).
+        # The wrapped normal; further turns have densities below exp(-900).
         turns = 2 * math.pi * torch.arange(-1, 2, dtype=self.dtype, device=self.device)
         off = (wrap(y[..., 1] - bearing)[..., None] + turns) / _BEARING_SD
         log_bearing = (-0.5 * off**2).logsumexp(-1) - math.log(_BEARING_SD * (2 * math.pi) ** 0.5)
@@ -113,17 +113,17 @@ class SensorFusion(StateSpaceModel):
 
 
 def reading(state: Tensor, white: Tensor, which: Tensor, late: Tensor) -> Tensor:
-    """Range and bearing of a state, made of chance: ``(..., 2)``.
+    """Range and bearing of a state as a function of random numbers, ``(..., 2)``.
 
     Args:
         state: ``(..., 4)``.
         white: standard normal, ``(..., 2)``.
-        which: uniform, chooses the kind of range, ``(...)``.
-        late: uniform, ``(...)``.
+        which: uniform, selects the component of the range, ``(...)``.
+        late: uniform, the value within that component, ``(...)``.
     """
     distance, bearing = true_range_and_bearing(state).unbind(-1)
     normal = distance + 0.1 * (distance + 1) * white[..., 0]
-    echo = -torch.log1p(-late)  # the same uniform serves both: only one of them is used
+    echo = -torch.log1p(-late)  # both use the same uniform, because only one is selected
     measured = torch.where(which < _WEIGHTS[0], normal, echo)
     measured = torch.where(which >= _WEIGHTS[0] + _WEIGHTS[1], _MAX_RANGE * late, measured)
     turned = wrap(bearing + _BEARING_SD * white[..., 1])
@@ -137,5 +137,5 @@ def true_range_and_bearing(state: Tensor) -> Tensor:
 
 
 def wrap(angle: Tensor) -> Tensor:
-    """An angle in [-pi, pi)."""
+    """Wraps an angle to [-pi, pi)."""
     return torch.remainder(angle + math.pi, 2 * math.pi) - math.pi

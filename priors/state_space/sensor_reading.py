@@ -1,11 +1,11 @@
-r"""One measurement of a moving target: the state is the latent, range and bearing are the data.
+r"""One measurement of a moving target: the latent is the state, the data are range and bearing.
 
-The observation of `SensorFusion` as a program of its own, so that its update of any prior of the
-state can be learned; between looks the state moves by an exact prediction.
+The observation of `SensorFusion` as a separate program, so that a network can learn to update any
+prior of the state; between observations the state is predicted exactly.
 
-Its likelihood summary ignores outliers: at the measured point the error is normal, with standard
-deviation .1 (r + 1) along the line of sight and .1 r across it. That one range in three is an echo
-or noise is left for the network to learn.
+The likelihood summary ignores outliers: at the measured point the error is normal, with standard
+deviation .1 (r + 1) along the line of sight and .1 r across it. The network has to learn that three
+ranges in ten are echoes or noise.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ _BEARING_SD, _LEAST_RANGE = 0.1, 0.1
 
 
 class SensorReading(dist.TorchDistribution):
-    """The law of ``(range, bearing)`` given the state.
+    """The distribution of ``(range, bearing)`` given the state.
 
     Args:
         state: ``(*batch, 4)``.
@@ -57,7 +57,7 @@ class SensorReadingPrior(ProgramPrior):
     """``state ~ N((1, 0, 1, 0), I)`` and one reading of it; a dataset is ``(range, bearing)``.
 
     Attributes:
-        ordered: numbers of a reading.
+        ordered: number of values in a reading.
 
     Example:
         >>> SensorReadingPrior().sample(3, 2, 0, seed=0).y_context.shape
@@ -81,7 +81,7 @@ class SensorReadingPrior(ProgramPrior):
         y: Float[Tensor, "batch n"],
         mask: Bool[Tensor, "batch n"],
     ) -> LikelihoodSummary:
-        """The point seen, with the errors along and across the line of sight."""
+        """The observed point, with the errors along and across the line of sight."""
         distance, bearing = y[:, 0], y[:, 1]
         along = torch.stack((bearing.sin(), bearing.cos()), -1)  # bearing is atan2(x, y)
         across = torch.stack((bearing.cos(), -bearing.sin()), -1)

@@ -1,11 +1,11 @@
-r"""State-space programs: a hidden Markov state and a noisy look at it at every step.
+r"""State-space models: a hidden Markov state with a noisy observation at every step.
 
     x_0 ~ p(x_0),    x_t ~ p(x_t | x_{t-1}),    y_t ~ p(y_t | x_t),    t = 0, ..., n_steps - 1
 
-Here are the contract and its linear-Gaussian member, for which the Kalman filter is exact. A
-program simulates batches of series and knows its own observation density, so that a particle
-filter weighs with exactly the law that the simulator draws from. Parameters are tensors, with one
-value for all series or one a series.
+This module defines the interface and its linear-Gaussian case, for which the Kalman filter is
+exact. A model simulates batches of series and evaluates its own observation density, so that a
+particle filter uses the same distribution as the simulator. Parameters are tensors with one value
+for all series or one per series.
 
 References:
     An introduction to sequential Monte Carlo (Chopin and Papaspiliopoulos, 2020), chapter 2.
@@ -28,31 +28,31 @@ _LOG_2PI = math.log(2 * math.pi)
 
 
 class StateSpaceModel(ABC):
-    """A state-space program over batches of series and particles.
+    """A state-space model for batches of series and particles.
 
-    To write a new one, implement the four methods below. States are ``(batch, particles, state)``,
-    observations ``(batch, 1 or particles, observed)``: one parameter a series is a tensor
-    ``(batch,)`` that a method lifts to ``(batch, 1, 1)``. ``t`` counts from 0. Particle filters
-    need no ``sample_observation``, and any object with the other three methods will do for them.
+    To write a new one, implement the four methods below. States are ``(batch, particles, state)``
+    and observations ``(batch, 1 or particles, observed)``. A parameter with one value per series is
+    a ``(batch,)`` tensor that a method reshapes to ``(batch, 1, 1)``. ``t`` counts from 0. Particle
+    filters do not need ``sample_observation`` and accept any object with the other three methods.
     """
 
     @abstractmethod
     def sample_initial(
         self, shape: tuple[int, int], generator: torch.Generator
     ) -> Float[Tensor, "batch particles state"]:
-        """Draw ``x_0`` for ``shape = (batch, particles)``."""
+        """Draws ``x_0`` for ``shape = (batch, particles)``."""
 
     @abstractmethod
     def sample_transition(
         self, state: Float[Tensor, "batch particles state"], t: int, generator: torch.Generator
     ) -> Float[Tensor, "batch particles state"]:
-        """Draw ``x_t`` given ``x_{t-1} = state``, for ``t >= 1``."""
+        """Draws ``x_t`` given ``x_{t-1} = state``, for ``t >= 1``."""
 
     @abstractmethod
     def sample_observation(
         self, state: Float[Tensor, "batch particles state"], t: int, generator: torch.Generator
     ) -> Float[Tensor, "batch particles observed"]:
-        """Draw ``y_t`` given ``x_t = state``."""
+        """Draws ``y_t`` given ``x_t = state``."""
 
     @abstractmethod
     def log_observation(
@@ -61,18 +61,18 @@ class StateSpaceModel(ABC):
         state: Float[Tensor, "batch particles state"],
         t: int,
     ) -> Float[Tensor, "batch particles"]:
-        """``log p(y_t | x_t)``. Where some entries of ``y`` are NaN, of the others alone."""
+        """``log p(y_t | x_t)``; entries of ``y`` that are NaN are marginalised."""
 
     def simulate(
         self, n_series: int, n_steps: int, *, seed: int, device: torch.device | str = "cpu"
     ) -> tuple[Float[Tensor, "batch time state"], Float[Tensor, "batch time observed"]]:
-        """Draw states and observations; the result depends on the arguments alone.
+        """Draws states and observations; the result depends on the arguments only.
 
         Args:
-            n_series: series in the batch; where a parameter has one value a series, their number.
-            n_steps: observations in a series, at least 1.
+            n_series: number of series, equal to the batch size of parameters that have one.
+            n_steps: observations per series, at least 1.
             seed: any integer.
-            device: where the series are drawn.
+            device: device on which the series are drawn.
 
         Raises:
             ValueError: if a count is below 1.
@@ -113,8 +113,8 @@ class LinearGaussianModel(StateSpaceModel):
         observation_offset: ``d``, ``(observed,)``; None is zero.
 
     Raises:
-        ValueError: if shapes do not belong together or a covariance is not symmetric and
-            positive semi-definite.
+        ValueError: if the shapes are inconsistent or a covariance is not symmetric and positive
+            semi-definite.
 
     Example:
         >>> one = torch.ones(1, 1)
@@ -171,7 +171,7 @@ class LinearGaussianModel(StateSpaceModel):
 
     @property
     def n_models(self) -> int | None:
-        """Number of models in the batch; None where all series share one."""
+        """Number of models in the batch; None if all series share one."""
         for name, shape in self._shapes().items():
             value = getattr(self, name)
             n_leading = 0 if value is None else value.ndim - len(shape)
@@ -213,7 +213,7 @@ class LinearGaussianModel(StateSpaceModel):
 
     @cached_property
     def _roots(self) -> dict[str, Tensor]:
-        """Square roots of the three covariances, which a particle filter needs at every step."""
+        """Square roots of the three covariances, cached because every step needs them."""
         covs = {
             name: getattr(self, f"{name}_cov") for name in ("initial", "transition", "observation")
         }
@@ -243,12 +243,12 @@ def _at_time(value: Any, t: int, n_dims: int) -> Any:
 
 
 def _row(offset: Tensor | None) -> Tensor | float:
-    """An offset ready to be added to ``(batch, particles, dim)``."""
+    """An offset, shaped to broadcast with ``(batch, particles, dim)``."""
     return 0.0 if offset is None else offset.unsqueeze(-2)
 
 
 def _per_series(cov: Tensor) -> Tensor:
-    """A covariance ready to meet ``(batch, particles, dim, dim)``."""
+    """A covariance, shaped to broadcast with ``(batch, particles, dim, dim)``."""
     return cov if cov.ndim == 2 else cov.unsqueeze(-3)
 
 

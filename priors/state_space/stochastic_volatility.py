@@ -21,12 +21,12 @@ from amortized.priors.state_space.state_space_model import StateSpaceModel
 
 @dataclass(frozen=True, eq=False)
 class StochasticVolatility(StateSpaceModel):
-    """Univariate stochastic volatility; the series inherit the dtype of the parameters.
+    """Univariate stochastic volatility, in the dtype of the parameters.
 
     Attributes:
         mu: mean of the log variance, ``()`` or ``(batch,)``.
         rho: autocorrelation in (-1, 1), ``()`` or ``(batch,)``.
-        sigma: standard deviation of the innovations, above 0, ``()`` or ``(batch,)``.
+        sigma: positive standard deviation of the innovations, ``()`` or ``(batch,)``.
 
     Raises:
         ValueError: if rho or sigma is out of range.
@@ -60,7 +60,7 @@ class StochasticVolatility(StateSpaceModel):
         return (0.5 * state).exp() * self._white(state.shape[:2], generator)
 
     def log_observation(self, y: Tensor, state: Tensor, t: int) -> Tensor:
-        # In place, for these passes over the particles are what a filter's step costs.
+        # In place, because these passes over the particles dominate the cost of a filter step.
         quadratic = state.neg().exp_().mul_(-0.5 * y**2)
         return quadratic.add_(state, alpha=-0.5).sub_(0.5 * math.log(2 * math.pi))[..., 0]
 
@@ -71,7 +71,7 @@ class StochasticVolatility(StateSpaceModel):
 
     @cached_property
     def _step(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Offset, slope and scale of the transition; a filter asks for them at every step."""
+        """Offset, slope and scale of the transition, cached because every step needs them."""
         return _lift(self.mu * (1 - self.rho)), _lift(self.rho), _lift(self.sigma)
 
     def _white(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -81,14 +81,14 @@ class StochasticVolatility(StateSpaceModel):
 
 @dataclass(frozen=True, eq=False)
 class StochasticVolatilityGuide:
-    r"""A proposal for guided filters: the transition, moved to the mode of its product with p(y|x).
+    r"""A guided proposal: the transition, shifted to the mode of its product with p(y|x).
 
-    The product of ``N(x; m, s^2)`` with the likelihood has one mode, for both are log-concave. The
-    proposal keeps the scale ``s``: with the mode's own, smaller scale it would have lighter tails
-    than the product, and weights without bound.
+    The product of ``N(x; m, s^2)`` and the likelihood has one mode, because both are log-concave.
+    The proposal keeps the scale ``s``: with the smaller scale of the mode it would have lighter
+    tails than the product, and unbounded weights.
 
     Attributes:
-        model: the program whose states are proposed.
+        model: the model whose states are proposed.
     """
 
     model: StochasticVolatility
@@ -111,15 +111,15 @@ class StochasticVolatilityGuide:
         self, mean: Tensor, scale: Tensor, y: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         gone, shift = y.isnan(), torch.zeros_like(mean)
-        for _ in range(4):  # Newton; from the second step on it climbs and cannot overshoot
+        for _ in range(4):  # Newton; from the second step on convergence is monotone
             pull = 0.5 * y**2 * (-mean - shift).exp()
             shift = shift + (pull - 0.5 - shift / scale**2) / (pull + 1 / scale**2)
-        shift = torch.where(gone, 0.0, shift / scale)  # where y is missing the program proposes
+        shift = torch.where(gone, 0.0, shift / scale)  # without y, propose from the transition
         white = self.model._white(mean.shape[:2], generator)
         log_ratio = -shift * white - 0.5 * shift**2
         return mean + scale * (shift + white), log_ratio[..., 0]
 
 
 def _lift(parameter: Tensor) -> Tensor:
-    """A parameter ready to meet states ``(batch, particles, 1)``."""
+    """A parameter, shaped to broadcast with states ``(batch, particles, 1)``."""
     return parameter[..., None, None]

@@ -1,1 +1,1 @@
-"""Priors over tables: what makes columns and answers, and what spoils them as life does."""
+"""Priors over tables: random columns, targets and missing cells, and the mixtures of them."""

@@ -1,9 +1,9 @@
-"""Inputs without a cause: correlated, clustered and discrete columns that a function then answers.
+"""Exogenous inputs: correlated, clustered and discrete columns on which a target function acts.
 
 A column is a weighted sum of three parts, with weights that differ per task:
     x = common factors (near-collinear columns) + cluster centres (groups of rows) + its own part
-and some columns are then bent or cut into a few levels *before* any function reads them, so that
-an amount or a category can matter by itself and not only through a smooth number behind it.
+Some columns are then transformed or cut into a few levels *before* any function reads them, so that
+an amount or a category affects the target itself and not only through an underlying smooth value.
 """
 
 import torch
@@ -21,10 +21,10 @@ from amortized.priors.tabular.columns import (
 
 
 def heavy_weights(*shape: int) -> Tensor:
-    r"""Draw weights :math:`\mathrm{sign}(z)|z|^\gamma`, z normal and gamma in [1, 5] per task.
+    r"""Draws weights :math:`\mathrm{sign}(z)|z|^\gamma`, z normal and gamma in [1, 5] per task.
 
-    With gamma = 1 everything counts a little; with gamma = 5 a few entries dominate. It is a
-    smooth road from dense to sparse effects that never leaves a row of weights empty.
+    With gamma = 1 all effects are small; with gamma = 5 a few dominate. This interpolates between
+    dense and sparse effects without ever making all weights of a row zero.
 
     Args:
         *shape: shape of the result, tasks first.
@@ -39,19 +39,19 @@ def heavy_weights(*shape: int) -> Tensor:
 
 
 def draw_inputs(n_tasks: int, n_columns: int, n_rows: int) -> Float[Tensor, "batch columns rows"]:
-    """Draw standardised columns, some of them skewed or with few levels.
+    """Draws standardised columns, some of them skewed or with few levels.
 
     Args:
         n_tasks: tasks in the batch.
-        n_columns: columns of each.
-        n_rows: rows of each.
+        n_columns: columns per task.
+        n_rows: rows per task.
 
     Example:
         >>> draw_inputs(2, 3, 50).shape
         torch.Size([2, 3, 50])
     """
     own = torch.randn(n_tasks, n_columns, n_rows)
-    # Half of the tasks have columns of bounded, flat shape: erf makes a normal number uniform.
+    # Half of the tasks have columns with flat, bounded distributions: erf makes a normal uniform.
     flat = (torch.rand(n_tasks) < 0.3).nonzero()[:, 0]
     own[flat] = 1.7 * torch.erf(own[flat] / 2**0.5)
     x = own * log_uniform(0.1, 1.0, n_tasks, n_columns, 1)
@@ -78,13 +78,13 @@ def _clusters(n_tasks: int, n_columns: int, n_rows: int) -> Tensor:
 
 
 def shape_some(x: Float[Tensor, "batch columns rows"]) -> Float[Tensor, "batch columns rows"]:
-    """Bend some of each task's columns, cut some into 2 to 11 levels (in some tasks, all).
+    """Transforms some of each task's columns, and cuts some (or all) into 2 to 11 levels.
 
-    What is shaped here is seen by the functions that follow; the same steps after them would
-    leave hardly a target linear in what the table shows.
+    The functions applied later see the transformed columns; transforming after them instead would
+    leave hardly any target linear in the observed columns.
 
     Args:
-        x: standardised columns; they come out standardised.
+        x: standardised columns; the result is standardised as well.
     """
     n_tasks, n_columns, n_rows = x.shape
     columns = x.reshape(-1, n_rows).clone()

@@ -1,8 +1,8 @@
-"""Mechanisms: random functions by which causes make their effects, in many families.
+"""Mechanisms: random functions from causes to effects, in several families.
 
 Each maps standardised causes ``(batch, causes, rows)`` to effects ``(batch, effects, rows)`` with
-weights of its own for every task. What must be one number for a whole tensor (widths, depths,
-numbers of trees, the activations) is drawn once a call, and a call serves a few tasks only.
+separate weights for every task. Quantities that must be equal within a tensor (widths, depths,
+numbers of trees, activations) are drawn once per call, and a call handles only a few tasks.
 """
 
 from collections.abc import Callable
@@ -34,12 +34,12 @@ ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
 
 
 def draw_activation() -> Callable[[Tensor], Tensor]:
-    """Draw one of the activations: monotone, periodic, bumps, kinks and steps."""
+    """Draws an activation function: monotone, periodic, bump-shaped, piecewise linear or a step."""
     return ACTIVATIONS[draw_integer(0, len(ACTIVATIONS) - 1)]
 
 
 def linear(causes: Causes, n_effects: int) -> Effects:
-    """Weighted sums, from dense to nearly a copy of one cause.
+    """Weighted sums, from dense to almost a copy of one cause.
 
     Example:
         >>> linear(torch.randn(2, 3, 10), 4).shape
@@ -49,7 +49,7 @@ def linear(causes: Causes, n_effects: int) -> Effects:
 
 
 def perceptron(causes: Causes, n_effects: int) -> Effects:
-    """One hidden layer whose units carry three activations; often one of them dominates."""
+    """One hidden layer whose units have three activations, one of which often dominates."""
     n_tasks, n_hidden = causes.shape[0], draw_integer(2, 6)
     parts = []
     for _ in range(3):
@@ -61,7 +61,7 @@ def perceptron(causes: Causes, n_effects: int) -> Effects:
 
 
 def additive(causes: Causes, n_effects: int) -> Effects:
-    r"""Sums of monotone effects, linear to saturating to a threshold: dose and response.
+    r"""Sums of monotone effects, from linear to saturating to a threshold, as in dose response.
 
     :math:`\sum_j w_j \tanh((z_j - t_j) / s_j)` with s log-uniform from a step to a line.
     """
@@ -79,7 +79,7 @@ def quadratic(causes: Causes, n_effects: int) -> Effects:
 
 
 def product(causes: Causes, n_effects: int) -> Effects:
-    """One weighted sum switched or scaled by a gate on another: effect modification."""
+    """One weighted sum gated or scaled by another: effect modification."""
     n_tasks = causes.shape[0]
     gate = torch.sigmoid(
         standardise(linear(causes, n_effects)) * log_uniform(0.5, 20.0, n_tasks, n_effects, 1)
@@ -99,7 +99,7 @@ def fourier(causes: Causes, n_effects: int, n_frequencies: int = 32) -> Effects:
     """
     n_tasks, n_causes, _ = causes.shape
     omega = torch.randn(n_tasks, n_frequencies, n_causes)
-    # Half the dimensions of the t distribution are those of Matern-1/2 (1), 3/2 (3) and 5/2 (5).
+    # Half the degrees of freedom are those of Matern-1/2 (1), 3/2 (3) and 5/2 (5).
     freedom = torch.tensor([1.0, 3.0, 5.0, 1e3])[torch.randint(4, (n_tasks, 1))]
     chi2 = torch.distributions.Chi2(freedom.expand(n_tasks, n_frequencies)).sample()
     omega = omega * (freedom / chi2.clamp_min(1e-3)).sqrt().clamp_max(30.0)[..., None]
@@ -112,7 +112,7 @@ def fourier(causes: Causes, n_effects: int, n_frequencies: int = 32) -> Effects:
 
 
 def _distances(causes: Causes, n_centres: int) -> Tensor:
-    """Squared distances to the values of random rows, each cause with a weight of its own."""
+    """Squared distances to random rows, with a separate weight for each cause."""
     n_tasks, n_causes, n_rows = causes.shape
     weighted = causes * heavy_weights(n_tasks, n_causes, 1)
     rows = torch.randint(n_rows, (n_tasks, 1, n_centres)).expand(-1, n_causes, -1)
@@ -123,7 +123,7 @@ def _distances(causes: Causes, n_centres: int) -> Tensor:
 
 
 def discretise(causes: Causes, n_effects: int) -> Effects:
-    """The nearest of a few prototypes decides: a category, seen through random values of it."""
+    """The nearest of a few prototypes, represented by a random value: a categorical effect."""
     n_centres = draw_integer(2, 10)
     nearest = _distances(causes, n_centres).argmin(1)
     values = torch.randn(causes.shape[0], n_effects, n_centres)
@@ -131,7 +131,7 @@ def discretise(causes: Causes, n_effects: int) -> Effects:
 
 
 def soft_clusters(causes: Causes, n_effects: int) -> Effects:
-    """Responsibilities of a Gaussian mixture weigh the values of its components, as in EM."""
+    """Gaussian-mixture responsibilities as weights of component values."""
     distance = _distances(causes, draw_integer(2, 8))
     scale = distance.mean((1, 2), keepdim=True).clamp_min(1e-6)
     heat = log_uniform(0.03, 1.0, causes.shape[0], 1, 1)
@@ -142,13 +142,13 @@ def soft_clusters(causes: Causes, n_effects: int) -> Effects:
 def trees(causes: Causes, n_effects: int) -> Effects:
     """Sums of random decision trees, each node with its own cause and threshold.
 
-    A tree is an array: the children of node i are 2i + 1 and 2i + 2. All trees of all tasks walk
-    down one level at a time. Thresholds are values of random rows, so splits fall where data are.
+    A tree is an array: the children of node i are 2i + 1 and 2i + 2. All trees of all tasks are
+    traversed level by level. Thresholds are values of random rows, so splits lie within the data.
     """
     n_tasks, n_causes, n_rows = causes.shape
     n_each, depth = draw_integer(1, 4), draw_integer(1, 4)
     n_trees, n_inner = n_each * n_effects, 2**depth - 1
-    # A few causes are split on again and again, as in trees that were fitted.
+    # A few causes are used in most splits, as in fitted trees.
     odds = heavy_weights(n_tasks, n_causes).abs() + 1e-3
     which = torch.multinomial(odds, n_trees * n_inner, replacement=True)
     at = torch.randint(n_rows, (n_tasks, n_trees * n_inner))
@@ -156,7 +156,7 @@ def trees(causes: Causes, n_effects: int) -> Effects:
     which, threshold = (t.view(n_tasks, n_trees, n_inner) for t in (which, threshold))
     node = torch.zeros(n_tasks, n_trees, n_rows, dtype=torch.long)
     for level in range(depth):
-        if level == 0:  # all rows are at the root: no row needs a look-up of its own
+        if level == 0:  # all rows are at the root, so no look-up is needed
             value = causes[torch.arange(n_tasks)[:, None], which[..., 0]]
             right = value > threshold[..., :1]
         else:
@@ -183,13 +183,13 @@ MECHANISMS: dict[str, Mechanism] = {
 def apply_by_task(
     family: Tensor, names: tuple[str, ...], causes: Causes, n_effects: int
 ) -> Effects:
-    """Send each task through the mechanism that ``family`` names for it; standardised effects.
+    """Applies to each task the mechanism given by ``family``; the effects are standardised.
 
     Args:
         family: index into ``names`` for each task, ``(batch,)``.
         names: keys of ``MECHANISMS``.
         causes: standardised causes.
-        n_effects: columns to make.
+        n_effects: number of effects.
     """
     out = causes.new_empty(causes.shape[0], n_effects, causes.shape[-1])
     for k, name in enumerate(names):

@@ -18,14 +18,14 @@ from amortized.priors.tabular.columns import standardise
 def drop_cells(
     x: Float[Tensor, "batch columns rows"], probability: float, max_rate: float = 0.5
 ) -> Float[Tensor, "batch columns rows"]:
-    """Replace cells by NaN in a fraction of the tasks.
+    """Replaces cells by NaN in a fraction of the tasks.
 
     Each such task has one of the three mechanisms, a fraction of affected columns, and rates
     below ``max_rate`` that are mostly small (a uniform number squared).
 
     Args:
         x: complete columns.
-        probability: that a task has missing cells.
+        probability: probability that a task has missing cells.
         max_rate: largest base rate r of a column.
 
     Example:
@@ -40,7 +40,7 @@ def drop_cells(
     affected = torch.rand(n_tasks, n_columns) < torch.rand(n_tasks, 1)
     driver = torch.randint(n_columns, (n_tasks,))
     kind = torch.randint(3, (n_tasks, 1, 1))
-    # Under MAR the reason is seen, so the column that drives is itself complete.
+    # Under MAR the cause is observed, so the column that determines missingness is complete.
     at_random = kind[:, 0] == 1
     affected &= ~(at_random & (torch.arange(n_columns) == driver[:, None]))
     seen = part[torch.arange(n_tasks), driver][:, None].expand_as(part)

@@ -1,4 +1,4 @@
-"""Look at what a prior over tables produces: summary statistics of tasks, and one figure."""
+"""Previews of a prior over tables: summary statistics of tasks, and a figure."""
 
 from typing import TYPE_CHECKING
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def summarise(batch: TaskBatch) -> dict[str, Float[Tensor, " batch"]]:
-    """Summary statistics of each task; over many tasks, the face of a prior.
+    """Summary statistics of each task, which characterise a prior over many tasks.
 
     Args:
         batch: tasks with at least two rows of context and of query, without masks.
 
     Returns:
-        A value per task, by name:
-            n_features: columns
-            missing: fraction of cells that are NaN
-            few_levels: fraction of columns with at most ten different values
-            skewness: mean absolute skewness of the columns
-            predictability: R2 of a ridge regression on random features
-            n_classes, majority: classes in the context and share of the largest (labels only)
+        One value per task, by name:
+        n_features: columns
+        missing: fraction of cells that are NaN
+        few_levels: fraction of columns with at most ten different values
+        skewness: mean absolute skewness of the columns
+        predictability: R2 of a ridge regression on random features
+        n_classes, majority: classes in the context and share of the largest (labels only)
 
     Example:
         >>> from amortized.priors.tabular.families.rules import RulePrior
@@ -39,7 +39,7 @@ def summarise(batch: TaskBatch) -> dict[str, Float[Tensor, " batch"]]:
     x = torch.cat([batch.x_context, batch.x_query], 1)
     y = batch.y_context
     ordered = x.nan_to_num(torch.inf).sort(1).values
-    # inf - inf is NaN, which is not > 0: missing cells are no level.
+    # inf - inf is NaN, which is not > 0, so missing cells do not count as a level.
     n_levels = 1 + (ordered.diff(dim=1) > 0).sum(1) - ordered[:, -1].isinf().long()
     z = x - x.nanmean(1, keepdim=True)
     scale = z.square().nanmean(1).sqrt().clamp_min(1e-6)
@@ -65,16 +65,16 @@ def preview(
     n_query: int = 200,
     seed: int = 0,
 ) -> "Figure":
-    """Draw tasks and plot them: four of them above, summary statistics of all below.
+    """Draws tasks and plots four of them above the summary statistics of all.
 
-    A task is shown by the two columns that tell most about its answers, coloured by the answers.
+    A task is shown by its two most predictive columns, coloured by the targets.
 
     Args:
         prior: a prior over tables.
-        n_tasks: tasks for the statistics, at least 4, in batches of 4 whose widths may differ.
-        n_context: rows of context of each.
-        n_query: rows of query of each.
-        seed: seed of the first batch; the others follow.
+        n_tasks: number of tasks, at least 4, in batches of 4 whose widths may differ.
+        n_context: context rows of each task.
+        n_query: query rows of each task.
+        seed: seed of the first batch; later batches use the following seeds.
     """
     import matplotlib.pyplot as plt
 

@@ -1,4 +1,4 @@
-"""The priors over tables that the released networks are trained on: mixtures and their weights."""
+"""The priors over tables used to train the released networks: mixtures and their weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ PLAIN: Mapping[type[TabularPrior], float] = {
     ClusterPrior: 0.11,
     RulePrior: 0.15,
 }
-# The same kinds at a little more than half of their weight, and what was missing from them.
+# The same families at a little more than half of their weight, and additional ones.
 DIVERSE: Mapping[type[TabularPrior], float] = {
     StructuralCausalPrior: 0.26,
     NeuralNetworkPrior: 0.08,
@@ -39,9 +39,9 @@ DIVERSE: Mapping[type[TabularPrior], float] = {
     SmoothPrior: 0.06,
     SampledRowsPrior: 0.06,
 }
-# Of all kinds a number needs, these are answers that classes do not have.
+# Additional families for numeric targets.
 DIVERSE_NUMBERS: Mapping[type[TabularPrior], float] = {CountPrior: 0.1}
-# A ridge regression on random features cannot judge these.
+# Families that a ridge regression on random features cannot judge.
 _UNFILTERED = (RulePrior, CategoryRulePrior, LevelPrior, ContrastPrior, SmoothPrior)
 
 
@@ -53,13 +53,13 @@ def table_prior(
     max_classes: int = 10,
     missing: float = 0.3,
 ) -> MixturePrior:
-    """Mix all table priors: structural causal models first, the unpredictable mostly left out.
+    """Mixes all table priors, mostly structural causal models, without most unpredictable tasks.
 
     Args:
         target: 'classification' or 'regression'.
-        n_features: fixed number of columns; None draws it per batch, log-uniformly from 2.
-        max_features: most columns when ``n_features`` is None.
-        max_classes: most classes of a task.
+        n_features: fixed number of columns; None draws it for each batch, log-uniformly from 2.
+        max_features: largest number of columns if ``n_features`` is None.
+        max_classes: largest number of classes of a task.
         missing: fraction of tasks with missing cells.
 
     Example:
@@ -85,11 +85,10 @@ def diverse_table_prior(
     missing: float = 0.25,
     max_cells: int | None = None,
 ) -> MixturePrior:
-    """Mix more kinds of tables: exact rules, many levels, contrasts, smooth functions, counts.
+    """Mixes more types of tables: exact rules, many levels, contrasts, smooth functions, counts.
 
-    ``table_prior`` with the kinds of tables that networks trained on it alone were seen to answer
-    worse than boosted trees, linear models or Gaussian processes; arguments as there and in
-    ``TabularPrior``.
+    ``table_prior`` plus families on which networks trained on it alone were less accurate than
+    boosted trees, linear models or Gaussian processes; arguments as there and in ``TabularPrior``.
 
     Example:
         >>> batch = diverse_table_prior("regression", n_features=6).sample(4, 70, 30, seed=0)
@@ -108,7 +107,7 @@ def diverse_table_prior(
 
 
 def _mixture(weights: Mapping[TabularPrior, float]) -> MixturePrior:
-    """The priors by weight, those filtered that can be."""
+    """The priors with their weights, filtered by predictability where that is possible."""
     priors: list[Prior] = [
         prior if isinstance(prior, _UNFILTERED) else PredictablePrior(prior) for prior in weights
     ]

@@ -1,9 +1,9 @@
-"""What every prior over tables shares: from raw columns and scores to a task.
+"""The base of all priors over tables: from raw columns and scores to a task.
 
-A table prior draws smooth columns and the scores that decide the target; here the columns become
+A table prior draws smooth columns and the scores that determine the target. Here the columns become
 those of a table (categories, rounding, censoring, outliers, irrelevant columns, missing cells) and
-the scores become classes or a number. The steps live in ``columns``, ``targets`` and
-``missingness``; this file is their order.
+the scores become classes or a number. The steps are defined in ``columns``, ``targets`` and
+``missingness``; this module defines their order.
 """
 
 from abc import abstractmethod
@@ -24,35 +24,34 @@ from amortized.priors.tabular.targets import (
 )
 from amortized.priors.task import TaskBatch
 
-# With fewer rows than these, quantiles and scales mean little: more are drawn and thrown away.
+# With fewer rows, quantiles and scales are unreliable: more are drawn and then discarded.
 _LEAST_ROWS = 64
 
 
 class TabularPrior(Prior):
     """A prior over classification or regression tables.
 
-    To write a new one, implement ``_columns``: raw columns and scores, rows last, any scale, from
-    torch's global generator. Everything that makes a table of them is inherited, and each step is
-    a method of its own: ``_dress``, ``_arrange``, ``_labels``, ``_respond``.
+    To write a new one, implement ``_columns``, which draws raw columns and scores of any scale,
+    with rows last, from torch's global generator. The steps from there to a table are inherited
+    methods: ``_dress``, ``_arrange``, ``_labels``, ``_respond``.
 
-    All tasks of a batch have the same number of columns, drawn log-uniformly from 2 to
-    ``max_features`` as the first thing that the seed decides; fewer where rows are many.
-    Classification answers are class numbers 0..C-1 as floats, C varies per task, and the context
-    has a row of every class that occurs (where it has enough rows). Regression answers have mean 0
-    and standard deviation 1 over the context.
+    All tasks of a batch have the same number of columns, which is the first draw, log-uniform from
+    2 to ``max_features`` or fewer if there are many rows. Class targets are numbers 0..C-1 as
+    floats, C varies over tasks, and the context has a row of every class that occurs (if it has
+    enough rows). Numeric targets have mean 0 and standard deviation 1 over the context.
 
     Args:
         target: what is predicted, 'classification' or 'regression'.
-        n_features: fixed number of columns; None draws it per batch.
-        max_features: most columns when ``n_features`` is None.
-        max_classes: most classes of a task.
+        n_features: fixed number of columns; None draws it for each batch.
+        max_features: largest number of columns if ``n_features`` is None.
+        max_classes: largest number of classes of a task.
         missing: fraction of tasks with missing cells (NaN).
-        max_cells: most cells of a table whose number of columns is drawn (but two columns at
-            least), which bounds the memory of a training; None sets no limit.
+        max_cells: largest number of cells of a table (with at least two columns) if the number of
+            columns is drawn, which bounds the memory of training; None sets no limit.
     """
 
     units = "standardised"
-    # Probability that scores decide the target without noise; rules answer more exactly.
+    # Probability that scores determine the target without noise; rules use a higher one.
     _noiseless = 0.5
 
     def __init__(
@@ -92,22 +91,22 @@ class TabularPrior(Prior):
     def _columns(
         self, n_tasks: int, n_features: int, n_rows: int
     ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
-        """Draw raw columns and the scores that decide the target."""
+        """Draws raw columns and the scores that determine the target."""
 
     def _dress(self, columns: Float[Tensor, "batch columns rows"]) -> Tensor:
-        """Make the columns of a table of smooth ones."""
+        """Transforms smooth columns to those of a table."""
         return dress(_make_some_irrelevant(columns))
 
     def _arrange(self, columns: Tensor, n_context: int) -> Int[Tensor, "batch rows"] | None:
-        """Which rows the table has, in which order, the context first; None leaves them."""
+        """Order of the rows, the context first; None keeps the order."""
         return None
 
     def _labels(self, scores: Float[Tensor, "batch scores rows"]) -> Int[Tensor, "batch rows"]:
-        """Draw classes from the scores."""
+        """Draws classes from the scores."""
         return draw_classes(scores, self.max_classes, self._noiseless)
 
     def _respond(self, scores: Float[Tensor, "batch scores rows"]) -> Float[Tensor, "batch rows"]:
-        """Draw numbers from the scores."""
+        """Draws numeric targets from the scores."""
         return draw_response(scores, self._noiseless / 2)
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
@@ -131,7 +130,7 @@ class TabularPrior(Prior):
         return split(columns.transpose(1, 2).contiguous(), y, n_context)
 
     def _draw_n_features(self, n_rows: int) -> int:
-        # Drawn even when fixed, so that all table priors read the same stream after it.
+        # Drawn even if fixed, so that all table priors use the same random numbers afterwards.
         u = float(torch.rand((), device="cpu"))
         most = self.max_features
         if self.max_cells is not None:
@@ -141,10 +140,10 @@ class TabularPrior(Prior):
 
 
 def _make_some_irrelevant(columns: Tensor) -> Tensor:
-    """Take some columns of other rows: the same marginals, no bearing on the target.
+    """Takes some columns from other rows: the same marginals, independent of the target.
 
-    Rows are independent draws, so a shift by any number of rows cuts all ties; columns that shift
-    together keep the ties among themselves, as real nuisance columns do.
+    Rows are independent draws, so shifting a column by any number of rows makes it independent.
+    Columns that are shifted together keep their dependence, as real nuisance columns do.
     """
     n_tasks, n_columns, n_rows = columns.shape
     shifted = columns.roll(draw_integer(1, n_rows - 1), -1)
@@ -153,7 +152,7 @@ def _make_some_irrelevant(columns: Tensor) -> Tensor:
 
 
 def _reorder(columns: Tensor, order: Tensor) -> Tensor:
-    """Apply an order of rows to the tasks where it changes something."""
+    """Applies an order of rows to the tasks in which it changes something."""
     changed = (order != torch.arange(order.shape[-1])).any(-1).nonzero()[:, 0]
     part = columns[changed]
     columns[changed] = part.gather(-1, order[changed][:, None].expand_as(part))

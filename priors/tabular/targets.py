@@ -1,4 +1,4 @@
-"""Targets of a table: classes or a number, made from the scores that a prior draws.
+"""Targets of a table: classes or a number, derived from scores.
 
 Scores are smooth columns ``(batch, scores, rows)``, the first of them the main one.
 
@@ -6,7 +6,7 @@ Classes come from the scores in one of three ways per task:
     rank cut    thresholds at drawn class proportions: any imbalance, ordered classes
     value cut   thresholds at values: proportions as they fall
     argmax      the largest of C random weighted sums of all scores: classes without an order
-Noise on the scores makes classes overlap; label noise flips some; most tasks rename the classes.
+Noise in the scores makes classes overlap; label noise flips some; most tasks permute the classes.
 """
 
 from collections.abc import Callable
@@ -25,17 +25,17 @@ from amortized.priors.tabular.columns import (
     standardise,
 )
 
-_SEVERAL = 10  # most classes that two classes are made of
+_SEVERAL = 10  # largest number of classes from which a two-class task is derived
 
 
 def noise_scale(n_tasks: int, noiseless: float, high: float) -> Float[Tensor, "batch 1"]:
-    """Draw a noise level per task: 0 with probability ``noiseless``, else up to ``high``."""
+    """Draws a noise level per task: 0 with probability ``noiseless``, else up to ``high``."""
     level = log_uniform(0.02, high, n_tasks, 1)
     return level * (torch.rand(n_tasks, 1) >= noiseless)
 
 
 def draw_noise(shape: torch.Size) -> Float[Tensor, "batch rows"]:
-    """Unit noise, normal in two tasks of three, Student-t with 3 degrees of freedom else."""
+    """Unit noise: normal in two thirds of the tasks, else Student-t with 3 degrees of freedom."""
     noise = torch.randn(shape)
     heavy = (torch.rand(shape[0]) < 1 / 3).nonzero()[:, 0]
     chi2 = torch.randn(len(heavy), shape[1], 3).square().mean(-1).clamp_min(0.05)
@@ -46,15 +46,14 @@ def draw_noise(shape: torch.Size) -> Float[Tensor, "batch rows"]:
 def draw_classes(
     scores: Float[Tensor, "batch scores rows"], max_classes: int, noiseless: float = 0.5
 ) -> Int[Tensor, "batch rows"]:
-    """Draw class labels from scores; at least two labels unless all scores are constant.
+    """Draws class labels from scores; at least two labels unless all scores are constant.
 
-    Where two classes are asked for, one is often a single class of several against the rest of
-    them: what any number of classes is asked for by.
+    Two-class tasks are often one class of several against the rest.
 
     Args:
-        scores: what decides, any scale.
-        max_classes: most classes of a task, at least 2; half of the tasks have two.
-        noiseless: probability that the scores decide without noise.
+        scores: scores that determine the target, on any scale.
+        max_classes: largest number of classes of a task, at least 2; half of the tasks have two.
+        noiseless: probability that the scores determine the target without noise.
 
     Example:
         >>> y = draw_classes(torch.randn(5, 3, 100), 4)
@@ -66,10 +65,10 @@ def draw_classes(
     n_tasks, n_scores, n_rows = scores.shape
     scores = standardise(scores)
     n_classes = log_uniform(3.0, max_classes + 1.0, n_tasks).floor().clamp_max(max_classes)
-    # A class needs some rows: fewer classes where there are few rows.
+    # A class needs several rows, so few rows allow only few classes.
     n_classes = n_classes.clamp_max(max(2, n_rows // 10)).long()
     n_classes = torch.where(torch.rand(n_tasks) < 0.55, 2, n_classes)
-    # The more classes share the range of one score, the less noise they stand.
+    # The more classes share the range of one score, the less noise they tolerate.
     noise = noise_scale(n_tasks, noiseless, 0.8) * (2 / n_classes[:, None]).sqrt()
     labels = _cut(scores[:, 0], n_classes, noise)
     by_argmax = torch.rand(n_tasks) < (0.4 if n_scores > 1 else 0.0)
@@ -80,14 +79,14 @@ def draw_classes(
 
 
 def _one_against_rest(labels: Tensor) -> Tensor:
-    """One of the classes that occur, all alike likely, against all others."""
+    """One of the classes that occur, chosen uniformly, against all others."""
     present = torch.nn.functional.one_hot(labels).amax(1)
     one = torch.rand(present.shape).masked_fill(present == 0, -1.0).argmax(-1, keepdim=True)
     return (labels == one).long()
 
 
 def _cut(score: Tensor, n_classes: Tensor, noise: Tensor) -> Tensor:
-    """Cut one score into classes by rank or by value."""
+    """Cuts one score into classes by rank or by value."""
     n_tasks, n_rows = score.shape
     score = score + noise * draw_noise(score.shape)
     most = int(n_classes.max())
@@ -97,7 +96,7 @@ def _cut(score: Tensor, n_classes: Tensor, noise: Tensor) -> Tensor:
     # Dirichlet proportions, from balanced (large concentration) to very unequal.
     concentration = log_uniform(0.4, 60.0, n_tasks, 1).expand(-1, 3 * most)
     share = torch.distributions.Gamma(concentration, 1.0).sample()
-    # In a quarter of the tasks one band can be forty times as likely as another: rare events.
+    # In a quarter of the tasks one band may be forty times as frequent as another: rare events.
     rare = torch.rand(n_tasks, 1) < 0.25
     share = share * torch.where(rare, log_uniform(0.025, 1.0, *share.shape), 1.0)
     share = share / share.masked_fill(unused, 0.0).sum(-1, keepdim=True) + 0.008
@@ -114,7 +113,7 @@ def _cut(score: Tensor, n_classes: Tensor, noise: Tensor) -> Tensor:
 
 
 def _at_least_two(labels: Tensor, score: Tensor) -> Tensor:
-    """Cut tasks of one class at the middle of their scores, constant scores at random."""
+    """Splits tasks with a single class at the median score, or at random if scores are constant."""
     tasks = (labels == labels[:, :1]).all(-1).nonzero()[:, 0]
     score = score[tasks] + 1e-3 * torch.randn(len(tasks), score.shape[1])
     middle = score.median(-1, keepdim=True).values if len(tasks) else score
@@ -136,7 +135,7 @@ def _argmax(scores: Tensor, n_classes: Tensor, noiseless: float) -> Tensor:
 
 
 def flip_some(labels: Tensor) -> Tensor:
-    """In a sixth of the tasks, up to 15 % of the rows take the label of a random row."""
+    """In a sixth of the tasks, up to 15% of the rows get the label of a random row."""
     n_tasks, n_rows = labels.shape
     rate = 0.15 * torch.rand(n_tasks, 1) * (torch.rand(n_tasks, 1) < 1 / 6)
     other = labels.gather(-1, torch.randint(n_rows, (n_tasks, n_rows)))
@@ -144,7 +143,7 @@ def flip_some(labels: Tensor) -> Tensor:
 
 
 def _rename(labels: Tensor, n_classes: Tensor) -> Tensor:
-    """Give the classes other numbers in two tasks of three; a third keeps their order."""
+    """Permutes the class numbers in two thirds of the tasks; the others keep the order."""
     most = int(n_classes.max())
     unused = torch.arange(most) >= n_classes[:, None]
     key = torch.rand(len(labels), most)
@@ -156,13 +155,13 @@ def _rename(labels: Tensor, n_classes: Tensor) -> Tensor:
 
 
 def show_classes_in_context(labels: Int[Tensor, "batch rows"], n_context: int) -> Tensor:
-    """An order of rows in which every class of the query has a row among the context.
+    """An order of rows in which every class of the query also occurs in the context.
 
-    The first row of each class moves to the front of tasks that need it; others keep their order.
+    The first row of each class moves to the front in tasks that need it; others keep their order.
 
     Args:
         labels: class numbers.
-        n_context: how many rows become context.
+        n_context: number of context rows.
 
     Returns:
         Row indices ``(batch, rows)``.
@@ -179,7 +178,7 @@ def show_classes_in_context(labels: Int[Tensor, "batch rows"], n_context: int) -
 
 
 def compact_classes(labels: Int[Tensor, "batch rows"]) -> Int[Tensor, "batch rows"]:
-    """Number the labels that occur 0..C-1 in their order.
+    """Renumbers the labels that occur as 0..C-1, in ascending order.
 
     Example:
         >>> compact_classes(torch.tensor([[2, 2, 5], [0, 1, 1]]))
@@ -193,13 +192,13 @@ def compact_classes(labels: Int[Tensor, "batch rows"]) -> Int[Tensor, "batch row
 def draw_response(
     scores: Float[Tensor, "batch scores rows"], noiseless: float = 0.1
 ) -> Float[Tensor, "batch rows"]:
-    """Draw a number for each row: the first score, noise, and the bends of real responses.
+    """Draws a number for each row: the first score plus noise, transformed like real responses.
 
-    Noise is homoscedastic or grows with the second score; before or after the bend. A few tasks
-    are censored (zeros), rounded (counts, grades) or contaminated.
+    Noise is homoscedastic or grows with the second score, and is added before or after the
+    transformation. A few tasks are censored (zeros), rounded (counts, grades) or contaminated.
 
     Args:
-        scores: what decides, any scale.
+        scores: scores that determine the target, on any scale.
         noiseless: probability of no noise.
     """
     n_tasks = len(scores)
@@ -214,7 +213,7 @@ def draw_response(
     for step, rate in ((censor, 0.05), (contaminate, 0.07)):
         y = _some(step, y, rate)
     y = _some(round_to_grid, y, 0.2)
-    # A response that hardly moves is read with noise, or most contexts would see a constant.
+    # Noise is added to a nearly constant response, or most contexts would be constant.
     stuck = (y == y.median(-1, keepdim=True).values).to(y.dtype).mean(-1, keepdim=True) > 0.9
     return standardise(standardise(y) + 0.1 * stuck * torch.randn_like(y))
 
@@ -228,14 +227,14 @@ def _some(step: Callable[[Tensor], Tensor], y: Tensor, rate: float) -> Tensor:
 def standardise_by_context(
     y: Float[Tensor, "batch rows"], n_context: int
 ) -> Float[Tensor, "batch rows"]:
-    """Give the context mean 0 and standard deviation 1; outliers stay.
+    """Standardises targets by the context's mean and standard deviation; outliers are kept.
 
-    A context of fewer than two different values cannot tell a scale: its mean is removed (where
-    there is one) and the scale of all rows is used.
+    A context with fewer than two distinct values does not determine a scale: its mean is removed
+    (if there is one) and the scale of all rows is used.
 
     Args:
-        y: answers of all rows, the context first.
-        n_context: rows of the context.
+        y: targets of all rows, the context first.
+        n_context: number of context rows.
     """
     context = y[:, :n_context]
     mean = context.mean(-1, keepdim=True) if n_context else y.mean(-1, keepdim=True)

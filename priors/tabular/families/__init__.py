@@ -1,1 +1,1 @@
-"""Single families of synthetic tables, one a file; `table_mixtures` combines them."""
+"""Single families of synthetic tables, one per file; `table_mixtures` combines them."""

@@ -1,16 +1,16 @@
-r"""Tables of categories alone, answered by exact rules: boards, votes, questionnaires, diagnoses.
+r"""Tables of categorical columns with targets given by exact rules: boards, votes, diagnoses.
 
-Columns hold a few levels each, without an order; rows are independent or come from a few latent
-classes. A term is a conjunction of 1 to 4 literals "the column has this level" (or one of these
-levels, or the same level as another column). The answer is one of
+Columns have a few unordered levels each; rows are independent or come from a few latent classes. A
+term is a conjunction of 1 to 4 literals "the column has this level" (or one of these levels, or the
+same level as another column). The target is one of
     lines       whether any of up to 12 terms is true; in half of the tasks all terms ask for one
                 level, as a game is won by any line of one player
     count       how many of the literals are true, or whether k of them are
     parity      whether an odd number of 2 or 3 literals is true
     list        the first true term decides, as in a decision list
     additive    sums of effects of the levels, which a naive Bayes classifier draws
-Where the answer has no more values than there may be classes, each value is a class: a rule that
-holds without exception is what boosted trees find and smooth priors do not believe in.
+If the target has no more values than the largest number of classes, each value is a class.
+Deterministic rules of this kind are found by boosted trees but are improbable under smooth priors.
 """
 
 import torch
@@ -27,7 +27,7 @@ _N_POOL, _N_TERMS, _MOST_LEVELS = 24, 12, 6
 
 
 class ExactRulePrior(RulePrior):
-    """``RulePrior`` whose answers, where they are few, are the classes; arguments as there.
+    """``RulePrior`` whose targets, if they have few values, are the classes; arguments as there.
 
     Example:
         >>> prior = ExactRulePrior("classification", n_features=4)
@@ -40,7 +40,7 @@ class ExactRulePrior(RulePrior):
 
 
 class CategoryRulePrior(TabularPrior):
-    """Tables of categories answered by rules; arguments as in ``TabularPrior``.
+    """Tables of categorical columns with rule targets; arguments as in ``TabularPrior``.
 
     Example:
         >>> prior = CategoryRulePrior("classification", n_features=9, missing=0.0)
@@ -70,12 +70,12 @@ class CategoryRulePrior(TabularPrior):
 def exact_classes(
     scores: Float[Tensor, "batch scores rows"], max_classes: int, noiseless: float
 ) -> Int[Tensor, "batch rows"]:
-    """The values of the first score as classes where they are few; other scores are cut.
+    """The values of the first score as classes if they are few; otherwise scores are cut.
 
     Args:
-        scores: what decides.
-        max_classes: most classes of a task.
-        noiseless: probability that scores which are cut decide without noise.
+        scores: scores that determine the target.
+        max_classes: largest number of classes of a task.
+        noiseless: probability that scores which are cut determine the target without noise.
 
     Example:
         >>> exact_classes(torch.tensor([[[0.5, -2.0, 0.5, 7.0]]]), 10, 1.0).unique().numel()
@@ -90,7 +90,7 @@ def exact_classes(
 
 
 def _draw_levels(n_tasks: int, n_columns: int, n_rows: int) -> Int[Tensor, "batch columns rows"]:
-    """Levels 0, 1, ... of every column, whose frequencies differ between a few kinds of rows."""
+    """Levels 0, 1, ... of every column, with frequencies that depend on a latent class of rows."""
     n_kinds = draw_integer(1, 4)
     shared = torch.randint(2, _MOST_LEVELS + 1, (n_tasks, 1))
     own = torch.randint(2, _MOST_LEVELS + 1, (n_tasks, n_columns))
@@ -111,7 +111,7 @@ def _draw_literals(codes: Tensor) -> Bool[Tensor, "batch literals rows"]:
     tasks = torch.arange(n_tasks)[:, None]
     which = torch.rand(n_tasks, max(n_columns, _N_POOL)).argsort(-1)[:, :_N_POOL] % n_columns
     value = codes[tasks, which]
-    # Levels of random rows: a level that no row has is never asked for.
+    # Levels of random rows, so that every literal refers to a level that occurs.
     asked = value.gather(-1, torch.randint(n_rows, (n_tasks, _N_POOL, 1)))
     of_one_player = codes[tasks, which[:, :1], torch.randint(n_rows, (n_tasks, 1))][..., None]
     asked = torch.where(torch.rand(n_tasks, 1, 1) < 0.3, of_one_player, asked)
@@ -123,7 +123,7 @@ def _draw_literals(codes: Tensor) -> Bool[Tensor, "batch literals rows"]:
 
 
 def _answer(codes: Tensor) -> Float[Tensor, "batch rows"]:
-    """The answer of each task's own kind of rule."""
+    """The target of each task by its own type of rule."""
     n_tasks = len(codes)
     literals = _draw_literals(codes)
     size = draw_integer(1, 4)
@@ -139,11 +139,11 @@ def _answer(codes: Tensor) -> Float[Tensor, "batch rows"]:
 
 
 def _counts(literals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How many of the first literals are true, whether enough of them are, and parity of few."""
+    """Number of true literals among the first, whether there are enough, and parity of a few."""
     n_tasks, n = literals.shape[:2]
     used = torch.arange(n)[:, None] < torch.randint(2, 10, (n_tasks, 1, 1))
     count = (literals & used).sum(1)
-    # As many as a random row has: neither never nor always enough.
+    # The threshold is the count of a random row, so it is neither always nor never reached.
     enough = count >= count.gather(-1, torch.randint(count.shape[-1], (n_tasks, 1)))
     few = torch.arange(n)[:, None] < torch.randint(2, 4, (n_tasks, 1, 1))
     odd = (literals & few).sum(1) % 2
@@ -151,7 +151,7 @@ def _counts(literals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _first(terms: Tensor) -> Tensor:
-    """The value of the first true term, the last of all where none is true."""
+    """The value of the first true term, or the last value if none is true."""
     n_tasks, n_terms, _ = terms.shape
     first = torch.where(terms.any(1), terms.to(torch.uint8).argmax(1), n_terms)
     values = torch.randint(2, 6, (n_tasks, 1))
@@ -162,7 +162,7 @@ def _first(terms: Tensor) -> Tensor:
 def _additive(codes: Tensor) -> Tensor:
     n_tasks, n_columns, _ = codes.shape
     effect = torch.randn(n_tasks, n_columns, _MOST_LEVELS) * heavy_weights(n_tasks, n_columns, 1)
-    # Rounded in half of the tasks: points that add up.
+    # Rounded in half of the tasks, as in scoring systems.
     points = (effect * log_uniform(1.0, 3.0, n_tasks, 1, 1)).round()
     effect = torch.where(torch.rand(n_tasks, 1, 1) < 0.5, points, effect)
     return effect.gather(-1, codes).sum(1)

@@ -1,9 +1,9 @@
-r"""Classes that make their columns: mixtures of Gaussians, the tables of discriminant analysis.
+r"""Classes that generate their columns: mixtures of Gaussians, as in discriminant analysis.
 
     x | class c, cluster m ~ N(mu_cm, diag(s_cm)) + common factors,   score = (class means of c)
-The target is the cause here: species, diagnoses, materials, digits. Columns differ in how far the
-classes lie apart (many not at all), clusters of one class may be far from each other, and the
-spread may belong to the class (quadratic boundaries) or to all (linear ones).
+The target is the cause here: species, diagnoses, materials, digits. Columns differ in how well they
+separate the classes (many not at all), clusters of one class may be far apart, and the covariance
+may depend on the class (quadratic boundaries) or not (linear ones).
 """
 
 import torch
@@ -18,7 +18,7 @@ _N_SCORES = 3
 
 
 class ClusterPrior(TabularPrior):
-    """Tables of clusters whose membership decides the target; arguments as in ``TabularPrior``.
+    """Tables of clusters whose membership determines the target; arguments as in ``TabularPrior``.
 
     Example:
         >>> prior = ClusterPrior("classification", n_features=4)
@@ -26,7 +26,7 @@ class ClusterPrior(TabularPrior):
         torch.Size([2, 50, 4])
     """
 
-    # Membership itself is exact: overlap comes from the clusters.
+    # Membership is exact: the overlap comes from the clusters.
     _noiseless = 0.8
 
     def _columns(
@@ -36,8 +36,8 @@ class ClusterPrior(TabularPrior):
         odds = log_uniform(0.15, 1.0, n_tasks, n_clusters)
         which = torch.multinomial(odds, n_rows, replacement=True)[:, None]
         apart = torch.randn(n_tasks, n_features, n_clusters)
-        # Relevance of columns is heavy-tailed; apartness shrinks with their number, or the sum of
-        # many small differences would make every wide table trivial.
+        # Relevance of columns is heavy-tailed; separation shrinks with the number of columns,
+        # because the sum of many small differences would make every wide table trivial.
         relevance = heavy_weights(n_tasks, n_features, 1).abs()
         relevance = relevance / relevance.square().sum(1, keepdim=True).sqrt().clamp_min(1e-6)
         apart = apart * relevance * log_uniform(1.0, 12.0, n_tasks, 1, 1)

@@ -1,12 +1,11 @@
-r"""Strongly correlated columns whose small differences decide: spectra, sensors, repeated readings.
+r"""Strongly correlated columns with informative small differences, such as spectra and sensors.
 
     x_j = l_j f_{g(j)} + delta e_j,     score = m(W e)
-Columns of a group g share a factor f, and correlate by :math:`\rho` from a half to 0.9997
-(:math:`\delta^2 = (1 - \rho) / \rho` at equal loadings). The answer depends on the parts e alone,
-mostly linearly; where loadings are equal and weights sum to zero it is exactly a contrast of
-columns, such as the sign of x_1 - x_2, whose direction no single column shows. In a third of the
-tasks columns are instead readings of smooth curves along the columns, and weak components of these
-decide.
+Columns of a group g share a factor f and have a correlation :math:`\rho` from one half to 0.9997
+(:math:`\delta^2 = (1 - \rho) / \rho` for equal loadings). The target depends only on the specific
+parts e, mostly linearly; for equal loadings and weights that sum to zero it is exactly a contrast
+of columns, such as the sign of x_1 - x_2, which no single column reveals. In a third of the tasks
+columns are instead readings along smooth curves, and weak components of these determine the target.
 """
 
 import torch
@@ -24,7 +23,7 @@ _ODDS = (0.7, 0.1, 0.1, 0.1)
 
 
 class ContrastPrior(TabularPrior):
-    """Tables answered by contrasts of correlated columns; arguments as in ``TabularPrior``.
+    """Tables with contrasts of correlated columns as targets; arguments as in ``TabularPrior``.
 
     Example:
         >>> prior = ContrastPrior("regression", n_features=5)
@@ -46,11 +45,11 @@ class ContrastPrior(TabularPrior):
         return columns, scores
 
     def _dress(self, columns: Float[Tensor, "batch columns rows"]) -> Tensor:
-        return columns  # a bend or a cut of one column would hide the contrast
+        return columns  # a transformation of one column would hide the contrast
 
 
 def _with_factors(n_tasks: int, n_columns: int, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Columns that share factors, and the parts that they do not share."""
+    """Columns with common factors, and their specific parts."""
     own = torch.randn(n_tasks, n_columns, n_rows)
     n_factors = draw_integer(1, 3)
     group = torch.randint(n_factors, (n_tasks, n_columns, 1)).expand(-1, -1, n_rows)
@@ -63,7 +62,7 @@ def _with_factors(n_tasks: int, n_columns: int, n_rows: int) -> tuple[Tensor, Te
 
 
 def _curves(n_tasks: int, n_columns: int, n_rows: int) -> tuple[Tensor, Tensor]:
-    """Readings along smooth curves, and the curves' components in the order of their size."""
+    """Readings along smooth curves, and the curves' components in order of size."""
     n_parts = draw_integer(2, 12)
     parts = torch.randn(n_tasks, n_parts, n_rows)
     at = torch.linspace(0, 1, n_columns)[:, None]
@@ -76,12 +75,12 @@ def _curves(n_tasks: int, n_columns: int, n_rows: int) -> tuple[Tensor, Tensor]:
 
 
 def _answers(parts: Tensor, *, contrast: bool) -> Tensor:
-    """Effects of a few weighted sums of the parts, many of them contrasts."""
+    """Effects of a few weighted sums of the specific parts, many of them contrasts."""
     n_tasks, n_parts, _ = parts.shape
     weights = heavy_weights(n_tasks, _N_SCORES, n_parts)
     if contrast and n_parts > 1:
         balanced = weights - weights.mean(-1, keepdim=True)
-        # In some tasks one pair of columns decides, as noise in the others never does.
+        # In some tasks a single pair of columns determines the target.
         pair = torch.zeros_like(weights)
         both = torch.rand(n_tasks, _N_SCORES, n_parts).argsort(-1)[..., :2]
         pair.scatter_(-1, both, torch.tensor([1.0, -1.0]).expand(both.shape))
@@ -90,6 +89,6 @@ def _answers(parts: Tensor, *, contrast: bool) -> Tensor:
     causes = standardise(weights @ parts)
     family = torch.multinomial(torch.tensor(_ODDS), n_tasks, replacement=True)
     scores = apply_by_task(family, _FAMILIES, causes, _N_SCORES)
-    # The first of the linear ones is a single weighted sum.
+    # The first linear effect is a single weighted sum.
     alone = (family == 0) & (torch.rand(n_tasks) < 0.7)
     return torch.where(alone[:, None, None], causes, scores)

@@ -1,10 +1,10 @@
-r"""Counts, grades and amounts that are often zero, as answers to a structural causal model.
+r"""Counts, grades and zero-inflated amounts as targets of a structural causal model.
 
-    counts      Poisson of rate :math:`e^{a + b s}`, or with a gamma-distributed rate besides
-    grades      the score cut into 3 to 10 ordered levels, one apart
-    amounts     zero with a probability that falls with another score, else log-normal about s
-A third of the counts is zero-inflated. Numbers of visits, claims, rings, stars and expenses are
-like these: neither continuous nor of constant spread, with a mass at one point.
+counts      Poisson with rate :math:`e^{a + b s}`, or with a gamma-distributed rate in addition
+grades      the score cut into 3 to 10 ordered levels
+amounts     zero with a probability that falls with another score, otherwise log-normal around s
+A third of the counts are zero-inflated. Numbers of visits, claims, rings or stars and expenses
+have such distributions: not continuous, heteroscedastic, and with a point mass.
 """
 
 import torch
@@ -18,7 +18,7 @@ _LARGEST_LOG_RATE = 6.0
 
 
 class CountPrior(StructuralCausalPrior):
-    """Structural causal models answered by counts, grades and amounts; arguments as there.
+    """Structural causal models with counts, grades and amounts as targets; arguments as there.
 
     Example:
         >>> prior = CountPrior("regression", n_features=3)
@@ -36,12 +36,12 @@ class CountPrior(StructuralCausalPrior):
         kind = torch.multinomial(torch.tensor([0.5, 0.2, 0.3]), n_tasks, replacement=True)[:, None]
         y = torch.where(kind == 0, _counts(score, other), torch.where(kind == 1, grades, 0.0))
         y = torch.where(kind == 2, _amounts(noisy, other), y)
-        # Where nothing varies there is nothing to predict: the score itself instead.
+        # Without any variation the score itself is used instead.
         return torch.where((y == y[:, :1]).all(-1, keepdim=True), noisy, y)
 
 
 def _zero(other: Tensor) -> Tensor:
-    """Rows that are zero whatever else is true, more likely the smaller the other score."""
+    """Rows that are set to zero, with a probability that falls with the other score."""
     n_tasks = len(other)
     slope = 3 * torch.rand(n_tasks, 1)
     return torch.rand_like(other) < torch.sigmoid(torch.randn(n_tasks, 1) - 0.5 - slope * other)

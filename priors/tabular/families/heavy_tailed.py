@@ -1,11 +1,11 @@
 r"""Student-t processes over tables: Gaussian process draws whose scale is heavy-tailed.
 
     f(x) = c + s_1 g(x) + s_2 sum_j g_j(x_j) + s_3 w^T x,    s_i ~ |t_nu|,  nu in {1, 2, 4, inf}
-g is a Gaussian process with its own relevance for each input, smoothness from Matern-1/2 to the
-Gaussian kernel and lengthscale; g_j are one-dimensional, monotone or not. A Gaussian process
-divided by the root of a chi-square over its degrees of freedom is a Student-t process; here each
-part has its own scale, so one part often dwarfs the others: functions that are nearly linear,
-nearly additive, or neither.
+g is a Gaussian process with separate relevances of the inputs and a smoothness from Matern-1/2 to
+the Gaussian kernel; g_j are one-dimensional, monotone or not. A Gaussian process divided by the
+root of a chi-square variable over its degrees of freedom is a Student-t process. Here each part has
+its own scale, so one part often dominates: functions that are nearly linear, nearly additive, or
+neither.
 
 References:
     Shah, Wilson and Ghahramani, Student-t processes as alternatives to Gaussian processes, 2014,
@@ -25,7 +25,7 @@ _N_SCORES = 4
 
 
 class StudentProcessPrior(TabularPrior):
-    """Tables answered by Student-t processes; arguments as in ``TabularPrior``.
+    """Tables with Student-t processes as targets; arguments as in ``TabularPrior``.
 
     Example:
         >>> prior = StudentProcessPrior("regression", n_features=3)

@@ -1,9 +1,9 @@
-"""Categories of many levels that decide the answer: postcodes, species, products, operators.
+"""Informative categorical columns of many levels: postcodes, species, products, operators.
 
-One to three columns hold 6 to 200 levels, whose codes say nothing. Every level has an effect of
-its own, normal, of two values, or one of a few classes; popular levels are many times as frequent
-as rare ones, or all are alike. The answer is the sum of these effects and, in half of the tasks,
-of a mechanism of the other columns: what random effects and target encodings are made for.
+One to three columns have 6 to 200 levels with arbitrary codes. Every level has its own effect:
+normal, with two values, or one of a few classes. The frequencies of levels are equal or very
+unequal. The target is the sum of these effects and, in half of the tasks, of a mechanism of the
+other columns, as in models with random effects or target encoding.
 """
 
 import torch
@@ -20,7 +20,7 @@ _MOST_LEVELS = 200
 
 
 class LevelPrior(TabularPrior):
-    """Tables with categories of many levels; arguments as in ``TabularPrior``.
+    """Tables with categorical columns of many levels; arguments as in ``TabularPrior``.
 
     Example:
         >>> prior = LevelPrior("classification", n_features=3)
@@ -45,7 +45,7 @@ class LevelPrior(TabularPrior):
         return columns[torch.arange(n_tasks)[:, None], order], scores
 
     def _dress(self, columns: Float[Tensor, "batch columns rows"]) -> Tensor:
-        return columns  # those without a meaning of their own have been dressed
+        return columns  # the other columns were already transformed
 
     def _labels(self, scores: Float[Tensor, "batch scores rows"]) -> Int[Tensor, "batch rows"]:
         return exact_classes(scores, self.max_classes, self._noiseless)
@@ -53,7 +53,7 @@ class LevelPrior(TabularPrior):
 
 def _draw_categories(n_tasks: int, n_coded: int, n_rows: int) -> tuple[Tensor, Tensor]:
     """Codes, ``(batch, columns, rows)``, and summed effects, ``(batch, 2, rows)``."""
-    # At least two or so rows a level, or nothing can be learned of any.
+    # At least about two rows per level, because nothing could be learned otherwise.
     most = float(min(_MOST_LEVELS, max(7, n_rows // 3)))
     n_levels = log_uniform(6.0, most + 1.0, n_tasks, n_coded, 1).floor()
     popularity = torch.randn(n_tasks, n_coded, _MOST_LEVELS) * 1.5 * torch.rand(n_tasks, 1, 1)
@@ -64,7 +64,7 @@ def _draw_categories(n_tasks: int, n_coded: int, n_rows: int) -> tuple[Tensor, T
     normal = torch.randn(n_tasks, n_coded, 2, _MOST_LEVELS)
     classes = torch.randint(60, normal.shape) % torch.randint(2, 8, (n_tasks, 1, 1, 1))
     effect = torch.where(kind == 0, normal, torch.where(kind == 1, normal.sign(), classes))
-    # Often one of the columns decides alone.
+    # Often a single column determines the target.
     strength = torch.rand(n_tasks, n_coded, 1, 1).round()
     strength[:, 0] = 1.0
     wide = codes[:, :, None].expand(-1, -1, 2, -1)

@@ -1,10 +1,10 @@
 r"""Bayesian neural networks as priors over tables, from linear models to deep nets.
 
     a_l = g_l standardise(W_l h_{l-1}) + b_l,   h_l = activation_l(a_l),   scores = W h_L
-Standardising the pre-activations over the rows puts the prior on functions rather than on weights:
-the gain g_l, log-uniform from 0.3 to 5, says how nonlinear a layer is, whatever the width and the
-number of inputs. First-layer weights are heavy-tailed, so inputs differ in relevance. Two networks
-of five have no hidden layer: generalised linear models with overlap, the commonest small table.
+Standardising the pre-activations over rows makes this a prior on functions rather than weights: the
+gain g_l, log-uniform from 0.3 to 5, determines the nonlinearity of a layer for any width and number
+of inputs. First-layer weights are heavy-tailed, so inputs differ in relevance. Two networks of five
+have no hidden layer: generalised linear models, the most common case among small tables.
 
 References:
     Neal, Bayesian Learning for Neural Networks, 1996.
@@ -22,12 +22,12 @@ from amortized.priors.tabular.mechanisms import draw_activation
 from amortized.priors.tabular.tabular_prior import TabularPrior
 
 _N_SCORES = 6
-# Architectures per batch; tasks of one group share depth, width and activations, no weights.
+# Architectures per batch; tasks of a group share depth, width and activations, but not weights.
 _N_GROUPS = 4
 
 
 class NeuralNetworkPrior(TabularPrior):
-    """Tables answered by random neural networks; arguments as in ``TabularPrior``.
+    """Tables with random neural networks as targets; arguments as in ``TabularPrior``.
 
     Example:
         >>> prior = NeuralNetworkPrior("regression", n_features=3)
@@ -50,7 +50,7 @@ def _network(columns: Tensor) -> Tensor:
         width = int(log_uniform(3.0, 40.0, 1))
         fan_in = (n_tasks, width, hidden.shape[1])
         weights = heavy_weights(*fan_in) if layer == 0 else torch.randn(fan_in)
-        if layer == 0:  # some inputs matter for all units, others for none
+        if layer == 0:  # inputs differ in relevance, in the same way for all units
             weights = weights * heavy_weights(n_tasks, 1, n_inputs)
         gain = log_uniform(0.3, 5.0, n_tasks, 1, 1)
         hidden = draw_activation()(

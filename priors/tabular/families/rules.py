@@ -1,16 +1,16 @@
 """Rules as priors over tables: parity, counts, conjunctions, nested rules, decision tables.
 
-A literal is a statement about one column, "column > threshold", or "column = level" where it has
-few. A task draws k <= 5 of them. Their truth values are the bits of a code 0..2^k - 1, and a table
-of the codes answers; the kind of the table is the kind of the rule:
+A literal is a statement about one column, "column > threshold", or "column = level" if it has few
+levels. A task draws k <= 5 literals. Their truth values are the bits of a code 0..2^k - 1, and a
+table maps codes to targets; the type of the table is the type of the rule:
     parity        the number of true literals is odd (XOR when k = 2)
     count         how many are true ("at least m of n")
     conjunction   all are true: a box in the space of inputs
-    nested        the first true literal decides, as in a list of if and else-if
+    nested        the first true literal determines the target, as in a decision list
     table         any function of the bits: a full decision tree
-Half of the tasks are answered by a disjunction instead: whether any of 2 to 10 conjunctions of 2
-to 4 literals is true, or how many, as a board is won by any of its lines.
-Parity is what greedy trees and smooth models miss; rule tables are otherwise rare in other priors.
+In half of the tasks the target is a disjunction instead: whether any of 2 to 10 conjunctions of 2
+to 4 literals is true, or how many, as in board games. Greedy trees and smooth models cannot learn
+parity, and other priors rarely generate rule tables.
 """
 
 import torch
@@ -23,14 +23,14 @@ from amortized.priors.tabular.tabular_prior import TabularPrior
 
 _N_LITERALS = 5
 _N_SCORES = 3
-# Of disjunctions: literals to choose from, and most conjunctions.
+# For disjunctions: number of literals to choose from, and largest number of conjunctions.
 _N_POOL, _N_TERMS = 24, 10
-# A level is worth a literal if so many of the rows have it.
+# A level is used in a literal only if at least this share of the rows has it.
 _COMMON = 0.05
 
 
 class RulePrior(TabularPrior):
-    """Tables answered by logical rules; arguments as in ``TabularPrior``.
+    """Tables with logical rules as targets; arguments as in ``TabularPrior``.
 
     Example:
         >>> prior = RulePrior("classification", n_features=4, missing=0.0)
@@ -38,7 +38,7 @@ class RulePrior(TabularPrior):
         torch.Size([2, 10])
     """
 
-    # Rules are exact; what blurs them is mostly the flipping of labels.
+    # Rules are mostly exact; most of the noise is label noise.
     _noiseless = 0.8
 
     def _columns(
@@ -59,12 +59,12 @@ class RulePrior(TabularPrior):
 
 
 def _draw_literals(columns: Tensor, n: int) -> Tensor:
-    """Truth of n random statements, each about one column, ``(batch, n, rows)``."""
+    """Truth values of n random literals, each about one column, ``(batch, n, rows)``."""
     n_tasks, n_columns, n_rows = columns.shape
     tasks = torch.arange(n_tasks)[:, None]
     which = torch.rand(n_tasks, max(n_columns, n)).argsort(-1)[:, :n]
     value = columns[tasks, which % n_columns]
-    # The middle one of three random rows: thresholds near the median, so both sides have rows.
+    # The median of three random rows: thresholds lie near the median, with rows on both sides.
     rows = torch.randint(n_rows, (n_tasks, n, 3))
     at = value.gather(-1, rows).median(-1, keepdim=True).values
     flip = torch.rand(n_tasks, n, 1) < 0.5
@@ -88,7 +88,7 @@ def _draw_disjunctions(columns: Tensor) -> Tensor:
 
 
 def _draw_tables(used: Tensor) -> Tensor:
-    """Scores of all codes, ``(batch, score, code)``; ``used`` marks the literals that count."""
+    """Scores of all codes, ``(batch, score, code)``; ``used`` marks the literals that matter."""
     n_tasks = len(used)
     bits = torch.arange(2**_N_LITERALS)[:, None] >> torch.arange(_N_LITERALS) & 1
     count = bits.sum(-1).expand(n_tasks, -1)
@@ -110,7 +110,7 @@ def _draw_tables(used: Tensor) -> Tensor:
 
 
 def and_functions_of(main: Float[Tensor, "batch 1 n"]) -> Float[Tensor, "batch scores n"]:
-    """A score and functions of it alone, so that argmax targets keep the rule."""
+    """A score and functions of it only, so that argmax targets preserve the rule."""
     n_tasks, _, n = main.shape
     weights = torch.randn(n_tasks, _N_SCORES - 1, 1)
     centre = main.gather(-1, torch.randint(n, (n_tasks, 1, _N_SCORES - 1)))

@@ -1,10 +1,9 @@
-"""Rows that are no independent draws: repeated measurements, and queries unlike the context.
+"""Rows that are not independent draws: repeated measurements, and covariate shift.
 
-In half of the tasks rows repeat: a table shows some rows several times, in context and query, with
-noise of their own in the answers. In the other half the context and the query are taken from
-different sides of a column, or of a weighted sum of columns, from a slight shift of the means to
-one range ending where the other begins: what happens when a model is used a year later, or
-elsewhere. The relation of answer and inputs stays, so the prior remains exchangeable given them.
+In half of the tasks some rows are repeated in context and query, with independent noise in their
+targets. In the other half context and query come from different sides of a column, or of a weighted
+sum of columns, from a slight shift of the means to disjoint ranges, as when a model is used at
+another time or place. The relation of target and inputs does not change.
 """
 
 import torch
@@ -38,7 +37,7 @@ def _repeated(columns: Tensor) -> Tensor:
 
 
 def _shifted(columns: Tensor) -> Tensor:
-    """Rows in the order of a weighted sum of columns, more or less blurred."""
+    """Rows ordered by a weighted sum of columns plus noise."""
     n_tasks, n_columns, n_rows = columns.shape
     direction = standardise(heavy_weights(n_tasks, 1, n_columns) @ columns.nan_to_num(0.0))[:, 0]
     blur = log_uniform(0.1, 10.0, n_tasks, 1)

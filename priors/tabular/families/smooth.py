@@ -1,14 +1,14 @@
-r"""Smooth answers without noise: physics, simulators, response surfaces, cycles.
+r"""Smooth targets without noise: physics, simulators, response surfaces, cycles.
 
-A few columns count, flat or normal, independent and undressed. The answer is
-    waves       sums or products of sines of one column each, of 0.2 to 4 periods over its range
+A few independent, uniform or normal columns matter. The target is
+    waves       sums or products of sines of single columns, with 0.2 to 4 periods over the range
     ridge       a sine or a bump of one weighted sum
     polynomial  products of up to three columns, weighted
     ratio       one positive sum over another, or its exponential
     process     a Gaussian process of long lengthscale
     distance    a function of the distance from a point
-Nothing is bent, rounded or perturbed, but for a little noise in a fifth of the tasks. What other
-priors draw always has kinks, noise or both, so a network that has only seen them stays doubtful.
+Nothing is transformed, rounded or perturbed, except for slight noise in a fifth of the tasks. Other
+priors always generate kinks or noise, so a network trained only on them stays uncertain.
 """
 
 import math
@@ -26,7 +26,7 @@ _MOST_CAUSES = 6
 
 
 class SmoothPrior(TabularPrior):
-    """Tables of smooth functions; arguments as in ``TabularPrior``.
+    """Tables with smooth functions as targets; arguments as in ``TabularPrior``.
 
     Example:
         >>> prior = SmoothPrior("regression", n_features=2, missing=0.0)

@@ -1,15 +1,15 @@
-r"""Structural causal models: tables read off a random graph of random mechanisms.
+r"""Structural causal models: tables observed from a random graph of random mechanisms.
 
-Node k of a graph holds a few numbers per row. It reads earlier nodes, applies one mechanism of
-its task and adds noise:
+Node k of a graph has a few values per row. It reads earlier nodes, applies one of its task's
+mechanisms and adds noise:
     h_k = f_k(W_k [h_j : j in parents(k)]) + sigma_k e_k.
-Columns of the table and the target are then picked among all numbers of all nodes. What is not
-picked stays hidden: common causes that confound, mediators, colliders. A target may be a cause
-of its columns, an effect of them, or neither.
+Columns and target are then chosen among all values of all nodes. Values that are not chosen remain
+hidden, as confounders, mediators or colliders. A target may be a cause of its columns, an effect of
+them, or neither.
 
-All tasks of a batch walk through the same number of nodes; graphs, weights, mechanisms, noise and
-the choice of columns are their own. Mechanisms of one task resemble each other (a table of nearly
-linear relations, a table of rules), because a task draws a taste for families first.
+All tasks of a batch have the same number of nodes but their own graphs, weights, mechanisms, noise
+and columns. Mechanisms of one task are similar (nearly linear relations, or rules), because each
+task first draws probabilities of the families.
 
 References:
     Pearl, Causality, 2009. Hollmann et al., TabPFN, 2022, arXiv:2207.01848 (priors of this kind).
@@ -24,7 +24,7 @@ from amortized.priors.tabular.inputs import draw_inputs, heavy_weights, shape_so
 from amortized.priors.tabular.mechanisms import apply_by_task, linear
 from amortized.priors.tabular.tabular_prior import TabularPrior
 
-# Appetite for each family over all tasks; smooth and additive relations are the commonest in life.
+# Mean probabilities of the families; smooth and additive relations are the most common.
 _FAMILIES = {
     "linear": 3.0,
     "additive": 2.0,
@@ -52,11 +52,11 @@ class StructuralCausalPrior(TabularPrior):
         self, n_tasks: int, n_features: int, n_rows: int
     ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
         n_nodes = int(log_uniform(2.0, 13.0, 1))
-        # A third more numbers than columns, so that something always stays hidden.
+        # A third more values than columns, so that some always stay hidden.
         size = max(3, -(-(4 * n_features // 3 + 3) // n_nodes))
         taste = _draw_taste(n_tasks)
         columns, scores = _observe(_walk(taste, n_nodes, size, n_rows), n_features)
-        # In half of the tasks the target is a last effect, with observed columns as its causes.
+        # In half of the tasks the target is a final effect, with observed columns as its causes.
         last = (torch.rand(n_tasks) < 0.5).nonzero()[:, 0]
         columns[last] = shape_some(columns[last])
         scores[last] = _effect(taste[last], columns[last], scores.shape[1])
@@ -64,14 +64,14 @@ class StructuralCausalPrior(TabularPrior):
 
 
 def _draw_taste(n_tasks: int) -> Tensor:
-    """Odds of the families for each task, ``(batch, family)``."""
-    # A small Dirichlet concentration: few families per task, all of them over tasks.
+    """Probabilities of the families for each task, ``(batch, family)``."""
+    # A small Dirichlet concentration gives few families per task but all of them over tasks.
     appetite = torch.tensor(list(_FAMILIES.values())).expand(n_tasks, -1) * 0.3
     return torch.distributions.Gamma(appetite, 1.0).sample() + 1e-6
 
 
 def _walk(taste: Tensor, n_nodes: int, size: int, n_rows: int) -> Tensor:
-    """Values of all nodes, ``(batch, node, size, rows)``, from the roots on."""
+    """Values of all nodes, ``(batch, node, size, rows)``, in topological order."""
     n_tasks = len(taste)
     noise = log_uniform(0.005, 0.4, n_tasks, 1, 1)
     density = log_uniform(0.1, 1.0, n_tasks, 1)
@@ -81,7 +81,7 @@ def _walk(taste: Tensor, n_nodes: int, size: int, n_rows: int) -> Tensor:
         causes = standardise(_read_parents(nodes, density))
         family = torch.multinomial(taste, 1)[:, 0]
         effect = apply_by_task(family, tuple(_FAMILIES), causes, size)
-        # Some numbers follow from their causes exactly, so that categories stay categories.
+        # Some values are deterministic functions of their causes, which preserves categories.
         own = noise * log_uniform(0.3, 3.0, n_tasks, size, 1) * (torch.rand(n_tasks, size, 1) < 0.8)
         effect = effect + own * torch.randn_like(effect)
         is_root = (torch.rand(n_tasks, 1, 1) < root_rate).flatten().nonzero()[:, 0]
@@ -91,14 +91,14 @@ def _walk(taste: Tensor, n_nodes: int, size: int, n_rows: int) -> Tensor:
 
 
 def _effect(taste: Tensor, columns: Tensor, n_effects: int) -> Tensor:
-    """Effects of a few mixtures of the columns by one more mechanism."""
+    """Effects of a few mixtures of the columns through one more mechanism."""
     causes = standardise(linear(columns, draw_integer(1, 6)))
     family = torch.multinomial(taste, 1)[:, 0] if len(taste) else taste.new_zeros(0)
     return apply_by_task(family, tuple(_FAMILIES), causes, n_effects)
 
 
 def _read_parents(nodes: Tensor, density: Tensor) -> Tensor:
-    """Weighted sums of the numbers of a random set of earlier nodes, at least one."""
+    """Weighted sums of the values of a random, non-empty set of earlier nodes."""
     n_tasks, n_earlier, size, n_rows = nodes.shape
     chosen = torch.rand(n_tasks, n_earlier) < density
     chosen[torch.arange(n_tasks), torch.randint(n_earlier, (n_tasks,))] = True
@@ -107,15 +107,15 @@ def _read_parents(nodes: Tensor, density: Tensor) -> Tensor:
 
 
 def _observe(nodes: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
-    """Pick the columns and the scores of the target among all numbers of all nodes."""
+    """Chooses the columns and the target's scores among all values of all nodes."""
     n_tasks, n_nodes, size, n_rows = nodes.shape
     tasks = torch.arange(n_tasks)
     target = torch.randint(n_nodes, (n_tasks,))
-    # Later nodes have longer histories; the first is a bare root.
+    # Later nodes have more ancestors; the first one is a root.
     target = torch.maximum(target, torch.randint(n_nodes, (n_tasks,)))
     scores = nodes[tasks, target]
     scores = scores[:, : draw_integer(1, size)]
-    # Random keys pick the columns: whole nodes are likelier seen or hidden together.
+    # Random keys choose the columns; values of one node tend to be observed or hidden together.
     key = torch.rand(n_tasks, n_nodes, size) + torch.randn(n_tasks, n_nodes, 1) * 0.5
     key[tasks, target, : scores.shape[1]] += 1e3
     picked = key.flatten(1).argsort(-1)[:, :n_features]
