@@ -17,6 +17,7 @@ from amortized.estimators import (
     PFNRegressor,
 )
 from amortized.infer import infer
+from amortized.infer.compare import compare
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load, save
 from amortized.training import train
@@ -30,6 +31,7 @@ __all__ = [
     "PFNRegressor",
     "Posterior",
     "available",
+    "compare",
     "infer",
     "load",
     "save",

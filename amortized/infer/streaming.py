@@ -8,10 +8,7 @@ between two such predictions a network updates the mixture by what was seen, in 
 network reads at most K components and joins any more by moments, so the mixture does not grow.
 """
 
-import math
 import time
-import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -27,26 +24,19 @@ from amortized.infer.amortised import (
     in_one_pass,
     mixture_answer,
     network_answer,
+    one_pass,
     prior_mixture,
 )
-from amortized.infer.cascade import log_density
 from amortized.infer.problem import Data, Problem, make_problem
-from amortized.latent_priors.fitting import fit_draws, stacked
-from amortized.latent_priors.reduction import merge, split_components
+from amortized.infer.sequential import N_COMPONENTS, exact_draws, next_mixture
+from amortized.latent_priors.fitting import stacked
 from amortized.one_at_a_time import gradients
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
-from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import Program, precision
-from amortized.sampling.adaptation import adapt
-from amortized.sampling.smc import smc
-from amortized.sampling.start import FromMixture
+from amortized.sampling.verdict import warn_of_doubt
 from amortized.seeding import seeded
-
-_N_COMPONENTS = 12  # of a prior that adapts
-_SMALL = 0.01  # divergence, in nats, that needs no mending
-_N_JUDGED = 1000  # draws of each mixture that it is judged by
 
 
 def update(
@@ -61,12 +51,14 @@ def update(
 ) -> Posterior:
     """The posterior after further rows, from the posterior before them.
 
-    What is right after many updates takes each to be nearly exact, and priors much narrower than
-    any network was trained on. So two mixtures `adapt` to the exact density: the network's answer,
-    and the posterior before the rows, which few rows change little. The latter is taken where it
-    diverges little from the exact posterior, otherwise the better one; where neither is good, a
-    mixture fitted to the particles of tempered SMC. For a simulator, which has no density, it is
-    the network's answer as it comes.
+    For any program with a density. To be right after many updates, each must be nearly exact. So
+    the posterior before the rows, as a mixture, and the answer of a network where there is one,
+    `adapt` to the exact density. The former is taken where it diverges little from the exact
+    posterior, otherwise the better one; where neither is good, a mixture fitted to the particles
+    of tempered SMC. For a simulator, which has no density, it is the network's answer unchecked.
+
+    The rows must be independent given the latents, and earlier rows are not needed again. Where
+    they can be kept, `amortized.posterior.Posterior.update` is exact at every step.
 
     Args:
         model: as for `amortized.infer.infer`.
@@ -74,77 +66,62 @@ def update(
         x: inputs of the new rows, ``(*batch, n, n_features)``.
         y: their observations, ``(*batch, n)``.
         n_draws: draws of the answer.
-        network: as for method "dt".
+        network: as for method "dt"; a program that no network is for needs none.
         seed: equal seeds give equal draws.
 
     Returns:
         a posterior whose ``mixture`` is the next update's prior; ``diagnostics["divergence"]`` is
-        that of the mixture from the exact posterior of this update, in nats.
+        that of the mixture from the exact posterior of this update, in nats, and
+        ``"total_divergence"`` the sum over all updates so far. Without a network, its draws are
+        weighted by the exact density, and ``log_evidence`` is that of the new rows given the
+        earlier ones.
+
+    Raises:
+        ValueError: if the program has no density and no network.
     """
-    divergence = None
     with precision(torch.float32), gradients(), seeded(seed):
         began = time.perf_counter()
         problem = make_problem(model, x, y, posterior)
-        answer = network_answer(problem, network)
-        if not answer.density.is_simulator:
-            mixture, divergence = _adapted(answer)
-            answer = replace(answer, mixture=mixture)
-        updated = in_one_pass(problem, answer, n_draws)
+        answer = _network_answer(problem, network)
+        if answer is None:
+            updated = _by_density(problem, n_draws)
+        else:
+            updated = _by_network(problem, answer, n_draws)
     updated.diagnostics["seconds"] = time.perf_counter() - began
-    if divergence is not None:
-        updated.diagnostics["divergence"] = divergence.reshape(problem.batch_shape)
+    if "divergence" in updated.diagnostics:
+        earlier = getattr(posterior, "diagnostics", {}).get("total_divergence", 0.0)
+        updated.diagnostics["total_divergence"] = earlier + updated.diagnostics["divergence"]
+    warn_of_doubt(updated.diagnostics.get("doubt"))
     return updated
 
 
-def _adapted(answer: Answer) -> tuple[GaussianMixture, Float[Tensor, " batch"]]:
-    """The prior or the network's answer, both adapted, and its divergence from the posterior."""
-    density = answer.density
-    prior = prior_mixture(density, _N_COMPONENTS).to(torch.float64).expand((density.n_datasets,))
-    prior = split_components(merge(prior, _N_COMPONENTS), _N_COMPONENTS)
-    candidates = [adapt(mixture, log_density(density)) for mixture in (answer.mixture, prior)]
-    of_network, of_prior = _divergences(density, candidates)
-    # The adapted prior keeps what has little mass now and may be the truth later.
-    is_prior = of_prior <= of_network.clamp(min=_SMALL)
-    chosen = [candidates[number][i] for i, number in enumerate(is_prior.long().tolist())]
-    divergence = torch.where(is_prior, of_prior, of_network)
-    wrong = (divergence > _SMALL).nonzero()[:, 0]
-    if len(wrong):
-        some, rough = density.take(wrong), stacked([chosen[i] for i in wrong])
-        fitted = _fitted(some, rough)
-        before, after = _divergences(some, [rough, fitted])
-        for number, i in enumerate(wrong):
-            if after[number] < before[number]:
-                chosen[i], divergence[i] = fitted[number], after[number]
-    return stacked(chosen), divergence
+def _network_answer(problem: Problem, network: Network | None) -> Answer | None:
+    """The network's answer; None where no network is for the program, its prior or its data."""
+    if network is not None:
+        return network_answer(problem, network)
+    served = find_network(problem)
+    try:
+        return None if served is None else one_pass(problem, *served)
+    except ValueError:  # what is wrong with the data is wrong again without the network
+        return None
 
 
-def _divergences(
-    density: ProgramDensity, candidates: Sequence[GaussianMixture]
-) -> Float[Tensor, "candidates batch"]:
-    r"""The divergence :math:`KL(p | q)` of each mixture q from the posterior p, in nats.
-
-    Estimated from draws of all of them, so that a mixture is told of the mass that only another one
-    has found.
-    """
-    starts = [FromMixture(mixture) for mixture in candidates]
-    with torch.no_grad():
-        u = torch.cat([start.sample(_N_JUDGED) for start in starts], 1)
-        log_p = log_density(density)(u).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-        log_q = torch.stack([start.log_prob(u) for start in starts])
-    log_ratio = log_p - log_q.logsumexp(0) + math.log(len(starts))
-    log_evidence = log_ratio.logsumexp(-1) - math.log(u.shape[1])
-    weights = log_ratio.softmax(-1)
-    surprise = torch.where(weights > 0, weights * (log_p - log_q), 0.0).sum(-1)
-    return (surprise - log_evidence).nan_to_num(torch.inf)
+def _by_density(problem: Problem, n_draws: int) -> Posterior:
+    """An update without a network: draws of the exact density, and the mixture nearest to it."""
+    density = problem.density()
+    mixture, divergence = next_mixture(density, prior_mixture(density, N_COMPONENTS))
+    return exact_draws(problem, density, mixture, divergence, n_draws)
 
 
-def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:
-    """Mixtures fitted to particles of each dataset, adapted."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what comes of it is judged
-        draws = smc(density, 2000, start=FromMixture(start))
-    mixtures = stacked([fit_draws(u, _N_COMPONENTS) for u in draws.u])
-    return adapt(mixtures, log_density(density))
+def _by_network(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
+    """An update whose mixture is the network's answer where the adapted prior is worse."""
+    if answer.density.is_simulator:
+        return in_one_pass(problem, answer, n_draws)
+    earlier = prior_mixture(answer.density, N_COMPONENTS)
+    mixture, divergence = next_mixture(answer.density, earlier, answer.mixture)
+    updated = in_one_pass(problem, replace(answer, mixture=mixture), n_draws)
+    updated.diagnostics["divergence"] = divergence.reshape(problem.batch_shape)
+    return updated
 
 
 def drift(
@@ -169,7 +146,11 @@ def drift(
         latent_prior: that the stream began with; None for the program's own.
     """
     at_once = update(model, latent_prior, x, y, n_draws=1, network=network)
-    assert posterior.mixture is not None and at_once.mixture is not None
+    if posterior.mixture is None or at_once.mixture is None:
+        raise ValueError(
+            "Expected a posterior that `update` of this module gave; this one has no mixture. "
+            "Draws of `infer`, and of Posterior.update, do not drift."
+        )
     return symmetric_kl(posterior.mixture, at_once.mixture)
 
 
