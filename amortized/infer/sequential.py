@@ -43,6 +43,7 @@ from amortized.seeding import seeded
 
 N_COMPONENTS = 12  # of a mixture that adapts
 _SMALL = 0.01  # divergence, in nats, that needs no correction
+_N_TAIL = 10_000  # draws that the thousandth of a mixture's mass is found from
 _N_JUDGED = 1000  # draws of each mixture that it is judged by
 
 
@@ -170,6 +171,17 @@ def divergences(
     weights = log_ratio.softmax(-1)
     surprise = torch.where(weights > 0, weights * (log_p - log_q), 0.0).sum(-1)
     return (surprise - log_evidence).nan_to_num(torch.inf)
+
+
+def share_in_tail(mixture: GaussianMixture, earlier: GaussianMixture) -> Float[Tensor, " batch"]:
+    """The share of a mixture that lies where the earlier one has a thousandth of its mass.
+
+    There a mixture fitted to an earlier posterior is an extrapolation of its components' tails.
+    """
+    old = FromMixture(earlier.to(torch.float64).expand(mixture.batch_shape))
+    with torch.no_grad():
+        usual = old.log_prob(old.sample(_N_TAIL)).quantile(0.001, -1, keepdim=True)
+        return (old.log_prob(FromMixture(mixture).sample(_N_JUDGED)) < usual).double().mean(-1)
 
 
 def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:

@@ -9,6 +9,7 @@ network reads at most K components and joins any more by moments, so the mixture
 """
 
 import time
+import warnings
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from amortized.infer.amortised import (
     prior_mixture,
 )
 from amortized.infer.problem import Data, Problem, make_problem
-from amortized.infer.sequential import N_COMPONENTS, exact_draws, next_mixture
+from amortized.infer.sequential import N_COMPONENTS, exact_draws, next_mixture, share_in_tail
 from amortized.latent_priors.fitting import stacked
 from amortized.one_at_a_time import gradients
 from amortized.posterior import Posterior
@@ -70,14 +71,18 @@ def update(
         seed: equal seeds give equal draws.
 
     Returns:
-        a posterior whose ``mixture`` is the next update's prior; ``diagnostics["divergence"]`` is
-        that of the mixture from the exact posterior of this update, in nats, and
-        ``"total_divergence"`` the sum over all updates so far. Without a network, its draws are
+        a posterior whose ``mixture`` is the next update's prior. Without a network, its draws are
         weighted by the exact density, and ``log_evidence`` is that of the new rows given the
-        earlier ones.
+        earlier ones. In its diagnostics, ``divergence`` is that of the mixture from the exact
+        posterior of this update, in nats; ``total_divergence`` the sum over all updates so far; and
+        ``share_in_tail`` the share of the posterior that lies outside of 99.9% of the mixture
+        before the rows.
 
     Raises:
         ValueError: if the program has no density and no network.
+
+    Warns:
+        UserWarning: if the new rows contradict the earlier ones, or the draws are in doubt.
     """
     with precision(torch.float32), gradients(), seeded(seed):
         began = time.perf_counter()
@@ -92,7 +97,26 @@ def update(
         earlier = getattr(posterior, "diagnostics", {}).get("total_divergence", 0.0)
         updated.diagnostics["total_divergence"] = earlier + updated.diagnostics["divergence"]
     warn_of_doubt(updated.diagnostics.get("doubt"))
+    _warn_of_contradiction(problem, updated)
     return updated
+
+
+def _warn_of_contradiction(problem: Problem, updated: Posterior) -> None:
+    """Where new rows lead into the tails of the earlier mixture, whose shape nobody has fitted."""
+    if problem.latent_prior is None or updated.mixture is None:
+        return
+    mixture = updated.mixture if problem.batch_shape else updated.mixture.expand((1,))
+    share = share_in_tail(mixture, problem.latent_prior)
+    updated.diagnostics["share_in_tail"] = share.reshape(problem.batch_shape)
+    n_far = int((share > 0.5).sum())
+    if n_far:
+        warnings.warn(
+            f"The new rows of {n_far} of {len(share)} datasets contradict the prior or the earlier "
+            "rows: their posterior lies in a tail of the mixture before them, where its shape is "
+            "extrapolated. Keep all rows and use Posterior.update, or infer again.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _network_answer(problem: Problem, network: Network | None) -> Answer | None:
