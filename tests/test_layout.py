@@ -16,7 +16,7 @@ LEVELS = (
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
     {"posterior", "training", "pretrained", "infer", "tables"},
-    {"estimators", "diagnostics", "uncertainty"},
+    {"estimators", "diagnostics", "uncertainty", "crowds"},
     {"recipes", "dt_recipes"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "__main__"},
