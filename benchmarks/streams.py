@@ -5,9 +5,9 @@
     python benchmarks/streams.py --tables programs
 
 Three tables. The first is the moving target of `amortized.priors.state_space.sensor_fusion`: the
-mean negative log density of the true state given all observations so far, for the network ``dt-filter``
-with exact predictions between its updates, a particle filter with 20,000 particles, whose density
-is a mixture of 8 normals fitted to 3,000 of them, and the extended Kalman filter: told the mean and
+mean negative log density of the true state given all observations so far, for the network
+``dt-filter`` with exact predictions between its updates, a particle filter with 20,000 particles,
+whose density is a mixture of 8 normals fitted to 3,000 of them, and the extended Kalman filter: told the mean and
 the variance of its readings, or that every range is a normal reading. The errors are of the
 differences to the particle filter, over series.
 

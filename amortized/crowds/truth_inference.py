@@ -97,7 +97,7 @@ class TruthInference(BaseEstimator):
             ValueError: if an option is unknown or the answers do not fit together.
         """
         self._check_options()
-        self._columns = tuple(np.asarray(column) for column in (items, workers, answers))
+        self._columns = np.asarray(items), np.asarray(workers), np.asarray(answers)
         self._named = None if classes is None else list(classes)
         self._rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         return self._run(None)
@@ -122,11 +122,11 @@ class TruthInference(BaseEstimator):
         """
         if not hasattr(self, "items_"):
             return self.fit(items, workers, answers, classes)
-        new = [np.asarray(column) for column in (items, workers, answers)]
-        encode(*new, self.classes_ if self._named is None else self._named)
+        new = np.asarray(items), np.asarray(workers), np.asarray(answers)
+        encode(new[0], new[1], new[2], self.classes_ if self._named is None else self._named)
         before = dict(zip(self.items_.tolist(), self._last.truth.T, strict=True))
-        joined = zip(self._columns, new, strict=True)
-        self._columns = tuple(np.concatenate(pair) for pair in joined)
+        first, second, third = map(np.concatenate, zip(self._columns, new, strict=True))
+        self._columns = first, second, third
         return self._run(before)
 
     def predict(self) -> np.ndarray:
@@ -159,7 +159,9 @@ class TruthInference(BaseEstimator):
 
     def _run(self, before: dict[Any, np.ndarray] | None) -> "TruthInference":
         """Sweeps over all answers; from earlier truths of the items that had some."""
-        answers, self.items_, self.workers_, self.classes_ = encode(*self._columns, self._named)
+        items, workers, answered = self._columns
+        answers, *known = encode(items, workers, answered, self._named)
+        self.items_, self.workers_, self.classes_ = known
         state: Any = dawid_skene.start(answers, self.n_chains, self._rng)
         for i, item in enumerate(self.items_.tolist() if before else []):
             if before and item in before:
