@@ -482,6 +482,37 @@ def test_data_that_rounding_hides_are_refused(method):
         infer(normal, [1e30, 1.0], method=method)
 
 
+def slope(x, y=None):
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    return answers(dist.StudentT(5.0, b * x[:, 0], 1.0), y)
+
+
+@pytest.mark.parametrize("method", ["auto", "smc", "nuts", "laplace", "importance"])
+def test_posteriors_narrower_than_rounding_are_refused(method):
+    """With inputs of 1e17 the slope has a standard deviation of 1e-17, below the spacing at .3."""
+
+    def precise(x, y=None):
+        b = pyro.sample("b", dist.StudentT(3.0, 0.0, 1.0))
+        return answers(dist.Normal(b * x[:, 0], 1.0), y)
+
+    with pytest.raises(ValueError, match="fewer than 100 neighbouring numbers"):
+        infer(precise, T([[1e17], [2e17]]), [3e16, 6e16], method=method)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e8])
+def test_narrow_posteriors_are_answered(scale):
+    """Rescaling inputs and answer of a slope only rescales its posterior, where the prior is flat.
+
+    The standard deviation of the normalised likelihood is found by quadrature.
+    """
+    x = T([[1.0], [2.0]], dtype=torch.float64) * scale
+    posterior = infer(slope, x, [0.0, 0.0], method="smc", seed=0)
+    grid = torch.linspace(-30, 30, 100001, dtype=torch.float64)
+    weights = sum(dist.StudentT(5.0, k * grid, 1.0).log_prob(T(0.0)) for k in (1.0, 2.0)).exp()
+    sd = (weights * grid.square()).sum().div(weights.sum()).sqrt() / scale
+    assert abs(posterior.std["b"] / sd - 1) < 0.15
+
+
 def test_distant_data_that_rounding_does_not_hide_are_answered():
     posterior = infer(normal, [100.0], method="smc", seed=0)
     assert abs(posterior.mean["m"] - 50.0) < 0.1

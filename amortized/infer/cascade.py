@@ -44,7 +44,7 @@ from amortized.sampling.verdict import any_doubt, judged, measured
 _LEAST_EFFICIENCY = 0.4  # at 0.25 with k-hat 0.4, means were off by a sixth of a deviation
 _CAREFUL = 0.95  # acceptance that NUTS aims at where particles were in doubt
 _FEWEST = 1000  # draws that k-hat and R-hat are estimated from
-_STRETCHED = 1e6  # times as wide in one direction as in another
+_STRETCHED = 1000  # leapfrog steps of a trajectory, about as many as NUTS takes at most
 _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
 
 
@@ -219,9 +219,12 @@ def _temper(
 
 
 def _stretched(u: Float[Tensor, "batch n dim"]) -> Bool[Tensor, " batch"]:
-    """Where trajectories of NUTS, as long as the widest direction, take too many narrow steps."""
-    centred = u - u.mean(1, keepdim=True)
-    variances = torch.linalg.eigvalsh(centred.mT @ centred).abs()
+    """Where a trajectory of NUTS, with a diagonal mass matrix, would need too many steps.
+
+    It is as long as the widest direction of the scaled posterior, in steps of the narrowest.
+    """
+    scaled = (u - u.mean(1, keepdim=True)) / u.std(1, keepdim=True).clamp(min=1e-300)
+    variances = torch.linalg.eigvalsh(scaled.mT @ scaled).abs()
     return variances.amax(-1) > _STRETCHED**2 * variances.amin(-1)
 
 

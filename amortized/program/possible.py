@@ -18,7 +18,10 @@ from amortized.seeding import seeded
 _N_DRAWS = 64  # of the prior, for the first look
 _N_LED = 512
 _N_STEPS = 30
-_LARGEST = 0.1 / torch.finfo(torch.float64).eps  # a log density whose last digit is 0.1 nats
+_EPS = torch.finfo(torch.float64).eps
+_LARGEST = 0.1 / _EPS  # a log density whose last digit is 0.1 nats
+_NARROWEST = 100 * _EPS  # standard deviation of a posterior, as a share of the latent itself
+_STEP = 1e-6  # of second differences, likewise
 
 
 def check_possible(density: ProgramDensity) -> None:
@@ -59,18 +62,22 @@ def check_possible(density: ProgramDensity) -> None:
 
 
 def _refuse_far(density: ProgramDensity, chosen: Int[Tensor, " chosen"]) -> None:
-    """Raises where the log density is so large wherever it is looked at that rounding hides it."""
+    """Raises where the log density is so large or steep that rounding hides its differences."""
     if not len(chosen):
         return
     some = density.take(chosen)
     u = some.sample_prior(_N_LED)
     before, best = u.mean(1, keepdim=True), u.new_full((len(chosen),), -torch.inf)
+    highest = u[:, 0]
     for _ in range(_N_STEPS):
-        height = some.log_density(u).nan_to_num(-torch.inf)
-        best = torch.maximum(best, height.amax(-1))
+        heights = some.log_density(u).nan_to_num(-torch.inf)
+        height, index = heights.max(-1)
+        higher = height > best
+        best = torch.where(higher, height, best)
+        highest = torch.where(higher.unsqueeze(-1), u[torch.arange(len(u)), index], highest)
         if (best > -_LARGEST).all():
-            return
-        u, before = _led(u, height.topk(_N_LED // 8).indices, before)
+            return _refuse_narrow(some, highest, chosen)
+        u, before = _led(u, heights.topk(_N_LED // 8).indices, before)
     at = int(best.argmin())
     which = "" if density.n_datasets == 1 else f" in dataset {int(chosen[at])}"
     raise ValueError(
@@ -78,6 +85,27 @@ def _refuse_far(density: ProgramDensity, chosen: Int[Tensor, " chosen"]) -> None
         f"of {best[at].item():.1g} at the best latents found: differences between latents are "
         "lost in its rounding. Check the data's units, or widen the priors."
     )
+
+
+def _refuse_narrow(
+    density: ProgramDensity, u: Float[Tensor, "batch dim"], chosen: Int[Tensor, " batch"]
+) -> None:
+    """Raises where the posterior spans hardly any of the floating-point numbers about its mode."""
+    step = _STEP * u.abs()
+    shift = torch.diag_embed(step)
+    points = torch.cat([u.unsqueeze(1), u.unsqueeze(1) + shift, u.unsqueeze(1) - shift], 1)
+    height = density.log_density(points)
+    above, below = height[:, 1:].chunk(2, 1)
+    curvature = (2 * height[:, :1] - above - below).clamp(min=0.0)  # times step**2
+    narrow = (_STEP * curvature.rsqrt() < _NARROWEST).any(-1)
+    if narrow.any():
+        at = int(narrow.nonzero()[0])
+        which = "" if density.n_datasets == 1 else f" in dataset {int(chosen[at])}"
+        raise ValueError(
+            f"Expected a posterior that double precision resolves; got data{which} that fix a "
+            f"latent to fewer than {_NARROWEST / _EPS:.0f} neighbouring numbers. Check the data's "
+            "units, or rescale inputs and latents."
+        )
 
 
 def _some(
