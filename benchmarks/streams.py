@@ -7,9 +7,9 @@
 Three tables. The first is the moving target of `amortized.priors.state_space.sensor_fusion`: the
 mean negative log density of the true state given all observations so far, for the network
 ``dt-filter`` with exact predictions between its updates, a particle filter with 20,000 particles,
-whose density is a mixture of 8 normals fitted to 3,000 of them, and the extended Kalman filter: told the mean and
-the variance of its readings, or that every range is a normal reading. The errors are of the
-differences to the particle filter, over series.
+whose density is a mixture of 8 normals fitted to 3,000 of them, and the extended Kalman filter,
+which is given the mean and the variance of its readings, or takes every range for a normal reading.
+The errors are of the differences to the particle filter, over series.
 
 The second streams 50 answers of a normal law one at a time, each posterior the prior of the next,
 by `amortized.infer.streaming.update` and by the passes of ``dt-normal`` alone, and compares the end

@@ -1,8 +1,6 @@
 """Answers of workers to items, as indices sorted by item."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -50,7 +48,7 @@ class Answers:
 
 
 def encode(
-    items: ArrayLike, workers: ArrayLike, answers: ArrayLike, classes: Sequence[Any] | None
+    items: ArrayLike, workers: ArrayLike, answers: ArrayLike, classes: ArrayLike | None
 ) -> tuple[Answers, np.ndarray, np.ndarray, np.ndarray]:
     """Indices of the answers, and the items, workers and classes they stand for, each sorted.
 
