@@ -164,8 +164,12 @@ def debiased_regression(
         )
         slopes = [f"x{i}" for i in range(design.shape[1] - 1)]
         names = ("mean",) if kind == "mean" else ("intercept", *slopes)
-    debiased, classical, naive = (_with_interval(each, level) for each in solved)
-    return DebiasedEstimates(names, debiased, classical, naive, int(known.sum()), level)
+    n_gold = int(known.sum())
+    sizes = n_gold, n_gold, len(s)
+    debiased, classical, naive = (
+        _with_interval(each, n, level) for each, n in zip(solved, sizes, strict=True)
+    )
+    return DebiasedEstimates(names, debiased, classical, naive, n_gold, level)
 
 
 def _quantiles(
@@ -194,10 +198,12 @@ def _quantiles(
     )
 
 
-def _with_interval(solution: Solution, level: float) -> Estimate:
-    error = np.sqrt(np.diag(solution.covariance))
-    reach = stats.norm.ppf((1 + level) / 2) * error
+def _with_interval(solution: Solution, n_labels: int, level: float) -> Estimate:
+    """The interval, with the degrees of freedom that the labels leave."""
     estimate = solution.estimate
+    free = max(1, n_labels - len(estimate))
+    error = np.sqrt(np.diag(solution.covariance) * n_labels / free)
+    reach = stats.t.ppf((1 + level) / 2, free) * error
     return Estimate(estimate, error, estimate - reach, estimate + reach)
 
 
