@@ -7,8 +7,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from amortized import Posterior, infer
+from amortized.infer import infer
 from amortized.infer.streaming import drift, update
+from amortized.posterior import Posterior
 
 GRID = torch.linspace(-4.0, 4.0, 321, dtype=torch.float64)
 POINTS = torch.cartesian_prod(GRID, GRID)
