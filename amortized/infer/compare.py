@@ -236,7 +236,7 @@ def compare(
         ...     return program
         >>> found = compare({"fair": coin(100.0), "any": coin(1.0)}, [1.0] * 8)
         >>> round(found.probabilities["any"].item(), 3), round(found.log_evidence[1].item(), 3)
-        (0.957, -2.197)
+        (0.961, -2.197)
     """
     if not isinstance(models, Mapping) or len(models) < 2:
         raise ValueError(f"Expected two models or more, {{name: program}}; got {models!r}.")
