@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         PFNRegressor,
     )
     from amortized.infer import infer
+    from amortized.infer.compare import compare
     from amortized.posterior import Posterior
     from amortized.pretrained import available, load, save
     from amortized.training import train
@@ -38,6 +39,7 @@ else:
             "PFNRegressor": "amortized.estimators",
             "Posterior": "amortized.posterior",
             "available": "amortized.pretrained",
+            "compare": "amortized.infer.compare",
             "infer": "amortized.infer",
             "load": "amortized.pretrained",
             "save": "amortized.pretrained",
@@ -66,6 +68,7 @@ __all__ = [
     "PFNRegressor",
     "Posterior",
     "available",
+    "compare",
     "infer",
     "load",
     "save",

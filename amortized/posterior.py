@@ -109,6 +109,7 @@ class Posterior:
         self._make_groups = groups
         self.diagnostics = dict(diagnostics or {})
         self.asked: Asked | None = None
+        self.updater: Callable[..., Posterior] | None = None  # set by `infer`
 
     def report(self, *, seed: int = 0) -> Any:
         """Method, calibration at these inputs, fit and a reference: reasons to distrust it.
@@ -229,6 +230,29 @@ class Posterior:
                 "Expected a posterior made from a program; this one has no predictive."
             )
         return self._predictive(x)
+
+    def update(
+        self, x: Any, y: Any = None, *, n_draws: int | None = None, seed: int = 0
+    ) -> "Posterior":
+        """The posterior given further rows too, for any program with a density.
+
+        All rows are kept: the draws are of the posterior of all of them, found from the present
+        draws, which few further rows change little. Where rows cannot be kept, or there is a
+        network for the program, see `amortized.infer.streaming.update`.
+
+        Args:
+            x: inputs of the new rows, as for `amortized.infer.infer`; their observations where
+                ``y`` is not given.
+            y: their observations.
+            n_draws: draws of the answer; None for as many as there are now.
+            seed: equal seeds give equal draws.
+        """
+        if self.updater is None:
+            raise ValueError(
+                "Expected a posterior that `infer` gave for a program; this one does not know its "
+                "program and rows. Call infer with all rows."
+            )
+        return self.updater(self, x, y, self.n_draws if n_draws is None else n_draws, seed)
 
     def probabilities(self, name: str) -> Tensor:
         """The posterior probability of every value of a discrete latent.

@@ -2,18 +2,23 @@
 
     python benchmarks/streams.py [--series 10] [--steps 100] [--streams 100] [--networks folder]
     python benchmarks/streams.py --tables updates
+    python benchmarks/streams.py --tables programs
 
-Two tables. The first is the moving target of `amortized.priors.state_space.sensor_fusion`: the mean
-negative log density of the true state given all observations so far, for the network ``dt-filter``
-with exact predictions between its updates, a particle filter with 20,000 particles, whose density
-is a mixture of 8 normals fitted to 3,000 of them, and the extended Kalman filter: told the mean and
-the variance of its readings, or that every range is a normal reading. The errors are of the
-differences to the particle filter, over series.
+Three tables. The first is the moving target of `amortized.priors.state_space.sensor_fusion`: the
+mean negative log density of the true state given all observations so far, for the network
+``dt-filter`` with exact predictions between its updates, a particle filter with 20,000 particles,
+whose density is a mixture of 8 normals fitted to 3,000 of them, and the extended Kalman filter,
+which is given the mean and the variance of its readings, or takes every range for a normal reading.
+The errors are of the differences to the particle filter, over series.
 
 The second streams 50 answers of a normal law one at a time, each posterior the prior of the next,
 by `amortized.infer.streaming.update` and by the passes of ``dt-normal`` alone, and compares the end
 with one update by all 50, and with the exact posterior: the mean of the exact minus the answered
 log density of the true latents.
+
+The third updates programs that no network knows by one row after the other: symmetric divergence of
+the last mixture from one fitted to all rows at once, in nats, for `update`, which forgets the rows,
+and for `Posterior.update`, which keeps them.
 """
 
 import argparse
@@ -22,6 +27,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
@@ -32,6 +39,7 @@ from amortized.latent_priors import fit_draws
 from amortized.latent_priors.problems import named_tasks
 from amortized.priors.state_space.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
 from amortized.priors.state_space.sensor_reading import SensorReadingPrior
+from amortized.program.vectorised import precision, run_program
 from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
 from amortized.sampling.latent_reference import reference_log_prob
 from amortized.sampling.particle_filter import init, step
@@ -162,6 +170,59 @@ def streams(network: Any, n_streams: int, n_rows: int = 50) -> None:
     print(f"{1000 * seconds / (n_streams * n_rows):.1f} ms an update of one stream")
 
 
+def counts(x: Tensor, y: Tensor | None = None) -> Any:
+    """Overdispersed counts with a slope."""
+    a = pyro.sample("a", dist.Normal(0.0, 1.0))
+    b = pyro.sample("b", dist.Normal(0.0, 1.0))
+    size = pyro.sample("size", dist.LogNormal(1.0, 0.5))
+    mean = (a + b * x[:, 0]).exp()
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", dist.NegativeBinomial(size, logits=(mean / size).log()), obs=y)
+
+
+def robust(x: Tensor, y: Tensor | None = None) -> Any:
+    """A line with errors of unknown scale and heavy tails."""
+    w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    scale = pyro.sample("scale", dist.HalfNormal(1.0))
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", dist.StudentT(3.0, w[0] + w[1] * x[:, 0], scale), obs=y)
+
+
+def two_groups(x: Tensor, y: Tensor | None = None) -> Any:
+    """A mixture of two normals with ordered means, its groups summed out."""
+    low = pyro.sample("low", dist.Normal(-1.0, 1.0))
+    gap = pyro.sample("gap", dist.LogNormal(0.5, 0.5))
+    share = pyro.sample("share", dist.Beta(2.0, 2.0))
+    groups = dist.Categorical(torch.stack((share, 1 - share)))
+    rows = dist.MixtureSameFamily(groups, dist.Normal(torch.stack((low, low + gap)), 0.7))
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", rows, obs=y)
+
+
+def programs(n_streams: int, n_rows: int = 50) -> None:
+    """The third table."""
+    print(f"{n_streams} streams of {n_rows} updates by one row; symmetric KL to all rows at once")
+    print(f"{'program':>12} {'rows':>10} {'mean':>8} {'largest':>8} {'ms':>8}")
+    for program in (counts, robust, two_groups):
+        x = torch.randn(n_streams, n_rows, 1, dtype=torch.float64)
+        with precision(torch.float64):
+            y = torch.stack([run_program(program, each)["y"] for each in x])
+        at_once = update(program, None, x, y, n_draws=1)
+        for kept in (False, True):
+            began = time.perf_counter()
+            posterior = infer(program, x[:, :1], y[:, :1]) if kept else None
+            for i in range(int(kept), n_rows):
+                now = slice(i, i + 1)
+                if kept:
+                    posterior = posterior.update(x[:, now], y[:, now])
+                else:
+                    posterior = update(program, posterior, x[:, now], y[:, now])
+            ms = 1000 * (time.perf_counter() - began) / (n_streams * n_rows)
+            off = symmetric_kl(posterior.mixture, at_once.mixture, 4000)
+            name = "kept" if kept else "forgotten"
+            print(f"{program.__name__:>12} {name:>10} {off.mean():8.3f} {off.max():8.3f} {ms:8.1f}")
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -169,7 +230,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--streams", type=int, default=100)
     parser.add_argument("--networks", type=Path, help="folder of networks; default: pretrained")
-    both = ["filters", "updates"]
+    both = ["filters", "updates", "programs"]
     parser.add_argument("--tables", nargs="+", choices=both, default=both)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -183,6 +244,8 @@ def main() -> None:
         filters(network("dt-filter"), options.series, options.steps)
     if "updates" in options.tables:
         streams(network("dt-normal"), options.streams)
+    if "programs" in options.tables:
+        programs(options.streams)
 
 
 if __name__ == "__main__":

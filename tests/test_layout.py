@@ -17,8 +17,8 @@ LEVELS = (
     {"networks", "sampling", "predictive", "posterior_file"},
     {"posterior_summary"},
     {"posterior", "training", "pretrained", "infer", "tables"},
-    {"estimators", "diagnostics", "uncertainty"},
-    {"recipes", "dt_recipes", "forecasting"},
+    {"estimators", "diagnostics", "uncertainty", "crowds"},
+    {"recipes", "dt_recipes", "forecasting", "debiased"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "__main__"},
 )

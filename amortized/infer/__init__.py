@@ -14,6 +14,7 @@ from amortized.infer.cascade import automatically
 from amortized.infer.options import check_options
 from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
+from amortized.infer.sequential import Updater
 from amortized.infer.states import StateModel, infer_states
 from amortized.one_at_a_time import gradients
 from amortized.posterior import Asked, Posterior
@@ -125,6 +126,7 @@ def infer(
                 problem, int(n_draws), **options
             )
     posterior.diagnostics["seconds"] = time.perf_counter() - began
+    posterior.updater = Updater(problem)
     if not problem.batch_shape:
         posterior.asked = Asked(model, problem.x[0], problem.y[0], latent_prior, options)
     warn_of_doubt(posterior.diagnostics.get("doubt"))

@@ -1,18 +1,15 @@
-r"""Streams: updating a posterior as data arrive in batches.
+r"""Streams: yesterday's posterior is today's prior.
 
-`update` uses the current posterior as the prior for further rows about the same latents and checks
-the result against the exact density each time; `drift` measures the divergence from the posterior
-given all rows at once.
+Rows that speak of the same latents `update` a posterior, which is checked against the exact density
+each time; `drift` says how far it is from the posterior of all rows at once.
 
-For a state that moves, :math:`x_{t+1} \sim N(A x_t + b, Q)` maps a mixture to a mixture exactly;
-between two such predictions a network updates the mixture by the observation in one pass. The
-network reads at most K components and merges any others by moments, so the mixture does not grow.
+For a state that moves, :math:`x_{t+1} \sim N(A x_t + b, Q)` takes a mixture to a mixture exactly;
+between two such predictions a network updates the mixture by what was seen, in one pass. The
+network reads at most K components and joins any more by moments, so the mixture does not grow.
 """
 
-import math
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,26 +25,19 @@ from amortized.infer.amortised import (
     in_one_pass,
     mixture_answer,
     network_answer,
+    one_pass,
     prior_mixture,
 )
-from amortized.infer.cascade import log_density
 from amortized.infer.problem import Data, Problem, make_problem
-from amortized.latent_priors.fitting import fit_draws, stacked
-from amortized.latent_priors.reduction import merge, split_components
+from amortized.infer.sequential import N_COMPONENTS, exact_draws, next_mixture, share_in_tail
+from amortized.latent_priors.fitting import stacked
 from amortized.one_at_a_time import gradients
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
-from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import Program, precision
-from amortized.sampling.adaptation import adapt
-from amortized.sampling.smc import smc
-from amortized.sampling.start import FromMixture
+from amortized.sampling.verdict import warn_of_doubt
 from amortized.seeding import seeded
-
-_N_COMPONENTS = 12  # components of an adapted prior
-_SMALL = 0.01  # divergence, in nats, that is accepted without a refit
-_N_JUDGED = 1000  # draws of each mixture for estimating its divergence
 
 
 def update(
@@ -60,93 +50,102 @@ def update(
     network: Network | None = None,
     seed: int = 0,
 ) -> Posterior:
-    """Updates a posterior by further rows.
+    """The posterior after further rows, from the posterior before them.
 
-    After many updates the result is accurate only if each update is nearly exact, also under priors
-    much narrower than any in training. Therefore two mixtures `adapt` to the exact density: the
-    network's answer, and the previous posterior, which few rows change little. The latter is used
-    if its divergence from the exact posterior is small, otherwise the better one of the two; if
-    neither is good, a mixture is fitted to particles of tempered SMC. For a simulator, which has no
-    density, the result is the network's answer.
+    For any program with a density. To be right after many updates, each must be nearly exact. So
+    the posterior before the rows, as a mixture, and the answer of a network where there is one,
+    `adapt` to the exact density. The former is taken where it diverges little from the exact
+    posterior, otherwise the better one; where neither is good, a mixture fitted to the particles
+    of tempered SMC. For a simulator, which has no density, it is the network's answer unchecked.
+
+    The rows must be independent given the latents, and earlier rows are not needed again. Where
+    they can be kept, `amortized.posterior.Posterior.update` is exact at every step.
 
     Args:
         model: as for `amortized.infer.infer`.
-        posterior: posterior given the earlier rows, or any `latent_prior`; the prior of the new
-            rows.
+        posterior: given the earlier rows, or any `latent_prior`; read as the prior of the new ones.
         x: inputs of the new rows, ``(*batch, n, n_features)``.
         y: their observations, ``(*batch, n)``.
-        n_draws: number of draws.
-        network: as for method "dt".
+        n_draws: draws of the answer.
+        network: as for method "dt"; a program that no network is for needs none.
         seed: equal seeds give equal draws.
 
     Returns:
-        a posterior whose ``mixture`` is the prior of the next update; ``diagnostics["divergence"]``
-        is the divergence of the mixture from the exact posterior of this update, in nats.
+        a posterior whose ``mixture`` is the next update's prior. Without a network, its draws are
+        weighted by the exact density, and ``log_evidence`` is that of the new rows given the
+        earlier ones. In its diagnostics, ``divergence`` is that of the mixture from the exact
+        posterior of this update, in nats; ``total_divergence`` the sum over all updates so far; and
+        ``share_in_tail`` the share of the posterior that lies outside of 99.9% of the mixture
+        before the rows.
+
+    Raises:
+        ValueError: if the program has no density and no network.
+
+    Warns:
+        UserWarning: if the new rows contradict the earlier ones, or the draws are in doubt.
     """
-    divergence = None
     with precision(torch.float32), gradients(), seeded(seed):
         began = time.perf_counter()
         problem = make_problem(model, x, y, posterior)
-        answer = network_answer(problem, network)
-        if not answer.density.is_simulator:
-            mixture, divergence = _adapted(answer)
-            answer = replace(answer, mixture=mixture)
-        updated = in_one_pass(problem, answer, n_draws)
+        answer = _network_answer(problem, network)
+        if answer is None:
+            updated = _by_density(problem, n_draws)
+        else:
+            updated = _by_network(problem, answer, n_draws)
     updated.diagnostics["seconds"] = time.perf_counter() - began
-    if divergence is not None:
-        updated.diagnostics["divergence"] = divergence.reshape(problem.batch_shape)
+    if "divergence" in updated.diagnostics:
+        earlier = getattr(posterior, "diagnostics", {}).get("total_divergence", 0.0)
+        updated.diagnostics["total_divergence"] = earlier + updated.diagnostics["divergence"]
+    warn_of_doubt(updated.diagnostics.get("doubt"))
+    _warn_of_contradiction(problem, updated)
     return updated
 
 
-def _adapted(answer: Answer) -> tuple[GaussianMixture, Float[Tensor, " batch"]]:
-    """The prior or the network's answer, both adapted, and its divergence from the posterior."""
-    density = answer.density
-    prior = prior_mixture(density, _N_COMPONENTS).to(torch.float64).expand((density.n_datasets,))
-    prior = split_components(merge(prior, _N_COMPONENTS), _N_COMPONENTS)
-    candidates = [adapt(mixture, log_density(density)) for mixture in (answer.mixture, prior)]
-    of_network, of_prior = _divergences(density, candidates)
-    # The adapted prior keeps regions of little mass, which later data may support.
-    is_prior = of_prior <= of_network.clamp(min=_SMALL)
-    chosen = [candidates[number][i] for i, number in enumerate(is_prior.long().tolist())]
-    divergence = torch.where(is_prior, of_prior, of_network)
-    wrong = (divergence > _SMALL).nonzero()[:, 0]
-    if len(wrong):
-        some, rough = density.take(wrong), stacked([chosen[i] for i in wrong])
-        fitted = _fitted(some, rough)
-        before, after = _divergences(some, [rough, fitted])
-        for number, i in enumerate(wrong):
-            if after[number] < before[number]:
-                chosen[i], divergence[i] = fitted[number], after[number]
-    return stacked(chosen), divergence
+def _warn_of_contradiction(problem: Problem, updated: Posterior) -> None:
+    """Where new rows lead into the tails of the earlier mixture, whose shape nobody has fitted."""
+    if problem.latent_prior is None or updated.mixture is None:
+        return
+    mixture = updated.mixture if problem.batch_shape else updated.mixture.expand((1,))
+    share = share_in_tail(mixture, problem.latent_prior)
+    updated.diagnostics["share_in_tail"] = share.reshape(problem.batch_shape)
+    n_far = int((share > 0.5).sum())
+    if n_far:
+        warnings.warn(
+            f"The new rows of {n_far} of {len(share)} datasets contradict the prior or the earlier "
+            "rows: their posterior lies in a tail of the mixture before them, where its shape is "
+            "extrapolated. Keep all rows and use Posterior.update, or infer again.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
-def _divergences(
-    density: ProgramDensity, candidates: Sequence[GaussianMixture]
-) -> Float[Tensor, "candidates batch"]:
-    r"""The divergence :math:`KL(p | q)` of each mixture q from the posterior p, in nats.
-
-    Estimated from draws of all mixtures, so that each is also evaluated where only another one has
-    mass.
-    """
-    starts = [FromMixture(mixture) for mixture in candidates]
-    with torch.no_grad():
-        u = torch.cat([start.sample(_N_JUDGED) for start in starts], 1)
-        log_p = log_density(density)(u).nan_to_num(-torch.inf, -torch.inf, -torch.inf)
-        log_q = torch.stack([start.log_prob(u) for start in starts])
-    log_ratio = log_p - log_q.logsumexp(0) + math.log(len(starts))
-    log_evidence = log_ratio.logsumexp(-1) - math.log(u.shape[1])
-    weights = log_ratio.softmax(-1)
-    surprise = torch.where(weights > 0, weights * (log_p - log_q), 0.0).sum(-1)
-    return (surprise - log_evidence).nan_to_num(torch.inf)
+def _network_answer(problem: Problem, network: Network | None) -> Answer | None:
+    """The network's answer; None where no network is for the program, its prior or its data."""
+    if network is not None:
+        return network_answer(problem, network)
+    served = find_network(problem)
+    try:
+        return None if served is None else one_pass(problem, *served)
+    except ValueError:  # what is wrong with the data is wrong again without the network
+        return None
 
 
-def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:
-    """Mixtures fitted to particles of each dataset and then adapted."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the result is checked afterwards
-        draws = smc(density, 2000, start=FromMixture(start))
-    mixtures = stacked([fit_draws(u, _N_COMPONENTS) for u in draws.u])
-    return adapt(mixtures, log_density(density))
+def _by_density(problem: Problem, n_draws: int) -> Posterior:
+    """An update without a network: draws of the exact density, and the mixture nearest to it."""
+    density = problem.density()
+    mixture, divergence = next_mixture(density, prior_mixture(density, N_COMPONENTS))
+    return exact_draws(problem, density, mixture, divergence, n_draws)
+
+
+def _by_network(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
+    """An update whose mixture is the network's answer where the adapted prior is worse."""
+    if answer.density.is_simulator:
+        return in_one_pass(problem, answer, n_draws)
+    earlier = prior_mixture(answer.density, N_COMPONENTS)
+    mixture, divergence = next_mixture(answer.density, earlier, answer.mixture)
+    updated = in_one_pass(problem, replace(answer, mixture=mixture), n_draws)
+    updated.diagnostics["divergence"] = divergence.reshape(problem.batch_shape)
+    return updated
 
 
 def drift(
@@ -158,20 +157,24 @@ def drift(
     network: Network | None = None,
     latent_prior: Any = None,
 ) -> Float[Tensor, "*batch"]:
-    """Divergence of an updated posterior from that given all rows at once, in nats.
+    """How far updates led from the posterior of all rows at once: `symmetric_kl`, in nats.
 
-    The latter is a single update of the initial prior; the divergence is `symmetric_kl`.
+    The latter is one update of what the stream began with.
 
     Args:
         model: as for `amortized.infer.infer`.
         x: inputs of all rows, ``(*batch, n, n_features)``.
         y: their observations, ``(*batch, n)``.
-        posterior: posterior after the last update.
+        posterior: after the update with the last of them.
         network: as for method "dt".
-        latent_prior: prior at the start of the stream; None for the program's own.
+        latent_prior: that the stream began with; None for the program's own.
     """
     at_once = update(model, latent_prior, x, y, n_draws=1, network=network)
-    assert posterior.mixture is not None and at_once.mixture is not None
+    if posterior.mixture is None or at_once.mixture is None:
+        raise ValueError(
+            "Expected a posterior that `update` of this module gave; this one has no mixture. "
+            "Draws of `infer`, and of Posterior.update, do not drift."
+        )
     return symmetric_kl(posterior.mixture, at_once.mixture)
 
 
@@ -191,12 +194,12 @@ def symmetric_kl(
 
 
 class Filtered(NamedTuple):
-    """Filtered states of a batch of series, one mixture per step.
+    """States of a batch of series, one mixture a step.
 
     Attributes:
-        predicted: given the earlier observations, of batch shape ``(n_series, n_steps)``.
-        filtered: given also the observation of the step.
-        inside_training_range: whether prior and observation lie in the network's training range.
+        predicted: given the observations before, of batch shape ``(n_series, n_steps)``.
+        filtered: given those of the step too.
+        inside_training_range: whether the network has seen such a prior and observation.
     """
 
     predicted: GaussianMixture
@@ -211,16 +214,16 @@ def filter_states(
     *,
     network: Network | None = None,
 ) -> Filtered:
-    """Filters series with one network pass per step, for all series at once.
+    """Filters series by one network pass a step, all series at once.
 
     Args:
         model: program of one observation given the state, its only latent, in real units.
         y: the observations.
-        motion: initial distribution and transition of the state; its observation model is not used.
+        motion: how the state begins and moves; what it says of observations is not read.
         network: as for method "dt".
 
     Raises:
-        ValueError: if there is no network, or the data do not match its program.
+        ValueError: if there is no network, or the data are not those of its program.
     """
     if y.ndim != 3 or not bool(y.isfinite().all()):
         raise ValueError(
@@ -242,7 +245,7 @@ def filter_states(
         posterior, inside = mixture_answer(*served, model, prior, nothing, y[:, t])
         steps.append((prior, posterior, inside))
         prior = posterior.propagate(motion.transition, offset, motion.transition_cov)
-    # The first prior has one component, later ones as many as the network returns.
+    # The first prior has one component, later ones as many as the network answers with.
     return Filtered(
         stacked([step[0] for step in steps], 1),
         stacked([step[1] for step in steps], 1),

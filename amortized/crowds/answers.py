@@ -1,0 +1,79 @@
+"""Answers of workers to items, as indices sorted by item."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered, in order of the items.
+
+    Attributes:
+        item: index of the item, ``(n_answers,)``, not decreasing.
+        worker: index of the worker.
+        answer: index of the class.
+        n_items: number of items, each with one answer or more.
+        n_workers: number of workers.
+        n_classes: number of classes.
+    """
+
+    item: Int[np.ndarray, " n_answers"]
+    worker: Int[np.ndarray, " n_answers"]
+    answer: Int[np.ndarray, " n_answers"]
+    n_items: int
+    n_workers: int
+    n_classes: int
+
+    def by_item(self, values: Float[np.ndarray, "chains n_answers *rest"]) -> np.ndarray:
+        """Sums over the answers to each item, ``(chains, n_items, *rest)``."""
+        starts = np.searchsorted(self.item, np.arange(self.n_items))
+        return np.add.reduceat(values, starts, axis=1)
+
+    def count(self, index: Int[np.ndarray, "chains n_answers"], size: int) -> np.ndarray:
+        """How often each worker has each index below ``size``: ``(chains, n_workers, size)``."""
+        n_chains = len(index)
+        chain = np.arange(n_chains)[:, None]
+        flat = (chain * self.n_workers + self.worker) * size + index
+        found = np.bincount(flat.ravel(), minlength=n_chains * self.n_workers * size)
+        return found.reshape(n_chains, self.n_workers, size)
+
+    def votes(self) -> Int[np.ndarray, "n_items n_classes"]:
+        """Number of workers for each class of each item."""
+        flat = self.item * self.n_classes + self.answer
+        found = np.bincount(flat, minlength=self.n_items * self.n_classes)
+        return found.reshape(self.n_items, self.n_classes)
+
+
+def encode(
+    items: ArrayLike, workers: ArrayLike, answers: ArrayLike, classes: ArrayLike | None
+) -> tuple[Answers, np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the answers, and the items, workers and classes they stand for, each sorted.
+
+    Raises:
+        ValueError: if the three are not of one length, or an answer is none of the classes.
+    """
+    columns = [np.asarray(column) for column in (items, workers, answers)]
+    if any(c.ndim != 1 or len(c) != len(columns[0]) for c in columns) or not len(columns[0]):
+        raise ValueError(
+            "Expected items, workers and answers of one length, one entry for each answer; got "
+            f"shapes {[c.shape for c in columns]}."
+        )
+    for name, column in zip(("items", "workers", "answers"), columns, strict=True):
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
+            raise ValueError(f"Expected {name} without NaN; leave out answers that are missing.")
+    known_items, item = np.unique(columns[0], return_inverse=True)
+    known_workers, worker = np.unique(columns[1], return_inverse=True)
+    known = np.unique(columns[2] if classes is None else np.asarray(classes))
+    answer = np.searchsorted(known, columns[2]).clip(max=len(known) - 1)
+    if (known[answer] != columns[2]).any() or len(known) < 2:
+        raise ValueError(
+            f"Expected answers among two classes or more; got answers {np.unique(columns[2])} and "
+            f"classes {known}. Give all classes as classes=[...]."
+        )
+    order = np.argsort(item, kind="stable")
+    sizes = len(known_items), len(known_workers), len(known)
+    encoded = Answers(item[order], worker[order], answer[order], *sizes)
+    return encoded, known_items, known_workers, known

@@ -1,0 +1,96 @@
+r"""The model of Dawid and Skene, with the workers' prior learned, by Gibbs sampling.
+
+.. math::
+    \pi \sim \mathrm{Dirichlet}(1), \quad z_i \sim \pi, \quad
+    c_{jk} \sim \mathrm{Dirichlet}(s \, b(m_j)), \quad a_{ij} \sim c_{j z_i},
+
+where :math:`b(m)` has m for the right answer and equal parts of the rest. A worker's rows share the
+mean :math:`m_j`, so that who is often wrong in one class is doubted in the others; the means of all
+workers share a beta distribution above chance. That and s are learned, all on grids.
+
+A sweep draws the means, their distribution and s with the confusion matrices integrated out, the
+matrices and the shares of the classes given these, and the truths given those. Conditional
+probabilities of the truths are averaged, not their draws.
+
+References:
+    | Maximum likelihood estimation of observer error-rates using the EM algorithm (Dawid and Skene,
+    | 1979)
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from amortized.crowds.answers import Answers
+from amortized.crowds.skill_prior import WorkerMeans
+
+
+class Sweep(NamedTuple):
+    """What one sweep of every chain gives.
+
+    Attributes:
+        truth: draws, ``(chains, n_items)``.
+        probability: of each class given the skills, ``(chains, n_items, n_classes)``.
+        skill: probability of a right answer, ``(chains, n_workers)``.
+        confusion: of each worker: rows are truths, columns answers.
+        second: as ``probability``, of the second answer; None where the model has none.
+        confusability: mean of the probability q of an item; None where the model has none.
+        rest: what else the model's next sweep begins from.
+    """
+
+    truth: Int[np.ndarray, "chains n_items"]
+    probability: Float[np.ndarray, "chains n_items n_classes"]
+    skill: Float[np.ndarray, "chains n_workers"]
+    confusion: Float[np.ndarray, "chains n_workers n_classes n_classes"]
+    second: Float[np.ndarray, "chains n_items n_classes"] | None = None
+    confusability: Float[np.ndarray, "chains n_items"] | None = None
+    rest: Any = None
+
+
+def start(answers: Answers, n_chains: int, rng: np.random.Generator) -> np.ndarray:
+    """Truths to begin with: a worker drawn for each item, mostly one of the majority."""
+    votes = answers.votes() ** 2.0
+    noise = rng.gumbel(size=(n_chains, *votes.shape))
+    with np.errstate(divide="ignore"):
+        return (np.log(votes) + noise).argmax(-1)
+
+
+def sweep(answers: Answers, before: np.ndarray | Sweep, rng: np.random.Generator) -> Sweep:
+    """One sweep of all chains."""
+    truth = before.truth if isinstance(before, Sweep) else before
+    rest = before.rest if isinstance(before, Sweep) else None
+    k = answers.n_classes
+    counts = answers.count(truth[:, answers.item] * k + answers.answer, k * k)
+    counts = counts.reshape(*counts.shape[:2], k, k)
+    rest, mean, concentration = WorkerMeans(1 / k, k).sample(counts, rest, rng)
+    off = ((1 - mean) / (k - 1))[..., None, None]
+    prior = concentration[:, None, None, None] * (off + (mean[..., None, None] - off) * np.eye(k))
+    confusion = _dirichlet(counts + prior, rng)
+    shares = class_shares(truth, k, rng)
+    log_answer = np.log(confusion)[:, answers.worker, :, answers.answer].swapaxes(0, 1)
+    logits = answers.by_item(log_answer) + np.log(shares)[:, None]
+    skill = np.einsum("ck,cwkk->cw", shares, confusion)
+    return Sweep(draw(logits, rng), softmax(logits), skill, confusion, rest=rest)
+
+
+def class_shares(truth: np.ndarray, n_classes: int, rng: np.random.Generator) -> np.ndarray:
+    """The shares of the classes given the truths, ``(chains, n_classes)``."""
+    return _dirichlet(1.0 + (truth[..., None] == np.arange(n_classes)).sum(1), rng)
+
+
+def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """An index of the last axis, with probabilities of which these are logits."""
+    return (logits + rng.gumbel(size=logits.shape)).argmax(-1)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis."""
+    raised = np.exp(logits - logits.max(-1, keepdims=True))
+    return raised / raised.sum(-1, keepdims=True)
+
+
+def _dirichlet(concentration: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draws with the last axis as event; at least 1e-30 each, whose logarithm is finite."""
+    raised = np.maximum(rng.standard_gamma(concentration), 1e-30)
+    return raised / raised.sum(-1, keepdims=True)

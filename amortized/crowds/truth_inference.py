@@ -1,0 +1,202 @@
+"""The estimator of truths from answers of several workers."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, check_random_state
+
+from amortized.crowds import dawid_skene, one_coin, top_two
+from amortized.crowds.answers import Answers, encode
+from amortized.crowds.dawid_skene import Sweep
+from amortized.sampling.convergence import r_hat
+
+MODELS: dict[str, Callable[[Answers, Any, np.random.Generator], Sweep]] = {
+    "dawid-skene": dawid_skene.sweep,
+    "one-coin": one_coin.sweep,
+    "top-two": top_two.sweep,
+}
+_LARGEST_R_HAT = 1.1
+
+
+class TruthInference(BaseEstimator):
+    """Posterior of the right answers to items that several workers have answered.
+
+    Workers' skills and their spread over the crowd are learned with the truths, by Gibbs sampling
+    with several chains. See the modules of `amortized.crowds` for the models.
+
+    Args:
+        model: "dawid-skene", a confusion matrix for each worker; "one-coin", one probability of a
+            right answer for each worker, for few answers; or "top-two", where an item also has a
+            second answer for which the right one is mistaken, and workers guess or do not.
+        n_draws: draws of all chains together.
+        n_warmup: sweeps of every chain before its draws; of `partial_fit`, from where it was.
+        n_chains: independent chains.
+        random_state: seed, generator of NumPy, or None.
+
+    Attributes:
+        items_: the items, sorted; rows of `predict_proba`.
+        workers_: the workers, sorted.
+        classes_: the classes, sorted.
+        worker_skill_: posterior mean of each worker's probability of a right answer; for "top-two"
+            of not guessing.
+        confusion_: posterior mean of each worker's matrix, truths in rows and answers in columns,
+            ``(n_workers, n_classes, n_classes)``; for "top-two" beside the items' second answers.
+        second_: for "top-two", the most probable second answer of each item.
+        confusion_probability_: for "top-two", the posterior mean of the probability that a worker
+            who does not guess gives the right answer, and not the second one.
+        r_hat_: of the skills, over chains, the largest.
+
+    Warns:
+        UserWarning: if chains disagree.
+
+    Example:
+        >>> items = [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        >>> workers = ["ann", "bob", "eve"] * 3
+        >>> answers = ["cat", "cat", "dog", "dog", "dog", "cat", "cat", "cat", "dog"]
+        >>> crowd = TruthInference("one-coin", random_state=0).fit(items, workers, answers)
+        >>> crowd.predict().tolist()
+        ['cat', 'dog', 'cat']
+        >>> bool(crowd.worker_skill_[0] > 0.5 > crowd.worker_skill_[2])
+        True
+    """
+
+    def __init__(
+        self,
+        model: str = "dawid-skene",
+        *,
+        n_draws: int = 1000,
+        n_warmup: int = 200,
+        n_chains: int = 4,
+        random_state: Any = None,
+    ) -> None:
+        self.model, self.n_draws, self.n_warmup = model, n_draws, n_warmup
+        self.n_chains, self.random_state = n_chains, random_state
+
+    def fit(
+        self,
+        items: ArrayLike,
+        workers: ArrayLike,
+        answers: ArrayLike,
+        classes: Sequence[Any] | None = None,
+    ) -> "TruthInference":
+        """Learns from answers, one entry each for the item, the worker and the answer.
+
+        Args:
+            items: names or numbers of the items.
+            workers: those of the workers.
+            answers: what was answered.
+            classes: all that may be answered; None for what occurs.
+
+        Raises:
+            ValueError: if an option is unknown or the answers do not fit together.
+        """
+        self._check_options()
+        self._columns = np.asarray(items), np.asarray(workers), np.asarray(answers)
+        self._named = None if classes is None else list(classes)
+        self._rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
+        return self._run(None)
+
+    def partial_fit(
+        self,
+        items: ArrayLike,
+        workers: ArrayLike,
+        answers: ArrayLike,
+        classes: Sequence[Any] | None = None,
+    ) -> "TruthInference":
+        """Learns from further answers too, to old items or new ones.
+
+        All answers are kept, and the chains go on from where they were: the posterior is that of
+        all answers.
+
+        Args:
+            items: as for `fit`.
+            workers: as for `fit`.
+            answers: as for `fit`; of new classes only where `fit` was not given all.
+            classes: at the first call, as for `fit`.
+        """
+        if not hasattr(self, "items_"):
+            return self.fit(items, workers, answers, classes)
+        new = np.asarray(items), np.asarray(workers), np.asarray(answers)
+        encode(new[0], new[1], new[2], self.classes_ if self._named is None else self._named)
+        before = dict(zip(self.items_.tolist(), self._last.truth.T, strict=True))
+        first, second, third = map(np.concatenate, zip(self._columns, new, strict=True))
+        self._columns = first, second, third
+        return self._run(before)
+
+    def predict(self) -> np.ndarray:
+        """The most probable answer to each of ``items_``."""
+        return self.classes_[self.predict_proba().argmax(-1)]
+
+    def predict_proba(self) -> Float[np.ndarray, "n_items n_classes"]:
+        """Posterior probability of each class for each of ``items_``."""
+        check_is_fitted(self, "items_")
+        return self._probability
+
+    def worker_skill_interval(
+        self, level: float = 0.9
+    ) -> tuple[Float[np.ndarray, " n_workers"], Float[np.ndarray, " n_workers"]]:
+        """Central posterior interval of each worker's skill."""
+        check_is_fitted(self, "items_")
+        if not 0 < level < 1:
+            raise ValueError(f"Expected a level between 0 and 1; got {level!r}.")
+        tail = (1 - level) / 2
+        low, high = np.quantile(self._skills.reshape(-1, len(self.workers_)), [tail, 1 - tail], 0)
+        return low, high
+
+    def _check_options(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(f"Expected a model among {list(MODELS)}; got {self.model!r}.")
+        for name, least in (("n_draws", 1), ("n_warmup", 0), ("n_chains", 1)):
+            value = getattr(self, name)
+            if int(value) != value or value < least:
+                raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
+
+    def _run(self, before: dict[Any, np.ndarray] | None) -> "TruthInference":
+        """Sweeps over all answers; from earlier truths of the items that had some."""
+        items, workers, answered = self._columns
+        answers, *known = encode(items, workers, answered, self._named)
+        self.items_, self.workers_, self.classes_ = known
+        state: Any = dawid_skene.start(answers, self.n_chains, self._rng)
+        for i, item in enumerate(self.items_.tolist() if before else []):
+            if before and item in before:
+                state[:, i] = before[item]
+        sweep = MODELS[self.model]
+        for _ in range(self.n_warmup):
+            state = sweep(answers, state, self._rng)
+        sums: dict[str, np.ndarray] = {}
+        skills = []
+        n_each = -(-self.n_draws // self.n_chains)
+        for _ in range(n_each):
+            state = sweep(answers, state, self._rng)
+            skills.append(state.skill)
+            for name in ("probability", "confusion", "second", "confusability"):
+                value = getattr(state, name)
+                if value is not None:
+                    sums[name] = sums.get(name, 0.0) + value.mean(0) / n_each
+        self._last, self._skills = state, np.stack(skills, 1)  # (chains, draws, workers)
+        self._store(sums)
+        return self
+
+    def _store(self, means: dict[str, np.ndarray]) -> None:
+        self._probability, self.confusion_ = means["probability"], means["confusion"]
+        self.worker_skill_ = self._skills.mean((0, 1))
+        if "second" in means:
+            self.second_ = self.classes_[means["second"].argmax(-1)]
+            self.confusion_probability_ = means["confusability"]
+        self.r_hat_ = 1.0
+        if self._skills.shape[1] >= 4:
+            self.r_hat_ = float(r_hat(torch.as_tensor(self._skills)).max())
+        if not self.r_hat_ <= _LARGEST_R_HAT:
+            warnings.warn(
+                f"Chains disagree about the workers' skills: R-hat is {self.r_hat_:.2f}. There may "
+                "be several explanations of the answers; raise n_warmup and n_draws, or use "
+                "model='one-coin'.",
+                UserWarning,
+                stacklevel=4,
+            )

@@ -1,0 +1,5 @@
+"""Estimates from surrogate labels, debiased by gold labels of a random sample."""
+
+from amortized.debiased.regression import DebiasedEstimates, Estimate, debiased_regression
+
+__all__ = ["DebiasedEstimates", "Estimate", "debiased_regression"]

@@ -1,0 +1,98 @@
+r"""Estimating equations: the solution, with the sandwich variance that allows for design weights.
+
+The estimate solves :math:`\sum_i m_i(\beta) = 0`. Its covariance is
+:math:`J^{-1} (\sum_i m_i m_i^\top) J^{-\top}` with J the Jacobian of the sum.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import expit
+
+_N_STEPS = 100
+
+
+class Solution(NamedTuple):
+    """An estimate and its covariance."""
+
+    estimate: Float[np.ndarray, " p"]
+    covariance: Float[np.ndarray, "p p"]
+
+
+def solve_regression(
+    x: Float[np.ndarray, "n p"],
+    y: Float[np.ndarray, " n"],
+    weights: Float[np.ndarray, " n"],
+    link: str,
+) -> Solution:
+    r"""Solves :math:`\sum_i w_i x_i (y_i - \mu(x_i^\top \beta)) = 0`.
+
+    Args:
+        x: design, with its intercept.
+        y: labels, or pseudo-labels of any size.
+        weights: of the rows.
+        link: "linear" or "logistic".
+
+    Raises:
+        ValueError: if there is no solution, as where classes are separated.
+    """
+    beta = np.zeros(x.shape[1])
+    for _ in range(_N_STEPS if link == "logistic" else 1):
+        mean = expit(x @ beta) if link == "logistic" else x @ beta
+        slope = mean * (1 - mean) if link == "logistic" else np.ones(len(x))
+        score = x.T @ (weights * (y - mean))
+        information = (x * (weights * slope)[:, None]).T @ x
+        try:
+            step = np.linalg.solve(information, score)
+        except np.linalg.LinAlgError as reason:
+            raise ValueError(_NO_SOLUTION) from reason
+        beta = beta + step / max(1.0, np.abs(step).max() / 5)
+        if np.abs(step).max() < 1e-10:
+            break
+    mean = expit(x @ beta) if link == "logistic" else x @ beta
+    slope = mean * (1 - mean) if link == "logistic" else np.ones(len(x))
+    information = (x * (weights * slope)[:, None]).T @ x
+    if link == "logistic" and np.abs(x.T @ (weights * (y - mean))).max() > 1e-6 * len(x):
+        raise ValueError(_NO_SOLUTION)
+    moments = x * (weights * (y - mean))[:, None]
+    inverse = np.linalg.inv(information)
+    return Solution(beta, inverse @ (moments.T @ moments) @ inverse.T)
+
+
+_NO_SOLUTION = (
+    "Expected an estimating equation with one solution; this one has none: columns of X may be "
+    "collinear, or classes of the gold labels separated. Leave out columns, or add gold labels."
+)
+
+
+def solve_quantile(
+    level: float,
+    y: Float[np.ndarray, " n"],
+    at_most: Callable[[float], Float[np.ndarray, " n"]],
+) -> Solution:
+    r"""Solves :math:`\sum_i (\hat F_i(t) - q) = 0` for t, between the least and the largest y.
+
+    Args:
+        level: q.
+        y: values between which the quantile lies.
+        at_most: for each row an unbiased estimate of whether its label is at most t.
+    """
+    values = np.unique(y)
+    found = _crossing(values, at_most, level)
+    indicator = at_most(found)
+    error = indicator.std(ddof=1) / np.sqrt(len(indicator))
+    # Woodruff's interval: the error of the level, taken back through the distribution function.
+    reach = [_crossing(values, at_most, level + sign * 1.96 * error) for sign in (-1, 1)]
+    return Solution(np.array([found]), np.array([[((reach[1] - reach[0]) / 3.92) ** 2]]))
+
+
+def _crossing(values: np.ndarray, at_most: Callable[[float], np.ndarray], level: float) -> float:
+    """The least value at which the average is the level; it rises everywhere but for noise."""
+    low, high = 0, len(values) - 1
+    while low < high:
+        middle = (low + high) // 2
+        above = at_most(values[middle]).mean() >= level
+        low, high = (low, middle) if above else (middle + 1, high)
+    return float(values[low])

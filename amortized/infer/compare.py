@@ -1,0 +1,377 @@
+r"""Model comparison: posterior probabilities of programs, their Bayes factors, and their average.
+
+With the evidence :math:`Z_m = p(y \mid x, m)` of each program m and its prior probability
+:math:`\pi_m`,
+
+.. math::
+    p(m \mid y) = \frac{\pi_m Z_m}{\sum_k \pi_k Z_k}, \qquad
+    \mathrm{BF}_{ab} = Z_a / Z_b, \qquad
+    p(y^* \mid y) = \sum_m p(m \mid y) \, p(y^* \mid y, m).
+
+An evidence that is estimated comes with its Monte Carlo standard error, and so do probabilities and
+Bayes factors: their intervals take the errors of the log evidences as independent and normal. The
+intervals say nothing of the priors, to whose width evidences are sensitive however many rows there
+are.
+
+References:
+    | Bayes factors (Kass and Raftery, 1995)
+    | Bayesian model averaging: a tutorial (Hoeting, Madigan, Raftery and Volinsky, 1999)
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from torch import Tensor
+from torch.distributions import Distribution, constraints
+
+from amortized.arrays import as_values
+from amortized.infer import infer
+from amortized.infer.problem import Data
+from amortized.plotting import COLOURS, label_axes, new_axes
+from amortized.posterior import Posterior
+from amortized.priors.prior import Prior
+from amortized.program.vectorised import Program
+from amortized.seeding import seeded
+
+_N_ERRORS = 4000  # draws of the evidences' errors, for intervals of probabilities
+
+
+class Interval(NamedTuple):
+    """An estimate with the bounds that its Monte Carlo error gives it, each ``(*batch,)``."""
+
+    estimate: Tensor
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True, repr=False)
+class ModelComparison:
+    """Programs compared on one dataset, or on each dataset of a batch.
+
+    Attributes:
+        posteriors: of each program, by name.
+        prior: prior probabilities, ``(n_models,)``, in the same order.
+        log_evidence: ``(*batch, n_models)``.
+        log_evidence_error: its Monte Carlo standard error, 0 where the evidence is exact.
+        in_doubt: whether the checks of the method doubt this posterior and so its evidence,
+            ``(*batch, n_models)``.
+    """
+
+    posteriors: dict[str, Posterior]
+    prior: Float[Tensor, " n_models"]
+    log_evidence: Float[Tensor, "*batch n_models"]
+    log_evidence_error: Float[Tensor, "*batch n_models"]
+    in_doubt: Tensor
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the programs."""
+        return list(self.posteriors)
+
+    @property
+    def probabilities(self) -> dict[str, Float[Tensor, "*batch"]]:
+        """Posterior probability of each program."""
+        return dict(zip(self.names, self._log_probability().exp().unbind(-1), strict=True))
+
+    def probability_intervals(self, level: float = 0.95) -> dict[str, Interval]:
+        """The probabilities with the interval that the errors of the evidences give them."""
+        _check_level(level)
+        with seeded(0):
+            noise = torch.randn(_N_ERRORS, *self.log_evidence.shape, dtype=torch.float64)
+        shifted = self._log_joint() + self.log_evidence_error * noise
+        share = shifted.softmax(-1)
+        low = share.quantile((1 - level) / 2, 0).unbind(-1)
+        high = share.quantile((1 + level) / 2, 0).unbind(-1)
+        estimates = self.probabilities
+        return {
+            name: Interval(estimates[name], torch.minimum(a, estimates[name]), b)
+            for name, a, b in zip(self.names, low, high, strict=True)
+        }
+
+    def log_bayes_factor(self, numerator: str, denominator: str, level: float = 0.95) -> Interval:
+        """How much the data favour one program over another, in nats.
+
+        The prior probabilities of the programs do not enter.
+        """
+        _check_level(level)
+        a, b = (self._index(name) for name in (numerator, denominator))
+        estimate = self.log_evidence[..., a] - self.log_evidence[..., b]
+        error = torch.hypot(self.log_evidence_error[..., a], self.log_evidence_error[..., b])
+        reach = math.sqrt(2) * torch.special.erfinv(torch.tensor(level, dtype=torch.float64))
+        return Interval(estimate, estimate - reach * error, estimate + reach * error)
+
+    def bayes_factor(self, numerator: str, denominator: str, level: float = 0.95) -> Interval:
+        """Ratio of two evidences; infinite where it is beyond the largest number."""
+        return Interval(*(v.exp() for v in self.log_bayes_factor(numerator, denominator, level)))
+
+    def predictive(self, x: Data) -> "AveragedPredictive":
+        """The average of the programs' predictives at new inputs, weighted by probability.
+
+        Args:
+            x: as for `amortized.posterior.Posterior.predictive`.
+        """
+        parts = [posterior.predictive(x) for posterior in self.posteriors.values()]
+        return AveragedPredictive(parts, self._log_probability())
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """For each program its evidence with its error, its probability and interval.
+
+        Over a batch: means over the datasets, and ``best``, the share of datasets in which the
+        program is the most probable one.
+        """
+        intervals = self.probability_intervals()
+        best = self._log_joint().argmax(-1)
+        rows = {}
+        for i, name in enumerate(self.names):
+            row = {
+                "log_evidence": self.log_evidence[..., i].mean().item(),
+                "error": self.log_evidence_error[..., i].square().mean().sqrt().item(),
+                "prior": self.prior[i].item(),
+                "probability": intervals[name].estimate.mean().item(),
+                "low": intervals[name].low.mean().item(),
+                "high": intervals[name].high.mean().item(),
+            }
+            if best.ndim:
+                row["best"] = (best == i).double().mean().item()
+            rows[name] = row
+        return rows
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Bars of the probabilities, with intervals of the Monte Carlo error.
+
+        Over a batch: bars of the mean, and lines from the 5% to the 95% quantile over datasets.
+        """
+        height = 0.8 + 0.35 * len(self.names)
+        ax = new_axes(5.0, max(2.0, height)) if ax is None else ax
+        intervals = self.probability_intervals()
+        many = bool(self.log_evidence.ndim > 1)
+        for at, interval in enumerate(intervals.values()):
+            estimate = interval.estimate
+            low, high = (interval.low, interval.high)
+            if many:
+                low, high = estimate.quantile(0.05, 0), estimate.quantile(0.95, 0)
+            ax.barh(at, estimate.mean().item(), color=COLOURS[2], height=0.6)
+            ax.plot([low.item(), high.item()], [at, at], color=COLOURS[0])
+            if bool(self.in_doubt[..., at].any()):
+                ax.text(1.0, at, " in doubt", va="center", fontsize=8)
+        ax.set_yticks(range(len(self.names)), self.names)
+        ax.set_xlim(0, 1)
+        ax.invert_yaxis()
+        title = f"{len(self.log_evidence)} datasets" if many else ""
+        return label_axes(ax, "posterior probability", "", title)
+
+    def __repr__(self) -> str:
+        rows = self.summary()
+        n = f", {len(self.log_evidence)} datasets" if self.log_evidence.ndim > 1 else ""
+        columns = list(next(iter(rows.values())))
+        order = sorted(rows, key=lambda name: -rows[name]["probability"])
+        width = max(12, *(len(name) for name in rows))
+        lines = [f"ModelComparison({len(rows)} models{n})"]
+        lines.append(" " * width + "".join(f"{column:>14}" for column in columns))
+        for name in order:
+            doubt = "  in doubt" if self.in_doubt[..., self._index(name)].any() else ""
+            cells = "".join(f"{rows[name][column]:>14.4g}" for column in columns)
+            lines.append(f"{name:>{width}}{cells}{doubt}")
+        return "\n".join(lines)
+
+    def _log_joint(self) -> Tensor:
+        return self.log_evidence + self.prior.log()
+
+    def _log_probability(self) -> Tensor:
+        return self._log_joint().log_softmax(-1)
+
+    def _index(self, name: str) -> int:
+        if name not in self.posteriors:
+            raise ValueError(f"Expected a model among {self.names}; got {name!r}.")
+        return self.names.index(name)
+
+
+def compare(
+    models: Mapping[str, Program | Prior],
+    x: Data,
+    y: Data | None = None,
+    *,
+    prior: Mapping[str, float] | None = None,
+    method: str = "auto",
+    n_draws: int = 1000,
+    seed: int = 0,
+    **options: Any,
+) -> ModelComparison:
+    """Posterior probabilities of programs for the same observations.
+
+    The programs must give the density of the same ``y``: one of the logarithm of y is not
+    comparable with one of y.
+
+    Args:
+        models: two programs or more by name, each as for `amortized.infer.infer`.
+        x: inputs of one dataset or of many, as for `amortized.infer.infer`.
+        y: observations.
+        prior: probability of each program before the data, up to a factor; None for equal ones.
+        method: one that estimates the evidence: "exact", "smc", "importance" or "auto", which takes
+            "smc" where the first choice of "auto" for a program has no evidence.
+        n_draws: draws of each posterior.
+        seed: equal seeds give equal results.
+        **options: of the method.
+
+    Raises:
+        ValueError: if there are fewer than two programs, the method has no evidence, or no program
+            can produce the data.
+
+    Warns:
+        UserWarning: for each program whose posterior, and with it the evidence, is in doubt.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist
+        >>> def coin(a):
+        ...     def program(x, y=None):
+        ...         p = pyro.sample("p", dist.Beta(a, a))
+        ...         with pyro.plate("rows", len(x)):
+        ...             return pyro.sample("y", dist.Bernoulli(p), obs=y)
+        ...     return program
+        >>> found = compare({"fair": coin(100.0), "any": coin(1.0)}, [1.0] * 8)
+        >>> round(found.probabilities["any"].item(), 3), round(found.log_evidence[1].item(), 3)
+        (0.961, -2.197)
+    """
+    if not isinstance(models, Mapping) or len(models) < 2:
+        raise ValueError(f"Expected two models or more, {{name: program}}; got {models!r}.")
+    shares = _prior(list(models), prior)
+    posteriors = {
+        name: _with_evidence(name, model, x, y, method, n_draws, seed, options)
+        for name, model in models.items()
+    }
+    evidence = torch.stack([_double(p.log_evidence) for p in posteriors.values()], -1)
+    error = torch.stack([_double(p.log_evidence_error) for p in posteriors.values()], -1)
+    doubt = torch.stack([_doubted(p) for p in posteriors.values()], -1)
+    return ModelComparison(posteriors, shares, evidence, error, doubt)
+
+
+def _with_evidence(
+    name: str,
+    model: Program | Prior,
+    x: Data,
+    y: Data | None,
+    method: str,
+    n_draws: int,
+    seed: int,
+    options: dict[str, Any],
+) -> Posterior:
+    """The posterior of one program, whose warnings name it."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            posterior = infer(model, x, y, method=method, n_draws=n_draws, seed=seed, **options)
+            if method == "auto" and not _has_evidence(posterior):
+                posterior = infer(model, x, y, method="smc", n_draws=n_draws, seed=seed, **options)
+        except ValueError as reason:
+            raise ValueError(f"Model {name!r}: {reason}") from reason
+    for each in caught:
+        if issubclass(each.category, UserWarning):
+            warnings.warn(f"Model {name!r}: {each.message}", each.category, stacklevel=3)
+    if not _has_evidence(posterior):
+        raise ValueError(
+            f"Expected a method that estimates the evidence and its error; {method!r} does not for "
+            f"model {name!r}. Use 'auto', 'exact', 'smc' or 'importance'."
+        )
+    return posterior
+
+
+def _has_evidence(posterior: Posterior) -> bool:
+    known = posterior.log_evidence, posterior.log_evidence_error
+    return all(v is not None and bool(torch.as_tensor(v).isfinite().all()) for v in known)
+
+
+def _double(value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64).detach()
+
+
+def _doubted(posterior: Posterior) -> Tensor:
+    """Whether each dataset's posterior is in doubt, ``(*batch,)``."""
+    doubt = posterior.diagnostics.get("doubt") or []
+    if not posterior.batch_shape:
+        return torch.tensor(bool(doubt))
+    each = doubt or [[]] * posterior.batch_shape.numel()
+    return torch.tensor([bool(reasons) for reasons in each]).reshape(posterior.batch_shape)
+
+
+def _prior(names: list[str], given: Mapping[str, float] | None) -> Float[Tensor, " n_models"]:
+    shares = {name: 1.0 for name in names} if given is None else dict(given)
+    good = set(shares) == set(names) and all(0 < p < math.inf for p in shares.values())
+    if not good:
+        raise ValueError(f"Expected positive prior probabilities of {names}; got {given!r}.")
+    values = torch.tensor([float(shares[name]) for name in names], dtype=torch.float64)
+    return values / values.sum()
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"Expected a level between 0 and 1; got {level!r}.")
+
+
+class AveragedPredictive(Distribution):
+    """Predictive of each asked row, averaged over programs.
+
+    Args:
+        parts: predictive of each program, of equal batch shape ``(*batch, m)``.
+        log_weights: log probabilities of the programs, ``(*batch, n_models)``.
+
+    Draws of one sample share one program over the rows of a dataset.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}
+
+    def __init__(
+        self, parts: Sequence[Distribution], log_weights: Float[Tensor, "*batch n_models"]
+    ) -> None:
+        self.parts, self.log_weights = list(parts), log_weights
+        super().__init__(parts[0].batch_shape, validate_args=False)
+
+    def _average(self, values: Sequence[Tensor]) -> Tensor:
+        weights = self.log_weights.exp().unsqueeze(-2).to(values[0])
+        return (torch.stack(list(values), -1) * weights).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log of the mixture's density or probability."""
+        each = torch.stack([part.log_prob(value) for part in self.parts], -1)
+        return (each + self.log_weights.unsqueeze(-2)).logsumexp(-1).to(each)
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch m"]:
+        """Mean of the mixture."""
+        return self._average([part.mean for part in self.parts])
+
+    @property
+    def variance(self) -> Float[Tensor, "*batch m"]:
+        """Variance of the mixture: the mean variance and the variance of the means."""
+        centre = self.mean
+        return self._average([p.variance + (p.mean - centre).square() for p in self.parts])
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws ``(*sample_shape, *batch, m)``."""
+        shape = torch.Size(sample_shape)
+        chosen = torch.distributions.Categorical(logits=self.log_weights).sample(shape)
+        draws = torch.stack([part.sample(shape) for part in self.parts], -1)
+        index = chosen[..., None, None].expand(*draws.shape[:-1], 1)
+        return draws.gather(-1, index).squeeze(-1)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Distribution function."""
+        return self._average([part.cdf(value) for part in self.parts])
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """Quantiles, by bisection between those of the programs."""
+        value = as_values(value, "value").expand(
+            torch.broadcast_shapes(torch.as_tensor(value).shape, self.batch_shape)
+        )
+        each = torch.stack([part.icdf(value) for part in self.parts])
+        low, high = each.amin(0), each.amax(0)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = self.cdf(middle) < value
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return high
