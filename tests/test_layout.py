@@ -28,7 +28,7 @@ NEIGHBOURS = {
     ("infer", "pretrained"),
     ("estimators", "diagnostics"),  # an estimator's report
 }
-MAX_LINES = 400
+MAX_LINES = 450
 
 ROOT = Path(__file__).parents[1]
 LEVEL = {member: number for number, level in enumerate(LEVELS) for member in level}
