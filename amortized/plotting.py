@@ -273,7 +273,7 @@ def histograms(
     """
     n_columns = min(4, len(rows))
     n_rows = -(-len(rows) // n_columns)
-    figure = Figure(figsize=(3 * n_columns, 2.2 * n_rows), layout="constrained")
+    figure = new_figure(3 * n_columns, 2.2 * n_rows)
     axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for axis, (label, row), column in zip(axes, rows.items(), columns, strict=False):
         axis.hist(column.detach().cpu().numpy(), bins=40, density=True, color="C0", alpha=0.6)

@@ -249,8 +249,8 @@ class Posterior:
         """
         if self.updater is None:
             raise ValueError(
-                "Expected a posterior that `infer` gave for a program; this one does not know its "
-                "program and rows. Call infer with all rows."
+                "Expected a posterior that `infer` computed from rows x, y of a program; got one "
+                "of data by names, or from elsewhere. Call infer with all data."
             )
         return self.updater(self, x, y, self.n_draws if n_draws is None else n_draws, seed)
 

@@ -149,7 +149,7 @@ CALLS = {
     ),
 }
 # What stays NaN, as a density of a NaN, or is a missing value there.
-MAY_BE_MISSING = ("states", "log_prob", "crps", "cdf", "PFNClassifier", "LearningCurve")
+MAY_BE_MISSING = ("infer", "states", "log_prob", "crps", "cdf", "PFNClassifier", "LearningCurve")
 IS_TABLE = ("PFNClassifier", "PFNRegressor of X", "BayesianClassifier")
 PFN = load("gp-1d")
 

@@ -75,6 +75,18 @@ def test_updates_that_keep_the_rows_are_exact():
     assert (posterior.diagnostics["divergence"] < 0.02).all()
 
 
+@pytest.mark.parametrize("missing_first", [True, False])
+def test_missing_rows_may_come_first_or_later(missing_first):
+    x, y = many_counts(1, 12)
+    x, y = x[0], y[0]
+    gaps = y.clone()
+    gaps[2 if missing_first else 9] = torch.nan
+    posterior = infer(counts, x[:6], gaps[:6]).update(x[6:], gaps[6:])
+    seen = ~gaps.isnan()
+    _, evidence = log_posterior(x[seen], y[seen])
+    assert abs(posterior.log_evidence - evidence) < 5 * posterior.log_evidence_error + 1e-3
+
+
 def test_a_row_that_contradicts_all_earlier_ones_is_read_right():
     x = torch.ones(1, 9, 1, dtype=torch.float64)
     y = torch.tensor([[0.0, 1, 0, 0, 1, 0, 0, 0, 25]], dtype=torch.float64)
@@ -163,12 +175,22 @@ class NoDensity(dist.TorchDistribution):
         return self.location + torch.rand(self.location.shape)
 
 
+def named(sizes, effects=None):
+    mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", len(sizes)):
+        pyro.sample("effects", dist.Normal(mean, sizes), obs=effects)
+
+
 ROWS = torch.zeros(3, 1), torch.ones(3)
 WRONG = {
     "features": (lambda: infer(counts, *ROWS).update(torch.zeros(1, 2), torch.ones(1)), "same dat"),
     "batch": (lambda: infer(counts, *ROWS).update(torch.zeros(2, 1, 1), torch.ones(2, 1)), "same"),
     "latents of rows": (lambda: infer(local, *ROWS).update(*ROWS), "latents"),
-    "no program": (lambda: Posterior({"a": torch.zeros(3)}).update(*ROWS), "`infer` gave"),
+    "no program": (lambda: Posterior({"a": torch.zeros(3)}).update(*ROWS), "`infer` computed"),
+    "data by names": (
+        lambda: infer(named, data={"sizes": [1.0, 2.0], "effects": [0.0, 1.0]}).update(*ROWS),
+        "data by names",
+    ),
     "no density": (lambda: update(without_density, None, *ROWS), "density"),
     "no mixture": (lambda: drift(counts, *ROWS, infer(counts, *ROWS)), "no mixture"),
 }  # fmt: skip

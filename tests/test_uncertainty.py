@@ -1,6 +1,10 @@
 """Joint predictions, martingale posteriors and splits of variance meet their closed forms."""
 
+import math
+
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
@@ -184,6 +188,23 @@ def test_posterior_splits_the_variance_of_a_regression():
     assert torch.allclose(split.aleatoric, torch.full((3,), 0.25, dtype=torch.float64))
     exact = posterior.predictive(z).variance
     torch.testing.assert_close(split.total, exact, rtol=0.05, atol=0)
+
+
+def test_posterior_splits_the_variance_of_a_program_with_discrete_latents():
+    """The discrete latent of a row is noise; that of all rows is uncertain like any latent."""
+
+    def switched(x, y=None):
+        shift = pyro.sample("shift", dist.Bernoulli(0.3))
+        with pyro.plate("rows", len(x)):
+            own = pyro.sample("own", dist.Bernoulli(0.4))
+            return pyro.sample("y", dist.Normal(shift + 2 * own, 0.5), obs=y)
+
+    x, y = torch.zeros(3, 1), torch.tensor([0.2, 1.0, 2.4])
+    posterior = infer(switched, x, y, n_draws=4000)
+    split = split_by_posterior(switched, posterior, x[:1], x, y, n_draws=4000)
+    p = posterior.probabilities("shift")[1].item()
+    assert abs(split.aleatoric.item() - (0.25 + 4 * 0.4 * 0.6)) < 1e-6
+    assert abs(split.epistemic.item() - p * (1 - p)) < 4 * 0.5 / math.sqrt(4000)
 
 
 @pytest.mark.parametrize("kind", ["linear", "pfn"])

@@ -81,8 +81,9 @@ def _of_posterior(posterior: Posterior, seed: int) -> Report:
     asked = posterior.asked
     if asked is None:
         raise ValueError(
-            "Expected a posterior of infer, which keeps its model and data; got another. Use "
-            "report_posterior(model, x, y, posterior)."
+            "Expected a posterior that infer computed for one dataset of rows x, y; got one of a "
+            "batch, of data by names, or from elsewhere, which does not keep its model and data. "
+            "Use report_posterior(model, x, y, posterior)."
         )
     return report_posterior(
         asked.model,

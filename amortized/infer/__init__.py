@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import by_network
 from amortized.infer.cascade import automatically
+from amortized.infer.groups import named_program
 from amortized.infer.options import check_options
 from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
@@ -126,8 +127,9 @@ def infer(
                 problem, int(n_draws), **options
             )
     posterior.diagnostics["seconds"] = time.perf_counter() - began
-    posterior.updater = Updater(problem)
-    if not problem.batch_shape:
-        posterior.asked = Asked(model, problem.x[0], problem.y[0], latent_prior, options)
+    if named_program(problem.program) is None:  # data by names are not rows
+        posterior.updater = Updater(problem)
+        if not problem.batch_shape:
+            posterior.asked = Asked(model, problem.x[0], problem.y[0], latent_prior, options)
     warn_of_doubt(posterior.diagnostics.get("doubt"))
     return posterior

@@ -33,6 +33,7 @@ from amortized.latent_priors.reduction import merge, split_components
 from amortized.one_at_a_time import gradients
 from amortized.posterior import Posterior
 from amortized.program.density import ProgramDensity
+from amortized.program.missing import may_miss
 from amortized.program.possible import check_possible
 from amortized.program.vectorised import precision
 from amortized.sampling.adaptation import adapt
@@ -87,6 +88,8 @@ class Updater:
                 f"{tuple(new.batch_shape)}."
             )
         rows = torch.cat((old.x, new.x.to(old.x)), 1), torch.cat((old.y, new.y.to(old.y)), 1)
+        if may_miss(new.model):
+            old = replace(old, model=new.model, source=new.source)
         return replace(old, x=rows[0], y=rows[1])
 
 

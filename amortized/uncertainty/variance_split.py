@@ -26,6 +26,7 @@ from amortized.arrays import as_tensor
 from amortized.networks import PFN
 from amortized.posterior import Posterior
 from amortized.predictive import ProgramPredictive
+from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import Program
 from amortized.uncertainty.growing_context import Predict, number_type, rows_of
 
@@ -149,12 +150,18 @@ def split_by_posterior(
             f"Expected the posterior of one dataset; got a batch {tuple(posterior.batch_shape)}."
         )
     # Each draw is treated as a dataset of its own with one draw.
-    latents = {k: v.unsqueeze(0).double() for k, v in posterior.sample(n_draws, seed=seed).items()}
+    latents = {
+        name: (value.double() if value.is_floating_point() else value).unsqueeze(0)
+        for name, value in posterior.sample(n_draws, seed=seed).items()
+    }
+    discrete = ProgramDensity(
+        model, x_known.unsqueeze(0), y_known.unsqueeze(0), allow_no_latents=True
+    ).discrete
     x, known, y = (
         torch.as_tensor(part, dtype=torch.float64).expand(n_draws, *part.shape)
         for part in (x_query, x_known, y_known)
     )
-    each = ProgramPredictive(
-        model, latents, torch.zeros(1, n_draws, dtype=torch.float64), x, known, y
-    )
+    weights = torch.zeros(1, n_draws, dtype=torch.float64)
+    of_rows = frozenset() if discrete is None else discrete.of_rows
+    each = ProgramPredictive(model, latents, weights, x, known, y, of_rows)
     return VarianceSplit(each.variance.mean(0), each.mean.var(0))
