@@ -14,6 +14,7 @@ if not Path(__file__).with_name("priors").is_dir():
 from amortized.lazy import lazily
 
 if TYPE_CHECKING:
+    from amortized.diagnostics import report
     from amortized.estimators import (
         BayesianClassifier,
         BayesianRegressor,
@@ -42,6 +43,7 @@ else:
             "compare": "amortized.infer.compare",
             "infer": "amortized.infer",
             "load": "amortized.pretrained",
+            "report": "amortized.diagnostics",
             "save": "amortized.pretrained",
             "train": "amortized.training",
         },
@@ -71,6 +73,7 @@ __all__ = [
     "compare",
     "infer",
     "load",
+    "report",
     "save",
     "train",
 ]

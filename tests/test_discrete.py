@@ -204,3 +204,41 @@ def test_only_discrete_latents_have_probabilities():
         posterior.probabilities("centre")
     with pytest.raises(ValueError, match="method='exact' or 'auto'"):
         infer(both_kinds, Y, method="smc")
+
+
+def padded(x, y=None):
+    """A chain whose steps after the third are masked."""
+    state, p = torch.tensor(0), pyro.sample("p", dist.Beta(2.0, 2.0))
+    for t in range(5):
+        with pyro.poutine.mask(mask=t < 3):
+            state = pyro.sample(f"z{t}", dist.Bernoulli(torch.where(state == 1, 0.8, 0.3)))
+            pyro.sample(f"y{t}", dist.Bernoulli(0.1 + 0.8 * state * p), obs=y[t])
+
+
+def test_masked_latents_keep_their_prior():
+    """The evidence is that of the three steps that are not masked."""
+    posterior = infer(padded, data={"x": [0.0], "y": [1.0, 0.0, 1.0, 1.0, 0.0]})
+    grid = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
+    change = torch.tensor([[0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
+    forward = change[0].expand(1000, 2)
+    for t, seen in enumerate((1.0, 0.0, 1.0)):
+        rate = torch.stack([torch.full_like(grid, 0.1), 0.1 + 0.8 * grid], -1)
+        forward = (forward @ change if t else forward) * (rate if seen else 1 - rate)
+    exact = (forward.sum(-1) * 6 * grid * (1 - grid)).mean().log()
+    assert abs(posterior.log_evidence - exact) < 5 * posterior.log_evidence_error
+
+
+@pytest.mark.parametrize("method", ["auto", "smc"])
+def test_masked_continuous_latents_keep_their_prior(method):
+    def aside(x, y=None):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.poutine.mask(mask=torch.tensor(False)):
+            pyro.sample("unused", dist.Normal(3.0, 1.0))
+        return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+    posterior = infer(aside, [1.0, 2.0], method=method)
+    covariance = torch.eye(2) + 1
+    exact = dist.MultivariateNormal(torch.zeros(2), covariance).log_prob(torch.tensor([1.0, 2.0]))
+    error = 0.0 if posterior.log_evidence_error is None else posterior.log_evidence_error
+    assert abs(posterior.log_evidence - exact) < 5 * error + 1e-5
+    assert abs(posterior.mean["unused"] - 3.0) < 0.2

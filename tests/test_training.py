@@ -119,7 +119,7 @@ def test_a_network_that_is_too_sure_is_found_out(good):
     network.calibration = measure(network, PRIOR, GOOD_STEPS)
     assert network.calibration.p_value < 1e-4
     (doubt,) = network.calibration.doubts
-    assert "not calibrated over its own prior (ranks of y are off by" in doubt
+    assert "not calibrated over its own prior (ranks of y deviate by" in doubt
     task = PRIOR.sample(1, 9, 0, seed=0)
     with pytest.warns(UserWarning, match="Do not trust the answers of this network: its answers"):
         PFNRegressor(network).fit(task.x_context[0].numpy(), task.y_context[0].numpy())

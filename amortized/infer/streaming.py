@@ -92,22 +92,28 @@ def update(
             updated = _by_density(problem, n_draws)
         else:
             updated = _by_network(problem, answer, n_draws)
+        share = _share_in_tail(problem, updated)
     updated.diagnostics["seconds"] = time.perf_counter() - began
     if "divergence" in updated.diagnostics:
         earlier = getattr(posterior, "diagnostics", {}).get("total_divergence", 0.0)
         updated.diagnostics["total_divergence"] = earlier + updated.diagnostics["divergence"]
     warn_of_doubt(updated.diagnostics.get("doubt"))
-    _warn_of_contradiction(problem, updated)
+    if share is not None:
+        updated.diagnostics["share_in_tail"] = share.reshape(problem.batch_shape)
+        _warn_of_contradiction(share)
     return updated
 
 
-def _warn_of_contradiction(problem: Problem, updated: Posterior) -> None:
-    """Where new rows lead into the tails of the earlier mixture, whose shape nobody has fitted."""
+def _share_in_tail(problem: Problem, updated: Posterior) -> Float[Tensor, " batch"] | None:
+    """How much of the posterior lies in the tails of the earlier mixture, if there was one."""
     if problem.latent_prior is None or updated.mixture is None:
-        return
+        return None
     mixture = updated.mixture if problem.batch_shape else updated.mixture.expand((1,))
-    share = share_in_tail(mixture, problem.latent_prior)
-    updated.diagnostics["share_in_tail"] = share.reshape(problem.batch_shape)
+    return share_in_tail(mixture, problem.latent_prior)
+
+
+def _warn_of_contradiction(share: Float[Tensor, " batch"]) -> None:
+    """Where new rows lead into the tails of the earlier mixture, whose shape was never fitted."""
     n_far = int((share > 0.5).sum())
     if n_far:
         warnings.warn(

@@ -117,6 +117,9 @@ def leave(message: Any) -> None:
 class Place(_Site):
     """Sets the latents from u.
 
+    A mask that the program puts on a latent is ignored: the latent keeps its prior, which
+    integrates to 1, where a masked density would be improper.
+
     Args:
         layout: where each latent lies in u.
         u: the vector.
@@ -143,6 +146,8 @@ class Place(_Site):
     def _pyro_sample(self, message: Any) -> None:
         if is_subsample(message):
             return
+        if not message["is_observed"]:
+            _remove_mask(message)
         if self._is_latent(message):
             unconstrained = self.layout.unpack(message["name"], self.u)
             transform = bijection_to(support_of(message["fn"]))
@@ -155,6 +160,12 @@ class Place(_Site):
             self._other(message)
         if message["is_observed"]:
             self._observed(message)
+
+
+def _remove_mask(message: Any) -> None:
+    message["mask"] = None
+    while isinstance(message["fn"], MaskedDistribution):
+        message["fn"] = message["fn"].base_dist
 
 
 class Evaluate(Place):
