@@ -220,8 +220,8 @@ def compare(
         **options: of the method.
 
     Raises:
-        ValueError: if there are fewer than two programs, the method has no evidence, or no program
-            can produce the data.
+        ValueError: if there are fewer than two programs, the method has no evidence, or the data
+            are impossible under one of the programs.
 
     Warns:
         UserWarning: for each program whose posterior, and with it the evidence, is in doubt.
