@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from numpy.typing import ArrayLike
@@ -26,16 +26,6 @@ _KEPT = (
     "mixture",
     "diagnostics",
 )  # attributes that a file holds
-
-
-class Asked(NamedTuple):
-    """What a posterior was inferred from: arguments of `amortized.infer.infer`."""
-
-    model: Any
-    x: Tensor
-    y: Tensor
-    latent_prior: Any
-    options: dict[str, Any]
 
 
 class Posterior:
@@ -64,8 +54,8 @@ class Posterior:
     Attributes:
         diagnostics: a dictionary; ``method``, ``seconds``, and what the method measured, such as
             ``r_hat``, ``ess``, ``divergences`` or ``k_hat``.
-        asked: model, data, latent prior and options of the call of `infer`; None where it was made
-            otherwise.
+        origin: the program, data and options that `infer` computed it from; None where it was made
+            otherwise, or from data by names.
         mixture: as given. As ``latent_prior`` of the next call, the posterior of these data is the
             prior of further ones.
 
@@ -108,8 +98,7 @@ class Posterior:
         self._probabilities: Latents = {} if discrete is None else discrete
         self._make_groups = groups
         self.diagnostics = dict(diagnostics or {})
-        self.asked: Asked | None = None
-        self.updater: Callable[..., Posterior] | None = None  # set by `infer`
+        self.origin: Any = None  # an `amortized.infer.sequential.Origin`, set by `infer`
 
     def report(self, *, seed: int = 0) -> Any:
         """Method, calibration at these inputs, fit and a reference: reasons to distrust it.
@@ -247,12 +236,14 @@ class Posterior:
             n_draws: draws of the answer; None for as many as there are now.
             seed: equal seeds give equal draws.
         """
-        if self.updater is None:
+        if self.origin is None:
             raise ValueError(
                 "Expected a posterior that `infer` computed from rows x, y of a program; got one "
                 "of data by names, or from elsewhere. Call infer with all data."
             )
-        return self.updater(self, x, y, self.n_draws if n_draws is None else n_draws, seed)
+        n_draws = self.n_draws if n_draws is None else n_draws
+        updated: Posterior = self.origin.update(self, x, y, n_draws, seed)
+        return updated
 
     def probabilities(self, name: str) -> Tensor:
         """The posterior probability of every value of a discrete latent.

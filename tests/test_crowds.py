@@ -212,7 +212,20 @@ WRONG = {
     "model": (lambda: TruthInference("em").fit(ITEMS, WORKERS, ANSWERS.ravel()), "a model among"),
     "lengths": (lambda: TruthInference().fit(ITEMS[:3], WORKERS, ANSWERS.ravel()), "one length"),
     "empty": (lambda: TruthInference().fit([], [], []), "one length"),
-    "NaN": (lambda: TruthInference().fit([0], [1], [np.nan]), "without NaN"),
+    "NaN": (lambda: TruthInference().fit([0], [1], [np.nan]), "answers without NaN"),
+    "None": (lambda: TruthInference().fit([0, None], [1, 1], [0, 1]), "items without NaN, None"),
+    "mask": (
+        lambda: TruthInference().fit([0, 1], [1, 1], np.ma.array([0, 1], mask=[True, False])),
+        "answers without NaN",
+    ),
+    "further rows": (
+        lambda: (
+            TruthInference(random_state=0)
+            .fit(ITEMS, WORKERS, ANSWERS.ravel())
+            .partial_fit([0], np.ma.array([7], mask=[True]), [1])
+        ),
+        "workers without NaN",
+    ),
     "one class": (lambda: TruthInference().fit([0, 1], [0, 0], [1, 1]), "two classes"),
     "class": (lambda: TruthInference().fit([0, 1], [0, 0], [1, 2], [0, 1]), "among two classes"),
     "draws": (lambda: TruthInference(n_draws=0).fit([0], [0], [0], [0, 1]), "n_draws"),

@@ -117,6 +117,12 @@ WRONG = {
     "no X": (lambda: debiased_regression(None, S, S, ONES, 0.5), "X for kind"),
     "shapes": (lambda: debiased_regression(X[:3], S, S, ONES, 0.5), "shape"),
     "NaN": (lambda: debiased_regression(X, S, S + np.nan, ONES, 0.5), "finite"),
+    "mask": (
+        lambda: debiased_regression(X, np.ma.array(S, mask=ONES), S, ONES, 0.5),
+        "surrogate to be finite",
+    ),
+    "complex": (lambda: debiased_regression(X + 1j, S, S, ONES, 0.5), "X to be an array of"),
+    "sampled": (lambda: debiased_regression(X, S, S, 0.5 * ONES, 0.5), "sampled to be True"),
     "probability": (lambda: debiased_regression(X, S, S, ONES, 0.0), "probabilities above 0"),
     "labels": (lambda: debiased_regression(X, S, S + 2, ONES, 0.5, kind="logistic"), "0 and 1"),
     "few": (lambda: debiased_regression(X, S, S, X[:, 0], 0.5, nuisance=LINE), "five gold"),

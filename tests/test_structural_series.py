@@ -6,6 +6,7 @@ from torch.distributions import HalfNormal, LogNormal
 
 from amortized import infer
 from amortized.forecasting import StructuralSeries
+from amortized.forecasting.structural_series import SeriesPredictive
 from amortized.priors.regression.gaussian_process import GaussianProcessPrior
 from amortized.priors.state_space.matern import Matern
 from amortized.priors.state_space.periodic import Periodic, Seasonal
@@ -87,6 +88,41 @@ def test_hyperparameters_by_smc():
     spread = (weights[:, None] * (exact[1] ** 2 + (exact[0] - mean) ** 2)).sum(0).sqrt()
     assert ((predictive.mean - mean).abs() < 0.2 * spread).all()
     assert ((predictive.variance.sqrt() / spread - 1).abs() < 0.15).all()
+
+
+def test_draws_of_the_predictive_are_paths():
+    """Their covariance over time is that of the dense conditional."""
+    kernel = GaussianProcessPrior("matern32", lengthscale=0.7, outputscale=1.3, noise=0.2)
+    x = torch.tensor([[0.3], [1.0], [1.0], [2.2]], dtype=F64)
+    y = torch.tensor([0.5, -0.4, torch.nan, 1.0], dtype=F64)
+    x_new = torch.tensor([[1.4], [1.5], [2.3], [3.0], [0.0]], dtype=F64)
+    posterior = infer(matern(), x[[0, 1, 3]], y[[0, 1, 3]], method="exact")
+    torch.manual_seed(0)
+    n = 4000
+    paths = matern().predictive(posterior, x, y, x_new).sample((n,))
+    at = torch.cat((x[[0, 1, 3]], x_new))[None]
+    cov = kernel.noisy_covariance(at, kernel._fixed(at))[0]
+    gain = torch.linalg.solve(cov[:3, :3], cov[:3, 3:]).mT
+    left = cov[3:, 3:] - gain @ cov[:3, 3:]
+    scale = torch.linalg.cholesky(left)
+    centred = paths - gain @ y[[0, 1, 3]]
+    white = torch.linalg.solve_triangular(scale, centred.mT, upper=False).mT
+    eye = torch.eye(5, dtype=F64)
+    assert white.mean(0).abs().max() < 5 / n**0.5
+    assert ((white.mT @ white / n - eye).abs() < 6 / n**0.5 * (1 + eye)).all()
+
+
+def test_draws_of_the_predictive_keep_hyperparameters_together():
+    """A path has one level of noise; draws of single times would mix those of all draws."""
+    series = StructuralSeries(level=LocalLevel(0.0, 1e-3), noise=LogNormal(0.0, 2.0))
+    values = {"noise": torch.tensor([0.01, 10.0], dtype=F64).repeat(100)}
+    x, y = torch.zeros(1, 1, dtype=F64), torch.zeros(1, dtype=F64)
+    predictive = SeriesPredictive(series, x, y, torch.arange(1.0, 51.0)[:, None].double(), values)
+    torch.manual_seed(0)
+    spread = predictive.sample((20, 10)).std(-1)
+    assert spread.shape == (20, 10)
+    quiet = spread < 0.05
+    assert (quiet | (spread > 5)).all() and 0.3 < quiet.double().mean() < 0.7
 
 
 def test_names_of_latents_in_nested_parts():

@@ -1,10 +1,13 @@
 """Answers of workers to items, as indices sorted by item."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
+
+from amortized.arrays import without_mask
 
 
 @dataclass(frozen=True)
@@ -47,23 +50,40 @@ class Answers:
         return found.reshape(self.n_items, self.n_classes)
 
 
-def encode(
-    items: ArrayLike, workers: ArrayLike, answers: ArrayLike, classes: ArrayLike | None
-) -> tuple[Answers, np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of the answers, and the items, workers and classes they stand for, each sorted.
+def read(items: ArrayLike, workers: ArrayLike, answers: ArrayLike) -> list[np.ndarray]:
+    """The three columns as arrays, one entry for each answer.
 
     Raises:
-        ValueError: if the three are not of one length, or an answer is none of the classes.
+        ValueError: if they are not of one length, or have missing entries.
     """
-    columns = [np.asarray(column) for column in (items, workers, answers)]
+    columns = [np.asarray(without_mask(column)) for column in (items, workers, answers)]
     if any(c.ndim != 1 or len(c) != len(columns[0]) for c in columns) or not len(columns[0]):
         raise ValueError(
             "Expected items, workers and answers of one length, one entry for each answer; got "
             f"shapes {[c.shape for c in columns]}."
         )
     for name, column in zip(("items", "workers", "answers"), columns, strict=True):
-        if column.dtype.kind == "f" and not np.isfinite(column).all():
-            raise ValueError(f"Expected {name} without NaN; leave out answers that are missing.")
+        # NaN and NaT differ from themselves.
+        if any(entry is None for entry in column.flat) or not (column == column).all():
+            raise ValueError(
+                f"Expected {name} without NaN, None or masked entries; leave out answers that are "
+                "missing."
+            )
+    return columns
+
+
+def encode(
+    columns: Sequence[np.ndarray], classes: ArrayLike | None
+) -> tuple[Answers, np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the answers, and the items, workers and classes they stand for, each sorted.
+
+    Args:
+        columns: of `read`.
+        classes: all that may be answered; None for what occurs.
+
+    Raises:
+        ValueError: if an answer is none of the classes.
+    """
     known_items, item = np.unique(columns[0], return_inverse=True)
     known_workers, worker = np.unique(columns[1], return_inverse=True)
     known = np.unique(columns[2] if classes is None else np.asarray(classes))

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.special import softmax
 
 from amortized.crowds.answers import Answers
 from amortized.crowds.skill_prior import WorkerMeans
@@ -71,7 +72,7 @@ def sweep(answers: Answers, before: np.ndarray | Sweep, rng: np.random.Generator
     log_answer = np.log(confusion)[:, answers.worker, :, answers.answer].swapaxes(0, 1)
     logits = answers.by_item(log_answer) + np.log(shares)[:, None]
     skill = np.einsum("ck,cwkk->cw", shares, confusion)
-    return Sweep(draw(logits, rng), softmax(logits), skill, confusion, rest=rest)
+    return Sweep(draw(logits, rng), softmax(logits, -1), skill, confusion, rest=rest)
 
 
 def class_shares(truth: np.ndarray, n_classes: int, rng: np.random.Generator) -> np.ndarray:
@@ -82,12 +83,6 @@ def class_shares(truth: np.ndarray, n_classes: int, rng: np.random.Generator) ->
 def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """An index of the last axis, with probabilities of which these are logits."""
     return (logits + rng.gumbel(size=logits.shape)).argmax(-1)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    raised = np.exp(logits - logits.max(-1, keepdims=True))
-    return raised / raised.sum(-1, keepdims=True)
 
 
 def _dirichlet(concentration: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -7,9 +7,10 @@ r"""The one-coin model: a worker is right with one probability, and wrong answer
 """
 
 import numpy as np
+from scipy.special import softmax
 
 from amortized.crowds.answers import Answers
-from amortized.crowds.dawid_skene import Sweep, class_shares, draw, softmax
+from amortized.crowds.dawid_skene import Sweep, class_shares, draw
 from amortized.crowds.skill_prior import SkillPrior
 
 
@@ -26,4 +27,4 @@ def sweep(answers: Answers, before: np.ndarray | Sweep, rng: np.random.Generator
     logits = answers.by_item(votes) + np.log(shares)[:, None]
     wrong = ((1 - skill) / (k - 1))[..., None, None]
     confusion = wrong + (skill[..., None, None] - wrong) * np.eye(k)
-    return Sweep(draw(logits, rng), softmax(logits), skill, confusion)
+    return Sweep(draw(logits, rng), softmax(logits, -1), skill, confusion)

@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, check_random_state
 
 from amortized.crowds import dawid_skene, one_coin, top_two
-from amortized.crowds.answers import Answers, encode
+from amortized.crowds.answers import Answers, encode, read
 from amortized.crowds.dawid_skene import Sweep
 from amortized.sampling.convergence import r_hat
 
@@ -97,7 +97,7 @@ class TruthInference(BaseEstimator):
             ValueError: if an option is unknown or the answers do not fit together.
         """
         self._check_options()
-        self._columns = np.asarray(items), np.asarray(workers), np.asarray(answers)
+        self._columns = read(items, workers, answers)
         self._named = None if classes is None else list(classes)
         self._rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31))
         return self._run(None)
@@ -122,11 +122,10 @@ class TruthInference(BaseEstimator):
         """
         if not hasattr(self, "items_"):
             return self.fit(items, workers, answers, classes)
-        new = np.asarray(items), np.asarray(workers), np.asarray(answers)
-        encode(new[0], new[1], new[2], self.classes_ if self._named is None else self._named)
+        new = read(items, workers, answers)
+        encode(new, self.classes_ if self._named is None else self._named)
         before = dict(zip(self.items_.tolist(), self._last.truth.T, strict=True))
-        first, second, third = map(np.concatenate, zip(self._columns, new, strict=True))
-        self._columns = first, second, third
+        self._columns = [np.concatenate(pair) for pair in zip(self._columns, new, strict=True)]
         return self._run(before)
 
     def predict(self) -> np.ndarray:
@@ -159,8 +158,7 @@ class TruthInference(BaseEstimator):
 
     def _run(self, before: dict[Any, np.ndarray] | None) -> "TruthInference":
         """Sweeps over all answers; from earlier truths of the items that had some."""
-        items, workers, answered = self._columns
-        answers, *known = encode(items, workers, answered, self._named)
+        answers, *known = encode(self._columns, self._named)
         self.items_, self.workers_, self.classes_ = known
         state: Any = dawid_skene.start(answers, self.n_chains, self._rng)
         for i, item in enumerate(self.items_.tolist() if before else []):

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn.base import BaseEstimator
 
+from amortized.arrays import as_tensor
 from amortized.debiased.moments import Solution, solve_quantile, solve_regression
 from amortized.debiased.nuisance import cross_fitted
 from amortized.estimators import PFNClassifier, PFNRegressor
@@ -225,19 +226,23 @@ def _check_data(
     kind: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Columns, surrogates, gold labels (0 where unknown), whether known, and probabilities."""
-    s, known = np.asarray(surrogate, dtype=float), np.asarray(sampled).astype(bool)
-    y = np.asarray(gold, dtype=float)
     if X is None and kind in ("linear", "logistic"):
         raise ValueError(f"Expected X for kind={kind!r}; got None.")
-    x = np.zeros((len(s), 0)) if X is None else np.asarray(X, dtype=float)
-    p = np.broadcast_to(np.asarray(probability, dtype=float), s.shape)
+    s = as_tensor(surrogate, "surrogate").numpy()
+    known = as_tensor(sampled, "sampled").numpy()
+    y = as_tensor(gold, "gold", allow_nan=True).numpy()
+    x = np.zeros((len(s), 0)) if X is None else as_tensor(X, "X").numpy()
+    p = np.broadcast_to(as_tensor(probability, "probability").numpy(), s.shape)
     if s.ndim != 1 or x.ndim != 2 or not len(s) == len(x) == len(y) == len(known):
         raise ValueError(
             "Expected X of shape (n, n_features), and surrogate, gold and sampled of shape (n,); "
             f"got {x.shape}, {s.shape}, {y.shape} and {known.shape}."
         )
-    if not (np.isfinite(x).all() and np.isfinite(s).all() and np.isfinite(y[known]).all()):
-        raise ValueError("Expected finite X, surrogates, and gold labels of the sampled rows.")
+    if not np.isin(known, (0, 1)).all():
+        raise ValueError("Expected sampled to be True or False, or 1 or 0, of every row.")
+    known = known.astype(bool)
+    if not np.isfinite(y[known]).all():
+        raise ValueError("Expected finite gold labels of the sampled rows.")
     if not ((p > 0) & (p <= 1)).all():
         raise ValueError("Expected sampling probabilities above 0 and at most 1, of every row.")
     if kind == "logistic" and not np.isin(y[known], (0, 1)).all():

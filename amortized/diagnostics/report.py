@@ -78,20 +78,20 @@ def _is_seeded(subject: Any) -> bool:
 
 
 def _of_posterior(posterior: Posterior, seed: int) -> Report:
-    asked = posterior.asked
-    if asked is None:
+    origin = posterior.origin
+    if origin is None or origin.options is None or origin.problem.batch_shape:
         raise ValueError(
             "Expected a posterior that infer computed for one dataset of rows x, y; got one of a "
-            "batch, of data by names, or from elsewhere, which does not keep its model and data. "
+            "batch, of data by names, of an update, or from elsewhere. "
             "Use report_posterior(model, x, y, posterior)."
         )
     return report_posterior(
-        asked.model,
-        asked.x,
-        asked.y,
+        origin.model,
+        origin.problem.x[0],
+        origin.problem.y[0],
         posterior,
-        latent_prior=asked.latent_prior,
-        options=asked.options,
+        latent_prior=origin.latent_prior,
+        options=origin.options,
         seed=seed,
     )
 

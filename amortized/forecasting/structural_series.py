@@ -10,7 +10,7 @@ References:
     Forecasting, structural time series models and the Kalman filter (Harvey, 1989).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast
 
@@ -145,6 +145,8 @@ class StructuralSeries(ProgramPrior):
     ) -> Distribution:
         """The predictive at new times, a mixture over draws of the hyperparameters.
 
+        Densities, means and quantiles are those of each time; draws are paths over all times.
+
         Args:
             posterior: from ``infer(series, x, y)``.
             x: times of the data, ``(n, 1)``.
@@ -152,26 +154,86 @@ class StructuralSeries(ProgramPrior):
             x_new: times that are asked, before, between or after, ``(m, 1)``.
             n_draws: of the hyperparameters.
         """
-        draws = {name: posterior.sample(n_draws)[name].double() for name in self.hyperpriors}
-        mean, sd = self._predictive(x, y, x_new, draws)
-        equal = Categorical(torch.ones(len(mean), dtype=mean.dtype).expand(mean.shape[1], -1))
-        return MixtureSameFamily(equal, Normal(mean.mT, sd.mT))
+        joint = posterior.sample(n_draws)
+        draws = {name: joint[name].double() for name in self.hyperpriors}
+        return SeriesPredictive(self, x, y, x_new, draws)
 
     def _predictive(
         self, x: Tensor, y: Tensor, x_new: Tensor, values: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Means and standard deviations, ``(hyperparameters, m)``."""
-        t, order = torch.cat((x[:, 0], x_new[:, 0])).double().sort(stable=True)
-        unknown = y.new_full((len(x_new),), torch.nan)
-        known = torch.cat((y, unknown)).double()[order]
+        t, known, new = _in_time(x, y, x_new)
         model = self.state_space(t, values)
-        smoothed = kalman_smoother(model, known[None, :, None])
+        smoothed = kalman_smoother(model, known)
         h = model.observation[0]
         mean = smoothed.mean @ h
         function = ((smoothed.cov @ h) * h).sum(-1).clamp_min(0)
         sd = (function + model.observation_cov[..., 0]).sqrt()
-        asked = order.argsort()[len(x) :]
-        return mean[:, asked], sd[:, asked]
+        return mean[:, new], sd[:, new]
+
+    def _paths(
+        self, x: Tensor, y: Tensor, x_new: Tensor, values: Mapping[str, Tensor], n: int, seed: int
+    ) -> Float[Tensor, "n m"]:
+        """Joint draws at new times, one for each value of the hyperparameters.
+
+        A series simulated from the prior is shifted by the difference between the smoothed mean of
+        the data and its own (Durbin and Koopman, 2002).
+        """
+        t, known, new = _in_time(x, y, x_new)
+        model = self.state_space(t, values)
+        drawn = model.simulate(n, len(t), seed=seed)[1]
+        seen = torch.where(known.isnan(), torch.nan, drawn)
+        shift = kalman_smoother(model, known).mean - kalman_smoother(model, seen).mean
+        return (drawn[..., 0] + shift @ model.observation[0])[:, new]
+
+
+class SeriesPredictive(MixtureSameFamily):
+    """The predictive of each new time; draws are paths over all of them.
+
+    Args:
+        series: the prior.
+        x: times of the data, ``(n, 1)``.
+        y: their values, ``(n,)``.
+        x_new: new times, ``(m, 1)``.
+        values: draws of the hyperparameters, each ``(draws,)``; empty where there are none.
+    """
+
+    def __init__(
+        self,
+        series: StructuralSeries,
+        x: Tensor,
+        y: Tensor,
+        x_new: Tensor,
+        values: Mapping[str, Tensor],
+    ) -> None:
+        self.series, self.data, self.values = series, (x, y, x_new), values
+        mean, sd = series._predictive(x, y, x_new, values)
+        equal = Categorical(torch.ones(len(mean), dtype=mean.dtype).expand(mean.shape[1], -1))
+        super().__init__(equal, Normal(mean.mT, sd.mT))
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Joint draws at the new times, ``(*sample_shape, m)``; each has its own hyperparameters.
+
+        Args:
+            sample_shape: shape of the draws.
+        """
+        shape = torch.Size(sample_shape)
+        chosen = torch.randint(self.component_distribution.batch_shape[-1], (shape.numel(),))
+        values = {name: value[chosen] for name, value in self.values.items()}
+        seed = int(torch.randint(2**62, ()))
+        paths = self.series._paths(*self.data, values, len(chosen), seed)
+        return paths.reshape(*shape, -1)
+
+
+def _in_time(x: Tensor, y: Tensor, x_new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Times of data and new rows in ascending order, their values, and places of the new ones.
+
+    The values are ``(1, n + m, 1)``, NaN at new times.
+    """
+    t, order = torch.cat((x[:, 0], x_new[:, 0])).double().sort(stable=True)
+    unknown = y.new_full((len(x_new),), torch.nan)
+    known = torch.cat((y, unknown)).double()[order]
+    return t, known[None, :, None], order.argsort()[len(x) :]
 
 
 def _one_by_one(n_tasks: int, n_rows: int) -> Tensor:

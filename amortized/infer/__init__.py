@@ -15,10 +15,10 @@ from amortized.infer.groups import named_program
 from amortized.infer.options import check_options
 from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
-from amortized.infer.sequential import Updater
+from amortized.infer.sequential import Origin
 from amortized.infer.states import StateModel, infer_states
 from amortized.one_at_a_time import gradients
-from amortized.posterior import Asked, Posterior
+from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program, precision
 from amortized.sampling.checking import checked_approximation, checked_chains
@@ -128,8 +128,6 @@ def infer(
             )
     posterior.diagnostics["seconds"] = time.perf_counter() - began
     if named_program(problem.program) is None:  # data by names are not rows
-        posterior.updater = Updater(problem)
-        if not problem.batch_shape:
-            posterior.asked = Asked(model, problem.x[0], problem.y[0], latent_prior, options)
+        posterior.origin = Origin(problem, model, latent_prior, options)
     warn_of_doubt(posterior.diagnostics.get("doubt"))
     return posterior

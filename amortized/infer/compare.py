@@ -22,11 +22,10 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
@@ -38,6 +37,11 @@ from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program
 from amortized.seeding import seeded
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+else:  # checked at run time in the tests; Matplotlib loads when something is drawn
+    Axes = Any
 
 _N_ERRORS = 4000  # draws of the evidences' errors, for intervals of probabilities
 

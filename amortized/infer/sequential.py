@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -49,16 +50,22 @@ _N_JUDGED = 1000  # draws of each mixture that it is judged by
 
 
 @dataclass(frozen=True)
-class Updater:
-    """Updates a posterior by further rows, all rows being kept.
+class Origin:
+    """What a posterior was computed from, all rows being kept.
 
     Attributes:
         problem: the program, its prior at the beginning, and all rows so far.
+        model: as given to `infer`.
+        latent_prior: as given to `infer`.
+        options: of the method; None after an update, which has none.
     """
 
     problem: Problem
+    model: Any
+    latent_prior: Any
+    options: dict[str, Any] | None = None
 
-    def __call__(
+    def update(
         self, posterior: Posterior, x: Data, y: Data | None, n_draws: int, seed: int
     ) -> Posterior:
         """The posterior of the earlier rows and the new ones; see `Posterior.update`."""
@@ -70,7 +77,7 @@ class Updater:
             except ValueError:  # no closed form; what is wrong with the data is wrong again below
                 updated = _updated(problem, posterior, n_draws)
         updated.diagnostics["seconds"] = time.perf_counter() - began
-        updated.updater = Updater(problem)
+        updated.origin = Origin(problem, self.model, self.latent_prior)
         warn_of_doubt(updated.diagnostics.get("doubt"))
         return updated
 

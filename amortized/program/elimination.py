@@ -22,6 +22,8 @@ import torch
 from pyro.ops.rings import LogRing
 from torch import Tensor
 
+from amortized.program.vectorised import draw_index
+
 
 class Elimination(LogRing):
     """Pyro's ring of logarithms with a sum that `torch.func.vmap` can batch, and that is recorded.
@@ -148,9 +150,7 @@ def draw_all(
         here = aligned(joint, names)
         at = names.index(dim)
         sizes = [plates[dim].get(name, size) for name, size in zip(names, here.shape, strict=True)]
-        uniform = torch.rand(sizes, dtype=here.dtype, device=here.device)
-        gumbel = -(-uniform.clamp(min=torch.finfo(here.dtype).tiny).log()).log()
-        chosen[dim] = named((here + gumbel).argmax(at), names.replace(dim, ""))
+        chosen[dim] = named(draw_index(here.expand(sizes), at), names.replace(dim, ""))
     return chosen
 
 

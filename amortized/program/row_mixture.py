@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from amortized.program.support import log_prob
-from amortized.program.vectorised import draw
+from amortized.program.vectorised import draw, draw_index
 
 
 class RowMixture(Distribution):
@@ -49,10 +49,8 @@ class RowMixture(Distribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         each = draw(self.components, sample_shape).flatten(-self._n - 1, -2)
-        uniform = torch.rand(each.shape, dtype=self.log_shares.dtype)
-        gumbel = -(-uniform.clamp(min=torch.finfo(uniform.dtype).tiny).log()).log()
-        chosen = (self.log_shares.flatten(0, -2) + gumbel).argmax(-2, keepdim=True)
-        return each.gather(-2, chosen).squeeze(-2)
+        chosen = draw_index(self.log_shares.flatten(0, -2).expand(each.shape), -2)
+        return each.gather(-2, chosen.unsqueeze(-2)).squeeze(-2)
 
     def cdf(self, value: Tensor) -> Tensor:
         return self._average(self.components.cdf(self._spread(value)))

@@ -68,6 +68,14 @@ def _cauchy(like: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
     return median + sigma * torch.tan(math.pi * (_uniform(like) - 0.5))
 
 
+def draw_index(logits: Tensor, dim: int) -> Tensor:
+    """Draws an index along a dimension with probabilities of which these are logits.
+
+    The index of the largest logit plus Gumbel noise, an operation that `vmap` can batch.
+    """
+    return (logits - _exponential(logits).log()).argmax(dim)
+
+
 _FUNCTIONAL: dict[Any, Callable[..., Tensor]] = {
     Tensor.normal_: _normal,
     Tensor.uniform_: lambda like, low=0.0, high=1.0: low + (high - low) * _uniform(like),
