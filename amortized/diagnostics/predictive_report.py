@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,10 +19,11 @@ from amortized.infer import infer
 from amortized.networks import PFN
 from amortized.plotting import predictive_band
 from amortized.predictive import OneOfBatch
-from amortized.priors.named import PRIORS, named_prior
+from amortized.priors.named import PRIORS
 from amortized.priors.prior import Prior
 from amortized.priors.program_prior import ProgramPrior
 from amortized.seeding import seeded
+from amortized.training.trained_prior import trained_prior
 
 _MAX_REFERENCE_ROWS = 100
 _N_DRAWS = 500  # of the reference's predictive, for the divergence between the two
@@ -46,8 +47,8 @@ def report_pfn(
         network: of any prior.
         x: inputs, in the network's units.
         y: targets, in the network's units.
-        prior: that the network was trained on; None takes the one that its config names. Without
-            either, calibration, range and reference are left out.
+        prior: that the network was trained on; None takes the one that its config names, or whose
+            import path was stored. Without any, calibration, range and reference are left out.
         estimator: that predicts by the network; its calibration is evaluated then, which includes
             its preprocessing; None evaluates the network itself.
         reference: method of `infer` on the same prior; "auto" is "smc" up to 100 rows and none
@@ -59,9 +60,10 @@ def report_pfn(
     """
     name, n, x, y = network.config.prior, len(x), x.float(), y.float()
     about = {"name": name or "unknown", "units": network.config.units or "raw"}
-    if prior is None and name is not None and name in PRIORS:
-        prior = named_prior(name)
-        about["in words"] = in_words(PRIORS[name])
+    if prior is None:
+        prior = cast("Prior | None", trained_prior(network))
+        if prior is not None and name is not None and name in PRIORS:
+            about["in words"] = in_words(PRIORS[name])
     if prior is None or (reference == "auto" and not isinstance(prior, ProgramPrior)):
         reference = None  # no program, no other method
     asked = {"rows": n, "features": x.shape[1], "network": name or type(network).__name__}

@@ -43,8 +43,8 @@ from amortized.diagnostics.out_of_range import prior_datasets, standardise
 from amortized.diagnostics.uniformity import uniformity_p_value
 from amortized.finite import refuse_nan
 from amortized.networks import PFN
-from amortized.priors.named import PRIORS, named_prior
 from amortized.priors.prior import Prior
+from amortized.training.trained_prior import trained_prior
 
 LEAST_ROWS = 8
 LEVEL = 0.05
@@ -211,18 +211,20 @@ def _expected(
 ) -> dict[str, Array] | None:
     """The statistics of datasets of the prior; None where no prior over such rows is at hand."""
     name = network.config.prior
-    if prior is None and (name not in PRIORS or not isinstance(network, PFN)):
+    if not isinstance(network, PFN):
+        return None
+    source: Any = trained_prior(network) if prior is None else prior
+    if source is None:
         return None
     weights = hashlib.sha1(usedforsecurity=False)
     for value in network.state_dict().values():
         weights.update(value.detach().cpu().contiguous().numpy().tobytes())
-    key = (prior or name, weights.hexdigest(), n, n_features, seed)
+    described = prior or name or str(network.calibration)
+    key = (described, weights.hexdigest(), n, n_features, seed)
     if key not in _calibrations:
         try:
             # Another seed than that of the datasets which other checks draw from the prior.
-            x, y = prior_datasets(
-                prior or named_prior(name), n, n_features, _N_DATASETS, seed + 7919
-            )
+            x, y = prior_datasets(source, n, n_features, _N_DATASETS, seed + 7919)
         except ValueError:
             return None
         if not _is_raw(network):

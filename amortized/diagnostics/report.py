@@ -19,14 +19,15 @@ from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.rows_report import report_of_rows
 from amortized.diagnostics.trial import PosteriorTrial, latent_trial
 from amortized.diagnostics.uniformity import Uniformity
-from amortized.latent_priors.problems import PROBLEMS, named_tasks
+from amortized.latent_priors.problems import PROBLEMS
 from amortized.latent_priors.tasks import LatentTasks
 from amortized.networks import PFN, DistributionTransformer, TabularPFN
 from amortized.plotting import compare_methods
 from amortized.posterior import Posterior
 from amortized.priors.context_standardised import ContextStandardised
-from amortized.priors.named import PRIORS, named_prior
+from amortized.priors.named import PRIORS
 from amortized.priors.prior import Prior
+from amortized.training.trained_prior import trained_prior
 
 
 def report(
@@ -50,7 +51,8 @@ def report(
         subject: a network, a `Posterior`, or an estimator.
         x: rows, for an estimator that has no report of its own; numbers, ``(rows, features)``.
         y: their targets or classes, ``(rows,)``.
-        prior: that a network was trained on; None takes the one that its config names.
+        prior: that a network was trained on; None takes the one that its config names, or whose
+            import path was stored at the end of its training.
         n_context: sizes of datasets of the prior, in rows; None takes small, middle and large ones
             of those that the network was trained on.
         n_datasets: of the prior, of each size.
@@ -111,22 +113,23 @@ def _of_network(
     name, began = network.config.prior, time.perf_counter()
     of_latents = isinstance(network, DistributionTransformer)
     known = PROBLEMS if of_latents else PRIORS
-    if prior is None and name not in known:
+    path = getattr(network.calibration, "prior", None)
+    given, prior = prior is not None, trained_prior(network) if prior is None else prior
+    if prior is None:
         raise ValueError(
             f"Expected the prior of a network whose config names none of {sorted(known)}; got "
-            "prior=None. Give it: report(network, prior=...)."
+            "prior=None. Give it: report(network, prior=...)"
+            + (f", or import it first: it was trained on {path}." if path else ".")
         )
-    source = name if prior is None else f"{type(prior).__name__} (given)"
+    source = f"{type(prior).__name__} (given)" if given else name or path
     about = {
         "network": f"{type(network).__name__} {name or ''}".strip(),
         "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
         "datasets of each size": n_datasets,
     }
     described = {"name": source}
-    if prior is None and name is not None:
-        words = PROBLEMS[name].about if of_latents else in_words(PRIORS[name])
-        described["in words"] = words
-        prior = named_tasks(name) if of_latents else named_prior(name)
+    if not given and name is not None and name in known:
+        described["in words"] = PROBLEMS[name].about if of_latents else in_words(PRIORS[name])
 
     def sections() -> Iterator[Section]:
         yield Section("What was asked", about)

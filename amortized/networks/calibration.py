@@ -20,6 +20,7 @@ class Calibration:
         worst: the quantity with the largest deviation.
         efficiency: relative effective sample size of a posterior's draws after weighting by the
             exact density, median over tasks; None without a density.
+        prior: import path of the prior, such as "my_priors:decay(inputs=1)"; None if it has none.
 
     Example:
         >>> print(Calibration(600, (10,), 0.4, 0.02, "y"))
@@ -32,6 +33,7 @@ class Calibration:
     deviation: float
     worst: str
     efficiency: float | None = None
+    prior: str | None = None
 
     @property
     def doubts(self) -> list[str]:

@@ -10,6 +10,7 @@ References:
     (2018), arXiv 1804.06788.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
 from amortized.training.config import TrainingConfig
 from amortized.training.data import batch_seed
+from amortized.training.trained_prior import import_path
 
 N_DATASETS, N_DRAWS = 200, 99
 _MOST_ROWS = 12_000  # of all tasks of one size
@@ -58,7 +60,10 @@ def measure(network: Any, prior: Any, config: TrainingConfig) -> Calibration | N
         for label, u in found.items():
             values.setdefault(label, []).append(u)
     joined = {label: torch.cat(parts).double().cpu().numpy() for label, parts in values.items()}
-    return _verdict(joined, sizes, torch.cat(efficiencies) if any(map(len, efficiencies)) else None)
+    verdict = _verdict(
+        joined, sizes, torch.cat(efficiencies) if any(map(len, efficiencies)) else None
+    )
+    return replace(verdict, prior=import_path(prior))
 
 
 def _sizes(network: Any, prior: Any, config: TrainingConfig) -> tuple[int, ...]:

@@ -1,0 +1,106 @@
+"""The prior that a network was trained on, found again when a report needs it.
+
+A released network names its prior. Of other priors an import path is stored with the calibration:
+a name, never code. It is followed only in modules that the program has loaded already, so that a
+downloaded network cannot make anything be imported.
+"""
+
+import inspect
+import re
+import sys
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from amortized.latent_priors.hyperprior import Hyperprior
+from amortized.latent_priors.problems import PROBLEMS, named_tasks
+from amortized.latent_priors.tasks import LatentTasks
+from amortized.priors.context_standardised import ContextStandardised
+from amortized.priors.named import PRIORS, named_prior
+from amortized.priors.prior import Prior
+from amortized.priors.program_prior import ProgramPrior
+
+# module:variable, module:Class() or module:program(inputs=2)
+_PATH = re.compile(r"([\w.]+):(\w+)(?:\((?:inputs=(\d+))?(\)))?")
+
+_ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def import_path(prior: Prior | LatentTasks) -> str | None:
+    """Where a prior can be found again; None where it is made of parts without a name.
+
+    Found are a Pyro program of a module with a number of standard normal inputs, a class that needs
+    no arguments, and a prior that a module other than ``__main__`` holds in a variable.
+
+    Args:
+        prior: as `train` takes it.
+
+    Example:
+        >>> from amortized.priors.simulators.epidemic import EpidemicPrior
+        >>> import_path(EpidemicPrior())
+        'amortized.priors.simulators.epidemic:EpidemicPrior()'
+    """
+    # As `train` wraps it: reports do the same.
+    if isinstance(prior, ContextStandardised) or (
+        isinstance(prior, LatentTasks) and prior.hyperprior == Hyperprior()
+    ):
+        prior = prior.prior
+    program, inputs = (getattr(prior, name, None) for name in ("_program", "_draw_inputs"))
+    if isinstance(program, FunctionType) and isinstance(inputs, int):
+        path = f"{program.__module__}:{program.__qualname__}(inputs={inputs})"
+    else:
+        path = f"{type(prior).__module__}:{type(prior).__qualname__}()"
+    return path if _same(prior, _at(path)) else _variable(prior)
+
+
+def _variable(prior: Prior | LatentTasks) -> str | None:
+    """The variable of a module that holds a prior; those of a script or a notebook change."""
+    for name, module in list(sys.modules.items()):
+        for variable, value in list(getattr(module, "__dict__", {}).items()):
+            if value is prior and name != "__main__":
+                return f"{name}:{variable}"
+    return None
+
+
+def trained_prior(network: nn.Module) -> Prior | LatentTasks | None:
+    """The prior that a network was trained on; None if it has no name and is not loaded.
+
+    Args:
+        network: of this package.
+    """
+    config: Any = network.config
+    name, calibration = config.prior, getattr(network, "calibration", None)
+    if name in PRIORS:
+        return named_prior(name)
+    if name in PROBLEMS:
+        return named_tasks(name)
+    path = None if calibration is None else calibration.prior
+    return None if path is None else _at(path)
+
+
+def _at(path: str) -> Prior | LatentTasks | None:
+    """The prior at an import path, if its module is loaded."""
+    found = _PATH.fullmatch(path)
+    module, name, inputs, called = found.groups() if found else (path, "", None, None)
+    value = vars(sys.modules[module]).get(name) if module in sys.modules else None
+    if called is None and isinstance(value, Prior | LatentTasks):
+        return value
+    if inputs is not None and isinstance(value, FunctionType):
+        is_program = "y" in inspect.signature(value).parameters
+        return ProgramPrior(value, int(inputs)) if is_program else None
+    if called and inputs is None and inspect.isclass(value) and issubclass(value, Prior):
+        arguments = inspect.signature(value).parameters.values()
+        needed = [each for each in arguments if each.default is each.empty]
+        if not inspect.isabstract(value) and all(each.kind in _ANY for each in needed):
+            return value()
+    return None
+
+
+def _same(prior: Any, other: Any) -> bool:
+    """Whether two priors draw the same task."""
+    if type(prior) is not type(other):
+        return False
+    one, two = (each.sample(1, 3, 1, seed=0) for each in (prior, other))
+    return torch.equal(one.y_context, two.y_context) and torch.equal(one.x_context, two.x_context)
