@@ -11,10 +11,10 @@ from torch.distributions import Uniform
 from amortized import load, report, save, train
 from amortized.latent_priors.hyperprior import Hyperprior
 from amortized.latent_priors.tasks import LatentTasks
+from amortized.latent_priors.trained_prior import import_path, trained_prior
 from amortized.networks import PFNConfig
 from amortized.priors import GaussianProcessPrior, ProgramPrior
 from amortized.training import TrainingConfig
-from amortized.training.trained_prior import import_path, trained_prior
 
 
 def line(x, y=None):

@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
 from amortized.forecasting.series_law import SeriesLaw
-from amortized.posterior import Posterior
+from amortized.posterior.posterior import Posterior
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.state_space.components import Component, Number, Sum
 from amortized.priors.task import TaskBatch
-from amortized.sampling.kalman import kalman_filter
-from amortized.sampling.kalman_smoother import kalman_smoother
+from amortized.sampling.filters.kalman import kalman_filter
+from amortized.sampling.filters.kalman_smoother import kalman_smoother
 
 
 class StructuralSeries(ProgramPrior):

@@ -18,16 +18,16 @@ from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.sequential import Origin
 from amortized.infer.states import StateModel, infer_states
 from amortized.one_at_a_time import gradients
-from amortized.posterior import Posterior
+from amortized.posterior.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program, precision
-from amortized.sampling.checking import checked_approximation, checked_chains
+from amortized.sampling.checks.cross_check import checked_approximation, checked_chains
+from amortized.sampling.checks.verdict import measured, warn_of_doubt
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc
-from amortized.sampling.verdict import measured, warn_of_doubt
 from amortized.sampling.vi import vi
 from amortized.seeding import seeded
 

@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from amortized.latent_priors.tasks import LatentTaskBatch
+from amortized.latent_priors.trained_prior import import_path
 from amortized.networks import PFN, DistributionTransformer, TabularPFN
 from amortized.networks.calibration import Calibration
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
 from amortized.training.config import TrainingConfig
 from amortized.training.data import batch_seed
-from amortized.training.trained_prior import import_path
 
 N_DATASETS, N_DRAWS = 200, 99
 _MOST_ROWS = 12_000  # of all tasks of one size
