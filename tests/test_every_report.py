@@ -9,8 +9,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import BayesianRidge, LinearRegression, LogisticRegression
 from sklearn.metrics import log_loss
 
 import amortized
@@ -106,15 +107,61 @@ REPORTS = {
     "own Distribution Transformer": lambda: report(_dt(), prior=NormalMeanPrior(), **FEW),
     "estimator by the one call": lambda: report(BayesianRegressor(method="exact").fit(X, Y)),
     "scikit-learn, classes": lambda: report(LogisticRegression(), X, LABELS),
+    "quantiles by their own method": lambda: report(Quantiles(), X, Y),
+    "quantiles by an argument": lambda: report(QuantilesByArgument(), X, Y),
     "scikit-learn, targets": lambda: report(GaussianProcessRegressor(alpha=0.1), X, Y),
 }
+
+
+class Quantiles(RegressorMixin, BaseEstimator):
+    """A model that knows quantiles only."""
+
+    def fit(self, X, y):
+        self.model_ = BayesianRidge().fit(X, y)
+        return self
+
+    def predict_quantiles(self, X, q):
+        mean, std = self.model_.predict(X, return_std=True)
+        return mean[:, None] + std[:, None] * stats.norm.ppf(q)
+
+    def predict(self, X):
+        return self.model_.predict(X)
+
+
+class QuantilesByArgument(RegressorMixin, BaseEstimator):
+    """The same with the interface of quantile forests."""
+
+    def fit(self, X, y):
+        self.model_ = Quantiles().fit(X, y)
+        return self
+
+    def predict(self, X, quantiles=None):
+        return self.model_.predict_quantiles(X, quantiles)
+
+
+def test_a_model_without_uncertainty_is_refused():
+    with pytest.raises(TypeError, match="predict_quantiles.*got a LinearRegression"):
+        report(LinearRegression(), X, Y)
+
+
+def test_quantiles_are_judged_as_the_distribution_they_come_from():
+    """The log score differs by what a density between thirteen quantiles loses."""
+    one, other = (
+        report(model, X, Y).sections["Held-out rows"] for model in (Quantiles(), BayesianRidge())
+    )
+    key = "coverage of 90% intervals"
+    assert one[key] == other[key]
+    scores = [float(each["log score, estimator"].split()[0]) for each in (one, other)]
+    assert abs(scores[0] - scores[1]) < 0.1
 
 
 @pytest.mark.parametrize("name", REPORTS)
 def test_everything_has_a_report(name):
     page = REPORTS[name]()
     assert page.sections and page.title
-    json.dumps(page.to_dict())
+    stored = page.to_dict()
+    json.dumps(stored)
+    assert stored["what this means"] and stored["what to do"]
     html = page.to_html()
     # No name of a class or a column reaches the page as markup.
     assert "<b>yes</b>" not in html and html.count("<h1>") == 1

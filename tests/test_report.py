@@ -1,5 +1,6 @@
 """A report says what was asked and answered, and warns where a planted fault asks for it."""
 
+import html
 import io
 import json
 import time
@@ -12,6 +13,8 @@ from torch.distributions import Independent, LogNormal, Normal
 
 from amortized import PFNRegressor, infer, load
 from amortized.diagnostics import Report, TrainingRange, report, report_posterior
+from amortized.diagnostics.data.quantile_predictive import LEVELS, QuantilePredictive
+from amortized.diagnostics.reports.advice import ADVICE, SOUND
 from amortized.diagnostics.reports.page import Section
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
 from amortized.gaussian_mixture import GaussianMixture
@@ -101,6 +104,39 @@ def test_every_form_of_a_report_begins_with_its_verdict(warnings, verdict):
     for tag in ("title", "h1"):
         assert f"<{tag}>&lt;i&gt;gp&lt;/i&gt;: {verdict}</{tag}>" in text
     assert "<i>" not in text
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_every_form_says_what_warnings_mean_and_what_to_do(name):
+    page = Report.of("t", [Section(name, {}, ["One.", "Two."]), Section(name, {}, ["Three."])])
+    stored, text = page.to_dict(), page.to_html()
+    assert stored["what this means"] == [ADVICE[name].meaning]
+    assert stored["what to do"] == [ADVICE[name].remedy]
+    assert html.escape(ADVICE[name].meaning) in text and html.escape(ADVICE[name].remedy) in text
+    assert f"  > {ADVICE[name].remedy}" in repr(page).splitlines()
+
+
+def test_a_report_without_warnings_says_what_that_means():
+    assert Report.of("t", [Section("Calibration", {})]).to_dict()["what this means"] == [
+        SOUND.meaning
+    ]
+
+
+def test_quantile_predictive_is_a_distribution():
+    """Against the normal whose quantiles it has, where they are dense; and its own mass."""
+    normal = torch.distributions.Normal(torch.tensor([0.0, 3.0]).double(), 2.0)
+    levels = torch.tensor(LEVELS, dtype=torch.float64)
+    predictive = QuantilePredictive(normal.icdf(levels[:, None]).mT)
+    p = torch.linspace(0.001, 0.999, 40, dtype=torch.float64)[:, None].expand(-1, 2)
+    torch.testing.assert_close(predictive.cdf(predictive.icdf(p)), p)
+    assert (predictive.cdf(normal.icdf(p)) - p).abs().max() < 0.01
+    y = torch.linspace(-40.0, 46.0, 40_001, dtype=torch.float64)[:, None].expand(-1, 2)
+    density, one = predictive.log_prob(y).exp(), torch.ones(2, dtype=torch.float64)
+    torch.testing.assert_close(torch.trapezoid(density, y, dim=0), one, atol=1e-3, rtol=0)
+    mean = torch.trapezoid(density * y, y, dim=0)
+    torch.testing.assert_close(mean, predictive.mean, atol=5e-3, rtol=0)
+    flat = QuantilePredictive(torch.ones(1, len(LEVELS)))
+    assert flat.log_prob(torch.ones(1)).isfinite() and 0 <= flat.cdf(torch.ones(1)) <= 1
 
 
 @pytest.mark.parametrize(("terminal", "disabled", "shown"), [(1, "0", 1), (1, "1", 0), (0, "0", 0)])

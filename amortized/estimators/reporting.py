@@ -109,7 +109,8 @@ class RegressorReport:
         fit = None
         if len(observed) >= LEAST_ROWS:
             fit = prior_fit(network, x[observed], y[observed], prior=prior, seed=seed)
-        judged = {"estimator": clone(self), "reference": reference, "fit": fit}
+        names = getattr(self, "feature_names_in_", None)
+        judged = {"estimator": clone(self), "reference": reference, "fit": fit, "names": names}
         return report_pfn(network, x, y, prior=prior, seed=seed, **judged)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from amortized.diagnostics.reports.advice import ADVICE, SOUND, Advice
+
 ALARM = 0.01
 """Level of a test below which a report warns."""
 
@@ -74,6 +76,7 @@ class Report:
         sections: ``{section: {what: number or text}}``, in the order of the page.
         warnings: in plain words; empty where no check found a problem.
         figures: ``{caption: figure}``.
+        advice: what the warnings mean and what to do, one entry for each section that has some.
 
     Example:
         >>> report = Report("A test", {"Answer": {"mean": 0.5}}, ["It is made up."])
@@ -87,6 +90,7 @@ class Report:
     sections: dict[str, dict[str, Any]]
     warnings: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    advice: list[Advice] = field(default_factory=list)
 
     @classmethod
     def of(cls, title: str, sections: Iterable[Section]) -> "Report":
@@ -105,12 +109,17 @@ class Report:
               Answer
                 mean: 0.5
               ! It is made up.
+
+        A section named in `amortized.diagnostics.reports.advice` adds what its warnings mean.
         """
         report = cls(title, {})
         bar = tqdm(sections, title, unit="section", delay=DELAY, disable=_no_bar(), leave=False)
         for section in bar:
             report.sections.setdefault(section.name, {}).update(section.entries)
             report.warnings.extend(section.warnings)
+            advice = ADVICE.get(section.name)
+            if section.warnings and advice is not None and advice not in report.advice:
+                report.advice.append(advice)
             report.figures.update(section.figures)
         return report
 
@@ -132,6 +141,8 @@ class Report:
         return {
             "title": self.title,
             "verdict": self.verdict,
+            "what this means": [advice.meaning for advice in self._advice],
+            "what to do": [advice.remedy for advice in self._advice],
             **self.sections,
             "warnings": list(self.warnings),
         }
@@ -144,6 +155,9 @@ class Report:
             f'initial-scale=1"><title>{heading}</title><style>{_STYLE}</style>'
         )
         parts = [f"<h1>{heading}</h1>", self._warnings()]
+        for name, texts in self._consequences().items():
+            paragraphs = "".join(f"<p>{html.escape(text)}</p>" for text in texts)
+            parts.append(f"<h2>{name}</h2>{paragraphs}")
         for name in self.sections:
             cells = "".join(
                 f"<tr><td>{html.escape(what)}</td><td>{html.escape(text)}</td></tr>"
@@ -161,6 +175,18 @@ class Report:
         path.write_text(text, encoding="utf-8")
         return path
 
+    @property
+    def _advice(self) -> list[Advice]:
+        return self.advice if self.warnings else [SOUND]
+
+    def _consequences(self) -> dict[str, list[str]]:
+        """What the verdict means for the reader, and what to do, by heading."""
+        texts = {
+            "What this means for you": [advice.meaning for advice in self._advice],
+            "What to do": [advice.remedy for advice in self._advice],
+        }
+        return {heading: lines for heading, lines in texts.items() if lines}
+
     def _warnings(self) -> str:
         if not self.warnings:
             return f'<p class="fine">{self.verdict}</p>'
@@ -174,7 +200,10 @@ class Report:
         lines = [f"{self.title}: {self.verdict}"]
         for name in self.sections:
             lines += [f"  {name}", *(f"    {k}: {text}" for k, text in self.texts(name).items())]
-        return "\n".join([*lines, *(f"  ! {warning}" for warning in self.warnings)])
+        lines += [f"  ! {warning}" for warning in self.warnings]
+        if self.warnings:
+            lines += [f"  > {advice.remedy}" for advice in self.advice]
+        return "\n".join(lines)
 
 
 def _no_bar() -> bool | None:

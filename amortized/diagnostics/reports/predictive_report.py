@@ -1,7 +1,7 @@
 """The report of a network over rows on one dataset: prior, calibration, range and reference."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -39,6 +39,7 @@ def report_pfn(
     reference: str | None = "auto",
     n_datasets: int = 200,
     seed: int = 0,
+    names: Sequence[str] | None = None,
     fit: PriorFit | None = None,
 ) -> Report:
     """The report of a network's predictive for one dataset, in the network's units.
@@ -55,6 +56,7 @@ def report_pfn(
             beyond, None is none.
         n_datasets: of the prior, for the calibration at this size.
         seed: of these and of the reference.
+        names: of the columns, for the axes; None calls a single one x.
         fit: of the prior to the rows, in the order in which they were observed; None compares
             them in the order given.
     """
@@ -80,7 +82,8 @@ def report_pfn(
         else:
             yield _calibration(prior, estimator or network, n, n_datasets, seed)
             yield _range(network, prior, x, y, seed)
-        yield from _predictions(network, prior, x, y, reference, seed)
+        label = "x" if names is None or len(names) != 1 else str(names[0])
+        yield from _predictions(network, prior, x, y, reference, label, seed)
 
     return Report.of(f"{name or 'A network'} on {n} rows", sections())
 
@@ -151,7 +154,7 @@ def _range(network: PFN, prior: Any, x: Tensor, y: Tensor, seed: int) -> Section
 
 
 def _predictions(
-    network: PFN, prior: Any, x: Tensor, y: Tensor, reference: str | None, seed: int
+    network: PFN, prior: Any, x: Tensor, y: Tensor, reference: str | None, label: str, seed: int
 ) -> Iterator[Section]:
     """The network's predictive at new rows, and how far it is from a reference's."""
     grid, units, began = _new_rows(x), network.config.units, time.perf_counter()
@@ -160,7 +163,7 @@ def _predictions(
     seconds = {f"network, on {x.device.type}": time.perf_counter() - began}
     one_input = x.shape[1] == 1
     position = grid[:, 0].numpy() if one_input else np.arange(len(grid), dtype=float)
-    x_label = f"x ({units})" if one_input else "new row"
+    x_label = f"{label} ({units})" if one_input else "new row"
     labels: dict[str, Any] = {"x_label": x_label, "y_label": f"y ({units})"}
     ax = predictive_band(OneOfBatch(predictive), position, label="network", **labels)
     if one_input:

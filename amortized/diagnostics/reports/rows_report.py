@@ -1,5 +1,6 @@
 """The report of any estimator with the interface of scikit-learn on rows of the user."""
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.distributions import Distribution, Normal
 
 from amortized.diagnostics.data.held_out_classes import classes_section, held_out_classes
 from amortized.diagnostics.data.held_out_targets import held_out_targets, targets_section
+from amortized.diagnostics.data.quantile_predictive import LEVELS, QuantilePredictive
 from amortized.diagnostics.reports.page import Report, Section
 
 
@@ -18,7 +20,8 @@ def report_of_rows(estimator: Any, x: ArrayLike | None, y: ArrayLike | None, see
     """Calibration and accuracy of each row predicted from the others, by clones in five folds.
 
     Args:
-        estimator: with ``predict_proba``, ``predict_distribution`` or, taken for a normal
+        estimator: with ``predict_proba``, ``predict_distribution``, quantiles ``(rows, levels)`` by
+            ``predict_quantiles(X, q)`` or ``predict(X, quantiles=...)``, or, taken for a normal
             predictive, ``predict(X, return_std=True)``.
         x: inputs, ``(rows, features)``.
         y: targets or classes, ``(rows,)``.
@@ -54,16 +57,26 @@ def _of_classes(estimator: Any, x: NDArray[Any], y: NDArray[Any], seed: int) -> 
 def _of_targets(estimator: Any, x: NDArray[Any], y: NDArray[Any], seed: int) -> Section:
     def answer(given: NDArray[np.intp], out: NDArray[np.intp]) -> Distribution:
         fitted: Any = clone(estimator).fit(x[given], y[given])
-        if hasattr(fitted, "predict_distribution"):
-            predictive: Distribution = fitted.predict_distribution(x[out])
-            return predictive
-        try:
-            mean, std = fitted.predict(x[out], return_std=True)
-        except TypeError as reason:
-            raise TypeError(
-                "Expected an estimator with predict_proba, predict_distribution or "
-                f"predict(X, return_std=True); got a {type(estimator).__name__}."
-            ) from reason
-        return Normal(torch.as_tensor(mean), torch.as_tensor(std), validate_args=False)
+        return _predictive(fitted, x[out])
 
     return targets_section(held_out_targets(answer, x, y, seed))
+
+
+def _predictive(fitted: Any, x: NDArray[Any]) -> Distribution:
+    """The predictive of an estimator, by the first of the ways that it has."""
+    if hasattr(fitted, "predict_distribution"):
+        predictive: Distribution = fitted.predict_distribution(x)
+        return predictive
+    if hasattr(fitted, "predict_quantiles"):
+        return QuantilePredictive(torch.as_tensor(fitted.predict_quantiles(x, list(LEVELS))))
+    arguments = inspect.signature(fitted.predict).parameters
+    if "quantiles" in arguments:
+        return QuantilePredictive(torch.as_tensor(fitted.predict(x, quantiles=list(LEVELS))))
+    if "return_std" in arguments:
+        mean, std = fitted.predict(x, return_std=True)
+        return Normal(torch.as_tensor(mean), torch.as_tensor(std), validate_args=False)
+    raise TypeError(
+        "Expected an estimator with predict_proba, predict_distribution, predict_quantiles(X, q), "
+        "predict(X, quantiles=...) or predict(X, return_std=True); got a "
+        f"{type(fitted).__name__}, whose uncertainty is not known."
+    )
