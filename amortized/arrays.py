@@ -160,3 +160,28 @@ def _only_numbers(array: Any, wanted: Any) -> Iterator[None]:
         yield
     except OverflowError as reason:
         raise ValueError(f"Expected numbers that a float can hold; got {reason}.") from reason
+
+
+def refuse_nan(what: str, values: Any) -> None:
+    """Raises an error if inputs of a diagnostic contain NaN, which must not be ranked or averaged.
+
+    Args:
+        what: description of the values in the message, such as ``"draws of 'mu'"``.
+        values: array or tensor.
+
+    Raises:
+        ValueError: with the number of NaN.
+
+    Example:
+        >>> refuse_nan("draws of 'mu'", np.array([1.0, np.nan]))
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected draws of 'mu' without NaN; got 1 NaN of 2. Look for ...
+    """
+    missing = values.isnan() if isinstance(values, Tensor) else np.isnan(values)
+    if n_missing := int(missing.sum()):
+        size = values.numel() if isinstance(values, Tensor) else np.size(values)
+        raise ValueError(
+            f"Expected {what} without NaN; got {n_missing:,} NaN of {size:,}. Look for the method "
+            "or the density that returned it: such an answer cannot be assessed."
+        )

@@ -21,7 +21,7 @@ from amortized.latent_priors.problems import PROBLEMS, Problem, named_tasks
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
-from amortized.sampling.latent_reference import reference_log_prob
+from amortized.sampling.exact.latent_reference import reference_log_prob
 from amortized.seeding import seeded
 from amortized.training import TrainingConfig, train
 from amortized.training.checkpoint import read_checkpoint

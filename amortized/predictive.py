@@ -4,7 +4,7 @@ r"""The posterior predictive of a program: its observation's distribution averag
 
 Each term comes from a run of the program at the requested inputs with the latents set to draw i. If
 the rows are dependent given the latents, as in a Gaussian process with its function integrated out,
-each row is conditioned on the observed targets: see `amortized.program.row_distribution`.
+each row is conditioned on the observed targets, see `program.observations.row_distribution`.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Normal, constraints
 from torch.utils._pytree import tree_map
 
 from amortized.arrays import as_values
-from amortized.program.row_distribution import NoPredictive, row_distribution
+from amortized.program.observations.row_distribution import NoPredictive, row_distribution
 from amortized.program.support import log_prob
 from amortized.program.vectorised import FunctionalSamplers, Program, draw, precision, quiet_program
 from amortized.seeding import seeded

@@ -16,7 +16,7 @@ from curve_oracle import exact_log_likelihoods
 
 from amortized import infer
 from amortized.priors import LearningCurvePrior, named_prior
-from amortized.sampling.convergence import r_hat
+from amortized.sampling.checks.convergence import r_hat
 
 CUTOFFS = (10, 20, 40, 80)
 N_RUNS, N_PARTICLES = 4, 1024

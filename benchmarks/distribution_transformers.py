@@ -30,7 +30,7 @@ from amortized.latent_priors import LatentTaskBatch, LatentTasks, fit_draws
 from amortized.latent_priors.problems import PROBLEMS, named_tasks
 from amortized.posterior import Posterior
 from amortized.pretrained import load
-from amortized.sampling.latent_reference import reference_log_prob
+from amortized.sampling.exact.latent_reference import reference_log_prob
 
 SIZES = {"dt-mean": 1, "dt-variance": 1, "dt-normal": 10, "dt-linear": 30, "dt-logistic": 50}
 SIZES |= {"dt-oup": 25, "dt-sir": 10, "dt-filter": 2}

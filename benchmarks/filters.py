@@ -25,9 +25,9 @@ import torch  # noqa: E402
 
 from amortized.priors.state_space.sensor_fusion import SensorFusion  # noqa: E402
 from amortized.priors.state_space.stochastic_volatility import StochasticVolatility  # noqa: E402
-from amortized.sampling.kalman import LinearGaussianModel, kalman_filter  # noqa: E402
-from amortized.sampling.kalman_smoother import kalman_smoother  # noqa: E402
-from amortized.sampling.particle_filter import particle_filter  # noqa: E402
+from amortized.sampling.filters.kalman import LinearGaussianModel, kalman_filter  # noqa: E402
+from amortized.sampling.filters.kalman_smoother import kalman_smoother  # noqa: E402
+from amortized.sampling.filters.particle_filter import particle_filter  # noqa: E402
 
 N_SERIES, N_STEPS, N_PARTICLES = 1000, 200, 1000
 

@@ -33,7 +33,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from amortized import infer, load
 from amortized.networks import PFN
 from amortized.priors import TaskBatch, named_prior
-from amortized.sampling.hyperposterior_grid import HyperposteriorGrid
+from amortized.sampling.exact.hyperposterior_grid import HyperposteriorGrid
 
 N_FEATURES, N_CONTEXT, N_QUERY = (1, 3, 8), (5, 20, 50), 50
 

@@ -16,7 +16,7 @@ import torch
 
 from amortized import load
 from amortized.priors import TaskBatch, named_prior
-from amortized.sampling.hyperposterior_grid import HyperposteriorGrid
+from amortized.sampling.exact.hyperposterior_grid import HyperposteriorGrid
 from amortized.uncertainty import joint_log_prob
 
 BATCH = 16

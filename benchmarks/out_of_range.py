@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amortized import load
-from amortized.diagnostics.out_of_range import TrainingRange
+from amortized.diagnostics.data.out_of_range import TrainingRange
 from amortized.priors import Prior, named_prior
 
 SIZES = ((20, 1), (30, 3))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from amortized.program.density import ProgramDensity
-from amortized.sampling.convergence import ess_bulk, ess_tail, r_hat
+from amortized.sampling.checks.convergence import ess_bulk, ess_tail, r_hat
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc
 

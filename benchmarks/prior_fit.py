@@ -20,8 +20,8 @@ from pyro.distributions import Uniform
 from torch import Tensor
 
 from amortized import load
-from amortized.diagnostics.held_out import held_out_rows, held_out_statistics
-from amortized.diagnostics.prior_fit import _expected, _p_values, far_too_narrow
+from amortized.diagnostics.data.held_out import held_out_rows, held_out_statistics
+from amortized.diagnostics.data.prior_fit import _expected, _p_values, far_too_narrow
 from amortized.priors import named_prior
 from amortized.priors.regression.gaussian_process import GaussianProcessPrior, uniform_inputs
 

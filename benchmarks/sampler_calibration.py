@@ -31,7 +31,7 @@ from amortized.diagnostics import PosteriorTrial
 from amortized.diagnostics.calibration import ranks
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
-from amortized.sampling.particle_mcmc import smc_squared
+from amortized.sampling.filters.particle_mcmc import smc_squared
 
 N_DRAWS, LOT, BINS = 63, 100, 16
 AUTOREGRESSION = {"rho": dist.Uniform(-1.0, 1.0), "scale": dist.LogNormal(-1.0, 0.5)}

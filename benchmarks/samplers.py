@@ -38,7 +38,7 @@ from pyro.infer import MCMC, NUTS  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from amortized.program.density import ProgramDensity  # noqa: E402
-from amortized.sampling.convergence import ess_bulk, replicate_ess  # noqa: E402
+from amortized.sampling.checks.convergence import ess_bulk, replicate_ess  # noqa: E402
 from amortized.sampling.smc import smc  # noqa: E402
 
 SIGMA = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], dtype=torch.float64)

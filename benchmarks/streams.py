@@ -40,9 +40,12 @@ from amortized.latent_priors.problems import named_tasks
 from amortized.priors.state_space.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
 from amortized.priors.state_space.sensor_reading import SensorReadingPrior
 from amortized.program.vectorised import precision, run_program
-from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
-from amortized.sampling.latent_reference import reference_log_prob
-from amortized.sampling.particle_filter import init, step
+from amortized.sampling.exact.latent_reference import reference_log_prob
+from amortized.sampling.filters.extended_kalman import (
+    NonlinearGaussianModel,
+    extended_kalman_filter,
+)
+from amortized.sampling.filters.particle_filter import init, step
 
 N_PARTICLES, N_FITTED = 20_000, 3000
 

@@ -26,7 +26,7 @@ from amortized.latent_priors import LatentTaskBatch, LatentTasks
 from amortized.latent_priors.problems import named_tasks
 from amortized.networks import PFN, PFNConfig
 from amortized.priors import Prior, TaskBatch
-from amortized.sampling.latent_reference import reference_log_prob
+from amortized.sampling.exact.latent_reference import reference_log_prob
 
 PROBLEMS = ("dt-mean", "dt-variance", "dt-gp-hyper")
 

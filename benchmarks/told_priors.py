@@ -34,7 +34,7 @@ from amortized.latent_priors.fitting import stacked
 from amortized.latent_priors.problems import PROBLEMS
 from amortized.networks import DistributionTransformer
 from amortized.program.density import ProgramDensity
-from amortized.sampling.grid import grid_posterior
+from amortized.sampling.exact.quadrature import grid_posterior
 from amortized.sampling.start import FromMixture
 
 ROWS = {"dt-oup": 25, "dt-sir": 10}

@@ -26,7 +26,7 @@ from amortized.diagnostics import PredictiveTrial
 from amortized.diagnostics.predictive_trial import predictive
 from amortized.networks import PFNConfig
 from amortized.priors import ProgramPrior, TaskBatch, named_prior
-from amortized.sampling.hyperposterior_grid import HyperposteriorGrid
+from amortized.sampling.exact.hyperposterior_grid import HyperposteriorGrid
 from amortized.training import TrainingConfig, train
 
 COVERAGE = (0.05, 0.95)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from amortized.atomic_file import abandoned, all_beside, beside, is_beside, write_through
+from amortized.files.atomic import abandoned, all_beside, beside, is_beside, write_through
 
 _ASIDE = "aside"
 _PATIENCE = 100  # exchanges by others during one, after which something else must be wrong

@@ -22,7 +22,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from amortized.atomic_file import replace_file
+from amortized.files.atomic import replace_file
 from amortized.networks import NETWORKS
 from amortized.networks.calibration import Calibration
 from amortized.networks.config_fields import check_types

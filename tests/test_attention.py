@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amortized import blocked_attention as blocked
+from amortized import attention as blocked
 from amortized.attention import Rotation, attend, attend_reference, rotate
 
 

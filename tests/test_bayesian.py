@@ -21,7 +21,7 @@ from amortized.latent_priors.problems import PROBLEMS
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.priors.regression.linear_model import LinearModelPrior
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
-from amortized.program.student_t import StudentT
+from amortized.program.observations.student_t import StudentT
 
 
 # Of some checks' few rows a normal approximation is poor, and says so.

@@ -11,8 +11,8 @@ from amortized.priors.state_space.components import Sum
 from amortized.priors.state_space.matern import Matern
 from amortized.priors.state_space.periodic import Periodic, Seasonal
 from amortized.priors.state_space.trends import LocalLevel, LocalTrend
-from amortized.sampling.kalman import kalman_filter
-from amortized.sampling.kalman_smoother import kalman_smoother
+from amortized.sampling.filters.kalman import kalman_filter
+from amortized.sampling.filters.kalman_smoother import kalman_smoother
 
 F64 = torch.float64
 

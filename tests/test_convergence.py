@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from amortized.sampling import convergence
-from amortized.sampling.pareto import fit_generalised_pareto, smooth_weights
+from amortized.sampling.checks import convergence
+from amortized.sampling.checks.pareto import fit_generalised_pareto, smooth_weights
 
 
 def chains(correlation, n_chains=4, n=500):

@@ -23,12 +23,12 @@ from amortized import (
     infer,
 )
 from amortized.diagnostics import report
-from amortized.diagnostics.held_out_classes import (
+from amortized.diagnostics.data.held_out_classes import (
     HeldOutClasses,
     classes_section,
     held_out_classes,
 )
-from amortized.diagnostics.held_out_targets import (
+from amortized.diagnostics.data.held_out_targets import (
     HeldOutTargets,
     held_out_targets,
     targets_section,

@@ -10,7 +10,7 @@ import torch
 from amortized.infer import infer
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.program.density import ProgramDensity
-from amortized.sampling.exact import exact
+from amortized.sampling.exact.closed_form import exact
 
 
 def answers(distribution, y):

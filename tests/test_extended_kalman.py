@@ -7,8 +7,11 @@ import torch
 from test_kalman import anything, as_nonlinear, nothing, random_model
 
 from amortized.priors.state_space.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
-from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
-from amortized.sampling.kalman import kalman_filter
+from amortized.sampling.filters.extended_kalman import (
+    NonlinearGaussianModel,
+    extended_kalman_filter,
+)
+from amortized.sampling.filters.kalman import kalman_filter
 
 
 @pytest.mark.parametrize("missing", [nothing, anything])

@@ -10,7 +10,7 @@ from test_particle_filter import replicates, z_of_evidence
 from amortized.infer import infer
 from amortized.priors.state_space.factor_volatility import FactorVolatility
 from amortized.priors.state_space.stochastic_volatility import StochasticVolatility
-from amortized.sampling.particle_filter import particle_filter
+from amortized.sampling.filters.particle_filter import particle_filter
 
 PARAMETERS = {
     "alpha": torch.tensor([-0.05, 0.1]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from amortized.atomic_file import beside, replace_file
+from amortized.files.atomic import beside, replace_file
 from amortized.networks import PFN, PFNConfig
 from amortized.pretrained import load, replace_card, save
 from amortized.pretrained.folders import in_place

@@ -9,7 +9,7 @@ from scipy import stats
 
 from amortized.priors import GaussianProcessPrior, named_prior
 from amortized.priors.task import TaskBatch
-from amortized.sampling.hyperposterior_grid import HyperposteriorGrid
+from amortized.sampling.exact.hyperposterior_grid import HyperposteriorGrid
 
 MADE = {
     "gp-1d": lambda: named_prior("gp-1d"),

@@ -7,9 +7,12 @@ import torch
 from statsmodels.tsa.statespace.kalman_filter import KalmanFilter
 
 from amortized.priors.state_space.sensor_fusion import SensorFusion
-from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
-from amortized.sampling.kalman import LinearGaussianModel, kalman_filter
-from amortized.sampling.kalman_smoother import kalman_smoother
+from amortized.sampling.filters.extended_kalman import (
+    NonlinearGaussianModel,
+    extended_kalman_filter,
+)
+from amortized.sampling.filters.kalman import LinearGaussianModel, kalman_filter
+from amortized.sampling.filters.kalman_smoother import kalman_smoother
 
 N_SERIES, N_STEPS = 3, 7
 EYE = torch.eye(2, dtype=torch.float64)

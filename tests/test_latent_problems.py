@@ -31,8 +31,8 @@ from amortized.priors.simulators.quantum_parameter import QuantumParameterPrior,
 from amortized.priors.task import TaskBatch
 from amortized.program.density import ProgramDensity
 from amortized.program.likelihood_summary import gauss_newton_summary
-from amortized.sampling.grid import grid_posterior
-from amortized.sampling.latent_reference import reference_log_prob
+from amortized.sampling.exact.latent_reference import reference_log_prob
+from amortized.sampling.exact.quadrature import grid_posterior
 
 ONE_LATENT = ["dt-variance", "dt-quantum", "dt-nonlinear", "dt-gp-hyper"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from amortized.sampling.modes import find_modes
+from amortized.sampling.checks.modes import find_modes
 
 N = 1000
 

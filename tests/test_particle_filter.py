@@ -14,9 +14,9 @@ from amortized.priors.state_space.stochastic_volatility import (
     StochasticVolatility,
     StochasticVolatilityGuide,
 )
-from amortized.sampling.kalman import kalman_filter
-from amortized.sampling.particle_filter import particle_filter
-from amortized.sampling.resampling import systematic_resample
+from amortized.sampling.filters.kalman import kalman_filter
+from amortized.sampling.filters.particle_filter import particle_filter
+from amortized.sampling.steps.resampling import systematic_resample
 
 N_REPLICATES = 200
 

@@ -9,9 +9,9 @@ from scipy import stats
 from torch.distributions import Dirichlet, Gamma, Independent, LogNormal, Normal, Uniform
 
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
-from amortized.sampling.kalman import kalman_filter
-from amortized.sampling.parameter_space import ParameterSpace
-from amortized.sampling.particle_mcmc import smc_squared
+from amortized.sampling.filters.kalman import kalman_filter
+from amortized.sampling.filters.parameter_space import ParameterSpace
+from amortized.sampling.filters.particle_mcmc import smc_squared
 
 PRIOR = {"rho": Uniform(-1.0, 1.0), "scale": LogNormal(0.0, 0.5)}
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from amortized.program.density import ProgramDensity
-from amortized.sampling.bridge import bridge_evidence
-from amortized.sampling.convergence import clustered_variance
-from amortized.sampling.precision import precision, standard_errors
+from amortized.sampling.checks.bridge import bridge_evidence
+from amortized.sampling.checks.convergence import clustered_variance
+from amortized.sampling.checks.precision import precision, standard_errors
 
 N_RUNS = 400
 

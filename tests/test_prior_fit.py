@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 from amortized import PFNRegressor, load
-from amortized.diagnostics.held_out import HeldOut, held_out_rows, held_out_statistics
-from amortized.diagnostics.prior_fit import (
+from amortized.diagnostics.data.held_out import HeldOut, held_out_rows, held_out_statistics
+from amortized.diagnostics.data.prior_fit import (
     _exact_null,
     _expected,
     _p_values,

@@ -13,7 +13,7 @@ from scipy import stats
 from amortized.infer import infer
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.program.density import ProgramDensity
-from amortized.sampling.exact import exact
+from amortized.sampling.exact.closed_form import exact
 
 T = torch.tensor
 STANDARD = dist.Normal(0.0, 1.0)

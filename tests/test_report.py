@@ -12,7 +12,7 @@ from torch.distributions import Independent, LogNormal, Normal
 
 from amortized import PFNRegressor, infer, load
 from amortized.diagnostics import Report, TrainingRange, report, report_posterior
-from amortized.diagnostics.page import Section
+from amortized.diagnostics.reports.page import Section
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.problems import named_tasks
@@ -119,7 +119,7 @@ def test_a_bar_is_shown_on_terminals_alone_and_not_where_it_is_disabled(
     screen = Screen()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("TQDM_DISABLE", disabled)
-    monkeypatch.setattr("amortized.diagnostics.page.DELAY", 0.0)
+    monkeypatch.setattr("amortized.diagnostics.reports.page.DELAY", 0.0)
     assert list(Report.of("A report", sections()).sections) == ["a", "b"]
     assert ("section" in screen.getvalue()) == bool(shown)
 

@@ -16,13 +16,13 @@ from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.program.density import ProgramDensity
 from amortized.sampling import smc as replicates
-from amortized.sampling import tempered_run as module
+from amortized.sampling.checks.verdict import any_doubt
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
 from amortized.sampling.smc import smc
-from amortized.sampling.tempered_run import next_temperature
-from amortized.sampling.verdict import any_doubt
+from amortized.sampling.steps import tempered_run as module
+from amortized.sampling.steps.tempered_run import next_temperature
 
 ZERO = torch.zeros(1, 1, 0, dtype=torch.float64)
 

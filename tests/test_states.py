@@ -6,9 +6,9 @@ import torch
 from amortized.infer import infer
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.priors.state_space.stochastic_volatility import StochasticVolatility
-from amortized.sampling.extended_kalman import NonlinearGaussianModel
-from amortized.sampling.kalman import kalman_filter
-from amortized.sampling.kalman_smoother import kalman_smoother
+from amortized.sampling.filters.extended_kalman import NonlinearGaussianModel
+from amortized.sampling.filters.kalman import kalman_filter
+from amortized.sampling.filters.kalman_smoother import kalman_smoother
 
 ONE = torch.ones(1, 1, dtype=torch.float64)
 WALK = LinearGaussianModel(

@@ -21,7 +21,7 @@ from amortized.priors.state_space.sensor_fusion import SensorFusion
 from amortized.priors.state_space.sensor_reading import SensorReading, SensorReadingPrior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.program.likelihood_summary import LikelihoodSummary
-from amortized.sampling.kalman import kalman_filter
+from amortized.sampling.filters.kalman import kalman_filter
 
 # One component and heads of zero: the sketch alone, which is exact where it is the likelihood.
 PLAIN = DistributionTransformerConfig(

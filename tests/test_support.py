@@ -12,7 +12,7 @@ from torch.distributions import transforms as maps
 
 from amortized.infer import infer
 from amortized.program.density import ProgramDensity
-from amortized.program.possible import check_possible
+from amortized.program.observations.possible import check_possible
 from amortized.program.support import bijection_to, contains, log_prob, support_of
 
 T = torch.tensor

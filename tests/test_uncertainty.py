@@ -15,7 +15,7 @@ from torch.distributions import Normal
 from amortized import PFNRegressor, infer, load
 from amortized.priors import GaussianProcessPrior, TaskBatch, named_prior
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
-from amortized.sampling.hyperposterior_grid import HyperposteriorGrid
+from amortized.sampling.exact.hyperposterior_grid import HyperposteriorGrid
 from amortized.uncertainty import (
     ConformalRegressor,
     joint_log_prob,

@@ -13,10 +13,10 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.program.density import ProgramDensity
+from amortized.sampling.checks.verdict import LIMITS, judged, measured, warn_of_doubt
 from amortized.sampling.draws import Draws, put_draws, take_draws
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc
-from amortized.sampling.verdict import LIMITS, judged, measured, warn_of_doubt
 
 METHODS = ("smc", "nuts", "hmc", "laplace", "vi", "importance")
 OPTIONS = {"nuts": {"n_warmup": 200}, "vi": {"n_steps": 600}}

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state
 from amortized.crowds import dawid_skene, one_coin, top_two
 from amortized.crowds.answers import Answers, encode, read
 from amortized.crowds.dawid_skene import Sweep
-from amortized.sampling.convergence import r_hat
+from amortized.sampling.checks.convergence import r_hat
 
 MODELS: dict[str, Callable[[Answers, Any, np.random.Generator], Sweep]] = {
     "dawid-skene": dawid_skene.sweep,

@@ -34,10 +34,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from amortized.arrays import refuse_nan
 from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.diagnostics.uniformity import Uniformity
-from amortized.finite import refuse_nan
 
 Region = Literal["central", "highest"]
 

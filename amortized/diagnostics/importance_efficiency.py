@@ -19,13 +19,13 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from amortized.arrays import refuse_nan
 from amortized.diagnostics.trial import PosteriorTrial
-from amortized.finite import refuse_nan
 from amortized.infer import METHODS
 from amortized.plotting import COLOURS, label_axes, new_axes
 from amortized.priors.program_prior import ProgramPrior
 from amortized.program.density import ProgramDensity
-from amortized.sampling.pareto import smooth_weights
+from amortized.sampling.checks.pareto import smooth_weights
 
 TRUSTED_K = 0.7
 _KNOW_THEIR_DENSITY = {"dt", "exact"}

@@ -16,9 +16,9 @@ import numpy as np
 from scipy import stats
 from torch import Tensor
 
+from amortized.arrays import refuse_nan
 from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.trial import PosteriorTrial
-from amortized.finite import refuse_nan
 from amortized.plotting import histogram
 
 Trial = PosteriorTrial | PredictiveTrial

@@ -15,9 +15,9 @@ from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
+from amortized.arrays import refuse_nan
 from amortized.diagnostics.predictive_trial import PredictiveMethod, predictive
 from amortized.diagnostics.trial import batch_seed, method_name
-from amortized.finite import refuse_nan
 from amortized.plotting import BAND, COLOURS, label_axes, new_axes
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
 from tqdm import tqdm
 
-from amortized.diagnostics.prior_fit import unchecked
+from amortized.diagnostics.data.prior_fit import unchecked
 from amortized.diagnostics.trial import batch_seed, method_name
 from amortized.infer import infer
 from amortized.priors.prior import Prior

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from amortized.finite import refuse_nan
+from amortized.arrays import refuse_nan
 from amortized.infer import infer
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 from amortized.networks import DistributionTransformer
-from amortized.posterior import Latents, Posterior
+from amortized.posterior.posterior import Latents, Posterior
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 from amortized.program.density import ProgramDensity

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import stats
 
-from amortized.finite import refuse_nan
+from amortized.arrays import refuse_nan
 from amortized.plotting import BAND, label_axes, line_style, new_axes
 
 Array = NDArray[np.float64]

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as save_arrays
 from torch import nn
 
-from amortized.atomic_file import replace_file
+from amortized.files.atomic import replace_file
 from amortized.tables.encoding import TableEncoder
 
 _HEADER, _CHECKSUM = "amortized", "sha256"

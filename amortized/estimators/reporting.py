@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.diagnostics.held_out_classes import classes_section, held_out_classes
-from amortized.diagnostics.held_out_targets import (
+from amortized.diagnostics.data.held_out_classes import classes_section, held_out_classes
+from amortized.diagnostics.data.held_out_targets import (
     HeldOutTargets,
     held_out_targets,
     targets_section,
 )
-from amortized.diagnostics.page import Report, Section
-from amortized.diagnostics.posterior_report import report_posterior
-from amortized.diagnostics.predictive_report import report_pfn
-from amortized.diagnostics.prior_fit import LEAST_ROWS, gross_misfit, prior_fit
+from amortized.diagnostics.data.prior_fit import LEAST_ROWS, gross_misfit, prior_fit
+from amortized.diagnostics.reports.page import Report, Section
+from amortized.diagnostics.reports.posterior_report import report_posterior
+from amortized.diagnostics.reports.predictive_report import report_pfn
 from amortized.networks import PFN
 from amortized.priors.prior import Prior
 

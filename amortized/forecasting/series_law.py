@@ -10,7 +10,7 @@ from torch.distributions import constraints
 
 from amortized.priors.state_space.covariances import covariance_root
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
-from amortized.sampling.kalman import kalman_filter
+from amortized.sampling.filters.kalman import kalman_filter
 
 
 class SeriesLaw(TorchDistribution):

@@ -25,8 +25,8 @@ from amortized.posterior import Posterior
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.state_space.components import Component, Number, Sum
 from amortized.priors.task import TaskBatch
-from amortized.sampling.kalman import kalman_filter
-from amortized.sampling.kalman_smoother import kalman_smoother
+from amortized.sampling.filters.kalman import kalman_filter
+from amortized.sampling.filters.kalman_smoother import kalman_smoother
 
 
 class StructuralSeries(ProgramPrior):

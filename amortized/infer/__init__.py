@@ -21,13 +21,13 @@ from amortized.one_at_a_time import gradients
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program, precision
-from amortized.sampling.checking import checked_approximation, checked_chains
+from amortized.sampling.checks.cross_check import checked_approximation, checked_chains
+from amortized.sampling.checks.verdict import measured, warn_of_doubt
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc
-from amortized.sampling.verdict import measured, warn_of_doubt
 from amortized.sampling.vi import vi
 from amortized.seeding import seeded
 

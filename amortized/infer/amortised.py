@@ -26,7 +26,7 @@ from amortized.networks.calibration import Calibration
 from amortized.posterior import Posterior
 from amortized.pretrained import available, load
 from amortized.program.density import ProgramDensity
-from amortized.program.possible import check_possible
+from amortized.program.observations.possible import check_possible
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import FromMixture
 from amortized.seeding import seeded

@@ -9,7 +9,7 @@ Each dataset is answered by the first stage whose check it passes:
 3. "adapted": the same with the mixture adapted to the posterior.
 4. "smc": tempered SMC from the adapted mixture, or from its own start if the network's answer has
    hardly any weight.
-5. "nuts": if the particles are in doubt (see `amortized.sampling.verdict`) and the chains are not.
+5. "nuts": if the particles are in doubt (see `sampling.checks.verdict`) and the chains are not.
 
 For a simulator, which has no density, the result is the network's answer, as "dt".
 
@@ -29,16 +29,16 @@ from amortized.infer.problem import Problem
 from amortized.infer.programs import exactly, posterior_from_draws, start_for
 from amortized.posterior import Posterior
 from amortized.program.density import ProgramDensity
-from amortized.program.possible import check_possible
+from amortized.program.observations.possible import check_possible
 from amortized.sampling.adaptation import adapt
-from amortized.sampling.checking import checked_chains
+from amortized.sampling.checks.cross_check import checked_chains
+from amortized.sampling.checks.pareto import smooth_weights
+from amortized.sampling.checks.verdict import any_doubt, judged, measured
 from amortized.sampling.draws import Draws, blocks_of_chains, put_draws, take_draws
 from amortized.sampling.nuts import nuts
-from amortized.sampling.pareto import smooth_weights
-from amortized.sampling.resampling import systematic_resample
 from amortized.sampling.smc import LEAST_ACCEPT, smc
 from amortized.sampling.start import FromDraws, FromMixture
-from amortized.sampling.verdict import any_doubt, judged, measured
+from amortized.sampling.steps.resampling import systematic_resample
 
 _LEAST_EFFICIENCY = 0.4  # lower values allow relevant errors of means despite a good k-hat
 _CAREFUL = 0.95  # target acceptance of NUTS if particles were in doubt

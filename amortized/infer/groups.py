@@ -7,8 +7,8 @@ from torch import Tensor
 
 from amortized.infer.problem import Problem
 from amortized.program.density import ProgramDensity
-from amortized.program.named_data import NamedData
-from amortized.program.observed import at_latents, observed_values
+from amortized.program.observations.named_data import NamedData
+from amortized.program.observations.observed import at_latents, observed_values
 from amortized.seeding import seeded
 
 

@@ -18,8 +18,8 @@ from amortized.latent_priors.replaced_sites import with_latent_prior
 from amortized.priors.prior import Prior
 from amortized.program.density import ProgramDensity
 from amortized.program.improper import WithProperDraws, improper_sites
-from amortized.program.missing import WithMissing
-from amortized.program.named_data import NamedData
+from amortized.program.observations.missing import WithMissing
+from amortized.program.observations.named_data import NamedData
 from amortized.program.vectorised import Program, precision, quiet_program
 from amortized.seeding import seeded
 

@@ -13,15 +13,15 @@ from amortized.gaussian_mixture import GaussianMixture
 from amortized.infer.discrete import DiscreteMarginals, all_values
 from amortized.infer.groups import ProgramGroups, named_program
 from amortized.infer.problem import Data, Problem
-from amortized.posterior import Latents, Posterior
+from amortized.posterior.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.program.density import ProgramDensity
-from amortized.program.possible import check_possible
+from amortized.program.observations.possible import check_possible
+from amortized.sampling.checks.verdict import judged
 from amortized.sampling.draws import Draws
-from amortized.sampling.exact import exact
-from amortized.sampling.proof import proved_evidence
+from amortized.sampling.exact.closed_form import exact
+from amortized.sampling.exact.proof import proved_evidence
 from amortized.sampling.start import FromMixture, normal_of_draws
-from amortized.sampling.verdict import judged
 
 Check = Callable[[ProgramDensity, Draws], Draws]
 

@@ -34,13 +34,13 @@ from amortized.latent_priors.reduction import merge, split_components
 from amortized.one_at_a_time import gradients
 from amortized.posterior import Posterior
 from amortized.program.density import ProgramDensity
-from amortized.program.missing import may_miss
-from amortized.program.possible import check_possible
+from amortized.program.observations.missing import may_miss
+from amortized.program.observations.possible import check_possible
 from amortized.program.vectorised import precision
 from amortized.sampling.adaptation import adapt
+from amortized.sampling.checks.verdict import warn_of_doubt
 from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture
-from amortized.sampling.verdict import warn_of_doubt
 from amortized.seeding import seeded
 
 N_COMPONENTS = 12  # of a mixture that adapts

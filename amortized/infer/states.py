@@ -12,9 +12,12 @@ from amortized.arrays import as_tensor
 from amortized.infer.problem import Data
 from amortized.posterior import Posterior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel, StateSpaceModel
-from amortized.sampling.extended_kalman import NonlinearGaussianModel, extended_kalman_filter
-from amortized.sampling.kalman_smoother import kalman_smoother
-from amortized.sampling.particle_filter import particle_filter
+from amortized.sampling.filters.extended_kalman import (
+    NonlinearGaussianModel,
+    extended_kalman_filter,
+)
+from amortized.sampling.filters.kalman_smoother import kalman_smoother
+from amortized.sampling.filters.particle_filter import particle_filter
 
 StateModel = StateSpaceModel | NonlinearGaussianModel
 
@@ -36,7 +39,7 @@ def infer_states(
     if method != "auto" and method not in STATE_METHODS:
         raise ValueError(
             f"Expected a method for states among {['auto', *STATE_METHODS]}; got {method!r}. "
-            "Static parameters are for smc_squared of amortized.sampling.particle_mcmc."
+            "Static parameters are for smc_squared of amortized.sampling.filters.particle_mcmc."
         )
     if method == "auto":
         method = next(name for name, (kind, _) in STATE_METHODS.items() if isinstance(model, kind))

@@ -29,14 +29,19 @@ from amortized.infer.amortised import (
     prior_mixture,
 )
 from amortized.infer.problem import Data, Problem, make_problem
-from amortized.infer.sequential import N_COMPONENTS, exact_draws, next_mixture, share_in_tail
+from amortized.infer.sequential import (
+    N_COMPONENTS,
+    exact_draws,
+    next_mixture,
+    share_in_tail,
+)
 from amortized.latent_priors.fitting import stacked
 from amortized.one_at_a_time import gradients
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.program.vectorised import Program, precision
-from amortized.sampling.verdict import warn_of_doubt
+from amortized.sampling.checks.verdict import warn_of_doubt
 from amortized.seeding import seeded
 
 

@@ -25,7 +25,7 @@ from amortized.program.enumeration import (
     enumerable_latents,
     log_densities,
 )
-from amortized.program.missing import may_miss
+from amortized.program.observations.missing import may_miss
 from amortized.program.plain_trace import settle
 from amortized.program.sites import (
     Evaluate,

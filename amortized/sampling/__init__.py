@@ -1,1 +1,1 @@
-"""Classical inference: one sampler or filter per file, and checks of the draws they return."""
+"""Classical inference: one sampler per file, and what samplers share in the folders."""

@@ -3,7 +3,7 @@
 The chains of a dataset adapt step size and mass matrix jointly: the covariance across chains is the
 inverse mass matrix, so that a short warm-up suffices. Convergence is judged by nested R-hat,
 because ordinary R-hat is too strict for short chains, and by comparison with an independent
-estimate (see `amortized.sampling.checking`).
+estimate (see `amortized.sampling.checks.cross_check`).
 
 References:
     Hoffman and Sountsov, Tuning-free generalized Hamiltonian Monte Carlo (2022).
@@ -16,16 +16,16 @@ import torch
 from torch.distributions import Distribution
 
 from amortized.program.density import ProgramDensity
+from amortized.sampling.checks.verdict import measured
 from amortized.sampling.draws import Draws
-from amortized.sampling.hamiltonian import (
+from amortized.sampling.laplace import fit_modes
+from amortized.sampling.start import Start, as_start
+from amortized.sampling.steps.hamiltonian import (
     hamiltonian_move,
     initial_tuning,
     spread_factor,
 )
-from amortized.sampling.laplace import fit_modes
-from amortized.sampling.start import Start, as_start
-from amortized.sampling.tempering import Path
-from amortized.sampling.verdict import measured
+from amortized.sampling.steps.tempering import Path
 
 
 def hmc(
@@ -49,7 +49,7 @@ def hmc(
 
     Returns:
         draws, one chain after another, with diagnostics ``accept``, ``tail_accept``, ``start`` and
-        those of `amortized.sampling.verdict.measured`.
+        those of `amortized.sampling.checks.verdict.measured`.
     """
     if n_chains < 8 or n_chains % 8:
         raise ValueError(f"Expected n_chains to be a multiple of 8; got {n_chains}.")

@@ -9,11 +9,11 @@ import torch
 from torch.distributions import Distribution
 
 from amortized.program.density import ProgramDensity
+from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.draws import Draws
 from amortized.sampling.laplace import fit_modes
-from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.start import Start
-from amortized.sampling.tempering import Path
+from amortized.sampling.steps.tempering import Path
 
 _MOST_K_HAT = 0.7
 _LEAST_ESS = 0.05  # as a share of the draws

@@ -25,10 +25,10 @@ from torch.distributions import Distribution
 
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.program.density import ProgramDensity
+from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.draws import Draws
-from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.start import FromMixture, Start, as_start
-from amortized.sampling.tempering import Path, tame
+from amortized.sampling.steps.tempering import Path, tame
 
 _DIFFERENCE = 1e-4  # in units of the prior's spread
 _SPREAD_OUT = 3.0  # factor on the distance of prior draws from the median
@@ -57,7 +57,7 @@ def laplace(
     Returns:
         draws and the Laplace evidence, without a standard error; diagnostics ``start`` and
         ``k_hat`` of the importance weights of the draws: if it is well above 0.7, the normal is far
-        from the posterior. `amortized.sampling.checking` judges whether means and standard
+        from the posterior. `sampling.checks.cross_check` judges whether means and standard
         deviations are right nevertheless.
     """
     modes = fit_modes(

@@ -22,9 +22,9 @@ from torch.distributions import Distribution
 
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import quiet_program
+from amortized.sampling.checks.verdict import measured
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import Start, as_start
-from amortized.sampling.verdict import measured
 from amortized.seeding import only_sites_drawn
 
 _N_COMPARED = 100  # draws at which the trace is compared with the program
@@ -55,7 +55,7 @@ def nuts(
 
     Returns:
         draws with diagnostics ``divergences`` (transitions), ``divergent`` (their share), ``jit``,
-        ``seconds``, ``start`` and those of `amortized.sampling.verdict.measured`.
+        ``seconds``, ``start`` and those of `amortized.sampling.checks.verdict.measured`.
     """
     if n_chains < 1 or n_draws < n_chains:
         raise ValueError(f"Expected n_draws >= n_chains >= 1; got {n_draws} and {n_chains}.")

@@ -1,17 +1,17 @@
 r"""Sequential Monte Carlo with independent checks and a second attempt for datasets in doubt.
 
-Each attempt runs islands of particles (see `amortized.sampling.tempered_run`) from the better of
+Each attempt runs islands of particles (see `steps.tempered_run`) from the better of
 two starts: normals at the posterior's modes, or the prior. The result is compared with independent
 estimates:
 
 * importance weights of a mixture fitted to the draws and the modes (see
-  `amortized.sampling.weighing`), whose means, standard deviations and evidence should agree;
+  `checks.importance_check`), whose means, standard deviations and evidence should agree;
 * the evidence from the tempering path, from bridge sampling with the final draws, and from a short
   run from the prior, which is larger if the answer lacks a mode;
 * the acceptance of particles in each tail, which is low where the target is much narrower than
   elsewhere, as in the neck of a funnel.
 
-A dataset in doubt (see `amortized.sampling.verdict`) is run again with more particles and moves,
+A dataset in doubt (see `checks.verdict`) is run again with more particles and moves,
 from a start fitted to all draws so far. Any remaining doubt is reported in the diagnostics.
 
 References:
@@ -31,15 +31,15 @@ from torch.utils._pytree import tree_map
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.program.density import ProgramDensity
-from amortized.sampling.bridge import bridge_evidence
+from amortized.sampling.checks.bridge import bridge_evidence
+from amortized.sampling.checks.importance_check import compared, joined, second_opinion, widened
+from amortized.sampling.checks.verdict import any_doubt, measured
 from amortized.sampling.draws import Draws, put_draws, take_draws
-from amortized.sampling.hamiltonian import hamiltonian_move
 from amortized.sampling.laplace import fit_modes
 from amortized.sampling.start import FromDraws, Start
-from amortized.sampling.tempered_run import MAX_STAGES, Limits, State, run, start_ess
-from amortized.sampling.tempering import Path
-from amortized.sampling.verdict import any_doubt, measured
-from amortized.sampling.weighing import compared, joined, second_opinion, widened
+from amortized.sampling.steps.hamiltonian import hamiltonian_move
+from amortized.sampling.steps.tempered_run import MAX_STAGES, Limits, State, run, start_ess
+from amortized.sampling.steps.tempering import Path
 
 N_ISLANDS = 8
 _MORE = 4  # factor on the particles for a dataset in doubt; the moves are doubled
@@ -83,7 +83,7 @@ def smc(
         draws, the log evidence with its standard error, and diagnostics: ``n_stages``, ``start``,
         ``temperature`` (the one reached; 1 is the posterior), ``prior_share``, ``start_ess``
         (relative effective sample size of the start), ``n_particles``, ``accept``, ``correlation``
-        (with the start of the last stage), and those of `amortized.sampling.verdict.LIMITS` that
+        (with the start of the last stage), and those of `checks.verdict.LIMITS` that
         put a dataset in doubt.
 
     Raises:

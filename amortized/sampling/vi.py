@@ -22,10 +22,10 @@ from torch.distributions import Distribution
 
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import precision, quiet_program
+from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.draws import Draws
-from amortized.sampling.pareto import smooth_weights
 from amortized.sampling.start import Start, as_start
-from amortized.sampling.tempering import tame
+from amortized.sampling.steps.tempering import tame
 from amortized.seeding import nothing_drawn
 
 GUIDES: dict[str, Callable[..., Any]] = {

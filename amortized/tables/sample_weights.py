@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from amortized.sampling.resampling import systematic_resample
+from amortized.sampling.steps.resampling import systematic_resample
 
 MAX_REPEATED = 100_000
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import CheckpointIO
 
-from amortized.atomic_file import replace_file
+from amortized.files.atomic import replace_file
 
 _LABEL = b"SHA-256 "
 _N_COMMENT = len(_LABEL) + 64

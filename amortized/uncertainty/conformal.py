@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, column_or_1d, indexable
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.finite import refuse_nan
+from amortized.arrays import refuse_nan
 
 
 class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):

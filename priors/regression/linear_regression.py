@@ -29,7 +29,7 @@ from torch import Tensor
 
 from amortized.priors.program_prior import Inputs, ProgramPrior
 from amortized.priors.task import TaskBatch
-from amortized.program.student_t import StudentT
+from amortized.program.observations.student_t import StudentT
 from amortized.program.support import log_prob
 
 

@@ -1,0 +1,1 @@
+"""Diagnostics of one dataset: held-out rows, predictive checks, and the training range."""

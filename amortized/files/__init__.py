@@ -1,0 +1,1 @@
+"""Files: written atomically, and tensors by name without unpickling."""

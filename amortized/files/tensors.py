@@ -1,0 +1,85 @@
+"""Tensors by name in one file, the rest as JSON in its header; nothing is unpickled."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from amortized.files.atomic import replace_file
+
+_HEADER, _CHECKSUM = "amortized", "sha256"
+
+
+def write_tensors(
+    path: str | Path, kind: str, tensors: Mapping[str, Tensor], values: Mapping[str, Any]
+) -> Path:
+    """Writes a file; who is killed meanwhile leaves the old one.
+
+    Args:
+        path: new, empty, or a file of this kind, which is replaced.
+        kind: what the file holds, to be asked for when it is read.
+        tensors: by name.
+        values: what JSON can express.
+
+    Raises:
+        ValueError: if there is something else at the path.
+    """
+    target = Path(path)
+    if target.exists() and not (target.is_file() and target.stat().st_size == 0):
+        try:
+            with safe_open(target, framework="pt") as file:
+                is_ours = _HEADER in (file.metadata() or {})
+        except (SafetensorError, OSError):
+            is_ours = False
+        if not is_ours:
+            raise ValueError(
+                f"Expected a new file, or a saved {kind}; got another at {path}. Name another "
+                "path, or remove what is there."
+            )
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    header = json.dumps({"kind": kind, "values": values})
+    return replace_file(
+        path, save(own, metadata={_HEADER: header, _CHECKSUM: _checksum(header, own)})
+    )
+
+
+def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and values of a file that `write_tensors` has written.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged, or of another kind.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"No such file: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata[_CHECKSUM] != _checksum(metadata[_HEADER], tensors):
+            raise ValueError("another checksum than the file names")
+        header = json.loads(metadata[_HEADER])
+        found, values = header["kind"], header["values"]
+    except Exception as reason:  # what a crafted file raises depends on what is in it
+        raise ValueError(
+            f"Expected {path} to be a saved {kind}; got {type(reason).__name__}: {reason!s:.999}. "
+            "Save it again."
+        ) from reason
+    if found != kind:
+        raise ValueError(f"Expected a saved {kind} in {path}; got a saved {found}.")
+    return tensors, values
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of all that is in a file."""
+    digest = hashlib.sha256(header.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(repr((name, str(value.dtype), tuple(value.shape))).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The observations of a program: missing or impossible values, and the distribution of a row."""

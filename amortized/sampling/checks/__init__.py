@@ -1,0 +1,1 @@
+"""Checks of draws: convergence, precision, importance weights, and independent estimates."""

@@ -1,0 +1,1 @@
+"""Exact posteriors: closed forms, and quadrature where there is none."""

@@ -1,0 +1,1 @@
+"""Steps that samplers share: the tempered path, Hamiltonian moves and resampling."""
