@@ -30,7 +30,7 @@ def answers(
 ) -> list[GaussianMixture]:
     """A network's answers to batches of tasks."""
     with torch.no_grad():
-        return [network(b.latent_prior, b.observations, b.masks, b.sketch) for b in batches]
+        return [network(b.latent_prior, b.observations, b.masks, b.summary) for b in batches]
 
 
 def gaps(
