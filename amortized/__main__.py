@@ -10,7 +10,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m amortized",
         description="Bayesian inference in one forward pass, with the classical answer beside it.",
-        epilog="Programs: amortized.demo, amortized.recipes NAME, amortized.dt_recipes NAME.",
+        epilog="Programs: amortized.demo, amortized.recipes NAME.",
     )
     parser.add_argument("--version", action="version", version=f"amortized {__version__}")
     parser.parse_args()

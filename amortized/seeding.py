@@ -6,7 +6,7 @@ other threads. A torch function mode is local to a thread: within `seeded`, ever
 uses the given generator.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from threading import local
 from typing import Any, no_type_check
@@ -93,13 +93,7 @@ class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
         super().__exit__(*reason)
 
     @no_type_check  # a type-checking wrapper would change the caller's frame
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         draws, kwargs = _DRAWS.get(func), dict(kwargs or {})
         if func in _NO_GENERATOR:
             device = _device_of(args, kwargs)

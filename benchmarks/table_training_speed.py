@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from amortized.networks import TabularPFN
 from amortized.priors import TaskBatch
 from amortized.priors.tabular.table_mixtures import table_prior
-from amortized.recipes import RECIPES
+from amortized.recipes.table import RECIPES
 
 DATA = ((4, 64, 64), (1, 1000, 64))
 RELEASED = RECIPES["tabular-classifier"].network

@@ -24,7 +24,7 @@ from amortized.networks import TabularPFN
 from amortized.pretrained import load
 from amortized.priors import TaskBatch
 from amortized.priors.tabular.table_mixtures import DIVERSE, DIVERSE_NUMBERS
-from amortized.recipes import average_so_far
+from amortized.recipes.release import average_so_far
 
 SIZES = ((8, 64), (4, 256), (2, 1000))
 N_QUERY = 96

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from amortized import load, train
 from amortized.distributions import equal_mass_borders
-from amortized.dt_recipes import RECIPES, answers, held_out
 from amortized.latent_priors import LatentTaskBatch, LatentTasks
 from amortized.latent_priors.problems import named_tasks
 from amortized.networks import PFN, PFNConfig
 from amortized.priors import Prior, TaskBatch
+from amortized.recipes.posteriors import answers, held_out
+from amortized.recipes.table import RECIPES
 from amortized.sampling.exact.latent_reference import reference_log_prob
 
 PROBLEMS = ("dt-mean", "dt-variance", "dt-gp-hyper")
@@ -66,7 +67,7 @@ class ToldTasks(Prior):
 
 def trained(name: str, tasks: LatentTasks, runs: Path) -> PFN:
     """The PFN after as many steps as the Distribution Transformer of that name had."""
-    config = RECIPES[name].training
+    config = RECIPES[name].stages[-1]
     told = ToldTasks(tasks)
     some = told.sample(20_000, config.n_context[1], 1, seed=1)
     size = PFNConfig(
@@ -89,7 +90,7 @@ def compare(name: str, n_tasks: int, runs: Path) -> None:
     """The rows of one problem."""
     tasks = named_tasks(name)
     pfn, transformer = trained(name, tasks, runs), load(name)
-    batches = held_out(tasks, RECIPES[name].training, n_tasks)
+    batches = held_out(tasks, RECIPES[name].stages[-1], n_tasks)
     found: dict[str, list[Tensor]] = {"PFN": [], "DT": []}
     with torch.no_grad():
         for batch, mixture in zip(batches, answers(transformer, batches), strict=True):

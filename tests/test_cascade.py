@@ -39,7 +39,7 @@ SMALL = DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1, d_hidde
 class SketchedMean(NormalMeanPrior):
     """With its exact likelihood as sketch, so that an untrained network is right already."""
 
-    def sketch(self, x, y, mask):
+    def likelihood_summary(self, x, y, mask):
         return LikelihoodSummary(*self.linear_observation(y, mask))
 
 

@@ -55,7 +55,7 @@ of_sets = pytest.mark.parametrize("problem", SETS, indirect=True)  # a series ha
 def answer(network, batch, **changes):
     batch = dataclasses.replace(batch, **changes)
     with torch.no_grad():
-        return network(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
+        return network(batch.latent_prior, batch.observations, batch.masks, batch.summary)
 
 
 def assert_equal(a, b, batch, atol=2e-3):
@@ -123,7 +123,7 @@ def test_order_of_components_does_not_matter(problem):
 def test_answers_do_not_depend_on_the_batch(problem):
     _, batch, network = problem
     whole = answer(network, batch)
-    sketch = batch.sketch and type(batch.sketch)(*(t[:3] for t in batch.sketch))
+    sketch = batch.summary and type(batch.summary)(*(t[:3] for t in batch.summary))
     with torch.no_grad():
         part = network(
             batch.latent_prior[:3],
@@ -328,7 +328,10 @@ WRONG = {
         lambda: network_of()(normals(4), {"data": DATA}, {"data": torch.ones(4, 2) > 0}),
         "mask of 'data'",
     ),
-    "no sketch": (lambda: network_of(n_sketch=2)(normals(4), {"data": DATA}), "sketch"),
+    "no summary": (
+        lambda: network_of(n_sketch=2)(normals(4), {"data": DATA}),
+        "a likelihood summary with 2 rows",
+    ),
     "channels": (lambda: dataclasses.replace(SMALL, channels=("a",)), "width and a length"),
     "location": (lambda: dataclasses.replace(SMALL, dim=2, location=(0.0,)), "location with 2"),
     "series": (

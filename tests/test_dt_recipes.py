@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from amortized import dt_recipes
 from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.problems import PROBLEMS, named_tasks
 from amortized.networks import DistributionTransformer
 from amortized.pretrained import available, card_rows, load, save
 from amortized.pretrained.storage import SHIPPED
+from amortized.recipes import posteriors, release
+from amortized.recipes.table import RECIPES
 
-RELEASED = [name for name in available() if name in dt_recipes.RECIPES]
+RELEASED = [name for name in available() if name in PROBLEMS]
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -33,22 +34,21 @@ def stated_gap(card):
 
 @pytest.mark.parametrize("n_reference", [40, 0], ids=["quadrature", "importance weights"])
 def test_card_is_made_and_renewed(n_reference, tmp_path, monkeypatch):
-    recipe = dt_recipes.RECIPES["dt-mean"]
-    recipe = recipe._replace(network=replace(recipe.network, prior="dt-mean", n_context=(1, 1)))
-    monkeypatch.setitem(dt_recipes.RECIPES, "dt-mean", recipe._replace(n_reference=n_reference))
-    tasks = named_tasks("dt-mean")
-    untrained = DistributionTransformer.new(tasks, recipe.network).eval()
-    text = dt_recipes.card("dt-mean", untrained, tasks, 12.0)
+    recipe = RECIPES["dt-mean"]
+    monkeypatch.setitem(RECIPES, "dt-mean", recipe._replace(n_reference=n_reference))
+    untrained = release.untrained("dt-mean", SHIPPED).eval()
+    assert isinstance(untrained, DistributionTransformer) and untrained.config.prior == "dt-mean"
+    text = release.card("dt-mean", untrained, (12.0,))
     folder = save(untrained, tmp_path / "dt-mean", text)
     made = card_rows(folder)
     gap, error = stated_gap(made)
     assert gap > 3 * error > 0  # it has learnt nothing
-    assert made["Training"].endswith("; 12 s")
+    assert made["Training 1"].endswith("; 12 s")
     assert float(made["Calibration: median importance efficiency with 1 rows"]) < 1
-    monkeypatch.setattr(sys, "argv", ["dt_recipes", "dt-mean", "--card", "--out", str(tmp_path)])
-    dt_recipes.main()
+    monkeypatch.setattr(sys, "argv", ["recipes", "dt-mean", "--card", "--to", str(tmp_path)])
+    release.main()
     again = card_rows(folder)
-    assert again.keys() == made.keys() and again["Training"] == made["Training"]
+    assert again.keys() == made.keys() and again["Training 1"] == made["Training 1"]
     assert stated_gap(again)[0] == pytest.approx(gap, rel=0.02)  # float16
     load(folder)
 
@@ -69,20 +69,20 @@ def test_gap_is_the_divergence(exact):
     right, _ = one.update(y, torch.ones(300, 1, 1))
     moved = GaussianMixture(right.log_weights, right.means + 1.5 * 0.5**0.5, right.scale_tril)
     torch.manual_seed(0)
-    gap = dt_recipes.gaps(tasks, [batch], [right], exact)
+    gap = posteriors.gaps(tasks, [batch], [right], exact)
     assert gap.abs().max() < 1e-3
-    gap = dt_recipes.gaps(tasks, [batch], [moved], exact)
+    gap = posteriors.gaps(tasks, [batch], [moved], exact)
     assert gap.mean().item() == pytest.approx(1.5**2 / 2, abs=0.05)
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_gap_of_a_card_is_reproduced(name):
-    recipe, tasks = dt_recipes.RECIPES[name], named_tasks(name)
+    recipe, tasks = RECIPES[name], named_tasks(name)
     mean, error = stated_gap(card_rows(SHIPPED / name))
-    batches = dt_recipes.held_out(tasks, recipe.training, 100)
+    batches = posteriors.held_out(tasks, recipe.stages[-1], 100)
     torch.manual_seed(0)
-    mixtures = dt_recipes.answers(load(name), batches)
-    gap = dt_recipes.gaps(tasks, batches, mixtures, bool(recipe.n_reference))
+    mixtures = posteriors.answers(load(name), batches)
+    gap = posteriors.gaps(tasks, batches, mixtures, bool(recipe.n_reference))
     # Few tasks have most of the gap, and a small sample without them knows nothing of its noise.
     noise = max(gap.std().item(), error * (recipe.n_reference or 1000) ** 0.5) / len(gap) ** 0.5
     assert gap.mean().item() == pytest.approx(mean, abs=3 * (error**2 + noise**2) ** 0.5)

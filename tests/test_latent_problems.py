@@ -55,13 +55,13 @@ def test_tasks_are_finite_and_pure(name):
     assert torch.equal(a.observations["data"], b.observations["data"])
     assert a.u.isfinite().all()
     assert a.masks["data"].any()
-    if a.sketch is None:
+    if a.summary is None:
         return
-    assert all(part.isfinite().all() for part in a.sketch)
+    assert all(part.isfinite().all() for part in a.summary)
     rows = a.observations["data"]
     nothing = torch.zeros_like(a.masks["data"])
     unseen = tasks.task(a.latent_prior, a.u, rows[..., :-1], rows[..., -1], nothing)
-    assert not unseen.sketch.matrix.any()
+    assert not unseen.summary.matrix.any()
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -69,9 +69,9 @@ def test_sketch_lies_around_the_true_latents(name):
     """In their own coordinates: its made-up observations err by about one standard deviation."""
     tasks = tasks_of(name)
     batch = tasks.sample(300, rows_of(name, 30), seed=5)
-    if batch.sketch is None:
+    if batch.summary is None:
         return
-    value, matrix = batch.sketch
+    value, matrix = batch.summary
     seen = matrix.abs().sum(-1) > 0
     error = ((matrix @ batch.u.unsqueeze(-1)).squeeze(-1) - value).abs()[seen]
     assert 0.1 < error.median() < 1.2
@@ -109,7 +109,7 @@ def test_least_squares_sketch_with_known_noise(features):
     x = torch.randn(1, 200, features, dtype=torch.float64)
     design = prior.design(x)
     y = design.sum(-1) + 0.5 * torch.randn(1, 200, dtype=torch.float64)
-    sketch = prior.sketch(x, y, torch.ones(1, 200, dtype=torch.bool))
+    sketch = prior.likelihood_summary(x, y, torch.ones(1, 200, dtype=torch.bool))
     estimate = torch.linalg.solve(sketch.matrix, sketch.value.unsqueeze(-1)).squeeze(-1)
     expected = torch.linalg.lstsq(design[0], y[0].unsqueeze(-1)).solution[:, 0]
     assert torch.allclose(estimate[0, :-1], expected, atol=1e-6)
@@ -210,7 +210,7 @@ def test_sketch_of_a_lengthscale_has_the_moments_of_its_likelihood():
     batch = prior.sample(4, 9, 0, seed=2)
     mask = (torch.arange(9) < 7).expand(4, -1)
     spoilt = batch.y_context.where(mask, 1e3)  # no masked row may count
-    sketch = prior.sketch(batch.x_context, spoilt, mask)
+    sketch = prior.likelihood_summary(batch.x_context, spoilt, mask)
     u = np.linspace(-6, 7, 400)
     wide = stats.norm(0.4, 1.75)
     for i in range(4):

@@ -17,7 +17,7 @@ LEVELS = (
     {"networks", "sampling", "predictive"},
     {"posterior", "training", "pretrained", "infer", "tables"},
     {"estimators", "diagnostics", "uncertainty", "crowds"},
-    {"recipes", "dt_recipes", "forecasting", "debiased"},
+    {"recipes", "forecasting", "debiased"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "__main__"},
 )

@@ -11,15 +11,18 @@ import pytest
 import torch
 from scipy import stats
 
-from amortized import recipes
 from amortized.diagnostics import calibration_rows
 from amortized.networks import PFNConfig
 from amortized.pretrained import available, card_rows, load
 from amortized.pretrained.storage import SHIPPED
 from amortized.priors import named_prior
+from amortized.priors.named import PRIORS
+from amortized.recipes import predictives
+from amortized.recipes import release as recipes
+from amortized.recipes.table import Recipe
 from amortized.training import TrainingConfig, train
 
-TINY = recipes.Recipe(
+TINY = Recipe(
     PFNConfig(n_features=1, max_context=5, d_model=16, n_heads=2, n_layers=1, n_bars=20),
     (
         TrainingConfig(n_steps=3, n_tasks=4, n_context=(1, 5), n_query=3),
@@ -28,7 +31,7 @@ TINY = recipes.Recipe(
 )
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("name", PRIORS)
 def test_recipe_trains_on_a_named_prior(name):
     recipe = recipes.RECIPES[name]
     assert named_prior(name)
@@ -68,7 +71,7 @@ def test_the_average_so_far_is_what_a_training_returns(tmp_path, monkeypatch):
         torch.testing.assert_close(found[name], value)
 
 
-RELEASED = [name for name in available() if name in recipes.RECIPES]
+RELEASED = [name for name in available() if name in PRIORS]
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -104,8 +107,8 @@ def worded(text):
 def test_score_of_a_card_is_reproduced(name):
     mean, error = stated_score(card_rows(SHIPPED / name))
     last = replace(recipes.RECIPES[name].stages[-1], n_tasks=8)  # of the 32 of each batch's size
-    batches = recipes.held_out(named_prior(name), last)
-    again, noise = recipes.log_likelihood(load(name), batches)
+    batches = predictives.held_out(named_prior(name), last)
+    again, noise = predictives.log_likelihood(load(name), batches)
     assert 0 < error < 0.1
     assert again == pytest.approx(mean, abs=3 * (error**2 + noise**2) ** 0.5)
 
@@ -148,8 +151,8 @@ def test_card_is_renewed_and_the_training_remembered(tmp_path, monkeypatch):
         assert after[key] == before[key]
     key = "Calibration: PIT with 5 rows, p-value"
     assert same_verdict(float(after[key]), float(before[key]))
-    batches = recipes.held_out(named_prior("gp-1d"), TINY.stages[-1])
-    mean, _ = recipes.log_likelihood(load(folder), batches)
+    batches = predictives.held_out(named_prior("gp-1d"), TINY.stages[-1])
+    mean, _ = predictives.log_likelihood(load(folder), batches)
     assert stated_score(after)[0] == pytest.approx(mean, abs=1e-4)
 
 
@@ -160,9 +163,9 @@ def test_no_card_without_a_network(tmp_path):
 
 def test_held_out_batches_are_no_training_batches():
     prior, config = named_prior("gp-1d"), TINY.stages[0]
-    held_out = recipes.held_out(prior, config, 2)
-    again = recipes.held_out(prior, config, 2)
-    trained_on = recipes.NumberedBatches(prior, config).batch(0)
+    held_out = predictives.held_out(prior, config, 2)
+    again = predictives.held_out(prior, config, 2)
+    trained_on = predictives.NumberedBatches(prior, config).batch(0)
     assert torch.equal(held_out[1].y_query, again[1].y_query)
     assert not torch.equal(held_out[0].y_query, trained_on.y_query)
 
@@ -196,8 +199,8 @@ def test_command_trains_and_releases(tmp_path, monkeypatch):
     assert network.config.prior == "gp-1d"
     assert card["Training 1"].startswith("3 steps of up to 4 tasks")
     assert card["Training 2"].startswith("2 steps of up to 4 tasks")
-    batches = recipes.held_out(named_prior("gp-1d"), TINY.stages[-1])
-    mean, _ = recipes.log_likelihood(network, batches)
+    batches = predictives.held_out(named_prior("gp-1d"), TINY.stages[-1])
+    mean, _ = predictives.log_likelihood(network, batches)
     # The card's numbers are those of the very weights beside it.
     assert stated_score(card)[0] == pytest.approx(mean, abs=1e-4)
     assert 0 <= float(card["Calibration: PIT with 4 rows, p-value"]) <= 1

@@ -41,7 +41,7 @@ class FirstOfTwo(ProgramPrior):
         state = pyro.sample("state", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
         return pyro.sample("y", dist.Normal(state[:1], 1.0).to_event(1), obs=y)
 
-    def sketch(self, x, y, mask):
+    def likelihood_summary(self, x, y, mask):
         return LikelihoodSummary(y, y.new_tensor([[[1.0, 0.0]]]).expand(len(y), 1, 2))
 
 
@@ -119,7 +119,9 @@ def test_readings_are_those_of_the_filter():
     assert torch.allclose(SensorReading(states[:, 0]).log_prob(y[:, 0]), theirs)
     there = torch.tensor([[3.0, 0.2, -2.0, 0.1]])
     seen = torch.tensor([[math.hypot(3, 2), math.atan2(3, -2)]])
-    sketch = SensorReadingPrior().sketch(torch.zeros(1, 2, 0), seen, torch.ones(1, 2) > 0)
+    sketch = SensorReadingPrior().likelihood_summary(
+        torch.zeros(1, 2, 0), seen, torch.ones(1, 2) > 0
+    )
     assert torch.allclose(sketch.value, (sketch.matrix @ there[0]), atol=1e-4)
     drawn = SensorReading(there.expand(20_000, 4)).sample()
     assert drawn[:, 0].median().item() == pytest.approx(seen[0, 0].item(), abs=0.5)

@@ -82,21 +82,15 @@ def sbc(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
-        >>> trial = PosteriorTrial.run(
-        ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
-        ... )
+        >>> trial = PosteriorTrial.run(NormalMeanPrior(), "exact", n_context=3, progress=False)
         >>> sbc(trial).p_value > 0.01
         True
     """
     truth, draws = trial.matrices()
     u = ranks(truth, draws, seed)
     values = {label: u[:, i] for i, label in enumerate(trial.labels())}
-    if trial.log_prob_truth is not None and trial.log_prob_draws is not None:
-        values["log density"] = ranks(
-            trial.log_prob_truth.double().cpu().numpy(),
-            trial.log_prob_draws.double().cpu().numpy(),
-            seed + 1,
-        )
+    if log_densities := trial.log_densities():
+        values["log density"] = ranks(*log_densities, seed + 1)
     return Uniformity(values, f"SBC of {trial.method}", "rank of the truth among draws")
 
 
@@ -125,9 +119,7 @@ def coverage(trial: PosteriorTrial, region: Region = "central", *, seed: int = 0
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
-        >>> trial = PosteriorTrial.run(
-        ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
-        ... )
+        >>> trial = PosteriorTrial.run(NormalMeanPrior(), "exact", n_context=3, progress=False)
         >>> abs(coverage(trial).table()["mean"][0.5] - 0.5) < 0.15
         True
     """
@@ -136,11 +128,7 @@ def coverage(trial: PosteriorTrial, region: Region = "central", *, seed: int = 0
         u = 2 * np.abs(ranks(truth, draws, seed) - 0.5)
         values = {label: u[:, i] for i, label in enumerate(trial.labels())}
     elif region == "highest":
-        if trial.log_prob_truth is not None and trial.log_prob_draws is not None:
-            at_truth = trial.log_prob_truth.double().cpu().numpy()
-            at_draws = trial.log_prob_draws.double().cpu().numpy()
-        else:
-            at_truth, at_draws = neighbour_density(truth, draws)
+        at_truth, at_draws = trial.log_densities() or neighbour_density(truth, draws)
         values = {"all latents": 1 - ranks(at_truth, at_draws, seed)}
     else:
         raise ValueError(f"Expected region to be 'central' or 'highest'; got {region!r}.")
@@ -179,9 +167,7 @@ def pit(trial: PredictiveTrial) -> Uniformity:
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
-        >>> trial = PredictiveTrial.run(
-        ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
-        ... )
+        >>> trial = PredictiveTrial.run(NormalMeanPrior(), "exact", n_context=3, progress=False)
         >>> pit(trial).p_value > 0.01
         True
     """

@@ -107,9 +107,7 @@ def local_c2st(
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
-        >>> trial = PosteriorTrial.run(
-        ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
-        ... )
+        >>> trial = PosteriorTrial.run(NormalMeanPrior(), "exact", n_context=3, progress=False)
         >>> local_c2st(trial, n_inspected=0, progress=False).p_value > 0.01
         True
     """

@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
-from tqdm import tqdm
 
 from amortized.arrays import refuse_nan
 from amortized.diagnostics.predictive_trial import PredictiveMethod, predictive
-from amortized.diagnostics.trial import batch_seed, method_name
+from amortized.diagnostics.trial import batch_seed, batches, method_name
 from amortized.plotting import BAND, COLOURS, label_axes, new_axes
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
@@ -104,11 +103,9 @@ def order_sensitivity(
     if n_context < 2:
         raise ValueError(f"Expected at least 2 context rows to shuffle; got {n_context}.")
     rng, parts = np.random.default_rng(seed), []
-    starts = range(0, n_datasets, batch_size)
-    for start in tqdm(starts, unit="batch", disable=not progress):
-        size = min(batch_size, n_datasets - start)
+    sizes = (n_datasets, n_context, n_query, batch_size)
+    for start, batch in batches(prior, *sizes, seed, progress):
         own = batch_seed(seed, start)
-        batch = prior.sample(size, n_context, n_query, seed=own)
         as_given = torch.arange(n_context)
         shuffles = [torch.as_tensor(rng.permutation(n_context)) for _ in range(n_orders)]
         scores = [

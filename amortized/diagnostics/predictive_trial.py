@@ -10,10 +10,9 @@ from jaxtyping import Float, Int
 from sklearn.base import BaseEstimator, clone
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, constraints
-from tqdm import tqdm
 
 from amortized.diagnostics.data.prior_fit import unchecked
-from amortized.diagnostics.trial import batch_seed, method_name
+from amortized.diagnostics.trial import batches, method_name
 from amortized.infer import infer
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
@@ -96,16 +95,12 @@ class PredictiveTrial:
             raise ValueError(
                 f"Expected at least one dataset and one query; got {n_datasets} and {n_query}."
             )
-        parts, seconds, bar = [], 0.0, tqdm(total=n_datasets, unit="dataset", disable=not progress)
-        for start in range(0, n_datasets, batch_size):
-            size = min(batch_size, n_datasets - start)
-            batch = prior.sample(size, n_context, n_query, seed=batch_seed(seed, start))
+        parts, seconds, sizes = [], 0.0, (n_datasets, n_context, n_query, batch_size)
+        for start, batch in batches(prior, *sizes, seed, progress):
             began = time.perf_counter()
             answer = predictive(prior, method, batch, seed + start, options)
             parts.append(_scored(answer, batch, seed + start))
             seconds += time.perf_counter() - began
-            bar.update(size)
-        bar.close()
         columns = list(zip(*parts, strict=True))
         has_cdf = all(cdf is not None for cdf in columns[2])
         return cls(

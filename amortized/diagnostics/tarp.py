@@ -32,9 +32,7 @@ def tarp(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
-        >>> trial = PosteriorTrial.run(
-        ...     NormalMeanPrior(), "exact", n_datasets=200, n_context=3, progress=False
-        ... )
+        >>> trial = PosteriorTrial.run(NormalMeanPrior(), "exact", n_context=3, progress=False)
         >>> tarp(trial).p_value > 0.01
         True
     """

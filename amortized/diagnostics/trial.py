@@ -5,7 +5,7 @@ from one prior; `latent_trial` evaluates a Distribution Transformer under many l
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,10 +117,8 @@ class PosteriorTrial:
         for name, count in (("n_datasets", n_datasets), ("n_draws", n_draws), ("thin", thin)):
             if count < 1:
                 raise ValueError(f"Expected {name} >= 1; got {count!r}.")
-        parts, seconds, bar = [], 0.0, tqdm(total=n_datasets, unit="dataset", disable=not progress)
-        for start in range(0, n_datasets, batch_size):
-            size = min(batch_size, n_datasets - start)
-            batch = prior.sample(size, n_context, 0, seed=batch_seed(seed, start))
+        parts, seconds = [], 0.0
+        for start, batch in batches(prior, n_datasets, n_context, 0, batch_size, seed, progress):
             if not batch.latents:
                 raise ValueError("Expected a prior with latents; this one draws none.")
             if batch.context_mask is not None:
@@ -129,8 +127,6 @@ class PosteriorTrial:
             answer = _answer(prior, method, batch, n_draws * thin, seed + start, options)
             seconds += time.perf_counter() - began
             parts.append(_part(answer, batch, n_draws, seed + start))
-            bar.update(size)
-        bar.close()
         return cls(
             **_joined(parts), method=method_name(method), seconds=seconds, n_drawn=n_draws * thin
         )
@@ -144,6 +140,13 @@ class PosteriorTrial:
     def n_draws(self) -> int:
         """Number of draws for each dataset."""
         return len(next(iter(self.draws.values())))
+
+    def log_densities(self) -> tuple[Array, Array] | None:
+        """The method's log density at the truth and at the draws; None if it has none."""
+        if self.log_prob_truth is None or self.log_prob_draws is None:
+            return None
+        at_truth, at_draws = self.log_prob_truth.double(), self.log_prob_draws.double()
+        return at_truth.cpu().numpy(), at_draws.cpu().numpy()
 
     def matrices(self) -> tuple[Array, Array]:
         """Truth ``(n_datasets, dim)`` and draws ``(n_draws, n_datasets, dim)``, latents joined.
@@ -180,6 +183,23 @@ def method_name(method: Any) -> str:
 def batch_seed(seed: int, start: int) -> int:
     """The seed of the datasets from number ``start`` on; far from the neighbours' seeds."""
     return int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
+
+
+def batches(
+    prior: Any,
+    n_datasets: int,
+    n_context: int,
+    n_query: int,
+    batch_size: int,
+    seed: int,
+    progress: bool,
+) -> Iterator[tuple[int, Any]]:
+    """Draws datasets batch by batch, each with the number of its first dataset; shows a bar."""
+    with tqdm(total=n_datasets, unit="dataset", disable=not progress) as bar:
+        for start in range(0, n_datasets, batch_size):
+            size = min(batch_size, n_datasets - start)
+            yield start, prior.sample(size, n_context, n_query, seed=batch_seed(seed, start))
+            bar.update(size)
 
 
 def _answer(
@@ -243,7 +263,7 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for key in parts[0]:
         values = [part[key] for part in parts]
-        axis = 1 if key in ("draws", "log_prob_draws") else 0
+        axis = 1 if key in ("draws", "log_prob_draws", "log_density_draws") else 0
         if isinstance(values[0], Mapping):
             joined[key] = {k: torch.cat([v[k] for v in values], axis) for k in values[0]}
         else:
@@ -290,28 +310,7 @@ def latent_trial(
         >>> trial.draws["mean"].shape
         torch.Size([100, 4])
     """
-    parts, seconds = [], 0.0
-    for start in tqdm(range(0, n_datasets, batch_size), unit="batch", disable=not progress):
-        size = min(batch_size, n_datasets - start)
-        batch = tasks.sample(size, n_context, seed=batch_seed(seed, start))
-        began = time.perf_counter()
-        with seeded(seed + start), torch.no_grad():
-            posterior = network(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
-            draws = posterior.sample((n_draws,))
-        seconds += time.perf_counter() - began
-        with torch.no_grad():
-            log_probs = posterior.log_prob(batch.u), posterior.log_prob(draws)
-        known = exact_density and batch.density is not None
-        exact = _log_density(tasks, batch, draws) if known else None
-        rows = batch.observations["data"]
-        seen = batch.masks["data"].all(-1)  # not where the program overflowed: no data were given
-        rows, at_truth, at_draws = rows[seen], log_probs[0][seen], log_probs[1][:, seen]
-        exact = None if exact is None else exact[:, seen]
-        kept = batch.u[seen], draws[:, seen], at_truth, at_draws
-        parts.append((*kept, rows[..., :-1], rows[..., -1], exact))
-    u, drawn, truths, scored, x, y, exacts = zip(*parts, strict=True)
     layout = tasks.simulator.layout
-    truth, joined = torch.cat(u), torch.cat(drawn, 1)
 
     def named(values: Tensor) -> dict[str, Tensor]:
         return {
@@ -319,18 +318,29 @@ def latent_trial(
             for name, (where, shape) in layout.items()
         }
 
-    return PosteriorTrial(
-        named(truth),
-        named(joined),
-        method="dt",
-        log_prob_truth=torch.cat(truths),
-        log_prob_draws=torch.cat(scored, 1),
-        log_density_draws=None if exacts[0] is None else torch.cat(exacts, 1),
-        x=torch.cat(x).double(),
-        y=torch.cat(y).double(),
-        n_drawn=n_draws,
-        seconds=seconds,
-    )
+    parts, seconds = [], 0.0
+    for start, batch in batches(tasks, n_datasets, n_context, 0, batch_size, seed, progress):
+        began = time.perf_counter()
+        with seeded(seed + start), torch.no_grad():
+            posterior = network(batch.latent_prior, batch.observations, batch.masks, batch.summary)
+            draws = posterior.sample((n_draws,))
+        seconds += time.perf_counter() - began
+        with torch.no_grad():
+            at_truth, at_draws = posterior.log_prob(batch.u), posterior.log_prob(draws)
+        rows = batch.observations["data"].double()
+        seen = batch.masks["data"].all(-1)  # False where the program overflowed
+        part = {
+            "truth": named(batch.u[seen]),
+            "draws": named(draws[:, seen]),
+            "log_prob_truth": at_truth[seen],
+            "log_prob_draws": at_draws[:, seen],
+            "x": rows[seen][..., :-1],
+            "y": rows[seen][..., -1],
+        }
+        if exact_density and batch.density is not None:
+            part["log_density_draws"] = _log_density(tasks, batch, draws)[:, seen]
+        parts.append(part)
+    return PosteriorTrial(**_joined(parts), method="dt", n_drawn=n_draws, seconds=seconds)
 
 
 def _log_density(tasks: LatentTasks, batch: LatentTaskBatch, draws: Tensor) -> Tensor:

@@ -220,17 +220,17 @@ def mixture_answer(
     prior = _multiplied(prior, scales)
     told = _with_unused(prior, place.coordinates, config.dim).to(torch.float32)
     rows = torch.cat((x, y.unsqueeze(-1)), -1)
-    sketch = None
+    summary = None
     if config.n_sketch:
         program: Any = PROBLEMS[place.name].program() if place.name else model
-        if not hasattr(program, "sketch"):
+        if not hasattr(program, "likelihood_summary"):
             raise ValueError(
-                "Expected a model with the sketch of its likelihood that the network was trained "
+                "Expected a model with the method likelihood_summary that the network was trained "
                 f"with; got {type(program).__name__}. Give the prior whose method it is."
             )
-        sketch = program.sketch(x, y, torch.ones_like(y, dtype=torch.bool))
+        summary = program.likelihood_summary(x, y, torch.ones_like(y, dtype=torch.bool))
     with torch.no_grad():
-        answer = network(told, {"data": rows.float()}, None, sketch)
+        answer = network(told, {"data": rows.float()}, None, summary)
     mixture = answer.to(torch.float64).expand((len(y),))
     if place.coordinates != tuple(range(config.dim)):
         mixture = mixture.marginal(place.coordinates)

@@ -8,7 +8,7 @@ and is one of the priors drawn.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -40,7 +40,7 @@ class LatentTaskBatch:
         u: the latents in unconstrained space, drawn from the prior; networks must not read them.
         observations: rows of each observed channel, ``{name: (batch, rows, width)}``.
         masks: False marks padding rows, ``{name: (batch, rows)}``.
-        sketch: the likelihood summary, if the program has one.
+        summary: the likelihood summary, if the program has one.
         density: the program's density for these observations, if u are posterior draws under it;
             networks must not read it, but a loss may.
 
@@ -52,7 +52,7 @@ class LatentTaskBatch:
     u: Float[Tensor, "batch dim"]
     observations: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
-    sketch: LikelihoodSummary | None = None
+    summary: LikelihoodSummary | None = None
     density: ProgramDensity | None = None
 
     def __post_init__(self) -> None:
@@ -71,13 +71,13 @@ class LatentTaskBatch:
 
     def to(self, device: torch.device | str) -> "LatentTaskBatch":
         """The same batch on another device."""
-        sketch, density = self.sketch, self.density
+        summary, density = self.summary, self.density
         return LatentTaskBatch(
             self.latent_prior.to(device),
             self.u.to(device),
             {name: value.to(device) for name, value in self.observations.items()},
             {name: value.to(device) for name, value in self.masks.items()},
-            None if sketch is None else LikelihoodSummary(*(t.to(device) for t in sketch)),
+            None if summary is None else LikelihoodSummary(*(t.to(device) for t in summary)),
             None
             if density is None
             else density.of_data(density.x.to(device), density.y.to(device)),
@@ -125,9 +125,10 @@ def posterior_draws(
 class LatentTasks:
     """Draws inference tasks of a program under latent priors from a hyperprior.
 
-    The only channel, "data", has rows ``(x, y)``. If a program defines ``sketch(x, y, mask)``,
-    which returns a `LikelihoodSummary`, the summary is part of every task. If it defines ``ordered
-    = n``, a dataset always has the same n rows, such as a time series, which are read in order.
+    The only channel, "data", has rows ``(x, y)``. If a program defines
+    ``likelihood_summary(x, y, mask)``, which returns a `LikelihoodSummary`, the summary is part of
+    every task. If it defines ``ordered = n``, a dataset always has the same n rows, such as a time
+    series, which are read in order.
 
     Args:
         prior: the program and its inputs.
@@ -230,8 +231,8 @@ class LatentTasks:
     @cached_property
     def n_sketch(self) -> int:
         """Number of rows of the program's likelihood summary; 0 if it has none."""
-        sketch = self.sample(2, self.ordered or 2, seed=0).sketch
-        return 0 if sketch is None else sketch.value.shape[-1]
+        summary = self.sample(2, self.ordered or 2, seed=0).summary
+        return 0 if summary is None else summary.value.shape[-1]
 
     def sample(
         self,
@@ -320,10 +321,10 @@ class LatentTasks:
         # A program may overflow far out in a wide prior: such a dataset counts as unobserved.
         usable = y.where(mask, 0.0).isfinite().all(-1, keepdim=True)
         mask, y = mask & usable, y.where(mask & usable, 0.0)
-        make: Callable[..., LikelihoodSummary] | None = getattr(self.prior, "sketch", None)
-        sketch = None if make is None else make(x, y, mask)
+        summarise = getattr(self.prior, "likelihood_summary", None)
+        summary = None if summarise is None else summarise(x, y, mask)
         rows = torch.cat([x, y.unsqueeze(-1)], -1)
-        return LatentTaskBatch(latent_prior, u, {"data": rows}, {"data": mask}, sketch)
+        return LatentTaskBatch(latent_prior, u, {"data": rows}, {"data": mask}, summary)
 
 
 def _ordered(prior: ProgramPrior, n_rows: int | None) -> int:

@@ -112,7 +112,7 @@ class DistributionTransformer(nn.Module):
         latent_prior: GaussianMixture,
         observations: Mapping[str, Tensor],
         masks: Mapping[str, Tensor] | None = None,
-        sketch: LikelihoodSummary | None = None,
+        summary: LikelihoodSummary | None = None,
     ) -> GaussianMixture:
         """Computes the posterior of each task.
 
@@ -120,13 +120,13 @@ class DistributionTransformer(nn.Module):
             latent_prior: prior over u, of batch shape ``(batch,)``, or one mixture for all tasks.
             observations: rows of the channels, ``{name: (batch, rows, width)}``.
             masks: False marks padding rows, ``{name: (batch, rows)}``.
-            sketch: the program's likelihood summary, if the network was trained with one.
+            summary: the program's likelihood summary, if the network was trained with one.
 
         Raises:
             ValueError: if the arguments do not fit the network, or an observation is not finite.
         """
         given = self._for_all(latent_prior, observations)
-        sketch = self._check_sketch(sketch, len(given.means))
+        summary = self._check_summary(summary, len(given.means))
         # Mixture densities are sums of small numbers and need more than half precision.
         with torch.autocast(given.means.device.type, enabled=False):
             prior = split_components(
@@ -134,22 +134,22 @@ class DistributionTransformer(nn.Module):
             )
             mean, factor = prior.whitening()
             white = prior.whiten(mean, factor)
-            white_sketch = LikelihoodSummary(
-                sketch.value - (sketch.matrix @ mean.unsqueeze(-1)).squeeze(-1),
-                sketch.matrix @ factor,
+            white_summary = LikelihoodSummary(
+                summary.value - (summary.matrix @ mean.unsqueeze(-1)).squeeze(-1),
+                summary.matrix @ factor,
             )
             about_prior = torch.cat(
-                (self._about_whitening(mean, factor), _about_sketch(white_sketch)), -1
+                (self._about_whitening(mean, factor), _about_summary(white_summary)), -1
             )
         tokens, mask, has_data = self.encoder(observations, masks, about_prior)
         for block in self._layers("data"):
             tokens, _ = block.among(tokens, mask)
-        summary = self.sketch_norm(tokens[:, 0])
-        outputs = self.sketch_head(summary).float()
+        token = self.sketch_norm(tokens[:, 0])
+        outputs = self.sketch_head(token).float()
         with torch.autocast(given.means.device.type, enabled=False):
-            start = self._conjugate(white, white_sketch, outputs, mean, factor)
+            start = self._conjugate(white, white_summary, outputs, mean, factor)
             features = torch.cat((_features(white), _features(start)), -1)
-        rows = self.embed_component(features) + self.embed_summary(summary).unsqueeze(1)
+        rows = self.embed_component(features) + self.embed_summary(token).unsqueeze(1)
         to_data = self._layers("observations")
         for i, block in enumerate(self._layers("components")):
             rows, _ = block.among(rows)
@@ -162,7 +162,7 @@ class DistributionTransformer(nn.Module):
 
     def loss(self, batch: LatentTaskBatch) -> Tensor:
         """Mean negative log-likelihood of the latents; see `cross_entropy`."""
-        posterior = self(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
+        posterior = self(batch.latent_prior, batch.observations, batch.masks, batch.summary)
         with torch.autocast(batch.u.device.type, enabled=False):
             return cross_entropy(posterior, batch).mean()
 
@@ -186,17 +186,18 @@ class DistributionTransformer(nn.Module):
             )
         return latent_prior.expand((max(sizes, default=1),))
 
-    def _check_sketch(self, sketch: LikelihoodSummary | None, n_tasks: int) -> LikelihoodSummary:
+    def _check_summary(self, summary: LikelihoodSummary | None, n_tasks: int) -> LikelihoodSummary:
         n, dim = self.config.n_sketch, self.config.dim
-        if sketch is None and n == 0:
+        if summary is None and n == 0:
             empty = self.location.new_zeros(n_tasks, 0, dim)
             return LikelihoodSummary(empty[..., 0], empty)
-        if sketch is None or sketch.matrix.shape != (n_tasks, n, dim):
+        if summary is None or summary.matrix.shape != (n_tasks, n, dim):
             raise ValueError(
                 f"Expected a likelihood summary with {n} rows, from the program's "
-                f"sketch(x, y, mask); got {None if sketch is None else tuple(sketch.matrix.shape)}."
+                f"likelihood_summary(x, y, mask); got "
+                f"{None if summary is None else tuple(summary.matrix.shape)}."
             )
-        return LikelihoodSummary(sketch.value.float(), sketch.matrix.float())
+        return LikelihoodSummary(summary.value.float(), summary.matrix.float())
 
     def _about_whitening(self, mean: Tensor, factor: Tensor) -> Tensor:
         """Location and scale of the prior in reference units, by which the data are read."""
@@ -206,7 +207,7 @@ class DistributionTransformer(nn.Module):
     def _conjugate(
         self,
         white: GaussianMixture,
-        sketch: LikelihoodSummary,
+        summary: LikelihoodSummary,
         outputs: Tensor,
         mean: Tensor,
         factor: Tensor,
@@ -222,10 +223,10 @@ class DistributionTransformer(nn.Module):
         )
         centre = centre - (mean - self.location) / self.scale
         value = torch.cat(
-            (sketch.value * trust + shift, (rows @ centre.unsqueeze(-1)).squeeze(-1)), -1
+            (summary.value * trust + shift, (rows @ centre.unsqueeze(-1)).squeeze(-1)), -1
         )
         matrix = torch.cat(
-            (sketch.matrix * trust.unsqueeze(-1), rows @ (factor / self.scale.unsqueeze(-1))), -2
+            (summary.matrix * trust.unsqueeze(-1), rows @ (factor / self.scale.unsqueeze(-1))), -2
         )
         return white.update(value, matrix)[0]
 
@@ -277,11 +278,11 @@ def _features(mixture: GaussianMixture) -> Float[Tensor, "batch k features"]:
     return torch.cat((log_weights, mixture.means.asinh(), described(mixture.scale_tril)), -1)
 
 
-def _about_sketch(sketch: LikelihoodSummary) -> Tensor:
+def _about_summary(summary: LikelihoodSummary) -> Tensor:
     """Mean and factor of the posterior given the summary and a standard normal prior."""
-    n, dim = sketch.matrix.shape[0], sketch.matrix.shape[-1]
-    eye = torch.eye(dim).to(sketch.matrix).expand(n, dim, dim)
-    posterior, _ = GaussianMixture.from_moments(eye[:, 0] * 0, eye).update(*sketch)
+    n, dim = summary.matrix.shape[0], summary.matrix.shape[-1]
+    eye = torch.eye(dim).to(summary.matrix).expand(n, dim, dim)
+    posterior, _ = GaussianMixture.from_moments(eye[:, 0] * 0, eye).update(*summary)
     return torch.cat((posterior.means[:, 0].asinh(), described(posterior.scale_tril[:, 0])), -1)
 
 

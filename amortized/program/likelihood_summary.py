@@ -15,6 +15,11 @@ from torch import Tensor
 
 _DIFFERENCE = 1e-4
 
+# The arguments of a program's method ``likelihood_summary(x, y, mask)``; False marks padding rows.
+Inputs = Float[Tensor, "batch n features"]
+Targets = Float[Tensor, "batch n"]
+Mask = Bool[Tensor, "batch n"]
+
 
 class LikelihoodSummary(NamedTuple):
     r"""A normal approximation of a likelihood, as :math:`z = H u + N(0, I)`.

@@ -93,13 +93,7 @@ class FunctionalSamplers(TorchFunctionMode):
     """
 
     @no_type_check  # a checking wrapper would stand between this function and its caller
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         functional = _FUNCTIONAL.get(func)
         if functional is not None:
             caller = sys._getframe(1).f_globals.get("__name__", "")
@@ -116,13 +110,7 @@ class ForBatches(TorchFunctionMode):
     than torch's decomposition of it.
     """
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.linalg.cholesky:
             factor, info = torch.linalg.cholesky_ex(*args, **(kwargs or {}))
             return torch.where((info == 0)[..., None, None], factor, torch.nan)

@@ -106,7 +106,7 @@ def _of_predictives(network: Any, batch: TaskBatch) -> dict[str, Tensor]:
 
 def _of_posteriors(network: Any, batch: LatentTaskBatch, names: list[str]) -> dict[str, Tensor]:
     """The rank of each latent, and of the log density, among the draws of each task's answer."""
-    answer = network(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
+    answer = network(batch.latent_prior, batch.observations, batch.masks, batch.summary)
     draws = answer.sample((N_DRAWS,))
     seen = torch.stack([mask.all(-1) for mask in batch.masks.values()]).all(0)
     dim = batch.u.shape[-1]
@@ -125,7 +125,7 @@ def _efficiency(network: Any, batch: LatentTaskBatch) -> list[Tensor]:
     """Effective share of the draws under the exact density, task by task; nothing without one."""
     if batch.density is None:
         return []
-    answer = network(batch.latent_prior, batch.observations, batch.masks, batch.sketch)
+    answer = network(batch.latent_prior, batch.observations, batch.masks, batch.summary)
     answer = answer.to(torch.float64)
     u = answer.sample((N_DRAWS,))
     exact = batch.latent_prior.to(torch.float64).log_prob(u)

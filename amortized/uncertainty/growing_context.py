@@ -91,25 +91,41 @@ def number_type(predict: Predict) -> torch.dtype | None:
     return torch.float32 if isinstance(predict, PFN) else None
 
 
-def rows_of(x: Any, y: Any, of: str, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-    """Converts inputs and targets of a batch of tasks to tensors.
+def tasks_of(
+    predict: Predict, x_context: Any, y_context: Any, x_query: Any, y_query: Any = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Converts contexts and queries of a batch of tasks to tensors of the predictive's dtype.
 
     Args:
-        x: inputs, ``(batch, n, features)``.
-        y: targets, ``(batch, n)``; None if there are none.
-        of: name of these rows in messages.
-        dtype: dtype of the tensors; None keeps float32 and converts everything else to float64.
+        predict: a PFN, or any function of a context and queries.
+        x_context: inputs of the known rows, ``(batch, context, features)``.
+        y_context: their targets, ``(batch, context)``.
+        x_query: inputs of the queries, ``(batch, query, features)``.
+        y_query: their targets; None if they are unknown, and the result is arbitrary.
 
     Raises:
-        ValueError: if the inputs are not finite numbers of these shapes.
+        ValueError: if the inputs are not finite numbers of these shapes, or differ in their batch.
     """
+    dtype = number_type(predict)
+    context = _rows(x_context, y_context, "context", dtype)
+    query = _rows(x_query, y_query, "query", dtype)
+    if len(context[0]) != len(query[0]) or context[0].shape[2] != query[0].shape[2]:
+        raise ValueError(
+            "Expected contexts and queries of as many tasks and features; got shapes "
+            f"{tuple(context[0].shape)} and {tuple(query[0].shape)}."
+        )
+    return *context, *query
+
+
+def _rows(x: Any, y: Any, of: str, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """Inputs ``(batch, n, features)`` and targets ``(batch, n)`` as tensors."""
     inputs = as_tensor(x, f"x_{of}", dtype=dtype)
-    answers = (
+    targets = (
         inputs.new_empty(inputs.shape[:2]) if y is None else as_tensor(y, f"y_{of}", dtype=dtype)
     )
-    if inputs.ndim != 3 or answers.shape != inputs.shape[:2]:
+    if inputs.ndim != 3 or targets.shape != inputs.shape[:2]:
         raise ValueError(
             f"Expected x_{of} of shape (batch, n, features) and y_{of} of shape (batch, n); got "
-            f"{tuple(inputs.shape)} and {tuple(answers.shape)}."
+            f"{tuple(inputs.shape)} and {tuple(targets.shape)}."
         )
-    return inputs, answers
+    return inputs, targets

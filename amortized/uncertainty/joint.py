@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from amortized.seeding import seeded
-from amortized.uncertainty.growing_context import GrowingContext, Predict, number_type, rows_of
+from amortized.uncertainty.growing_context import GrowingContext, Predict, tasks_of
 
 
 def joint_log_prob(
@@ -48,14 +48,11 @@ def joint_log_prob(
         >>> round(joint_log_prob(coin_flips, x, y, x, y).item(), 4)  # N(0, I + 1/3)
         -2.0933
     """
-    dtype = number_type(predict)
-    x_context, y_context = rows_of(x_context, y_context, "context", dtype)
-    x_query, y_query = rows_of(x_query, y_query, "query", dtype)
-    _require_same_tasks(x_context, x_query)
-    context = GrowingContext(predict, x_context, y_context, x_query.shape[1], refresh)
-    total = y_context.new_zeros(len(y_context))
-    for i in range(x_query.shape[1]):
-        x, y = x_query[:, i : i + 1], y_query[:, i : i + 1]
+    known_x, known_y, queries, targets = tasks_of(predict, x_context, y_context, x_query, y_query)
+    context = GrowingContext(predict, known_x, known_y, queries.shape[1], refresh)
+    total = known_y.new_zeros(len(known_y))
+    for i in range(queries.shape[1]):
+        x, y = queries[:, i : i + 1], targets[:, i : i + 1]
         total = total + context.predictive(x).log_prob(y).squeeze(1)
         context.append(x, y)
     return total
@@ -92,27 +89,16 @@ def joint_sample(
     """
     if n_samples < 1:
         raise ValueError(f"Expected n_samples >= 1; got {n_samples!r}.")
-    dtype = number_type(predict)
-    x_context, y_context = rows_of(x_context, y_context, "context", dtype)
-    x_query, _ = rows_of(x_query, None, "query", dtype)
-    _require_same_tasks(x_context, x_query)
-    n_tasks, n_query = x_query.shape[:2]
+    known_x, known_y, queries, _ = tasks_of(predict, x_context, y_context, x_query)
+    n_tasks, n_query = queries.shape[:2]
 
     def repeated(values: Tensor) -> Tensor:
         return values.repeat(n_samples, *[1] * (values.ndim - 1))
 
-    context = GrowingContext(predict, repeated(x_context), repeated(y_context), n_query, refresh)
-    asked = repeated(x_query)
+    context = GrowingContext(predict, repeated(known_x), repeated(known_y), n_query, refresh)
+    repeated_queries = repeated(queries)
     with seeded(seed):
         for i in range(n_query):
-            x = asked[:, i : i + 1]
+            x = repeated_queries[:, i : i + 1]
             context.append(x, context.predictive(x).sample())
     return context.y[:, -n_query:].reshape(n_samples, n_tasks, n_query)
-
-
-def _require_same_tasks(x_context: Tensor, x_query: Tensor) -> None:
-    if len(x_context) != len(x_query) or x_context.shape[2] != x_query.shape[2]:
-        raise ValueError(
-            "Expected contexts and queries of as many tasks and features; got shapes "
-            f"{tuple(x_context.shape)} and {tuple(x_query.shape)}."
-        )

@@ -28,7 +28,7 @@ from amortized.posterior import Posterior
 from amortized.predictive import ProgramPredictive
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import Program
-from amortized.uncertainty.growing_context import Predict, number_type, rows_of
+from amortized.uncertainty.growing_context import Predict, tasks_of
 
 
 class VarianceSplit(NamedTuple):
@@ -77,27 +77,25 @@ def split_by_twins(
     """
     if n_nodes < 2:
         raise ValueError(f"Expected n_nodes >= 2; got {n_nodes!r}.")
-    dtype = number_type(predict)
-    x_context, y_context = rows_of(x_context, y_context, "context", dtype)
-    x_query, _ = rows_of(x_query, None, "query", dtype)
-    if isinstance(predict, PFN) and x_context.shape[1] >= predict.config.max_context:
+    known_x, known_y, queries, _ = tasks_of(predict, x_context, y_context, x_query)
+    if isinstance(predict, PFN) and known_x.shape[1] >= predict.config.max_context:
         raise ValueError(
             f"Expected fewer than {predict.config.max_context} rows, so that one more fits; got "
-            f"{x_context.shape[1]}."
+            f"{known_x.shape[1]}."
         )
-    n_tasks, n_query = x_query.shape[:2]
+    n_tasks, n_query = queries.shape[:2]
     with torch.no_grad():
-        predictive = predict(x_context, y_context, x_query)
+        predictive = predict(known_x, known_y, queries)
         mean, total = predictive.mean, predictive.variance
         levels = (torch.arange(n_nodes, dtype=mean.dtype) + 0.5) / n_nodes
         first = predictive.icdf(levels[:, None, None].expand(-1, n_tasks, n_query))
         second = torch.empty_like(first)
         for j in range(n_query):
-            x = x_query[:, j : j + 1].repeat(n_nodes, 1, 1)
+            x = queries[:, j : j + 1].repeat(n_nodes, 1, 1)
             y = first[:, :, j].reshape(-1, 1)
-            known_x = torch.cat([x_context.repeat(n_nodes, 1, 1), x], 1)
-            known_y = torch.cat([y_context.repeat(n_nodes, 1), y], 1)
-            second[:, :, j] = predict(known_x, known_y, x).mean.reshape(n_nodes, n_tasks)
+            longer_x = torch.cat([known_x.repeat(n_nodes, 1, 1), x], 1)
+            longer_y = torch.cat([known_y.repeat(n_nodes, 1), y], 1)
+            second[:, :, j] = predict(longer_x, longer_y, x).mean.reshape(n_nodes, n_tasks)
     # A node represents a slice of the predictive and omits the variance within the slice.
     # Regressing the second mean on the first target restores it: the slope times the total
     # variance.

@@ -14,7 +14,6 @@ References:
 
 import pyro.distributions as dist
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amortized.priors.regression.gaussian_process import (
@@ -22,7 +21,13 @@ from amortized.priors.regression.gaussian_process import (
     GaussianProcessPrior,
     uniform_inputs,
 )
-from amortized.program.likelihood_summary import LikelihoodSummary, moment_summary
+from amortized.program.likelihood_summary import (
+    Inputs,
+    LikelihoodSummary,
+    Mask,
+    Targets,
+    moment_summary,
+)
 
 _NOISE_VARIANCE = 1e-3
 # Wide normal over log lengthscale of the summary: 0.05 to 50 within two standard deviations.
@@ -55,12 +60,7 @@ class LengthscalePrior(GaussianProcessPrior):
             inputs=uniform_inputs(0.0, 10.0),
         )
 
-    def sketch(
-        self,
-        x: Float[Tensor, "batch n features"],
-        y: Float[Tensor, "batch n"],
-        mask: Bool[Tensor, "batch n"],
-    ) -> LikelihoodSummary:
+    def likelihood_summary(self, x: Inputs, y: Targets, mask: Mask) -> LikelihoodSummary:
         """Mean and variance of the likelihood on a grid, with the function integrated out."""
         x, y = x.float(), y.float()
         both = (mask.unsqueeze(-1) & mask.unsqueeze(-2)).unsqueeze(1)

@@ -12,11 +12,17 @@ import math
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.regression.generalised_linear import GeneralisedLinearPrior
-from amortized.program.likelihood_summary import LikelihoodSummary, summary_of_quadratic
+from amortized.program.likelihood_summary import (
+    Inputs,
+    LikelihoodSummary,
+    Mask,
+    Targets,
+    summary_of_quadratic,
+)
 
 
 class LinearModelPrior(GeneralisedLinearPrior):
@@ -57,12 +63,7 @@ class LinearModelPrior(GeneralisedLinearPrior):
         noise = pyro.sample("noise", dist.LogNormal(self.log_noise + x.new_zeros(()), 1.0))
         return pyro.sample("y", dist.Normal(design @ coefficients, noise).to_event(1), obs=y)
 
-    def sketch(
-        self,
-        x: Float[Tensor, "batch n features"],
-        y: Float[Tensor, "batch n"],
-        mask: Bool[Tensor, "batch n"],
-    ) -> LikelihoodSummary:
+    def likelihood_summary(self, x: Inputs, y: Targets, mask: Mask) -> LikelihoodSummary:
         r"""Least squares: :math:`G^{1/2} \hat w / s`, and the log residual standard deviation.
 
         With :math:`\nu = n - \mathrm{rank}` degrees of freedom, :math:`\log\sigma` is

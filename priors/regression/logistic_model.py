@@ -8,11 +8,17 @@ The likelihood summary is the normal approximation at a ridge estimate: with
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.regression.generalised_linear import GeneralisedLinearPrior
-from amortized.program.likelihood_summary import LikelihoodSummary, summary_of_quadratic
+from amortized.program.likelihood_summary import (
+    Inputs,
+    LikelihoodSummary,
+    Mask,
+    Targets,
+    summary_of_quadratic,
+)
 
 _RIDGE, _N_NEWTON = 0.25, 6  # the precision of N(0, 2^2) keeps separable estimates finite
 
@@ -49,12 +55,7 @@ class LogisticModelPrior(GeneralisedLinearPrior):
         coefficients = pyro.sample("coefficients", dist.Normal(zeros, self.scale).to_event(1))
         return pyro.sample("y", dist.Bernoulli(logits=design @ coefficients).to_event(1), obs=y)
 
-    def sketch(
-        self,
-        x: Float[Tensor, "batch n features"],
-        y: Float[Tensor, "batch n"],
-        mask: Bool[Tensor, "batch n"],
-    ) -> LikelihoodSummary:
+    def likelihood_summary(self, x: Inputs, y: Targets, mask: Mask) -> LikelihoodSummary:
         """The normal approximation of the likelihood at the ridge estimate."""
         design = self.design(x).double().where(mask.unsqueeze(-1), 0.0)
         answers = y.double().where(mask, 0.5)
@@ -65,8 +66,8 @@ class LogisticModelPrior(GeneralisedLinearPrior):
             step = torch.linalg.solve(hessian + _RIDGE * eye, score - _RIDGE * w)
             w = w + step.clamp(-2.0, 2.0)
         hessian, score = self._curvature(design, answers, w)
-        sketch = summary_of_quadratic(w, score, hessian)
-        return LikelihoodSummary(*(t.to(y.dtype) for t in sketch))
+        summary = summary_of_quadratic(w, score, hessian)
+        return LikelihoodSummary(*(t.to(y.dtype) for t in summary))
 
     def _curvature(self, design: Tensor, answers: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         """Hessian of the negative log-likelihood, and the score."""

@@ -27,7 +27,7 @@ class NormalMeanPrior(ProgramPrior):
     def __init__(self, noise: float = 1.0) -> None:
         if not noise > 0:
             raise ValueError(f"Expected noise > 0; got {noise!r}.")
-        super().__init__(inputs=0)
+        super().__init__()
         self.noise = noise
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:

@@ -28,7 +28,7 @@ class NormalVariancePrior(ProgramPrior):
             raise ValueError(
                 f"Expected concentration > 0 and rate > 0; got {concentration!r} and {rate!r}."
             )
-        super().__init__(inputs=0)
+        super().__init__()
         self.concentration, self.rate = concentration, rate
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:

@@ -18,17 +18,23 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 
 from amortized.priors.program_prior import ProgramPrior
-from amortized.program.likelihood_summary import LikelihoodSummary, gauss_newton_summary
-from amortized.program.support import bijection_to
+from amortized.priors.simulators.uniform import from_unconstrained, sample_uniform
+from amortized.program.likelihood_summary import (
+    Inputs,
+    LikelihoodSummary,
+    Mask,
+    Targets,
+    gauss_newton_summary,
+)
 
 _POPULATION, _TESTED, _DAYS = 1e6, 1000.0, 17
 _CONTACT, _RECOVERY = (0.01, 1.5), (0.02, 0.25)
-_TO_CONTACT, _TO_RECOVERY = (bijection_to(constraints.interval(*b)) for b in (_CONTACT, _RECOVERY))
+_TO_CONTACT, _TO_RECOVERY = from_unconstrained(_CONTACT), from_unconstrained(_RECOVERY)
 
 
 class CountShares(dist.TorchDistribution):
@@ -74,25 +80,14 @@ class EpidemicPrior(ProgramPrior):
 
     ordered = 10
 
-    def __init__(self) -> None:
-        super().__init__(inputs=0)
-
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one epidemic."""
-        zero = x.new_zeros(())
-        low, high = _CONTACT
-        contact = pyro.sample("contact", dist.Uniform(zero + low, zero + high))
-        low, high = _RECOVERY
-        recovery = pyro.sample("recovery", dist.Uniform(zero + low, zero + high))
+        contact = sample_uniform("contact", _CONTACT, x)
+        recovery = sample_uniform("recovery", _RECOVERY, x)
         share = infected_share(contact, recovery, len(x))
         return pyro.sample("y", CountShares(share), obs=y)
 
-    def sketch(
-        self,
-        x: Float[Tensor, "batch n features"],
-        y: Float[Tensor, "batch n"],
-        mask: Bool[Tensor, "batch n"],
-    ) -> LikelihoodSummary:
+    def likelihood_summary(self, x: Inputs, y: Targets, mask: Mask) -> LikelihoodSummary:
         """Gauss-Newton approximation for arcsine-transformed counts, started on a grid."""
         n, y = y.shape[-1], y.double()
 

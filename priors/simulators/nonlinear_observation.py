@@ -41,7 +41,7 @@ class NonlinearObservationPrior(ProgramPrior):
     def __init__(self, spread: float = 2.0) -> None:
         if not spread > 0:
             raise ValueError(f"Expected spread > 0; got {spread!r}.")
-        super().__init__(inputs=0)
+        super().__init__()
         self.spread = spread
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:

@@ -17,17 +17,23 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 
 from amortized.priors.program_prior import ProgramPrior
-from amortized.program.likelihood_summary import LikelihoodSummary, gauss_newton_summary
-from amortized.program.support import bijection_to
+from amortized.priors.simulators.uniform import from_unconstrained, sample_uniform
+from amortized.program.likelihood_summary import (
+    Inputs,
+    LikelihoodSummary,
+    Mask,
+    Targets,
+    gauss_newton_summary,
+)
 
 _FIRST, _STEP, _SPREAD = 10.0, 0.2, 0.5 * math.sqrt(0.2)
 _SPEED, _LOG_LEVEL = (0.0, 2.0), (-2.0, 2.0)
-_TO_SPEED, _TO_LOG_LEVEL = (bijection_to(constraints.interval(*b)) for b in (_SPEED, _LOG_LEVEL))
+_TO_SPEED, _TO_LOG_LEVEL = from_unconstrained(_SPEED), from_unconstrained(_LOG_LEVEL)
 
 
 class OrnsteinUhlenbeckSeries(dist.TorchDistribution):
@@ -85,24 +91,13 @@ class OrnsteinUhlenbeckPrior(ProgramPrior):
 
     ordered = 25
 
-    def __init__(self) -> None:
-        super().__init__(inputs=0)
-
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one series."""
-        zero = x.new_zeros(())
-        low, high = _SPEED
-        speed = pyro.sample("speed", dist.Uniform(zero + low, zero + high))
-        low, high = _LOG_LEVEL
-        log_level = pyro.sample("log_level", dist.Uniform(zero + low, zero + high))
+        speed = sample_uniform("speed", _SPEED, x)
+        log_level = sample_uniform("log_level", _LOG_LEVEL, x)
         return pyro.sample("y", OrnsteinUhlenbeckSeries(speed, log_level.exp(), len(x)), obs=y)
 
-    def sketch(
-        self,
-        x: Float[Tensor, "batch n features"],
-        y: Float[Tensor, "batch n"],
-        mask: Bool[Tensor, "batch n"],
-    ) -> LikelihoodSummary:
+    def likelihood_summary(self, x: Inputs, y: Targets, mask: Mask) -> LikelihoodSummary:
         """Least squares on the increments, expanded around their maximum likelihood estimate."""
         y = y.double()
         before, increments = y[:, :-1], y.diff(dim=-1) / _SPREAD

@@ -82,7 +82,7 @@ class QuantumParameterPrior(ProgramPrior):
             raise ValueError(
                 f"Expected concentrations > 0; got {concentration1!r} and {concentration0!r}."
             )
-        super().__init__(inputs=0)
+        super().__init__()
         self.concentration1, self.concentration0 = concentration1, concentration0
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:

@@ -13,13 +13,18 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import constraints
 
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.state_space.sensor_fusion import SensorFusion, reading
-from amortized.program.likelihood_summary import LikelihoodSummary
+from amortized.program.likelihood_summary import (
+    Inputs,
+    LikelihoodSummary,
+    Mask,
+    Targets,
+)
 
 _BEARING_SD, _LEAST_RANGE = 0.1, 0.1
 
@@ -66,21 +71,13 @@ class SensorReadingPrior(ProgramPrior):
 
     ordered = 2
 
-    def __init__(self) -> None:
-        super().__init__(inputs=0)
-
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one reading."""
         mean = torch.eye(4, dtype=x.dtype, device=x.device)[::2].sum(0)
         state = pyro.sample("state", dist.Normal(mean, 1.0).to_event(1))
         return pyro.sample("y", SensorReading(state), obs=y)
 
-    def sketch(
-        self,
-        x: Float[Tensor, "batch n features"],
-        y: Float[Tensor, "batch n"],
-        mask: Bool[Tensor, "batch n"],
-    ) -> LikelihoodSummary:
+    def likelihood_summary(self, x: Inputs, y: Targets, mask: Mask) -> LikelihoodSummary:
         """The observed point, with the errors along and across the line of sight."""
         distance, bearing = y[:, 0], y[:, 1]
         along = torch.stack((bearing.sin(), bearing.cos()), -1)  # bearing is atan2(x, y)

@@ -134,6 +134,13 @@ def _correlation(a: Array, b: Array) -> Array:
     return np.asarray(np.arctanh(np.clip((ranks[0] * ranks[1]).sum(1) / norm, -0.999, 0.999)))
 
 
+def boosted_trees(kind: type, x: Array, y: Any) -> Any:
+    """Small boosted trees fitted as a baseline; ``kind`` is a class of scikit-learn."""
+    least = int(np.clip(len(y) // 20, 2, 20))
+    settings = {"max_iter": 60, "max_leaf_nodes": 8, "min_samples_leaf": least}
+    return kind(**settings, early_stopping=False, random_state=0).fit(x, y)
+
+
 def baseline_scores(x: Tensor, y: Tensor, seed: int) -> dict[str, float]:
     """Held-out log scores, on the same folds, of a normal and of a linear model."""
     inputs, target = np.nan_to_num(x.double().numpy()), y.double().numpy()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import confusion_matrix
 
+from amortized.diagnostics.data.held_out import boosted_trees
 from amortized.diagnostics.reports.page import ALARM, Section
 from amortized.plotting import BAND, COLOURS, label_axes, new_axes, plain_text
 
@@ -102,13 +103,7 @@ def held_out_classes(
 
 def _baselines(x: Array, y: Rows, given: Rows, out: Rows, n_classes: int) -> dict[str, Array]:
     counts = np.bincount(y[given], minlength=n_classes) + 0.5
-    boosted = HistGradientBoostingClassifier(
-        max_iter=60,
-        max_leaf_nodes=8,
-        min_samples_leaf=int(np.clip(len(given) // 20, 2, 20)),
-        early_stopping=False,
-        random_state=0,
-    ).fit(x[given], y[given])
+    boosted = boosted_trees(HistGradientBoostingClassifier, x[given], y[given])
     probs = np.zeros((len(out), n_classes))
     probs[:, boosted.classes_] = boosted.predict_proba(x[out])
     return {

@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.ensemble import HistGradientBoostingRegressor
 from torch.distributions import Distribution
 
-from amortized.diagnostics.data.held_out import Array, baseline_scores, folds, inside
+from amortized.diagnostics.data.held_out import Array, baseline_scores, boosted_trees, folds, inside
 from amortized.diagnostics.reports.page import ALARM, Section
 from amortized.diagnostics.uniformity import Uniformity
 from amortized.plotting import COLOURS, label_axes, new_axes
@@ -82,13 +82,7 @@ def held_out_targets(
         out = np.setdiff1d(rows[held], order)  # the last fold may take some rows again
         given = np.setdiff1d(np.arange(len(y)), rows[held])
         parts.append(HeldOutTargets.of(answer(given, out), y[out]))
-        trees = HistGradientBoostingRegressor(
-            max_iter=60,
-            max_leaf_nodes=8,
-            min_samples_leaf=int(np.clip(len(given) // 20, 2, 20)),
-            early_stopping=False,
-            random_state=0,
-        ).fit(x[given], y[given])
+        trees = boosted_trees(HistGradientBoostingRegressor, x[given], y[given])
         boosted.append(trees.predict(x[out]))
         order += list(out)
     names = ("y", "u", "log_prob", "mean", "low", "high")

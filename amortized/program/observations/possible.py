@@ -52,7 +52,7 @@ def check_possible(density: ProgramDensity) -> None:
         ruled_out = ~_found(density.take(unexplained))
     if not ruled_out.any():
         return
-    which = "" if density.n_datasets == 1 else f" in dataset {unexplained[ruled_out][0].item()}"
+    which = _which(density, unexplained[ruled_out][0])
     raise ValueError(
         f"Expected data that the program can produce; got data that are impossible{which} under "
         f"all latents tried, {_N_DRAWS + _N_SEARCH * _N_STEPS} of them: they lie outside the "
@@ -79,11 +79,11 @@ def _refuse_far(density: ProgramDensity, chosen: Int[Tensor, " chosen"]) -> None
             return _refuse_narrow(some, highest, chosen)
         u, before = _next_draws(u, heights.topk(_N_SEARCH // 8).indices, before)
     at = int(best.argmin())
-    which = "" if density.n_datasets == 1 else f" in dataset {int(chosen[at])}"
     raise ValueError(
-        f"Expected data near those that the program produces; got data{which} with a log density "
-        f"of {best[at].item():.1g} at the best latents found: differences between latents are "
-        "lost in its rounding. Check the data's units, or widen the priors."
+        "Expected data near those that the program produces; got data"
+        f"{_which(density, chosen[at])} with a log density of {best[at].item():.1g} at the best "
+        "latents found: differences between latents are lost in its rounding. Check the data's "
+        "units, or widen the priors."
     )
 
 
@@ -100,12 +100,17 @@ def _refuse_narrow(
     narrow = (_STEP * curvature.rsqrt() < _NARROWEST).any(-1)
     if narrow.any():
         at = int(narrow.nonzero()[0])
-        which = "" if density.n_datasets == 1 else f" in dataset {int(chosen[at])}"
         raise ValueError(
-            f"Expected a posterior that double precision resolves; got data{which} that fix a "
-            f"latent to fewer than {_NARROWEST / _EPS:.0f} neighbouring numbers. Check the data's "
-            "units, or rescale inputs and latents."
+            "Expected a posterior that double precision resolves; got data"
+            f"{_which(density, chosen[at])} that fix a latent to fewer than "
+            f"{_NARROWEST / _EPS:.0f} neighbouring numbers. Check the data's units, or rescale "
+            "inputs and latents."
         )
+
+
+def _which(density: ProgramDensity, number: Tensor) -> str:
+    """Names a dataset in a message if there are several."""
+    return "" if density.n_datasets == 1 else f" in dataset {int(number)}"
 
 
 def _some(
