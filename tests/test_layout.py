@@ -16,7 +16,7 @@ LEVELS = (
     {"latent_priors"},
     {"networks", "sampling", "predictive", "posterior_file"},
     {"posterior_summary"},
-    {"posterior", "training", "pretrained", "infer", "tables"},
+    {"posterior", "training", "pretrained", "infer", "tables", "mcmc"},
     {"estimators", "diagnostics", "uncertainty", "crowds"},
     {"recipes", "dt_recipes", "forecasting", "debiased"},
     {"amortized"},  # amortized/__init__.py
