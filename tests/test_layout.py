@@ -15,7 +15,7 @@ LEVELS = (
     {"distributions", "attention", "gaussian_mixture", "plotting"},
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
-    {"posterior", "training", "pretrained", "infer", "tables"},
+    {"posterior", "training", "pretrained", "infer", "tables", "mcmc"},
     {"estimators", "diagnostics", "uncertainty", "crowds"},
     {"recipes", "forecasting", "debiased"},
     {"amortized"},  # amortized/__init__.py

@@ -83,7 +83,7 @@ def nuts(
     return measured(density, draws)
 
 
-class _SeededNUTS(NUTS):
+class SeededNUTS(NUTS):
     """NUTS whose random numbers, all at sample sites, are controlled by `seeded`."""
 
     def setup(self, warmup_steps: int, *args: Any, **kwargs: Any) -> None:
@@ -133,7 +133,7 @@ def _run_chains(
     """Runs the chains of one dataset in turn, and counts divergent transitions."""
     chains, divergences = [], 0
     for point in initial:
-        kernel = _SeededNUTS(potential_fn=potential, **options)
+        kernel = SeededNUTS(potential_fn=potential, **options)
         run = MCMC(kernel, length, n_warmup, {"u": point}, disable_progbar=True)
         with quiet_program(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

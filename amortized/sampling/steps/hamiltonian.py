@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.sampling.steps.tempering import Path, Point
+from amortized.sampling.steps.tempering import Evaluates, Point
 
 TARGET_ACCEPT = 0.8  # mean over all particles
 TAIL_ACCEPT = 0.55  # mean in the tail of the coordinate where it is lowest
@@ -96,7 +96,7 @@ def _times(factor: Tensor, vectors: Tensor) -> Float[Tensor, "batch n dim"]:
 
 
 def hamiltonian_move(
-    path: Path, point: Point, beta: Float[Tensor, " batch"], tuning: Tuning
+    path: Evaluates, point: Point, beta: Float[Tensor, " batch"], tuning: Tuning
 ) -> tuple[Point, Tuning]:
     """Moves every particle once; ``point.gradient`` must be the gradient at ``beta``.
 

@@ -7,7 +7,7 @@ prior draws. That share keeps the weights bounded: a start that misses a mode or
 time but does not bias the result.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,14 @@ class Point(NamedTuple):
     def log_density(self, beta: Float[Tensor, " batch"]) -> Float[Tensor, "batch n"]:
         """``log pi_beta(u)``."""
         return self.reference + beta.unsqueeze(-1) * self.gain
+
+
+@runtime_checkable
+class Evaluates(Protocol):
+    """What a move needs of a path."""
+
+    def at(self, u: Tensor, beta: Tensor) -> Point:
+        """The particles ``u``, ``(batch, n, dim)``, evaluated at ``beta``, ``(batch,)``."""
 
 
 class Path:
