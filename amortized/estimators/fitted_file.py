@@ -23,7 +23,7 @@ from amortized.files.atomic import replace_file
 from amortized.tables.encoding import TableEncoder
 
 _HEADER, _CHECKSUM = "amortized", "sha256"
-_MAY_BE_MISSING = ("X_train_", "steps_", "values_")
+_MAY_BE_MISSING = ("X_train_", "_seen", "steps_", "values_")
 T = TypeVar("T", bound="FittedFile")
 
 

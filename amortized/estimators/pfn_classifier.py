@@ -1,6 +1,7 @@
 """Classification of tables with a pretrained PFN: fitting encodes, predicting reads that."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,17 @@ from torch import Tensor
 
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import ClassifierReport, warn_of_doubts
+from amortized.estimators.seen_rows import HoldsRows, check_forget
 from amortized.networks.tabular_pfn import TabularPFN
 from amortized.pretrained import load
-from amortized.tables.class_labels import class_labels
+from amortized.tables.class_labels import all_classes, class_labels
 from amortized.tables.class_tree import ClassTree
 from amortized.tables.encoding import (
     MAX_COLUMNS,
-    TableEncoder,
     in_canonical_order,
     validated_columns,
 )
-from amortized.tables.sample_weights import repeated
+from amortized.tables.sample_weights import counted, repeated
 from amortized.tables.screening import strongest_columns
 from amortized.tables.views import (
     EncodedViews,
@@ -38,7 +39,7 @@ from amortized.tables.views import (
 )
 
 
-class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator):
+class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator):
     """Bayesian classification of a small table in forward passes of a pretrained network.
 
     The answer is the posterior predictive of the prior that the network was trained on, averaged
@@ -80,6 +81,8 @@ class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator
         class_weight: the probability of each class is multiplied by its weight and all are
             normalised, as if classes came so many times as often; a dictionary, or "balanced" for
             classes that are equally frequent.
+        forget: which rows `partial_fit` leaves out: "random" holds 10,000 of all rows seen, each
+            with the same chance to be among them; "oldest" holds the latest that the network reads.
         precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
             for it, which is faster and rounds to three digits; "float32" in it everywhere.
         device: where the network runs, such as "cpu" or "cuda".
@@ -92,6 +95,7 @@ class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator
         encoder_: how the table was made into numbers.
         X_train_: the table as numbers, its rows sorted, ``(n, columns that vary)``.
         y_train_: the number of each row's class among ``classes_``, ``(n,)``.
+        n_samples_seen_: how many rows `fit` and `partial_fit` have seen.
         n_features_in_: number of columns.
         feature_names_in_: their names, if they are strings.
 
@@ -107,6 +111,7 @@ class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator
         n_estimators: int | None = None,
         temperature: float = 1.0,
         class_weight: dict[Any, float] | str | None = None,
+        forget: str = "random",
         precision: str = "auto",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
@@ -115,6 +120,7 @@ class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator
         self.n_estimators = n_estimators
         self.temperature = temperature
         self.class_weight = class_weight
+        self.forget = forget
         self.precision = precision
         self.device = device
         self.random_state = random_state
@@ -147,35 +153,83 @@ class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator
         warn_of_unread_rows(self.network_, len(self.X_train_))
         return self
 
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> "PFNClassifier":
+        """Add rows to those that are there.
+
+        The answer is that of one ``fit`` to all rows that are held (``forget`` says which). Every
+        row of a context attends to every other, so that a further row changes the encoding of all:
+        they are encoded again when the next answer is asked for, once for any number of calls. A
+        class of ``classes_`` that no row held has gets the probability 1 / (rows + classes), by
+        Laplace's rule of succession.
+
+        Args:
+            X: further rows, ``(n, n_features)``.
+            y: their classes, ``(n,)``.
+            classes: all classes there will be, needed by the first call unless ``fit`` came before.
+            sample_weight: how often each row was seen, ``(n,)``; None is once.
+
+        Raises:
+            ValueError: as of ``fit``; if a class is none of ``classes_``; if a column has values of
+                another kind than so far, or is of ordered categories and has a new one. Nothing is
+                added then.
+        """
+        further = hasattr(self, "X_train_")
+        if not further and classes is None:
+            raise ValueError(
+                "Expected all classes in the first call of partial_fit; got none. Name them: "
+                "partial_fit(X, y, classes)."
+            )
+        self._prepare(X, y, sample_weight, further=further, classes=classes)
+        if not further:
+            warn_of_doubts(self.network_)
+        return self
+
     def _prepare(
-        self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        further: bool = False,
+        classes: ArrayLike | None = None,
     ) -> "PFNClassifier":
         """All of ``fit`` but the network's part."""
         self._check_parameters()
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
-        columns = validated_columns(self, X, reset=True)
+        columns = validated_columns(self, X, reset=not further)
         target = class_labels(y)
         check_consistent_length(columns[0], target)
-        columns, target, weight = repeated(columns, target, sample_weight)
+        columns, target, weight = counted(columns, target, sample_weight)
         with np.errstate(invalid="ignore"):  # where huge numbers are no integers
             check_classification_targets(target)
-        self.classes_, codes = np.unique(target, return_inverse=True)
-        self.class_weight_ = compute_class_weight(
-            self.class_weight, classes=self.classes_, y=target
-        )
-        self.encoder_ = TableEncoder()
-        numbers = self.encoder_.fit_transform(columns).astype(np.float32)
+        known = all_classes(target, classes, self.classes_ if further else None)
+        codes = np.searchsorted(known, target)
+        encoder, rows = self._read_columns(columns, codes, weight, further=further)
+        if not further:
+            self.network_: TabularPFN = ready(self._network(), self.device)
+            # Drawn once, so that an estimator that was stored makes the same views again.
+            self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
+        self._hold(rows, rows_read(self.network_), further=further)
+        self.classes_, self.encoder_ = known, encoder
+        x, target, weight = repeated(*self._held())
+        codes = target.astype(np.intp)
+        self.class_weight_ = _class_weights(self.class_weight, known, codes)
+        numbers = encoder.fit_numbers(x).astype(np.float32)
         self.X_train_, self.y_train_, self._row_weights = in_canonical_order(numbers, codes, weight)
-        self._weighted = sample_weight is not None
-        # Drawn once, so that an estimator that was stored makes the same views again.
-        self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
-        self._make_views()
+        self.__dict__.pop("_tree", None)
         return self
 
     def _check_parameters(self) -> None:
         number_of_views(self.n_estimators, 1, 1, 1)
         check_precision(self.precision)
+        check_forget(self.forget)
         if not isinstance(self.temperature, Real) or not 0 < self.temperature < np.inf:
             raise ValueError(f"Expected temperature to be positive; got {self.temperature!r}.")
 
@@ -189,14 +243,21 @@ class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator
         return network
 
     def _make_views(self) -> None:
-        self.network_: TabularPFN = ready(self._network(), self.device)
-        members = np.eye(len(self.classes_))[self.y_train_]
+        """Make the views of the table now."""
+        self.__dict__.pop("_tree", None)
+        self._tree  # noqa: B018
+
+    @cached_property
+    def _tree(self) -> ClassTree:
+        """The views of the table; made when they are first asked for."""
+        present, labels = np.unique(self.y_train_, return_inverse=True)
+        members = np.eye(len(present))[labels]
         columns = strongest_columns(self.X_train_, members, MAX_COLUMNS)
         most = rows_read(self.network_)
-        self._tree = ClassTree(
+        return ClassTree(
             self.network_,
             self.X_train_,
-            self.y_train_,
+            labels,
             columns=columns,
             unordered=self.encoder_.unordered,
             n_views=number_of_views(self.n_estimators, len(members), len(columns), most),
@@ -220,7 +281,7 @@ class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator
 
     def _point(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probabilities of queries that are numbers."""
-        return self._weighed(self._tree.predict_proba(numbers))
+        return self._weighed(self._of_all(self._tree.predict_proba(numbers)))
 
     def _views(self) -> EncodedViews | None:
         """All that is asked of the network, or None where that is a tree of several tables."""
@@ -228,8 +289,18 @@ class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator
 
     def _answered(self, masses: Sequence[Tensor], method: str) -> NDArray[Any]:
         """What a method returns, of the masses of `_views`."""
-        proba = self._weighed(self._tree.by_group(masses))
+        proba = self._weighed(self._of_all(self._tree.by_group(masses)))
         return self.classes_[proba.argmax(1)] if method == "predict" else proba
+
+    def _of_all(self, proba: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Probabilities of all classes, those among them of which no row is held."""
+        present = np.unique(self.y_train_)
+        if len(present) == len(self.classes_):
+            return proba
+        unseen = 1 / (len(self.y_train_) + len(self.classes_))
+        whole = np.full((len(proba), len(self.classes_)), unseen)
+        whole[:, present] = proba * (1 - unseen * (len(self.classes_) - len(present)))
+        return whole
 
     def _weighed(self, proba: NDArray[np.float64]) -> NDArray[np.float64]:
         """Probabilities after temperature and class weights."""
@@ -267,4 +338,15 @@ class PFNClassifier(ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if hasattr(self, "X_train_"):
+            self.network_ = ready(self._network(), self.device)
             self._make_views()
+
+
+def _class_weights(
+    wanted: dict[Any, float] | str | None, classes: NDArray[Any], codes: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """The weight of each class; 1 of those without a row where all are to be as frequent."""
+    weights = np.ones(len(classes))
+    present = np.unique(codes) if isinstance(wanted, str) else np.arange(len(classes))
+    weights[present] = compute_class_weight(wanted, classes=classes[present], y=classes[codes])
+    return weights

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,51 +10,45 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import Tags, check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from amortized.arrays import check_array, validate_data, without_mask
+from amortized.arrays import validate_data
 from amortized.distributions import BarDistribution
 from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.encoded_rows import EncodedRows, outside
 from amortized.estimators.fitted_file import FittedFile
+from amortized.estimators.regression_data import RegressionData
 from amortized.estimators.reporting import (
     RegressorReport,
-    observed_rows,
     warn_of_doubts,
     warn_of_misfit,
 )
+from amortized.estimators.seen_rows import check_forget
 from amortized.networks import PFN, TabularPFN
 from amortized.pretrained import kind_of, load
 from amortized.tables.encoding import (
     MAX_COLUMNS,
     TableEncoder,
-    in_canonical_order,
-    location_and_scale,
-    refuse_extremes,
     validated_columns,
 )
-from amortized.tables.sample_weights import repeated
 from amortized.tables.screening import strongest_columns
 from amortized.tables.target_transforms import check_transforms
 from amortized.tables.target_views import TargetViews
 from amortized.tables.views import (
     EncodedViews,
     check_precision,
-    draw_views,
     number_of_views,
     ready,
     rows_read,
-    warn_of_unread_rows,
 )
 
-RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less than rounding apart.
 # Rows whose bars are in memory together: 2,000 bars of 8 bytes, some copies of them.
 ROWS_AT_ONCE = 4096
 
 
-class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
+class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
     """Bayesian regression in a single forward pass of a pretrained network.
 
     The default network reads any table, as `PFNClassifier` does: DataFrames, arrays or sparse
@@ -84,6 +79,8 @@ class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
         target_transforms: maps of a table's target, which the views take in turn: 'none', 'power'
             (Yeo and Johnson's, or the logarithm where that fits better) and 'quantile' (quantiles
             to the normal's); networks over rows take none.
+        forget: which rows `partial_fit` leaves out: "random" holds 10,000 of all rows seen, each
+            with the same chance to be among them; "oldest" holds the latest that the network reads.
         precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
             for it, which is faster and rounds to three digits; "float32" in it everywhere.
         device: where the network runs, such as "cpu" or "cuda".
@@ -94,6 +91,7 @@ class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
         network_: the network.
         X_train_: the rows as the network reads them, in its units, sorted, ``(n, columns)``.
         y_train_: their targets, in the network's units, ``(n,)``.
+        n_samples_seen_: how many rows `fit` and `partial_fit` have seen.
         n_features_in_: number of features.
         feature_names_in_: their names, if they are strings.
 
@@ -116,6 +114,7 @@ class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
         *,
         n_estimators: int | None = None,
         target_transforms: Sequence[str] = ("none", "power"),
+        forget: str = "random",
         precision: str = "auto",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = 0,
@@ -123,6 +122,7 @@ class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
         self.network = network
         self.n_estimators = n_estimators
         self.target_transforms = target_transforms
+        self.forget = forget
         self.precision = precision
         self.device = device
         self.random_state = random_state
@@ -164,54 +164,60 @@ class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
         warn_of_misfit(self)
         return self
 
-    def _prepare(
+    def partial_fit(
         self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
     ) -> "PFNRegressor":
-        """All of ``fit`` but what a network over tables does."""
-        self.network_: Any = ready(self._network(), self.device)
-        self._weighted = sample_weight is not None
-        # Drawn once, so that an estimator that was stored makes the same views again.
-        self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
-        if isinstance(self.network_, TabularPFN):
-            self._fit_table(X, y, sample_weight)
-        else:
-            self._fit_rows(X, y, sample_weight)
-        self._make_views()
+        """Add rows to those that are there.
+
+        The answer is that of one ``fit`` to all rows that are held (``forget`` says which). Every
+        row of a context attends to every other, so that a further row changes the encoding of all:
+        they are encoded again when the next answer is asked for, once for any number of calls.
+
+        Args:
+            X: further inputs, ``(n, n_features)``.
+            y: their targets, ``(n,)``.
+            sample_weight: how often each row was seen, ``(n,)``; None is once.
+
+        Raises:
+            ValueError: as of ``fit``; if a column of a table has values of another kind than so
+                far, or is of ordered categories and has a new one. Nothing is added then.
+        """
+        further = hasattr(self, "X_train_")
+        self._prepare(X, y, sample_weight, further=further)
+        if not further:
+            warn_of_doubts(self.network_)
         return self
 
-    def _fit_rows(self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any) -> None:
-        x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True)
-        refuse_extremes(x, "X")
-        columns, target, weight = repeated(list(x.T), target.astype(np.float64), sample_weight)
-        rows = np.stack(columns, axis=1)
-        number = np.arange(len(target), dtype=np.float64)
-        order = np.asarray(in_canonical_order(rows, target, number)[2])
-        x, target, weight = in_canonical_order(rows, target, weight)
-        most, n_rows = self.network_.config.n_features, self.network_.config.max_context
-        for name, found, limit in (("features", x.shape[1], most), ("rows", len(x), n_rows)):
-            if found > limit:
-                warnings.warn(
-                    f"Expected at most {limit} {name}, which network={self.network!r} was trained "
-                    f"for; got {found}. {'A random' if name == 'rows' else 'The strongest'} "
-                    f"{limit} of them are used: choose them yourself, or use another network.",
-                    stacklevel=4,
-                )
-        self._columns = strongest_columns(x, target[:, None], most)
-        random_state = np.random.RandomState(self._views_seed)
-        strata = np.zeros(len(x), dtype=np.intp)
-        view = draw_views(1, strata, self._columns, n_rows, random_state, weight)[0]
-        x, target = x[np.ix_(view.rows, self._columns)], target[view.rows]
-        self._observed = observed_rows(x, target, order, view.rows, sample_weight is not None)
-        self._x_mean, self._x_scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
-        if self.network_.config.units == "standardised":
-            self._x_mean, self._x_scale = location_and_scale(x)
-            self._standardise(target)
+    def _prepare(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        further: bool = False,
+    ) -> "PFNRegressor":
+        """All of ``fit`` but what the network does."""
+        check_forget(self.forget)
+        if not further:
+            self.network_: Any = ready(self._network(), self.device)
+            # Drawn once, so that an estimator that was stored makes the same views again.
+            self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
+        if isinstance(self.network_, TabularPFN):
+            self._check_parameters()
+            encoder, rows = self._read_table(X, y, sample_weight, further)
+            self._hold(rows, rows_read(self.network_), further=further)
+            self.encoder_: TableEncoder = encoder
+            self._learn_table()
         else:
-            refuse_extremes(target, "y")
-            self.y_train_, self._y_mean, self._y_scale = target, 0.0, 1.0
-        for message in outside(self.network_, x, target, self.network):
-            warnings.warn(message, stacklevel=4)
-        self.X_train_: NDArray[Any] = (x - self._x_mean) / self._x_scale
+            rows = self._read_rows(X, y, sample_weight, further)
+            self._hold(rows, self.network_.config.max_context, further=further)
+            self._learn_rows(further)
+        if np.ptp(self.y_train_) == 0 and self._is_standardised and not further:
+            warnings.warn(
+                "The target does not vary; the scale of the answer is a guess.", stacklevel=3
+            )
+        self.__dict__.pop("_context", None)
+        return self
 
     def _network(self) -> Any:
         network = self.network if isinstance(self.network, PFN | TabularPFN) else load(self.network)
@@ -221,21 +227,6 @@ class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
                 f"{type(network).__name__}."
             )
         return network
-
-    def _fit_table(self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any) -> None:
-        self._check_parameters()
-        if y is None:
-            raise ValueError("This estimator requires y to be passed, but the target y is None.")
-        columns = validated_columns(self, X, reset=True)
-        y = column_or_1d(without_mask(y), warn=True)
-        target = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-        check_consistent_length(columns[0], target)
-        columns, target, weight = repeated(columns, target, sample_weight)
-        warn_of_unread_rows(self.network_, len(target), stacklevel=5)
-        self.encoder_: TableEncoder = TableEncoder()
-        numbers = self.encoder_.fit_transform(columns).astype(np.float32)
-        self.X_train_, target, self._row_weights = in_canonical_order(numbers, target, weight)
-        self._standardise(target)
 
     def _check_parameters(self) -> None:
         if self.network_.config.target != "regression":
@@ -247,21 +238,17 @@ class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
         check_precision(self.precision)
         check_transforms(self.target_transforms)
 
-    def _standardise(self, y: NDArray[np.float64]) -> None:
-        refuse_extremes(y, "y")
-        self._y_mean, self._y_scale = location_and_scale(y)
-        self._y_scale = max(self._y_scale, RESOLUTION * abs(self._y_mean))
-        if np.ptp(y) == 0:
-            warnings.warn(
-                "The target does not vary; the scale of the answer is a guess.", stacklevel=5
-            )
-        self.y_train_ = (y - self._y_mean) / self._y_scale
-
     def _make_views(self) -> None:
-        """Make the views of a table, or encode the rows."""
+        """Make the views of a table, or encode the rows, now."""
+        self.__dict__.pop("_context", None)
+        self._context  # noqa: B018
+
+    @cached_property
+    def _context(self) -> Any:
+        """The views of a table, or the encoded rows; made when they are first asked for."""
         y_mean, y_scale = float(self._y_mean), float(self._y_scale)
         if not isinstance(self.network_, TabularPFN):
-            self._context: Any = EncodedRows(
+            return EncodedRows(
                 self.network_,
                 self.X_train_,
                 self.y_train_,
@@ -270,10 +257,9 @@ class PFNRegressor(RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
                 y_mean=y_mean,
                 y_scale=y_scale,
             )
-            return
         columns = strongest_columns(self.X_train_, self.y_train_[:, None], MAX_COLUMNS)
         n_rows, most = len(self.X_train_), rows_read(self.network_)
-        self._context = TargetViews(
+        return TargetViews(
             self.network_,
             self.X_train_,
             self.y_train_,

@@ -159,9 +159,7 @@ def _report_of_table(estimator: Any, seed: int) -> Report:
 
     def answer(given: NDArray[np.intp], out: NDArray[np.intp]) -> Any:
         part = _of_rows(estimator, rows[given])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a target that does not vary
-            part._standardise(y[given])
+        part._standardise(y[given])
         part._make_views()
         return part._context.predictive(x[out].astype(np.float64))
 

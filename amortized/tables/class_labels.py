@@ -47,3 +47,37 @@ def class_labels(y: ArrayLike) -> NDArray[Any]:
         f"Unknown label type: expected classes that are all text or all whole numbers; got "
         f"{', '.join(names)}. Convert them, as by y.astype(str)."
     )
+
+
+def all_classes(
+    labels: NDArray[Any], named: ArrayLike | None, known: NDArray[Any] | None
+) -> NDArray[Any]:
+    """The classes of an estimator that may be given further rows, sorted.
+
+    Args:
+        labels: classes of the new rows.
+        named: all classes there will be; None are those known, or else those of the new rows.
+        known: classes of an estimator that was fitted; None of one that was not.
+
+    Raises:
+        ValueError: if a new row has another class, or others are named than known.
+
+    Example:
+        >>> all_classes(np.array(["b", "b"]), ["b", "a"], None).tolist()
+        ['a', 'b']
+    """
+    classes = np.unique(class_labels(named)) if named is not None else known
+    if classes is None:
+        return np.unique(labels)
+    if known is not None and not np.array_equal(classes, known):
+        raise ValueError(
+            f"Expected the classes that were named at first, {known.tolist()}; got "
+            f"{classes.tolist()}. Fit a new estimator to tell others apart."
+        )
+    found = set(labels.tolist()) - set(classes.tolist())
+    if found:
+        raise ValueError(
+            f"Expected classes among {classes.tolist()}; got {sorted(found, key=str)}. Name all "
+            "classes in the first call: partial_fit(X, y, classes)."
+        )
+    return classes

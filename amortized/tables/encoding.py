@@ -83,6 +83,7 @@ class TableEncoder:
     Attributes:
         categories: for each column its categories as text, or None for numbers and times.
         times: for each column whether it holds times.
+        ordered: for each column whether its categories have an order of their own.
         kept: numbers of the columns that vary.
         unordered: for each column of the numbers whether it holds categories without an order.
         centre: a quarter of the median of each kept column.
@@ -106,16 +107,64 @@ class TableEncoder:
         Returns:
             ``(rows, kept columns)``; one column of zeros if none varies.
         """
-        self.times: list[bool] = [_holds_times(column) for column in columns]
-        self.categories: list[list[str] | None] = [
-            None if times else _categories(column)
-            for column, times in zip(columns, self.times, strict=True)
-        ]
-        numbers = self._numbers(columns, range(len(columns)))
+        return self.fit_numbers(self.read(columns))
+
+    def read(self, columns: Sequence[Any], seen: Numbers | None = None) -> Numbers:
+        """Learn what kinds of columns there are; return their numbers and codes, without units.
+
+        Args:
+            columns: arrays or pandas columns of equal length.
+            seen: what this returned for earlier rows, ``(earlier rows, columns)``. Categories that
+                are new among these rows move the codes of the earlier ones.
+
+        Returns:
+            The earlier rows, if any, and these, ``(rows, columns)``.
+
+        Raises:
+            ValueError: if a column's values are of another kind than the earlier ones.
+        """
+        if seen is None:
+            n = len(columns)
+            self.times, self.ordered = [False] * n, [False] * n
+            self.categories: list[list[str] | None] = [None] * n
+            seen = np.empty((0, n))
+        seen = seen.copy()
+        for j, column in enumerate(columns):
+            if np.isnan(seen[:, j]).all():  # nothing is known of it so far
+                self.times[j] = _holds_times(column)
+                self.categories[j] = None if self.times[j] else _categories(column)
+                self.ordered[j] = bool(getattr(column.dtype, "ordered", False))
+            elif (known := self.categories[j]) is not None:
+                found = self._with_new(known, column, j)
+                place = np.searchsorted(found, known) if found != known else np.arange(len(known))
+                is_known = ~np.isnan(seen[:, j])
+                seen[is_known, j] = place[seen[is_known, j].astype(np.intp)]
+                self.categories[j] = found
+        return np.concatenate((seen, self._numbers(columns, range(len(columns)))))
+
+    def _with_new(self, known: list[str], column: Any, position: int) -> list[str]:
+        """The categories of a column, those of further rows among them."""
+        before, values = set(known), [value for value in objects_of(column) if value is not None]
+        texts = {_text(value) for value in values if str(value) not in before} - before
+        if texts and self.ordered[position]:
+            raise ValueError(
+                f"Expected the ordered categories {known} in column {position}; got "
+                f"{sorted(texts)}. Name all of them in the first call."
+            )
+        return sorted({*known, *texts}) if texts else known
+
+    def fit_numbers(self, numbers: Numbers) -> Numbers:
+        """Learn the centres and units of what `read` returned; return it in these.
+
+        Args:
+            numbers: ``(rows, columns)``.
+
+        Returns:
+            ``(rows, kept columns)``; one column of zeros if none varies.
+        """
         self.kept = np.flatnonzero([_varies(column) for column in numbers.T])
         unordered = [
-            self.categories[j] is not None and not getattr(columns[j].dtype, "ordered", False)
-            for j in self.kept.tolist()
+            self.categories[j] is not None and not self.ordered[j] for j in self.kept.tolist()
         ]
         self.unordered = np.array(unordered or [False])
         # A quarter of each: sums and differences of the largest floats do not overflow then.
@@ -149,6 +198,7 @@ class TableEncoder:
         return {
             "categories": self.categories,
             "times": self.times,
+            "ordered": self.ordered,
             "unordered": self.unordered.tolist(),
             "kept": self.kept.tolist(),
             "centre": self.centre.tolist(),
@@ -159,7 +209,8 @@ class TableEncoder:
     def from_state(cls, state: dict[str, Any]) -> "TableEncoder":
         """The encoder that had this ``state()``."""
         encoder = cls()
-        encoder.categories, encoder.times = state["categories"], state["times"]
+        encoder.categories, encoder.times = list(state["categories"]), list(state["times"])
+        encoder.ordered = list(state.get("ordered", ()))  # older files do not say it
         encoder.unordered = np.asarray(state["unordered"], dtype=bool)
         encoder.kept = np.asarray(state["kept"], dtype=np.intp)
         encoder.centre = np.asarray(state["centre"], dtype=np.float64)

@@ -71,10 +71,10 @@ def _checked(sample_weight: ArrayLike, n_rows: int) -> NDArray[np.float64]:
     return weight
 
 
-def repeated(
+def counted(
     columns: list[Any], target: NDArray[Any], sample_weight: ArrayLike | None
 ) -> tuple[list[Any], NDArray[Any], NDArray[np.float64] | None]:
-    """A table whose rows stand for the weighted one, and the weights that remain.
+    """The rows of a table that have a weight, and their weights.
 
     Args:
         columns: arrays or pandas columns.
@@ -83,9 +83,26 @@ def repeated(
     """
     if sample_weight is None:
         return columns, target, None
-    rows, weight = weighted_rows(sample_weight, len(target))
+    weight = _checked(sample_weight, len(target))
+    rows = np.flatnonzero(weight)
     taken = [column.iloc[rows] if hasattr(column, "iloc") else column[rows] for column in columns]
-    return taken, target[rows], weight
+    return taken, target[rows], weight[rows]
+
+
+def repeated(
+    x: NDArray[np.float64], target: NDArray[Any], weight: NDArray[np.float64] | None
+) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64] | None]:
+    """A table whose rows stand for the weighted one, and the weights that remain.
+
+    Args:
+        x: the table as numbers, ``(rows, columns)``.
+        target: the answers, ``(rows,)``.
+        weight: as for `weighted_rows`.
+    """
+    if weight is None:
+        return x, target, None
+    rows, weight = weighted_rows(weight, len(target))
+    return x[rows], target[rows], weight
 
 
 def resampled(weight: NDArray[np.float64], random_state: np.random.RandomState) -> NDArray[np.intp]:

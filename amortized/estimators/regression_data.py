@@ -1,0 +1,107 @@
+"""What a regression learns from: data that are checked, held and put into the network's units."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_consistent_length, column_or_1d
+
+from amortized.arrays import check_array, validate_data, without_mask
+from amortized.estimators.encoded_rows import outside
+from amortized.estimators.reporting import observed_rows
+from amortized.estimators.seen_rows import HoldsRows, SeenRows
+from amortized.tables.encoding import (
+    TableEncoder,
+    in_canonical_order,
+    location_and_scale,
+    refuse_extremes,
+    validated_columns,
+)
+from amortized.tables.sample_weights import counted, repeated
+from amortized.tables.screening import strongest_columns
+from amortized.tables.views import draw_views, warn_of_unread_rows
+
+RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less than rounding apart.
+
+
+class RegressionData(HoldsRows):
+    """Reads the rows of a regression, and learns the units in which the network gets them."""
+
+    network: Any
+    network_: Any
+    X_train_: NDArray[Any]
+    y_train_: NDArray[np.float64]
+
+    def _read_rows(
+        self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any, further: bool
+    ) -> SeenRows:
+        x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True, reset=not further)
+        refuse_extremes(x, "X")
+        refuse_extremes(target, "y")
+        columns, target, weight = counted(list(x.T), target.astype(np.float64), sample_weight)
+        x = np.stack(columns, axis=1)
+        if not further:
+            return SeenRows(x, target, weight)
+        before = self._held()
+        return before.added(np.concatenate((before.x, x)), target, weight)
+
+    def _learn_rows(self, further: bool) -> None:
+        rows, target, weight = repeated(*self._held())
+        number = np.arange(len(target), dtype=np.float64)
+        order = np.asarray(in_canonical_order(rows, target, number)[2])
+        x, target, weight = in_canonical_order(rows, target, weight)
+        most, n_rows = self.network_.config.n_features, self.network_.config.max_context
+        for name, found, limit in (("features", x.shape[1], most), ("rows", len(x), n_rows)):
+            if found > limit and not further:
+                warnings.warn(
+                    f"Expected at most {limit} {name}, which network={self.network!r} was trained "
+                    f"for; got {found}. {'A random' if name == 'rows' else 'The strongest'} "
+                    f"{limit} of them are used: choose them yourself, or use another network.",
+                    stacklevel=4,
+                )
+        self._columns = strongest_columns(x, target[:, None], most)
+        random_state = np.random.RandomState(self._views_seed)
+        strata = np.zeros(len(x), dtype=np.intp)
+        view = draw_views(1, strata, self._columns, n_rows, random_state, weight)[0]
+        x, target = x[np.ix_(view.rows, self._columns)], target[view.rows]
+        self._observed = observed_rows(x, target, order, view.rows, self._weighted)
+        self._x_mean, self._x_scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
+        if self._is_standardised:
+            self._x_mean, self._x_scale = location_and_scale(x)
+            self._standardise(target)
+        else:
+            self.y_train_, self._y_mean, self._y_scale = target, 0.0, 1.0
+        for message in outside(self.network_, x, target, self.network):
+            warnings.warn(message, stacklevel=4)
+        self.X_train_ = (x - self._x_mean) / self._x_scale
+
+    def _read_table(
+        self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any, further: bool
+    ) -> tuple[TableEncoder, SeenRows]:
+        if y is None:
+            raise ValueError("This estimator requires y to be passed, but the target y is None.")
+        columns = validated_columns(self, X, reset=not further)
+        y = column_or_1d(without_mask(y), warn=True)
+        target = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        check_consistent_length(columns[0], target)
+        refuse_extremes(target, "y")
+        columns, target, weight = counted(columns, target, sample_weight)
+        if not further:
+            warn_of_unread_rows(self.network_, len(target), stacklevel=5)
+        return self._read_columns(columns, target, weight, further=further)
+
+    def _learn_table(self) -> None:
+        x, target, weight = repeated(*self._held())
+        numbers = self.encoder_.fit_numbers(x).astype(np.float32)
+        self.X_train_, target, self._row_weights = in_canonical_order(numbers, target, weight)
+        self._standardise(target)
+
+    def _standardise(self, y: NDArray[np.float64]) -> None:
+        self._y_mean, self._y_scale = location_and_scale(y)
+        self._y_scale = max(self._y_scale, RESOLUTION * abs(self._y_mean))
+        self.y_train_ = (y - self._y_mean) / self._y_scale
+
+    @property
+    def _is_standardised(self) -> bool:
+        return bool(self.network_.config.units == "standardised")
