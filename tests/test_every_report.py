@@ -332,5 +332,5 @@ def waits(x, y=None):
 def test_a_posterior_remembers_its_problem():
     posterior = infer(ProgramPrior(waits), [0.5, 1.0, 0.2, 2.0])
     page = posterior.report()
-    assert page.sections["What was asked"]["rows"] == 4
+    assert page.sections["Subject"]["rows"] == 4
     assert "Reference" in page.sections and page.warnings == []

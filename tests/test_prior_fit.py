@@ -134,7 +134,7 @@ def test_planted_mismatches_are_found_and_named(network, name):
 def test_scores_and_sentence_of_rows_that_fit(network):
     x, y = (part[0] for part in fresh(1))
     fit = prior_fit(network, x, y)
-    assert fit.p_value > 0.05 and "look as this prior expects" in fit.sentence
+    assert fit.p_value > 0.05 and "are consistent with this prior" in fit.sentence
     assert fit.log_scores["network"] > max(
         fit.log_scores["normal at the mean"], fit.log_scores["Bayesian linear model"]
     )
@@ -196,4 +196,4 @@ def test_a_table_network_is_compared_with_the_exact_null():
     X, y = sine(30)
     page = PFNRegressor("tabular-regressor", n_estimators=1).fit(X, y).report()
     assert "coverage of 90% intervals" in page.sections["Held-out rows"]
-    assert page.sections["What was asked"]["rows"] == 30
+    assert page.sections["Subject"]["rows"] == 30

@@ -127,7 +127,7 @@ def test_calibration_of_a_card_is_reproduced(name):
         elif key.startswith("Calibration: "):
             # The datasets are nearly the same: processors differ in rounding, and a few ranks.
             assert float(stated[key]) == pytest.approx(float(text), rel=0.1, abs=0.02), key
-        elif key != "Mind" or not name.startswith("tabular"):  # warnings are of all sizes
+        elif key != "Warnings" or not name.startswith("tabular"):  # warnings are of all sizes
             assert worded(stated[key]) == worded(text), key
 
 

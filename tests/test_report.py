@@ -261,7 +261,7 @@ def test_report_warns_of_a_network_out_of_its_range_and_of_a_stream_that_drifted
     posterior.diagnostics["drift"] = 0.7
     x = torch.zeros(6, 0).double()
     warnings = report_posterior(model, x, y, posterior, reference=None, n_datasets=40).warnings
-    for words in ("was not trained on", "drifted by 0.70 nats"):
+    for words in ("training range", "the stream is 0.70 nats"):
         assert any(words in warning for warning in warnings)
 
 
@@ -292,7 +292,7 @@ def test_report_of_a_classifier():
 
 def test_report_of_networks(network, tmp_path):
     page = small(report(network, n_datasets=60), tmp_path)
-    assert page.sections["What was asked"]["network"] == "PFN gp-1d"
+    assert page.sections["Subject"]["network"] == "PFN gp-1d"
     assert page.sections["Calibration"]["order of rows, change in nats"] < 1e-3
     tasks = named_tasks("dt-mean")
     config = DistributionTransformerConfig(d_model=16, n_layers=1, n_components=3, prior="dt-mean")

@@ -1,21 +1,22 @@
 r"""Calibration: numbers that are uniform over datasets if a method is exact.
 
 Simulation-based calibration (SBC): if latents come from the prior and data from the latents, the
-truth is one more draw from the exact posterior. So its rank among L draws, made continuous by
+truth is one more draw from the exact posterior. Its rank among L draws, made continuous by
 :math:`U \sim U(0, 1)`,
 
 .. math:: u = \frac{\#\{l : \theta_l < \theta\} + U}{L + 1},
 
-with U stretched over all draws that equal the truth, is uniform over datasets. A posterior too
-narrow puts ranks at both ends, one too wide in the middle, a shifted one at one end.
+with U stretched over all draws that equal the truth, is therefore uniform over datasets. If the
+posterior is too narrow, ranks pile up at both ends; if too wide, in the middle; if shifted, at one
+end.
 
-Expected coverage: the central interval of a scalar with credibility :math:`\alpha` holds the truth
-if :math:`2 |u - 1/2| \le \alpha`; the highest-density region does if the share of draws denser than
-the truth is at most :math:`\alpha`. Both numbers are uniform if the posterior is exact, and their
-distribution function is the coverage.
+Expected coverage: the central interval of a scalar with credibility :math:`\alpha` contains the
+truth if :math:`2 |u - 1/2| \le \alpha`; the highest-density region does if at most a fraction
+:math:`\alpha` of the draws has a higher density than the truth. Both statistics are uniform if the
+posterior is exact, and their distribution function is the coverage.
 
 The probability integral transform (PIT) of a target, :math:`u = F(y^* \mid x^*, D)`, is uniform if
-F is the exact predictive; of classes, whose F has steps, u is drawn uniformly from the step.
+F is the exact predictive. For classes, where F has steps, u is drawn uniformly within the step.
 
 References:
     | Talts et al., Validating Bayesian inference algorithms with simulation-based calibration
@@ -47,12 +48,12 @@ _PAIRS_AT_ONCE = 2**22  # distances in memory together
 def ranks(
     truth: Float[np.ndarray, "..."], draws: Float[np.ndarray, "..."], seed: int = 0
 ) -> Float[np.ndarray, "..."]:
-    """Where each truth stands among its draws, in (0, 1); ties are broken at random.
+    """The rank of each truth among its draws, scaled to (0, 1); ties are broken at random.
 
     Args:
-        truth: of any shape.
-        draws: of the same shape, with the draws in front.
-        seed: breaks ties, and places the truth between its neighbours.
+        truth: true values, of any shape.
+        draws: draws, of the same shape with a leading axis of draws.
+        seed: seed for breaking ties and for placing the truth between its neighbours.
 
     Raises:
         ValueError: if there is a NaN, which has no rank.
@@ -71,14 +72,14 @@ def ranks(
 
 
 def sbc(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
-    """Tests the ranks of every scalar latent, and of the log density where the method knows it.
+    """Tests the ranks of every scalar latent, and of the log density if the method provides it.
 
-    The rank of the method's own log density sees what no single latent shows, such as a wrong
-    correlation.
+    The rank of the method's own log density detects errors that no single latent shows, such as a
+    wrong correlation.
 
     Args:
-        trial: datasets and answers; see `PosteriorTrial.run`.
-        seed: breaks ties among draws.
+        trial: datasets and posterior draws; see `PosteriorTrial.run`.
+        seed: seed for breaking ties among draws.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -100,7 +101,7 @@ class Coverage(Uniformity):
     def table(
         self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95)
     ) -> dict[str, dict[float, float]]:
-        """Share of datasets whose truth is in the region, ``{label: {level: share}}``."""
+        """Fraction of datasets whose truth is in the region, ``{label: {level: fraction}}``."""
         shares = {level: self.distribution_function(level) for level in levels}
         return {label: {at: shares[at][label] for at in levels} for label in self.values}
 
@@ -108,14 +109,14 @@ class Coverage(Uniformity):
 def coverage(trial: PosteriorTrial, region: Region = "central", *, seed: int = 0) -> Coverage:
     """Tests the coverage of central intervals of each scalar, or of joint highest-density regions.
 
-    Where the method knows no density, the regions' density is that of nearest neighbours among
-    the draws and the truth together. As the truth is treated like one of the draws, a wrong
-    density costs power but raises no false alarm.
+    If the method provides no density, it is estimated from nearest neighbours among the draws and
+    the truth together. Because the truth is treated like one of the draws, a poor estimate costs
+    power but causes no false alarms.
 
     Args:
-        trial: datasets and answers.
+        trial: datasets and posterior draws.
         region: "central" or "highest".
-        seed: breaks ties among draws.
+        seed: seed for breaking ties among draws.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -141,8 +142,8 @@ def neighbour_density(
 ) -> tuple[Float[np.ndarray, " datasets"], Float[np.ndarray, "draws datasets"]]:
     """An increasing function of the density, from distances to nearest neighbours.
 
-    Minus the distance to the k-th nearest among truth and draws together, k about the root of
-    their number, each coordinate in units of its spread.
+    It is minus the distance to the k-th nearest neighbour among truth and draws together, with k
+    about the square root of their number and each coordinate in units of its standard deviation.
     """
     points = np.concatenate([truth[None], draws]).swapaxes(0, 1)
     n, dim = points.shape[1:]
@@ -162,8 +163,8 @@ def neighbour_density(
 def pit(trial: PredictiveTrial) -> Uniformity:
     """Tests whether predictives are calibrated.
 
-    Answers of one dataset depend on each other, so each dataset gives one value: of its queries
-    in turn. More datasets give more power, more queries do not.
+    Targets of one dataset depend on each other, so each dataset contributes one value, from its
+    queries in turn. More datasets increase the power, more queries do not.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -173,11 +174,11 @@ def pit(trial: PredictiveTrial) -> Uniformity:
     """
     if trial.cdf is None:
         raise ValueError(
-            "Expected predictives with a distribution function, or of classes; these have none. "
+            "Expected predictives of classes or with a distribution function; these have neither. "
             "Use log_score."
         )
     n, m = trial.y.shape
     row = np.arange(n)
-    # Rounding may leave [0, 1] by the last digit.
+    # Rounding errors may lead outside of [0, 1].
     u = trial.cdf.numpy()[row, row % m].clip(0.0, 1.0)
-    return Uniformity({"y": u}, f"PIT of {trial.method}", "predictive probability below the answer")
+    return Uniformity({"y": u}, f"PIT of {trial.method}", "predictive probability below the target")

@@ -1,8 +1,8 @@
-r"""Classifier two-sample tests: can anyone tell a method's draws from exact ones?
+r"""Classifier two-sample tests: can a method's draws be distinguished from exact ones?
 
-A classifier is trained on half of the draws of both and asked about the other half. If the draws
-come from one distribution, each held-out answer is right with probability 1/2, whatever the
-classifier learnt, and the number of right ones is binomial.
+A classifier is trained on half of the draws of both and tested on the other half. If all draws come
+from one distribution, each held-out prediction is correct with probability 1/2, whatever the
+classifier learned, and the number of correct ones is binomial.
 
 References:
     Lopez-Paz and Oquab, Revisiting classifier two-sample tests (2017), arXiv 1610.06545.
@@ -25,10 +25,10 @@ from amortized.plotting import BAND, COLOURS, label_axes, new_axes
 
 
 def quadratic_classifier() -> Any:
-    """Logistic regression on products of features: sees means, spreads and correlations.
+    """Logistic regression on products of features: detects means, variances and correlations.
 
-    Fast and hard to overfit. A multilayer perceptron or a forest sees finer differences, at a
-    cost in time and, with few draws, in power.
+    It is fast and hardly overfits. A multilayer perceptron or a forest detects finer differences,
+    at a cost in time and, with few draws, in power.
     """
     return make_pipeline(
         StandardScaler(),
@@ -40,11 +40,11 @@ def quadratic_classifier() -> Any:
 
 @dataclass(frozen=True)
 class ClassifierTest:
-    """How well a classifier told two sets of draws apart, dataset by dataset.
+    """How well a classifier distinguishes two sets of draws, for each dataset.
 
     Attributes:
-        hits: right answers about held-out draws, ``(n_datasets,)``.
-        n_held_out: questions asked a dataset.
+        hits: number of held-out draws classified correctly, ``(n_datasets,)``.
+        n_held_out: number of held-out draws of each dataset.
         title: what was compared.
     """
 
@@ -54,27 +54,27 @@ class ClassifierTest:
 
     @property
     def accuracies(self) -> np.ndarray:
-        """Of each dataset; 0.5 if the draws cannot be told apart."""
+        """Held-out accuracy for each dataset; 0.5 if the draws are indistinguishable."""
         return np.asarray(self.hits / self.n_held_out)
 
     @property
     def accuracy(self) -> float:
-        """Over all datasets."""
+        """Mean accuracy over all datasets."""
         return float(self.accuracies.mean())
 
     @property
     def p_values(self) -> np.ndarray:
-        """Of each dataset alone, ``(n_datasets,)``."""
+        """p-value of each dataset, ``(n_datasets,)``."""
         return np.asarray(stats.binom.sf(self.hits - 1, self.n_held_out, 0.5))
 
     @property
     def p_value(self) -> float:
-        """Of all datasets together."""
+        """p-value of all datasets together."""
         total = self.n_held_out * len(self.hits)
         return float(stats.binom.sf(self.hits.sum() - 1, total, 0.5))
 
     def plot(self, ax: Any = None) -> Any:
-        """A histogram of accuracies, and the range of 95% of them if nothing differs."""
+        """A histogram of accuracies, and their 95% range if the draws do not differ."""
         ax = new_axes() if ax is None else ax
         low, high = stats.binom.interval(0.95, self.n_held_out, 0.5)
         ax.axvspan(low / self.n_held_out, high / self.n_held_out, color=BAND, label="95% by chance")
@@ -99,11 +99,11 @@ def c2st(
     Both sets of draws must be independent; thin the chains of NUTS.
 
     Args:
-        trial: of the method.
-        reference: of "exact", "nuts" or "smc" on the same datasets, with as many draws.
-        classifier: any scikit-learn classifier; `quadratic_classifier` if None.
-        seed: splits the draws.
-        progress: shows a bar.
+        trial: a trial of the method.
+        reference: a trial of "exact", "nuts" or "smc" on the same datasets, with as many draws.
+        classifier: any scikit-learn classifier; None uses `quadratic_classifier`.
+        seed: seed for splitting the draws.
+        progress: whether a progress bar is shown.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -115,7 +115,7 @@ def c2st(
     """
     if trial.n_datasets != reference.n_datasets or trial.n_draws != reference.n_draws:
         raise ValueError(
-            "Expected as many datasets and draws of both; got "
+            "Expected trials with equal numbers of datasets and draws; got "
             f"{trial.n_datasets} x {trial.n_draws} and "
             f"{reference.n_datasets} x {reference.n_draws}."
         )
@@ -139,7 +139,7 @@ def count_hits(
     classifier: Any | None,
     rng: np.random.Generator,
 ) -> int:
-    """Right answers about the held-out half of two sets of equal size."""
+    """Number of correct predictions for the held-out halves of two sets of equal size."""
     if len(ours) < 20:
         raise ValueError(f"Expected at least 20 draws for a classifier; got {len(ours)}.")
     half = len(ours) // 2

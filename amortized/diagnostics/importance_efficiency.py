@@ -1,11 +1,11 @@
-r"""How far a method's draws carry, once weighted by the exact density.
+r"""The efficiency of a method's draws as importance samples from the exact posterior.
 
 For draws :math:`\theta_l \sim q` the weights are :math:`w_l = p(\theta_l, D) / q(\theta_l)`.
-Their efficiency :math:`(\sum w)^2 / (L \sum w^2)` is 1 for the exact posterior, and the shape
-:math:`\hat k` of their tail says whether the weighted draws can be trusted: below 0.7.
+Their efficiency :math:`(\sum w)^2 / (L \sum w^2)` is 1 for the exact posterior. The weighted draws
+are reliable if the Pareto shape :math:`\hat k` of the weights' tail is below 0.7.
 
-Weights correct what is too wide and mend what is a little narrow. They cannot see a mode that q
-never visits: `amortized.diagnostics.sbc` can.
+Weights correct an approximation that is too wide, or slightly too narrow. They cannot detect a mode
+that q misses; `amortized.diagnostics.sbc` can.
 
 References:
     Vehtari et al., Pareto smoothed importance sampling (2024), arXiv 1507.02646.
@@ -29,17 +29,18 @@ from amortized.sampling.checks.pareto import smooth_weights
 
 TRUSTED_K = 0.7
 _KNOW_THEIR_DENSITY = {"dt", "exact"}
-_TOLERATED = 0.05  # share of datasets that may be beyond weighting without an alarm
+_TOLERATED = 0.05  # fraction of datasets with unreliable weights that raises no alarm
 
 
 @dataclass(frozen=True)
 class ImportanceEfficiency:
-    """Efficiency and tail of the importance weights, dataset by dataset.
+    """Efficiency and Pareto k-hat of the importance weights, for each dataset.
 
     Attributes:
-        efficiency: effective draws per draw, in [0, 1], ``(n_datasets,)``.
-        k_hat: shape of the weights' tail, minus infinity for equal ones, ``(n_datasets,)``.
-        title: whose weights.
+        efficiency: relative effective sample size, in [0, 1], ``(n_datasets,)``.
+        k_hat: Pareto shape of the weights' tail, ``(n_datasets,)``; minus infinity for equal
+            weights.
+        title: what was weighted.
     """
 
     efficiency: Float[np.ndarray, " n"]
@@ -57,27 +58,27 @@ class ImportanceEfficiency:
 
     @property
     def share_trusted(self) -> float:
-        """Share of datasets with k-hat below 0.7."""
+        """Fraction of datasets with k-hat below 0.7."""
         return float((self.k_hat < TRUSTED_K).mean())
 
     @property
     def p_value(self) -> float:
-        """Of at most 5% of all datasets having a k-hat of 0.7 or more."""
+        """p-value of the hypothesis that k-hat is 0.7 or more for at most 5% of all datasets."""
         n_beyond = int((self.k_hat >= TRUSTED_K).sum())
         return float(stats.binom.sf(n_beyond - 1, len(self.k_hat), _TOLERATED))
 
     def plot(self, ax: Any = None) -> Any:
-        """A histogram of k-hat, with the limit of trust."""
+        """A histogram of k-hat, with the limit of 0.7."""
         ax = new_axes() if ax is None else ax
         ax.hist(self.k_hat.clip(-0.5, 1.5), bins=np.linspace(-0.5, 1.5, 41), color=COLOURS[2])
-        ax.axvline(TRUSTED_K, color=COLOURS[1], linestyle="--", label="trusted below 0.7")
-        title = f"{self.title}: efficiency {self.mean:.2f}, {self.share_trusted:.0%} trusted"
-        return label_axes(ax, "Pareto k-hat (ends collect what lies beyond)", "datasets", title)
+        ax.axvline(TRUSTED_K, color=COLOURS[1], linestyle="--", label="reliable below 0.7")
+        title = f"{self.title}: efficiency {self.mean:.2f}, {self.share_trusted:.0%} reliable"
+        return label_axes(ax, "Pareto k-hat (clipped)", "datasets", title)
 
     def __repr__(self) -> str:
         return (
             f"ImportanceEfficiency({self.title}, mean {self.mean:.3f}, "
-            f"{self.share_trusted:.1%} trusted, p = {self.p_value:.3g})"
+            f"{self.share_trusted:.1%} reliable, p = {self.p_value:.3g})"
         )
 
 
@@ -87,9 +88,9 @@ def importance_efficiency(
     """Weights each dataset's draws by the exact density.
 
     Args:
-        trial: of a method that knows the density it draws from, such as a network; or one that
-            reports ``k_hat`` and ``ess`` itself, as "importance" does.
-        prior: the program whose density is exact; not needed where the trial has it.
+        trial: a trial of a method that provides the density of its draws, such as a network, or
+            that reports ``k_hat`` and ``ess`` itself, such as "importance".
+        prior: the program that defines the exact density; not needed if the trial contains it.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -106,8 +107,8 @@ def importance_efficiency(
         return ImportanceEfficiency(ess / trial.n_drawn, k_hat, title)
     if trial.log_prob_draws is None or trial.method in METHODS.keys() - _KNOW_THEIR_DENSITY:
         raise ValueError(
-            f"Expected a method that knows the density of its own draws; {trial.method!r} does "
-            "not. Use a network, 'exact' or 'importance'."
+            "Expected a method that provides the density of its own draws; got "
+            f"{trial.method!r}. Use a network, 'exact' or 'importance'."
         )
     log_weights = _log_density(trial, prior) - trial.log_prob_draws
     refuse_nan(f"log weights of the draws of {trial.method}", log_weights)

@@ -1,12 +1,12 @@
-r"""The local classifier test: where in the space of datasets is a posterior wrong?
+r"""The local classifier two-sample test: for which datasets is a posterior wrong?
 
-A classifier learns to tell pairs (true latents, dataset) from pairs (draw, dataset). No reference
-posterior is needed. For the datasets it has not seen,
+A classifier learns to distinguish pairs (true latents, dataset) from pairs (draw, dataset). No
+reference posterior is needed. The test statistics are computed for datasets held out from training:
 
-- over all of them: the classifier's score of the truth ranks uniformly among its scores of the
-  draws if the posterior is exact, and high if it learnt a difference;
-- for one of them: :math:`T(x) = \frac1L \sum_l (d(\theta_l, x) - \tfrac12)^2`, compared with the
-  same number of classifiers trained after truth and draw were swapped at random.
+- over all of them, the rank of the classifier's score of the truth among its scores of the draws.
+  It is uniform if the posterior is exact, and high if the classifier found a difference;
+- for each of them, :math:`T(x) = \frac1L \sum_l (d(\theta_l, x) - \tfrac12)^2`, compared with its
+  distribution over classifiers trained after truth and draw were swapped at random.
 
 References:
     Linhart, Gramfort and Rodrigues, L-C2ST: local diagnostics for posterior approximations in
@@ -44,12 +44,13 @@ def summary_statistics(
 
 @dataclass(frozen=True)
 class LocalClassifierTest:
-    """What a classifier of (latents, dataset) found, over all datasets and at some of them.
+    """The result of a classifier of (latents, dataset), over all datasets and for some of them.
 
     Attributes:
-        ranks: of the truth's score among the draws', in (0, 1), one a held-out dataset.
-        inspected: numbers of the datasets that were looked at one by one, ``(n_inspected,)``.
-        p_values: of each of them.
+        ranks: rank of the truth's score among the draws' scores, in (0, 1), for each held-out
+            dataset.
+        inspected: indices of the datasets that were tested individually, ``(n_inspected,)``.
+        p_values: p-value of each of these.
         title: what was tested.
     """
 
@@ -60,17 +61,17 @@ class LocalClassifierTest:
 
     @property
     def accuracy(self) -> float:
-        """Probability that the classifier tells a draw from the truth: 0.5 for an exact method."""
+        """Probability that the truth has a higher score than a draw: 0.5 for an exact method."""
         return float(self.ranks.mean())
 
     @property
     def p_value(self) -> float:
-        """Over all held-out datasets: of the mean rank being that of uniform ranks."""
+        """p-value of the mean rank over all held-out datasets, if ranks are uniform."""
         error = np.sqrt(1 / 12 / len(self.ranks))
         return float(stats.norm.sf((self.ranks.mean() - 0.5) / error))
 
     def plot(self, ax: Any = None) -> Any:
-        """The p-values of the inspected datasets, in ascending order, beside uniform ones."""
+        """The sorted p-values of the inspected datasets against uniform quantiles."""
         ax = new_axes() if ax is None else ax
         n = len(self.p_values)
         expected = (np.arange(n) + 0.5) / max(n, 1)
@@ -95,15 +96,16 @@ def local_c2st(
     seed: int = 0,
     progress: bool = True,
 ) -> LocalClassifierTest:
-    """Trains on half of the trial's datasets and tests on the others.
+    """Trains a classifier on half of the trial's datasets and tests on the other half.
 
     Args:
         trial: at least 40 datasets, with their x and y.
-        n_inspected: held-out datasets that get a p-value of their own.
-        n_null: classifiers trained on swapped pairs; the least p-value is ``1 / (1 + n_null)``.
-        classifier: any scikit-learn classifier with ``predict_proba``; a quadratic one if None.
-        seed: splits and swaps.
-        progress: shows a bar.
+        n_inspected: number of held-out datasets that are also tested individually.
+        n_null: number of classifiers trained on swapped pairs; the smallest possible p-value is
+            ``1 / (1 + n_null)``.
+        classifier: any scikit-learn classifier with ``predict_proba``; None uses a quadratic one.
+        seed: seed of the splits and swaps.
+        progress: whether a progress bar is shown.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -114,7 +116,7 @@ def local_c2st(
     if trial.x is None or trial.y is None or trial.n_datasets < 40:
         raise ValueError(
             f"Expected at least 40 datasets, with their x and y; got {trial.n_datasets}. "
-            "PosteriorTrial.run(...) gives both."
+            "PosteriorTrial.run(...) stores both."
         )
     statistics = summary_statistics(trial.x, trial.y).cpu().numpy()
     truth, draws = trial.matrices()
@@ -137,13 +139,13 @@ def local_c2st(
 
 
 def _departure(scores: Float[np.ndarray, "n_draws datasets"]) -> Float[np.ndarray, " datasets"]:
-    """How far the classifier is from undecided, on average over a dataset's draws."""
+    """Mean squared difference of the classifier's probabilities from 1/2, for each dataset."""
     return np.asarray(((scores - 0.5) ** 2).mean(0))
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Trains and asks classifiers of (latents, statistics of the dataset)."""
+    """Trains and evaluates classifiers of (latents, statistics of the dataset)."""
 
     truth: np.ndarray
     draws: np.ndarray
@@ -152,7 +154,7 @@ class _Pairs:
 
     def __call__(self, datasets: np.ndarray, swapped: np.ndarray) -> Any:
         """A classifier of truth (1) and draw (0), trained with some of the pairs swapped."""
-        # Each dataset gives its truth once and one draw, so the two classes are of equal size.
+        # Each dataset contributes its truth and one draw, so the classes are of equal size.
         draw, truth, at = self.draws[0, datasets], self.truth[datasets], self.statistics[datasets]
         first = np.where(swapped[:, None], draw, truth)
         second = np.where(swapped[:, None], truth, draw)

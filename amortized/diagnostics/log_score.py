@@ -29,8 +29,8 @@ class LogScore:
     """Log scores of a method, and of an oracle on the same datasets.
 
     Attributes:
-        scores: of each dataset, in nats, ``(n_datasets,)``.
-        oracle_scores: of the oracle, or None.
+        scores: log score of each dataset, in nats, ``(n_datasets,)``.
+        oracle_scores: log scores of the oracle, or None.
         method: name of the method.
     """
 
@@ -45,22 +45,22 @@ class LogScore:
 
     @property
     def standard_error(self) -> float:
-        """Of ``mean``."""
+        """Standard error of ``mean``."""
         return _standard_error(self.scores)
 
     @property
     def gap(self) -> float:
-        """How many nats the oracle is ahead: the expected Kullback-Leibler divergence."""
+        """Expected Kullback-Leibler divergence from the oracle, in nats."""
         return float(self._gaps.mean())
 
     @property
     def gap_standard_error(self) -> float:
-        """Of ``gap``."""
+        """Standard error of ``gap``."""
         return _standard_error(self._gaps)
 
     @property
     def p_value(self) -> float:
-        """Of the gap being 0, against the oracle being ahead, by Student's t test."""
+        """p-value of Student's t test of a gap of 0 against a positive gap."""
         gaps = self._gaps
         if np.ptp(gaps) == 0:
             return 1.0 if gaps[0] <= 0 else 0.0
@@ -73,9 +73,9 @@ class LogScore:
         return np.asarray(self.oracle_scores - self.scores)
 
     def plot(self, ax: Any = None) -> Any:
-        """A histogram of the datasets' gaps, or of their scores where there is no oracle."""
+        """A histogram of the datasets' gaps, or of their scores if there is no oracle."""
         values = self.scores if self.oracle_scores is None else self._gaps
-        what = "log score" if self.oracle_scores is None else "log score behind the oracle"
+        what = "log score" if self.oracle_scores is None else "log score below the oracle"
         title = f"Log score of {self.method}, {len(values)} datasets"
         return histogram(values, f"{what} (nats)", "datasets", title, ax)
 

@@ -1,8 +1,8 @@
-r"""Does the order of the context matter? For rows that are a set it must not.
+r"""Sensitivity of predictions to the order of context rows; exchangeable rows must have none.
 
-The log score of held-out answers is taken again with the rows in another order, and, for methods
-that draw, with the rows as they were and other random numbers. Both change it by the same amount
-if order does not matter.
+The log score of held-out targets is computed again with the rows in another order and, for
+stochastic methods, with the rows in the same order but another seed. If the order does not matter,
+both changes are of the same size.
 """
 
 from dataclasses import dataclass, replace
@@ -22,17 +22,18 @@ from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 
 NEGLIGIBLE = 1e-3
-"""Nats; what float32 makes of sums in another order is less."""
+"""Nats; the rounding error of float32 sums in another order is smaller."""
 
 
 @dataclass(frozen=True)
 class OrderSensitivity:
-    """How much the log score moves with the order of rows, and without.
+    """How much the log score changes with the order of rows, and by chance.
 
     Attributes:
-        by_order: mean change of each dataset's log score, in nats, ``(n_datasets,)``.
-        by_chance: the same with rows as they were and another seed.
-        title: whose.
+        by_order: mean change of each dataset's log score with the order, in nats,
+            ``(n_datasets,)``.
+        by_chance: mean change with the rows in the same order and another seed.
+        title: what was tested.
     """
 
     by_order: Float[np.ndarray, " n"]
@@ -46,14 +47,14 @@ class OrderSensitivity:
 
     @property
     def p_value(self) -> float:
-        """Of order moving the score no more than chance, by Wilcoxon's signed-rank test."""
+        """p-value of Wilcoxon's signed-rank test that order changes the score more than chance."""
         difference = self.by_order.clip(min=NEGLIGIBLE) - self.by_chance.clip(min=NEGLIGIBLE)
         if not difference.any():
             return 1.0
         return float(stats.wilcoxon(difference, alternative="greater").pvalue)
 
     def plot(self, ax: Any = None) -> Any:
-        """Each dataset's change with order against its change by chance."""
+        """Each dataset's change with the order against its change by chance."""
         ax = new_axes() if ax is None else ax
         low = NEGLIGIBLE / 10
         by_chance, by_order = self.by_chance.clip(min=low), self.by_order.clip(min=low)
@@ -80,19 +81,19 @@ def order_sensitivity(
     progress: bool = True,
     **options: Any,
 ) -> OrderSensitivity:
-    """Shuffles the context rows of many datasets and asks a method again.
+    """Shuffles the context rows of many datasets and compares the predictions.
 
     Args:
-        prior: draws the datasets.
+        prior: prior of the datasets.
         method: as for `PredictiveTrial.run`.
-        n_datasets: how many.
-        n_context: known rows of each, at least 2.
-        n_query: asked rows of each.
-        n_orders: shuffles of each.
-        batch_size: datasets answered together.
-        seed: of datasets, shuffles and methods.
-        progress: shows a bar.
-        **options: for `infer`.
+        n_datasets: number of datasets.
+        n_context: context rows of each, at least 2.
+        n_query: query rows of each.
+        n_orders: number of shuffles of each.
+        batch_size: number of datasets processed together.
+        seed: seed of datasets, shuffles and methods.
+        progress: whether a progress bar is shown.
+        **options: options of `infer`.
 
     Example:
         >>> from amortized.priors.regression.linear_regression import LinearRegressionPrior

@@ -19,22 +19,22 @@ from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
 
 PredictiveMethod = str | nn.Module | Callable[[TaskBatch], Distribution] | Any
-"""A name for `infer`, a PFN, an estimator with ``predict_distribution`` or ``predict_proba``, or a
+"""A method of `infer`, a PFN, an estimator with ``predict_distribution`` or ``predict_proba``, or a
 function of datasets that returns the predictive of their queries, of batch shape
 ``(n_datasets, n_query)``."""
 
 
 @dataclass(frozen=True)
 class PredictiveTrial:
-    """Held-out answers, and a method's predictive at each.
+    """Held-out targets, and a method's predictive evaluated at each.
 
     Attributes:
-        y: the answers, ``(n_datasets, n_query)``.
-        log_prob: log density or probability of them, ``(n_datasets, n_query)``.
-        cdf: distribution function at them, for classes at a random point of its step; None where
-            the predictive has none.
-        method: its name.
-        seconds: that the method took in all.
+        y: the targets, ``(n_datasets, n_query)``.
+        log_prob: their log density or log probability, ``(n_datasets, n_query)``.
+        cdf: distribution function at the targets, for classes at a random point of its step; None
+            if the predictive has none.
+        method: name of the method.
+        seconds: total time of the method.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -73,23 +73,23 @@ class PredictiveTrial:
         progress: bool = True,
         **options: Any,
     ) -> "PredictiveTrial":
-        """Draws datasets from the prior and asks the method for the predictive of each.
+        """Draws datasets from the prior and computes the method's predictive for each.
 
         Equal seeds and sizes give equal datasets, so that two methods' trials can be compared.
 
         Args:
-            prior: any prior; a `ProgramPrior` where ``method`` is a name.
-            method: a name for `infer`; a PFN, which reads the prior's numbers as they are; an
-                estimator, of which a clone is fitted to each dataset, so that what it does to the
-                data is evaluated with its network; or a function from a `TaskBatch` to the
-                predictive, such as ``prior.posterior_predictive`` where the prior knows the exact.
-            n_datasets: how many.
-            n_context: known rows of each.
-            n_query: asked rows of each.
-            batch_size: datasets drawn and answered together.
-            seed: of the datasets and of the method.
-            progress: shows a bar.
-            **options: for `infer`.
+            prior: any prior; a `ProgramPrior` if ``method`` is a name.
+            method: name of a method of `infer`; a PFN, which receives the data of the prior without
+                preprocessing; an estimator, of which a clone is fitted to each dataset, so that its
+                preprocessing is evaluated as well; or a function from a `TaskBatch` to the
+                predictive, such as ``prior.posterior_predictive`` if the prior has an exact one.
+            n_datasets: number of datasets.
+            n_context: number of context rows of each.
+            n_query: number of query rows of each.
+            batch_size: number of datasets processed together.
+            seed: seed of the datasets and of the method.
+            progress: whether a progress bar is shown.
+            **options: options of `infer`.
         """
         if n_datasets < 1 or n_query < 1:
             raise ValueError(
@@ -153,7 +153,7 @@ def predictive(
 def _scored(
     answer: Distribution, batch: TaskBatch, seed: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Answers, their log probabilities and distribution function, as float64."""
+    """Targets, their log probabilities and distribution function, as float64."""
     if batch.query_mask is not None:
         raise ValueError("Expected queries without a mask; draw the same number for each dataset.")
     y = batch.y_query
@@ -173,17 +173,17 @@ def _scored(
 def _level_of_class(
     probs: Float[Tensor, "datasets query classes"], y: Int[Tensor, "datasets query"], seed: int
 ) -> Float[Tensor, "datasets query"]:
-    """A uniform point of the step that the distribution function makes at the answer."""
+    """A uniform draw within the step of the distribution function at the observed class."""
     chance = torch.rand(y.shape, generator=torch.Generator().manual_seed(seed), dtype=probs.dtype)
     step, top = (p.gather(-1, y.unsqueeze(-1)).squeeze(-1) for p in (probs, probs.cumsum(-1)))
     return top - chance * step
 
 
 class _EachDataset(Distribution):
-    """Predictives of several datasets as one, of batch shape ``(datasets, query)``.
+    """Predictives of several datasets as one distribution of batch shape ``(datasets, query)``.
 
     Args:
-        parts: each dataset's, of batch shape ``(query,)``.
+        parts: predictive of each dataset, of batch shape ``(query,)``.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
@@ -219,7 +219,7 @@ def _of_estimator(estimator: BaseEstimator, batch: TaskBatch) -> Distribution:
     """The predictive of a batch's queries by clones of an estimator, one fitted to each dataset.
 
     Args:
-        estimator: with ``predict_distribution`` or, for classes 0, 1, ..., ``predict_proba``.
+        estimator: has ``predict_distribution`` or, for classes 0, 1, ..., ``predict_proba``.
         batch: the datasets.
 
     Raises:
@@ -249,7 +249,7 @@ def _of_estimator(estimator: BaseEstimator, batch: TaskBatch) -> Distribution:
 
 
 def _class_probabilities(fitted: Any, x: Any) -> Float[Tensor, "query classes"]:
-    """Probabilities by the number of the class; 0 for classes that the context lacks."""
+    """Probabilities indexed by class; 0 for classes that are not in the context."""
     classes = torch.as_tensor(fitted.classes_).long()
     probs = torch.zeros(len(x), int(classes.max()) + 1, dtype=torch.float64)
     probs[:, classes] = torch.as_tensor(fitted.predict_proba(x), dtype=torch.float64)

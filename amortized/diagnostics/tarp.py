@@ -1,11 +1,12 @@
 r"""TARP, tests of accuracy with random points: coverage of balls around reference points.
 
-For a reference point r of each dataset, drawn without looking at its latents, the share of
+For a reference point r of each dataset, drawn independently of its latents, the fraction of
 posterior draws closer to r than the truth,
 
 .. math:: f = P(\|\theta' - r\| < \|\theta - r\| \mid x), \qquad \theta' \sim q(\cdot \mid x),
 
-is uniform if the posterior is exact: joint coverage of all latents, from draws alone.
+is uniform if the posterior is exact. This tests the joint coverage of all latents and needs draws
+only.
 
 References:
     Lemos et al., Sampling-based accuracy testing of posterior estimators for general inference
@@ -22,13 +23,13 @@ from amortized.diagnostics.uniformity import Uniformity
 def tarp(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
     """Tests the coverage of balls around the true latents of *another* dataset.
 
-    Distances are in units of each latent's spread over the prior. A reference point that knows
-    nothing of the data cannot tell the posterior from the prior; SBC's log density or the local
-    classifier test can.
+    Distances are in units of each latent's standard deviation under the prior. Because the
+    reference points are independent of the data, this test cannot tell the posterior from the
+    prior; SBC of the log density and the local classifier test can.
 
     Args:
-        trial: at least two datasets and answers.
-        seed: draws the reference points.
+        trial: at least two datasets and their posterior draws.
+        seed: seed of the reference points.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -41,7 +42,7 @@ def tarp(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
     truth, draws = trial.matrices()
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(truth))
-    # Each dataset takes the next one's truth in a random circle: never its own.
+    # Each dataset takes the truth of the next one in a random cyclic order, never its own.
     reference = np.empty_like(truth)
     reference[order] = truth[np.roll(order, 1)]
     spread = np.maximum(truth.std(0), np.finfo(float).tiny)

@@ -1,7 +1,7 @@
-"""Simulation-based evaluation: datasets drawn from a prior, and a method's posterior of each.
+"""Simulation-based evaluation: datasets drawn from a prior, and a method's posterior for each.
 
-The datasets are run once; every diagnostic then reads the same trial. `PosteriorTrial.run` draws
-from one prior; `latent_trial` evaluates a Distribution Transformer under many latent priors.
+Inference is run once per dataset, and every diagnostic uses the same trial. `PosteriorTrial.run`
+draws from one prior; `latent_trial` evaluates a Distribution Transformer under many latent priors.
 """
 
 import time
@@ -25,8 +25,8 @@ from amortized.program.density import ProgramDensity
 from amortized.seeding import seeded
 
 PosteriorMethod = str | Callable[[TaskBatch, int], Posterior | Latents]
-"""A name for `infer`, or a function of datasets and a number of draws; mappings of draws are
-``{name: (n_draws, n_datasets, *event)}``."""
+"""A method of `infer`, or a function of datasets and a number of draws that returns a `Posterior`
+or draws ``{name: (n_draws, n_datasets, *event)}``."""
 
 Array = np.ndarray
 
@@ -36,17 +36,19 @@ class PosteriorTrial:
     """True latents of many datasets, and a method's posterior draws for each.
 
     Attributes:
-        method: its name.
-        truth: what generated each dataset, ``{name: (n_datasets, *event)}``.
-        draws: equally weighted, ``{name: (n_draws, n_datasets, *event)}``.
-        log_prob_truth: the method's normalised log density at the truth, ``(n_datasets,)``.
-        log_prob_draws: and at its draws, ``(n_draws, n_datasets)``; None where it knows none.
+        truth: latents that generated each dataset, ``{name: (n_datasets, *event)}``.
+        draws: equally weighted posterior draws, ``{name: (n_draws, n_datasets, *event)}``.
+        method: name of the method.
+        log_prob_truth: the method's normalised log density at the truth, ``(n_datasets,)``; None if
+            it provides none.
+        log_prob_draws: the same at its draws, ``(n_draws, n_datasets)``.
+        log_density_draws: exact log density at the draws, up to a constant for each dataset, or
+            None.
         x: inputs of each dataset, ``(n_datasets, n_context, n_features)``.
-        y: its answers, ``(n_datasets, n_context)``.
-        log_density_draws: exact log density at the draws, up to a constant a dataset, or None.
-        n_drawn: draws that the method made for each dataset, of which these were kept.
-        per_dataset: what the method says of itself, such as ``k_hat``, ``{name: (n_datasets,)}``.
-        seconds: that the method took in all.
+        y: targets of each dataset, ``(n_datasets, n_context)``.
+        n_drawn: draws that the method made for each dataset, before thinning.
+        per_dataset: the method's own diagnostics, such as ``k_hat``, ``{name: (n_datasets,)}``.
+        seconds: total time of the method.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -98,21 +100,21 @@ class PosteriorTrial:
         progress: bool = True,
         **options: Any,
     ) -> "PosteriorTrial":
-        """Draws datasets from the prior and asks the method for the posterior of each.
+        """Draws datasets from the prior and computes the method's posterior for each.
 
         Args:
-            prior: has latents; a `ProgramPrior` where ``method`` is a name.
-            method: a name for `infer`, or a function of a `TaskBatch` and a number of draws that
-                returns a `Posterior` or draws ``{name: (n_draws, n_datasets, *event)}``.
-            n_datasets: how many.
-            n_context: observations in each.
-            n_draws: kept for each.
-            thin: draws made for each one kept. The draws of a chain depend on each other, and
-                that looks like a wrong posterior: about 10 for "nuts".
-            batch_size: datasets drawn and answered together.
-            seed: of the datasets and of the method.
-            progress: shows a bar.
-            **options: for `infer`.
+            prior: a prior with latents; a `ProgramPrior` if ``method`` is a name.
+            method: name of a method of `infer`, or a function of a `TaskBatch` and a number of
+                draws that returns a `Posterior` or draws ``{name: (n_draws, n_datasets, *event)}``.
+            n_datasets: number of datasets.
+            n_context: number of observations in each.
+            n_draws: number of draws kept for each.
+            thin: number of draws made for each draw kept. Autocorrelated draws look like a wrong
+                posterior: use about 10 for "nuts".
+            batch_size: number of datasets processed together.
+            seed: seed of the datasets and of the method.
+            progress: whether a progress bar is shown.
+            **options: options of `infer`.
         """
         for name, count in (("n_datasets", n_datasets), ("n_draws", n_draws), ("thin", thin)):
             if count < 1:
@@ -152,7 +154,7 @@ class PosteriorTrial:
         """Truth ``(n_datasets, dim)`` and draws ``(n_draws, n_datasets, dim)``, latents joined.
 
         Raises:
-            ValueError: if there is a NaN among them: no diagnostic can judge it.
+            ValueError: if they contain NaN, which no diagnostic can handle.
         """
         for name, value in self.draws.items():
             refuse_nan(f"true values of {name!r}", self.truth[name])
@@ -174,14 +176,14 @@ class PosteriorTrial:
 
 
 def method_name(method: Any) -> str:
-    """What to call a method in titles."""
+    """The name of a method in titles."""
     if isinstance(method, str):
         return method
     return getattr(method, "__name__", type(method).__name__)
 
 
 def batch_seed(seed: int, start: int) -> int:
-    """The seed of the datasets from number ``start`` on; far from the neighbours' seeds."""
+    """The seed of the datasets from number ``start`` on, unrelated to those of other batches."""
     return int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
 
 
@@ -194,7 +196,7 @@ def batches(
     seed: int,
     progress: bool,
 ) -> Iterator[tuple[int, Any]]:
-    """Draws datasets batch by batch, each with the number of its first dataset; shows a bar."""
+    """Draws datasets in batches, each with the number of its first dataset; may show a bar."""
     with tqdm(total=n_datasets, unit="dataset", disable=not progress) as bar:
         for start in range(0, n_datasets, batch_size):
             size = min(batch_size, n_datasets - start)
@@ -240,7 +242,7 @@ def _part(answer: Posterior | Latents, batch: TaskBatch, n_draws: int, seed: int
         asked = {name: truth[name].unsqueeze(0) for name in draws if name in truth}
         part |= {"log_prob_truth": answer.log_prob(asked)[0]}
         part |= {"log_prob_draws": answer.log_prob(draws)}
-    except ValueError:  # the method knows no normalised density
+    except ValueError:  # the method provides no normalised density
         part.pop("log_prob_truth", None)
     part["per_dataset"] = {
         name: value
@@ -251,7 +253,7 @@ def _part(answer: Posterior | Latents, batch: TaskBatch, n_draws: int, seed: int
 
 
 def _thinned(draws: Tensor, n_draws: int) -> Tensor:
-    """Every so many-th draw, the last among them."""
+    """Evenly spaced draws, including the last one."""
     if len(draws) < n_draws:
         raise ValueError(f"Expected a method that returns {n_draws} draws; got {len(draws)}.")
     step = len(draws) // n_draws
@@ -259,7 +261,7 @@ def _thinned(draws: Tensor, n_draws: int) -> Tensor:
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The batches end to end: the dataset is the second axis of what has draws, else the first."""
+    """Concatenates the batches; datasets are the second axis of draws, and else the first."""
     joined: dict[str, Any] = {}
     for key in parts[0]:
         values = [part[key] for part in parts]
@@ -283,22 +285,22 @@ def latent_trial(
     seed: int = 0,
     progress: bool = True,
 ) -> PosteriorTrial:
-    """Draws priors, latents and data, and asks the network for the posterior of each.
+    """Draws priors, latents and data, and computes the network's posterior for each.
 
-    The latents are those in unconstrained space, where the network's mixtures live; ranks and
-    coverage are the same in the latents' own units.
+    Latents are in unconstrained space, where the network's mixtures are defined; ranks and coverage
+    are the same in the latents' own units.
 
     Args:
-        network: answers.
-        tasks: that it was trained on, of `amortized.latent_priors.problems.named_tasks`.
-        n_datasets: how many; those at which the program overflows are left out.
-        n_context: rows of each.
-        n_draws: posterior draws for each.
-        exact_density: whether to evaluate the exact density too, for `importance_efficiency`, of
-            a program that has one.
-        batch_size: datasets drawn and answered together.
-        seed: of the tasks and the draws.
-        progress: shows a bar.
+        network: the network to evaluate.
+        tasks: its training tasks, as from `amortized.latent_priors.problems.named_tasks`.
+        n_datasets: number of datasets; those for which the program overflows are left out.
+        n_context: number of rows of each.
+        n_draws: number of posterior draws for each.
+        exact_density: whether the exact density is evaluated as well, for `importance_efficiency`,
+            if the program has one.
+        batch_size: number of datasets processed together.
+        seed: seed of the tasks and the draws.
+        progress: whether a progress bar is shown.
 
     Example:
         >>> from amortized.latent_priors.problems import named_tasks
@@ -344,7 +346,7 @@ def latent_trial(
 
 
 def _log_density(tasks: LatentTasks, batch: LatentTaskBatch, draws: Tensor) -> Tensor:
-    """The given prior's density times the program's likelihood, ``(n_draws, n_datasets)``."""
+    """Log of the latent prior times the program's likelihood, ``(n_draws, n_datasets)``."""
     rows = batch.observations["data"].double()
     density = ProgramDensity(tasks.prior.model, rows[..., :-1], rows[..., -1])
     prior = batch.latent_prior.to(torch.float64)

@@ -1,13 +1,13 @@
-r"""Are these numbers uniform? The question that SBC, coverage, TARP and PIT all come down to.
+r"""A test of uniformity, on which SBC, coverage, TARP and PIT are based.
 
-Let :math:`c_k` be how many of n values lie at or below :math:`z_k = k / K`. If they are uniform,
-:math:`c_k \sim \mathrm{Bin}(n, z_k)`, and the test statistic is the least two-sided tail
-probability over all k,
+Let :math:`c_k` be the number of n values at or below :math:`z_k = k / K`. If they are uniform,
+:math:`c_k \sim \mathrm{Bin}(n, z_k)`. The test statistic is the smallest two-sided tail probability
+over all k,
 
 .. math:: \gamma = \min_k 2 \min\{P(B_k \le c_k), P(B_k \ge c_k)\}.
 
-Its law under uniformity is simulated, which gives the p-value and the band that a uniform
-sample's whole distribution function leaves with probability ``level``. ArviZ's
+Its distribution under uniformity is simulated, which gives the p-value and a simultaneous band: the
+distribution function of a uniform sample leaves it anywhere with probability ``level``. ArviZ's
 ``ecdf_confidence_band`` is the same band without the p-value.
 
 References:
@@ -57,27 +57,27 @@ def _statistic(counts: NDArray[np.int64], n: int) -> Array:
 
 
 def uniformity_p_value(values: Array) -> float:
-    """The p-value of values in (0, 1) that should be independent and uniform."""
+    """The p-value of the hypothesis that values are independent and uniform on (0, 1)."""
     n = len(values)
     points = np.arange(1, _N_POINTS) / _N_POINTS
     counts = np.searchsorted(np.sort(values), points, side="right")
     statistic = float(_statistic(counts, n))
-    # A touch of slack, so that equal statistics computed in another order count as equal.
+    # The tolerance makes statistics equal that differ by rounding only.
     smaller = np.searchsorted(_null_statistics(n), statistic * (1 + 1e-9), side="right")
     simulated = (1 + smaller) / (1 + _N_SIMULATIONS)
-    # Beyond the resolution of the simulation, Bonferroni over the points is a bound.
+    # Below the resolution of the simulation, Bonferroni's correction over the points is a bound.
     return float(min(simulated, statistic * (_N_POINTS - 1), 1.0))
 
 
 def simultaneous_band(n: int, level: float = 0.05) -> tuple[Array, Array, Array]:
-    """Points in [0, 1], and the band around them that n uniform values stay in.
+    """Simultaneous band of the distribution function of n uniform values.
 
     Args:
         n: number of values.
         level: probability that a uniform sample leaves the band anywhere.
 
     Returns:
-        points, lower and upper end, each ``(65,)``.
+        points in [0, 1], and lower and upper end of the band there, each ``(65,)``.
 
     Example:
         >>> points, lower, upper = simultaneous_band(1000)
@@ -96,14 +96,14 @@ def simultaneous_band(n: int, level: float = 0.05) -> tuple[Array, Array, Array]
 
 @dataclass(frozen=True)
 class Uniformity:
-    """The test of several sets of values for being uniform, one set a label.
+    """Tests of uniformity of several sets of values, one set for each label.
 
     Attributes:
-        values: in [0, 1], ``{label: (n,)}``, one value a dataset.
+        values: values in [0, 1], ``{label: (n,)}``, one per dataset.
         title: what was tested.
-        x_label: what a value is.
-        y_label: what its distribution function is.
-        p_values: of each label's test.
+        x_label: meaning of a value.
+        y_label: meaning of its distribution function.
+        p_values: p-value of each label.
     """
 
     values: Mapping[str, Float[np.ndarray, " n"]]
@@ -119,7 +119,7 @@ class Uniformity:
             refuse_nan(f"values of {label!r} to be tested", values)
             inside = np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1
             if not inside:
-                raise ValueError(f"Expected values between 0 and 1; some of {label!r} are not.")
+                raise ValueError(f"Expected values of {label!r} in [0, 1]; got others.")
         p_values = {label: uniformity_p_value(values) for label, values in self.values.items()}
         object.__setattr__(self, "p_values", p_values)
 
@@ -130,16 +130,16 @@ class Uniformity:
 
     @property
     def p_value(self) -> float:
-        """Of all labels together: the least one times their number (Bonferroni)."""
+        """p-value of all labels together: the smallest times their number (Bonferroni)."""
         return min(1.0, min(self.p_values.values()) * len(self.p_values))
 
     @property
     def worst(self) -> str:
-        """The label with the least p-value."""
+        """The label with the smallest p-value."""
         return min(self.p_values, key=lambda label: self.p_values[label])
 
     def distribution_function(self, at: float) -> dict[str, float]:
-        """Share of values at or below a number, of each label; the number itself if uniform."""
+        """Fraction of values at or below a number, for each label."""
         return {label: float((values <= at).mean()) for label, values in self.values.items()}
 
     def plot(self, ax: Any = None, *, level: float = 0.05) -> Any:
@@ -164,7 +164,7 @@ class Uniformity:
         ax.axhline(0.0, color="0.5", linewidth=0.8)
         for i, (label, values) in enumerate(self.values.items()):
             height = np.searchsorted(np.sort(values), points, side="right") / len(values)
-            # A legend of many lines would hide them; the worst keeps its name.
+            # A long legend would hide the lines, so only the worst is named.
             named = len(self.values) <= 4 or label == self.worst
             name = label if named else "_"
             ax.plot(points, height - points, label=name, **line_style(i))

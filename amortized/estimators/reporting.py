@@ -197,7 +197,7 @@ def _asked(estimator: Any) -> Section:
     config = estimator.network_.config
     entries: dict[str, Any] = {"network": str(config.prior)}
     entries |= {"rows": len(estimator.X_train_), "features": estimator.n_features_in_}
-    return Section("What was asked", entries)
+    return Section("Subject", entries)
 
 
 class CurveReport:
@@ -227,7 +227,7 @@ class CurveReport:
             before.append(values[row, known[-n_hidden - 1]])
             values[row, hidden] = np.nan
         asked = Section(
-            "What was asked", {"network": str(self.network_.config.prior), "curves": len(shown)}
+            "Subject", {"network": str(self.network_.config.prior), "curves": len(shown)}
         )
         if not last:
             short = Section("Held-out curves", {"not judged": "no curve with two known values"})

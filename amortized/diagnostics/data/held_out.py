@@ -1,7 +1,7 @@
-"""Rows of a dataset predicted from its other rows, and statistics of how that went.
+"""Cross-validation of one dataset: each row predicted from others, and statistics of the errors.
 
-Every row is held out once, in five folds that a network answers in one batch, also for many
-datasets of one size.
+Every row is held out once, in five folds that a network predicts in one batch, also for many
+datasets of equal size.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ Array = NDArray[np.float64]
 
 _FOLDS = 5
 _ROWS_AT_ONCE = 20_000
-_SMALLEST = 1e-6  # of u and 1 - u: a float32 sum of a thousand bars is not more accurate
+_SMALLEST = 1e-6  # u and 1 - u: the rounding error of a float32 sum over a thousand bars
 _QUARTILES = (0.25, 0.5, 0.75)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What the network predicted of rows from the others, each ``(datasets, rows)``."""
+    """Predictions of rows that the network did not see, each ``(datasets, rows)``."""
 
     u: Array
     log_prob: Array
@@ -38,9 +38,10 @@ class HeldOut:
 
 
 def folds(n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows held out and rows given in each fold, ``(folds, ...)``, all folds of one size.
+    """Test and training rows of each fold, ``(folds, ...)``, all folds of equal size.
 
-    The last fold takes rows of the first again where the number of rows is no multiple.
+    If the number of rows is not a multiple of the number of folds, the last fold repeats rows of
+    the first.
     """
     order, size = np.random.default_rng(seed).permutation(n), -(-n // _FOLDS)
     turned = np.stack([np.roll(order, -fold * size) for fold in range(_FOLDS)])
@@ -72,17 +73,17 @@ def held_out_rows(network: Any, x: Tensor, y: Tensor, seed: int) -> HeldOut:
 
 
 def inside(u: Array, level: float) -> NDArray[np.bool_]:
-    """Which rows lie inside their central interval of that probability."""
+    """Whether each target lies inside its central interval of that probability."""
     return np.asarray(np.abs(u - 0.5) < level / 2)
 
 
 def held_out_statistics(held_out: HeldOut, x: Tensor, y: Tensor, raw: bool) -> dict[str, Array]:
-    """Statistics by name, each ``(datasets,)``, on scales with tails about exponential."""
+    """Statistics by name, each ``(datasets,)``, transformed to have roughly exponential tails."""
     z, u = held_out.z, held_out.u
     n, squares = z.shape[1], np.square(z).mean(1)
     expected_u = (np.arange(n) + 0.5) / n
     excess = (held_out.log_prob + held_out.entropy).mean(1)
-    # Signs, ranks and correlations, whose size does not depend on the width of the intervals.
+    # Signs, ranks and correlations do not depend on the width of the intervals.
     centred = z - z.mean(1, keepdims=True)
     scale = np.sqrt(np.square(centred).mean(1)) + 1e-9
     order, size = np.broadcast_to(np.arange(float(n)), z.shape), np.abs(centred)
@@ -116,18 +117,18 @@ def held_out_statistics(held_out: HeldOut, x: Tensor, y: Tensor, raw: bool) -> d
 
 
 def _copies(rows: Tensor) -> Array:
-    """Share of rows that equal an earlier one."""
+    """Fraction of rows that equal an earlier one."""
     return np.array([1 - len(own.unique(dim=0)) / len(own) for own in rows])
 
 
 def _neighbours(x: Tensor) -> NDArray[np.intp]:
-    """The nearest other row of each row."""
+    """Index of the nearest neighbour of each row."""
     distance = torch.cdist(x, x) + torch.diag_embed(torch.full(x.shape[:2], torch.inf))
     return np.asarray(distance.argmin(-1).numpy())
 
 
 def _correlation(a: Array, b: Array) -> Array:
-    """Rank correlation of each dataset's pairs, by Fisher's transform."""
+    """Fisher's z transform of the rank correlation, for each dataset."""
     ranks = [stats.rankdata(values, axis=1) for values in (a, b)]
     ranks = [values - values.mean(1, keepdims=True) for values in ranks]
     norm = np.sqrt(np.square(ranks[0]).sum(1) * np.square(ranks[1]).sum(1)) + 1e-9
@@ -142,7 +143,7 @@ def boosted_trees(kind: type, x: Array, y: Any) -> Any:
 
 
 def baseline_scores(x: Tensor, y: Tensor, seed: int) -> dict[str, float]:
-    """Held-out log scores, on the same folds, of a normal and of a linear model."""
+    """Held-out log scores of a normal distribution and of a linear model, on the same folds."""
     inputs, target = np.nan_to_num(x.double().numpy()), y.double().numpy()
     scores: dict[str, list[float]] = {"normal at the mean": [], "Bayesian linear model": []}
     for out, given in zip(*folds(len(x), seed), strict=True):

@@ -1,9 +1,9 @@
 r"""Held-out class probabilities: are they calibrated, and better than simple baselines?
 
-The expected calibration error (ECE) bins rows by a predicted probability, that of the second of two
-classes or that of the predicted of more, and averages the distance of each bin's mean prediction
-from the observed frequency. It is positive even for exact probabilities, so it is compared with its
-distribution when labels are drawn from the probabilities themselves.
+The expected calibration error (ECE) bins rows by a predicted probability, that of the second class
+if there are two and else that of the predicted class, and averages the distance of each bin's mean
+prediction from the observed frequency. It is positive even for exact probabilities, so it is
+compared with its distribution if labels are drawn from the predicted probabilities.
 
 References:
     | Increasing the Reliability of Reliability Diagrams (Broecker and Smith, 2007)
@@ -27,21 +27,23 @@ Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 N_FOLDS = 5
-_MOST_ROWS = 500  # a larger table is judged by a random part of its rows
+_MOST_ROWS = 500  # of a larger table, a random subset of rows is evaluated
 _MOST_BINS, _ROWS_A_BIN = 10, 10
 _N_SIMULATIONS = 999
-_SMALLEST = 1e-15  # a probability of zero counts as this, as in scikit-learn
+_SMALLEST = 1e-15  # probabilities are clipped here, as in scikit-learn
 _MOST_NAMED = 12  # classes of a confusion matrix
 
 
 @dataclass(frozen=True)
 class HeldOutClasses:
-    """Probabilities of rows that were predicted from the others.
+    """Class probabilities of rows, each predicted from the other rows.
 
     Attributes:
-        y: number of each row's class, ``(rows,)``.
-        probs: by method, ``{name: (rows, classes)}``; the first is the method in question.
-        n_left_out: rows of classes of which no other row was given.
+        y: class index of each row, ``(rows,)``.
+        probs: probabilities by method, ``{name: (rows, classes)}``; the evaluated method comes
+            first, then baselines.
+        n_left_out: number of rows not evaluated, because the table is large or no other row has
+            their class.
     """
 
     y: Rows
@@ -53,7 +55,7 @@ class HeldOutClasses:
         return next(iter(self.probs.values()))
 
     def log_losses(self) -> dict[str, Array]:
-        """Of each row, by method."""
+        """Log-loss of each row, by method."""
         rows = np.arange(len(self.y))
         return {
             name: -np.log(np.maximum(probs[rows, self.y], _SMALLEST))
@@ -70,17 +72,17 @@ def held_out_classes(
         answer: probabilities ``(out, classes)`` of the rows ``out`` given the rows ``given``, as
             ``answer(given, out)``.
         x: inputs as numbers, ``(rows, features)``, for the boosted baseline.
-        y: number of each row's class.
+        y: class index of each row.
         n_classes: number of classes.
-        seed: of the folds.
+        seed: seed of the folds.
 
     Raises:
         ValueError: if there are fewer rows than folds.
     """
     if len(y) < N_FOLDS:
-        raise ValueError(f"Expected at least {N_FOLDS} rows to hold some out; got {len(y)}.")
+        raise ValueError(f"Expected at least {N_FOLDS} rows for cross-validation; got {len(y)}.")
     rows = np.sort(np.random.default_rng(seed).permutation(len(y))[:_MOST_ROWS])
-    # Rows of one class after the other are dealt out in turn: every fold has its share of each.
+    # Stratified folds: rows are sorted by class and assigned to the folds in turn.
     shuffled = np.random.default_rng(seed).permutation(rows)
     dealt = shuffled[np.argsort(y[shuffled], kind="stable")]
     folds = [dealt[fold::N_FOLDS] for fold in range(N_FOLDS)]
@@ -95,7 +97,7 @@ def held_out_classes(
         for name, probs in parts.items():
             found.setdefault(name, []).append(probs)
     if not kept:
-        raise ValueError("Expected two classes with two rows each to hold some out; got fewer.")
+        raise ValueError("Expected two classes with two rows each for cross-validation; got fewer.")
     joined = np.concatenate(kept)
     by_method = {name: np.concatenate(parts) for name, parts in found.items()}
     return HeldOutClasses(y[joined], by_method, len(rows) - len(joined))
@@ -116,9 +118,9 @@ def classes_section(held_out: HeldOutClasses, classes: Any, seed: int = 0) -> Se
     """Calibration, log-loss, confusion matrix and counts of held-out rows.
 
     Args:
-        held_out: of the rows.
+        held_out: probabilities of the held-out rows.
         classes: names of the classes.
-        seed: of the labels simulated from the probabilities.
+        seed: seed of the labels simulated from the probabilities.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -141,7 +143,7 @@ def classes_section(held_out: HeldOutClasses, classes: Any, seed: int = 0) -> Se
     names = [str(name) for name in classes]
     entries |= calibration.counts(names)
     figures = {
-        "Reliability diagram: grey bars are where bins lie if probabilities are "
+        "Reliability diagram: grey bars show where bins would lie if the probabilities were "
         "calibrated.": calibration.plot(names)
     }
     if len(names) <= _MOST_NAMED:
@@ -166,7 +168,7 @@ def _compared(held_out: HeldOutClasses, warnings: list[str]) -> dict[str, str]:
 
 
 class _Calibration:
-    """Observed labels beside labels that are drawn from the probabilities."""
+    """Compares observed labels with labels drawn from the predicted probabilities."""
 
     def __init__(self, y: Rows, probs: Array, seed: int) -> None:
         self.y, self.probs = y, probs
@@ -208,13 +210,13 @@ class _Calibration:
         right = (self.probs.argmax(1) == self.y).mean()
         word = "overconfident" if top > right else "underconfident"
         return [
-            f"Class probabilities are {word} on held-out rows: {top:.0%} expected to be right, "
-            f"{right:.0%} are (ECE {self.ece:.2g}, p = {self.p_value:.2g}). Calibrate them, for "
-            "instance with scikit-learn's CalibratedClassifierCV."
+            f"Class probabilities are {word} on held-out rows: expected accuracy {top:.0%}, "
+            f"observed {right:.0%} (ECE {self.ece:.2g}, p = {self.p_value:.2g}). Calibrate them, "
+            "for instance with scikit-learn's CalibratedClassifierCV."
         ]
 
     def counts(self, names: list[str]) -> dict[str, str]:
-        """Rows of each class, as many as the probabilities expect, and those that were found."""
+        """Rows of each class: their number, the expected number, and those classified correctly."""
         entries = {}
         for i, name in enumerate(names):
             low, high = np.quantile((self.drawn == i).sum(1), [0.05, 0.95])

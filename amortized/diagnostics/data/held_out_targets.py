@@ -1,7 +1,7 @@
-"""Held-out targets: do predictive distributions cover them, and predict better than baselines?
+"""Held-out targets: are predictive distributions calibrated, and better than baselines?
 
-Every row is predicted from the others. Where the predictive is exact, the probability integral
-transform (PIT) of its target is uniform; rows of one table are taken as independent.
+Every row is predicted from the others. If the predictive is exact, the probability integral
+transform (PIT) of its target is uniform; rows of one table are treated as independent.
 """
 
 from collections.abc import Callable
@@ -22,23 +22,23 @@ from amortized.plotting import COLOURS, label_axes, new_axes
 
 Rows = NDArray[np.intp]
 
-MOST_ROWS = 500  # a larger table is judged by a random part of its rows
+MOST_ROWS = 500  # of a larger table, a random subset of rows is evaluated
 _LEVEL = 0.9
 
 
 @dataclass(frozen=True)
 class HeldOutTargets:
-    """What was predicted of targets that the method did not see, each ``(rows,)``.
+    """Targets and their predictions from the other rows, each ``(rows,)``.
 
     Attributes:
         y: targets.
         u: distribution function of the predictive at the target.
-        log_prob: its log density there.
-        mean: its mean.
-        low: 5% quantile.
-        high: 95% quantile.
+        log_prob: log density of the predictive at the target.
+        mean: mean of the predictive.
+        low: its 5% quantile.
+        high: its 95% quantile.
         log_scores: mean log score of baselines, by name.
-        predictions: of baselines that only predict a mean, by name.
+        predictions: predictions of baselines that only predict a mean, by name.
     """
 
     y: Array
@@ -74,12 +74,12 @@ def held_out_targets(
             ``(out,)``, as ``answer(given, out)``.
         x: inputs as numbers, ``(rows, features)``.
         y: targets, ``(rows,)``.
-        seed: of the folds.
+        seed: seed of the folds.
     """
     rows = np.sort(np.random.default_rng(seed).permutation(len(y))[:MOST_ROWS])
     parts, boosted, order = [], [], list[int]()
     for held, _ in zip(*folds(len(rows), seed), strict=True):
-        out = np.setdiff1d(rows[held], order)  # the last fold may take some rows again
+        out = np.setdiff1d(rows[held], order)  # the last fold may repeat rows
         given = np.setdiff1d(np.arange(len(y)), rows[held])
         parts.append(HeldOutTargets.of(answer(given, out), y[out]))
         trees = boosted_trees(HistGradientBoostingRegressor, x[given], y[given])
@@ -96,8 +96,8 @@ def targets_section(held_out: HeldOutTargets, what: str = "row") -> Section:
     """Coverage, PIT, log score and error of held-out targets.
 
     Args:
-        held_out: of a method and of baselines.
-        what: a target is of.
+        held_out: predictions of a method and of baselines.
+        what: what a target belongs to, in the text, such as "row".
 
     Example:
         >>> y = np.random.default_rng(0).normal(size=200)
@@ -129,7 +129,7 @@ def targets_section(held_out: HeldOutTargets, what: str = "row") -> Section:
     }
     entries |= _compared(held_out, what, warnings)
     figures = {
-        f"Calibration of held-out {what}s: inside the grey band is calibrated.": pit.plot().figure,
+        f"Calibration of held-out {what}s: calibrated if inside the grey band.": pit.plot().figure,
         f"Held-out {what}s: prediction with {_LEVEL:.0%} interval, and target.": _plot(held_out),
     }
     return Section(f"Held-out {what}s", entries, warnings, figures)
@@ -138,7 +138,7 @@ def targets_section(held_out: HeldOutTargets, what: str = "row") -> Section:
 def _compared(held_out: HeldOutTargets, what: str, warnings: list[str]) -> dict[str, Any]:
     own, n = held_out.log_prob.mean(), len(held_out.y)
     error = held_out.log_prob.std(ddof=1) / np.sqrt(n) if n > 1 else np.inf
-    entries: dict[str, Any] = {"log score, estimator": f"{own:.4g} +- {error:.2g} nats a {what}"}
+    entries: dict[str, Any] = {"log score, estimator": f"{own:.4g} +- {error:.2g} nats per {what}"}
     for name, score in held_out.log_scores.items():
         entries[f"log score, {name}"] = score
     if held_out.log_scores:

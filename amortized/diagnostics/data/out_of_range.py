@@ -1,12 +1,13 @@
-r"""Is a dataset like those that a network was trained on? Outside of them nobody promises anything.
+r"""The training range: is a dataset similar to those that a network was trained on?
 
-Features of the dataset (moments and shape of answers and inputs, how jumpy the answers are, how
-surprised the network is by rows it has not been shown, and how heavy the tails of its errors are)
-are compared with the same features of datasets drawn from the training prior with as many rows and
-columns. With :math:`z_j` the distance of feature j from its median, in units of that of its 5%
-quantile on that side, the score is :math:`(\sum_j |z_j|^3)^{1/3}`, little more than the largest of
-them, and its p-value is its rank among the scores of further prior datasets: a false alarm has
-exactly the probability of the level, up to the number of these datasets.
+Predictions outside of the training range are unreliable. Summary statistics of the dataset (moments
+and shape of targets and inputs, roughness of the targets, log scores of held-out rows, and tails of
+their errors) are compared with the same statistics of datasets drawn from the training prior with
+equal numbers of rows and columns. Let :math:`z_j` be the distance of statistic j from its median,
+in units of the distance of its 5% quantile on the same side. The score is
+:math:`(\sum_j |z_j|^3)^{1/3}`, which is dominated by the largest, and its p-value is its rank among
+the scores of further datasets of the prior. The probability of a false alarm is therefore exactly
+the level, up to the number of these datasets.
 
 References:
     Schmitt et al., Detecting model misspecification in amortized Bayesian inference with neural
@@ -34,23 +35,24 @@ _QUARTILES = torch.tensor([0.25, 0.5, 0.75]).reshape(3, 1, 1)
 
 @dataclass(frozen=True)
 class RangeVerdict:
-    """What was found of each dataset.
+    """The result for each dataset.
 
     Attributes:
-        p_values: probability that a dataset of the prior is as unusual, ``(n_datasets,)``.
-        distances: signed distance of each feature, ``{feature: (n_datasets,)}``; beyond 1 are
-            5% of the prior's datasets on each side.
+        p_values: probability that a dataset of the prior is at least as unusual,
+            ``(n_datasets,)``.
+        distances: signed distance of each statistic, ``{statistic: (n_datasets,)}``; 5% of the
+            prior's datasets are beyond 1 on each side.
     """
 
     p_values: Float[np.ndarray, " n"]
     distances: dict[str, Float[np.ndarray, " n"]]
 
     def flagged(self, level: float = 0.05) -> np.ndarray:
-        """Which datasets lie outside, ``(n_datasets,)``."""
+        """Whether each dataset lies outside of the range, ``(n_datasets,)``."""
         return self.p_values <= level
 
     def reason(self, i: int = 0) -> str:
-        """In words, the feature by which dataset i is most unusual."""
+        """The most unusual statistic of dataset i, in words."""
         name = max(self.distances, key=lambda feature: abs(self.distances[feature][i]))
         side = "high" if self.distances[name][i] > 0 else "low"
         return f"{name} is {side}er than in the training prior"
@@ -60,14 +62,15 @@ class TrainingRange:
     """The range of datasets of one size that a network was trained on.
 
     Args:
-        network: whose surprise is one of the features.
-        prior: that it was trained on.
-        n_context: rows of the datasets to be judged, at least 8.
-        n_features: their inputs.
-        standardised: whether datasets come with inputs and answers of mean 0 and variance 1, as
-            estimators make them; those of the prior are then made so too.
-        n_datasets: drawn from the prior; half of them measure, half of them rank.
-        seed: of these.
+        network: the network; its errors on held-out rows are among the statistics.
+        prior: its training prior.
+        n_context: number of rows of the datasets to be checked, at least 8.
+        n_features: number of their inputs.
+        standardised: whether datasets come with standardised inputs and targets, as from
+            estimators; those of the prior are then standardised as well.
+        n_datasets: number of datasets drawn from the prior, half of them for the scale of the
+            statistics and half for the ranks.
+        seed: seed of these datasets.
 
     Example:
         >>> from amortized.pretrained import load
@@ -103,8 +106,8 @@ class TrainingRange:
         self.names = list(features)
         values = np.stack(list(features.values()), -1)
         measured, ranked = values[: n_datasets // 2], values[n_datasets // 2 :]
-        # Far quantiles: in units of the middle of a heavy-tailed feature, its tail would be all
-        # that the score sees.
+        # Far quantiles, because the tail of a heavy-tailed statistic would dominate the score if
+        # its unit were a quantile near the centre.
         low, self._median, high = np.quantile(measured, [0.05, 0.5, 0.95], axis=0)
         self._below = np.maximum(self._median - low, 1e-9)
         self._above = np.maximum(high - self._median, 1e-9)
@@ -113,10 +116,10 @@ class TrainingRange:
     def __call__(
         self, x: Float[Tensor, "batch n features"], y: Float[Tensor, "batch n"]
     ) -> RangeVerdict:
-        """Judges datasets of the size that this was made for."""
+        """Checks datasets of the size for which this range was computed."""
         if x.shape[1:] != self._shape or y.shape != x.shape[:2]:
             raise ValueError(
-                f"Expected x of shape (batch, {self._shape[0]}, {self._shape[1]}) and y to fit; "
+                f"Expected x of shape (batch, {self._shape[0]}, {self._shape[1]}) and y to match; "
                 f"got {tuple(x.shape)} and {tuple(y.shape)}. Make a TrainingRange of that size."
             )
         for name, part in (("x", x), ("y", y)):
@@ -148,7 +151,7 @@ class TrainingRange:
 
 
 def standardise(values: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 along the rows; constants become 0."""
+    """Standardises along the rows; constants become 0."""
     scale = values.std(1, keepdim=True, correction=0)
     return (values - values.mean(1, keepdim=True)) / torch.where(scale > 0, scale, 1.0)
 
@@ -156,9 +159,9 @@ def standardise(values: Tensor) -> Tensor:
 def prior_datasets(
     prior: Prior, n_context: int, n_features: int, n_datasets: int, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Datasets of one size; batches of a prior over sizes that have another are left out."""
+    """Datasets with a given number of features; batches with other numbers are left out."""
     parts: list[Any] = []
-    if isinstance(prior, GaussianProcessPrior):  # it can be told the number
+    if isinstance(prior, GaussianProcessPrior):  # its number of features can be set
         prior = copy.copy(prior)
         prior.n_features = (n_features, n_features)
     for i in range(100 * (1 + n_datasets // _BATCH)):
@@ -169,15 +172,15 @@ def prior_datasets(
             break
     else:
         raise ValueError(
-            f"Expected a prior that draws datasets with {n_features} features; in {i + 1} batches "
-            f"it drew {len(parts)} with so many."
+            f"Expected a prior that draws datasets with {n_features} features; got {len(parts)} in "
+            f"{i + 1} batches."
         )
     x, y = (torch.cat([getattr(b, f"{name}_context") for b in parts]) for name in "xy")
     return x[:n_datasets].float(), y[:n_datasets].float()
 
 
 def _context_statistics(x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """One number a dataset each, most of them brought to a scale on which they are near normal."""
+    """Statistics of the context, ``{name: (batch,)}``, most of them transformed to near normal."""
     mean, scale = y.mean(1, keepdim=True), y.std(1, keepdim=True, correction=0) + 1e-9
     z = (y - mean) / scale
     middle = y.median(1, keepdim=True).values
@@ -188,40 +191,40 @@ def _context_statistics(x: Tensor, y: Tensor) -> dict[str, Tensor]:
         "spread of y": scale[:, 0].log(),
         "skewness of y": z.pow(3).mean(1).asinh(),
         "largest deviation of y": ((y - middle).abs() / spread).amax(1).log(),
-        "jump between neighbours": _jump(x, y, scale),
+        "largest jump between neighbours": _jump(x, y, scale),
     }
     if x.shape[2]:
         found["centre of x"] = x.mean(1).abs().amax(1)
-        found["reach of x"] = (x.abs().amax((1, 2)) + 1e-9).log()
-        found["crowding of x"] = _crowding(x)
-        found["cleft of x"] = _cleft(x)
+        found["largest absolute x"] = (x.abs().amax((1, 2)) + 1e-9).log()
+        found["spacing of x"] = _spacing(x)
+        found["unimodality of x"] = _unimodality(x)
     return found
 
 
 def _nearest(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance and number of every row's nearest other row."""
+    """Distance and index of the nearest neighbour of each row."""
     distance = torch.cdist(x, x) + torch.diag_embed(torch.full(x.shape[:2], torch.inf))
     found = distance.min(-1)
     return found.values, found.indices
 
 
 def _jump(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
-    """Log of the largest difference to the nearest row's answer, over the typical one."""
+    """Log ratio of the largest to the typical difference from the nearest neighbour's target."""
     difference = (y - y.gather(1, _nearest(x)[1])).abs() / scale
     return (difference.amax(1) + 1e-3).log() - (difference.median(1).values + 1e-2).log()
 
 
-def _crowding(x: Tensor) -> Tensor:
-    """Log of the median distance to the nearest row, in units of the inputs' spread."""
+def _spacing(x: Tensor) -> Tensor:
+    """Log of the median distance to the nearest neighbour, in units of the inputs' spread."""
     spread = x.std((1, 2)) + 1e-9
     return (_nearest(x)[0].median(1).values / spread + 1e-4).log()
 
 
-def _cleft(x: Tensor) -> Tensor:
-    """Log of the least share of a column's variance that is left within its two halves.
+def _unimodality(x: Tensor) -> Tensor:
+    """Log of the smallest ratio, over columns, of within-group to total variance of two groups.
 
-    Halves are those of the best cut. A uniform column keeps a quarter, a normal one about a third,
-    two clusters next to nothing.
+    The groups are those of the best split of a column. The ratio is a quarter for a uniform column,
+    about a third for a normal one, and near zero for two clusters.
     """
     x = x.sort(1).values.double()
     n = torch.arange(1, x.shape[1], dtype=x.dtype, device=x.device).unsqueeze(-1)
@@ -233,7 +236,7 @@ def _cleft(x: Tensor) -> Tensor:
 
 
 def _surprise(network: PFN, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """How far held-out answers are from what the network expects of them, fold by fold."""
+    """Log scores and residuals of held-out targets, relative to what the network expects."""
     excess, extreme, residuals = [], [], []
     for fold in range(_N_FOLDS):
         held_out = torch.arange(x.shape[1]) % _N_FOLDS == fold
@@ -241,7 +244,7 @@ def _surprise(network: PFN, x: Tensor, y: Tensor) -> dict[str, Tensor]:
             predictive = network(x[:, ~held_out], y[:, ~held_out], x[:, held_out])
             excess.append(-predictive.log_prob(y[:, held_out]) - predictive.entropy())
             u = predictive.cdf(y[:, held_out])
-            # Not standard deviations, which a little mass in far bars makes too large.
+            # Quartiles, because a small mass in far bars inflates standard deviations.
             low, middle, high = predictive.icdf(_QUARTILES.to(y)).to(y)
         extreme.append(torch.minimum(u, 1 - u))
         residuals.append((y[:, held_out] - middle) / (high - low))
@@ -249,8 +252,8 @@ def _surprise(network: PFN, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     size, centred = residual.abs(), residual - residual.mean(1, keepdim=True)
     kurtosis = centred.pow(4).mean(1) / (centred.var(1) + 1e-6).square()
     return {
-        "surprise at held-out rows": torch.cat(excess, 1).mean(1).asinh(),
-        "most surprising held-out row": -(torch.cat(extreme, 1).amin(1) + 1e-7).log(),
+        "mean excess loss of held-out rows": torch.cat(excess, 1).mean(1).asinh(),
+        "least probable held-out target": -(torch.cat(extreme, 1).amin(1) + 1e-7).log(),
         "largest held-out residual": size.amax(1).log() - (size.median(1).values + 1e-2).log(),
         "kurtosis of held-out residuals": (kurtosis + 1e-6).log(),
     }

@@ -1,9 +1,9 @@
-r"""Posterior predictive checks: does data made from the posterior look like the data?
+r"""Posterior predictive checks: do data replicated from the posterior resemble the observed data?
 
-For each dataset one draw :math:`\theta' \sim q(\theta \mid D)` makes replicates
-:math:`D' \sim p(D \mid \theta')`. If q is exact, :math:`(\theta', D)` has the law of
-:math:`(\theta, D)`, so any statistic of D ranks uniformly among those of the replicates. (The
-usual check averages over all draws of the posterior; its p-values crowd around 1/2.)
+For each dataset, replicates :math:`D' \sim p(D \mid \theta')` are simulated from one draw
+:math:`\theta' \sim q(\theta \mid D)`. If q is exact, :math:`(\theta', D)` has the same distribution
+as :math:`(\theta, D)`, so the rank of any statistic of D among those of the replicates is uniform.
+(The usual check averages over all posterior draws; its p-values concentrate around 1/2.)
 
 References:
     Gelman, Meng and Stern, Posterior predictive assessment of model fitness (1996).
@@ -24,7 +24,7 @@ from amortized.program.simulation import ProgramSimulator
 from amortized.seeding import seeded
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
-"""Of x ``(n_datasets, n, n_features)`` and y ``(n_datasets, n)``: one number a dataset."""
+"""Maps x ``(n_datasets, n, n_features)`` and y ``(n_datasets, n)`` to ``(n_datasets,)``."""
 
 STATISTICS: Mapping[str, Statistic] = {
     "mean": lambda x, y: y.mean(-1),
@@ -41,14 +41,14 @@ def predictive_check(
     n_replicates: int = 99,
     seed: int = 0,
 ) -> Uniformity:
-    """Tests where statistics of each dataset rank among those of its replicates.
+    """Tests the ranks of statistics of each dataset among those of its replicates.
 
     Args:
-        trial: datasets and answers; see `PosteriorTrial.run`.
-        prior: its program makes the replicates.
-        statistics: by name; mean, standard deviation and largest of y if None.
-        n_replicates: of each dataset.
-        seed: of the replicates.
+        trial: datasets and posterior draws; see `PosteriorTrial.run`.
+        prior: the prior whose program simulates the replicates.
+        statistics: functions by name; None uses mean, standard deviation and maximum of y.
+        n_replicates: number of replicates of each dataset.
+        seed: seed of the replicates.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -59,7 +59,7 @@ def predictive_check(
     """
     if trial.x is None or trial.y is None:
         raise ValueError(
-            "Expected a trial with the x and y of its datasets, of PosteriorTrial.run."
+            "Expected a trial with the x and y of its datasets, as from PosteriorTrial.run."
         )
     statistics = STATISTICS if statistics is None else statistics
     x, y = trial.x, trial.y
@@ -67,7 +67,7 @@ def predictive_check(
     u = ProgramDensity(prior.model, x, y).unconstrain(one)[:, 0]
     simulate = ProgramSimulator(prior.model, x[0])
     replicated: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
-    # Not a seed of the trial: replicates made from the numbers of the draws would know them.
+    # Not a seed of the trial, because replicates would be correlated with the posterior draws.
     with seeded(batch_seed(seed, trial.n_datasets)):
         for _ in range(n_replicates):
             _, replicate = simulate(u, x)

@@ -1,15 +1,18 @@
-r"""Does the prior fit these rows? A network can be right about its prior and wrong about the data.
+r"""Prior fit: are the rows of a dataset plausible under the prior of a network?
 
-Every row is held out once (five folds, one batch) and predicted from the others. Under the prior
+A network can be calibrated over its prior and still be wrong for data that the prior does not
+describe. Every row is held out once (five folds, one batch) and predicted from the others. Under
+the prior
 the probability integral transform u of its target is uniform and the normal score
 :math:`z = \Phi^{-1}(u)` standard normal. Statistics of these, of ties and of the inputs are
-compared with the same statistics of datasets that the prior itself draws with as many rows and
-features, because held-out rows of one dataset depend on each other. The combined p-value is that
-of the least p-value of a statistic, again among the prior's own datasets, so that the probability
-of a false alarm is the level (Westfall and Young's min-p). Beyond the simulated values p-values
-follow an exponential tail.
+compared with the same statistics of datasets drawn from the prior with equal numbers of rows and
+features, because held-out rows of one dataset are dependent. The combined p-value is that of the
+smallest p-value, again compared with datasets of the prior, so that the probability of a false
+alarm equals the level (Westfall and Young's min-p). Beyond the simulated values an exponential tail
+is assumed.
 
-Where no prior is at hand, p-values are those of independent uniform u, combined by Bonferroni.
+If the prior is not available, p-values are those of independent uniform u, with Bonferroni's
+correction.
 
 References:
     | Probabilistic forecasts, calibration and sharpness (Gneiting et al., 2007)
@@ -49,13 +52,13 @@ from amortized.priors.prior import Prior
 LEAST_ROWS = 8
 LEVEL = 0.05
 GROSS = 1e-3
-_MOST_ROWS = 100  # more rows are judged by a random part of them
+_MOST_ROWS = 100  # of more rows, a random subset is evaluated
 _N_DATASETS = 400
 _calibrations: dict[tuple[Any, ...], dict[str, Array]] = {}
 NARROW = "they are too narrow; this prior expects noise far below that of these rows"
 WIDE = "they are too wide; this prior expects more noise than these rows have"
 DRIFT = "Targets drift with the order of the rows, which this prior takes to be exchangeable"
-UNEVEN = "Errors are larger in one part of the rows; this prior expects one noise everywhere"
+UNEVEN = "Errors are larger in one part of the rows; this prior assumes equal noise everywhere"
 _checked = ContextVar("_checked", default=True)
 
 
@@ -64,10 +67,10 @@ class Statistic:
     """One statistic of the held-out rows.
 
     Attributes:
-        value: of these rows.
-        low: 5% quantile among datasets of the prior.
-        high: 95% quantile.
-        p_value: two-sided.
+        value: its value for these rows.
+        low: its 5% quantile over datasets of the prior.
+        high: its 95% quantile.
+        p_value: two-sided p-value.
     """
 
     value: float
@@ -78,14 +81,14 @@ class Statistic:
 
 @dataclass(frozen=True)
 class PriorFit:
-    """Whether the rows look as the prior of a network expects.
+    """Whether the rows are plausible under the prior of a network.
 
     Attributes:
-        p_value: probability that a dataset of the prior fits as badly by any of the statistics.
-        statistics: by name.
-        log_scores: mean log score of held-out rows, of the network and of two baselines.
-        sentence: the finding in words, and what to do where the prior does not fit.
-        expected_from: what the expected values are those of.
+        p_value: probability that a dataset of the prior has a statistic as extreme as these rows.
+        statistics: the statistics by name.
+        log_scores: mean log score of held-out rows, for the network and two baselines.
+        sentence: the finding in words, and what to do if the prior does not fit.
+        expected_from: source of the expected values.
     """
 
     p_value: float
@@ -97,7 +100,7 @@ class PriorFit:
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Estimators do not check the prior's fit inside: simulations fit datasets of the prior."""
+    """Disables the check of the prior by estimators, as for datasets drawn from the prior."""
     before = _checked.set(False)
     try:
         yield
@@ -113,7 +116,7 @@ def prior_fit(
     prior: Prior | None = None,
     seed: int = 0,
 ) -> PriorFit:
-    """Compares held-out rows with what a network's prior expects of them.
+    """Compares held-out rows with their distribution under a network's prior.
 
     Args:
         network: a `PFN` or `TabularPFN` for regression.
@@ -121,10 +124,10 @@ def prior_fit(
         y: targets in the network's units.
         prior: that the network was trained on; None is the one its config names. The prior of a
             table network is not simulated.
-        seed: of folds and of the prior's datasets.
+        seed: seed of the folds and of the prior's datasets.
 
     Raises:
-        ValueError: if there are fewer than 8 rows, or numbers that are missing.
+        ValueError: if there are fewer than 8 rows, or missing values.
 
     Example:
         >>> from amortized.pretrained import load
@@ -156,15 +159,15 @@ def prior_fit(
 
 
 def gross_misfit(network: Any, x: Tensor, y: Tensor, seed: int = 0) -> str | None:
-    """What is grossly wrong with a prior for these rows, or None: one batch, nothing simulated.
+    """Describes a gross misfit of the prior to these rows, without simulation.
 
-    Held-out rows are taken as half as many independent ones, which allows for their dependence.
+    To allow for their dependence, n held-out rows are treated as n / 2 independent ones.
 
     Args:
-        network: over rows.
+        network: a network over rows.
         x: inputs in the network's units, ``(rows, features)``.
         y: targets in the network's units.
-        seed: of the folds.
+        seed: seed of the folds.
     """
     if not _checked.get() or len(x) < LEAST_ROWS:
         return None
@@ -179,10 +182,10 @@ def gross_misfit(network: Any, x: Tensor, y: Tensor, seed: int = 0) -> str | Non
 
 
 def far_too_narrow(held_out: HeldOut) -> NDArray[np.bool_]:
-    """Which datasets' normal scores are too large by chance, of half as many independent ones.
+    """Whether the normal scores of each dataset are too large to be due to chance.
 
     Args:
-        held_out: what was predicted of each dataset's rows.
+        held_out: predictions of each dataset's rows; n rows count as n / 2 independent ones.
     """
     n_independent = held_out.u.shape[1] / 2
     squares = n_independent * np.square(held_out.z).mean(1)
@@ -190,7 +193,7 @@ def far_too_narrow(held_out: HeldOut) -> NDArray[np.bool_]:
 
 
 def _judged(x: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """The rows in their order, or a random part of them."""
+    """All rows, or a random subset of them, in the given order."""
     if x.ndim != 2 or y.shape != x.shape[:1] or len(x) < LEAST_ROWS:
         raise ValueError(
             f"Expected x (rows, features) and y (rows,) of at least {LEAST_ROWS} rows; got "
@@ -209,7 +212,7 @@ def _is_raw(network: Any) -> bool:
 def _expected(
     network: Any, prior: Prior | None, n: int, n_features: int, seed: int
 ) -> dict[str, Array] | None:
-    """The statistics of datasets of the prior; None where no prior over such rows is at hand."""
+    """The statistics of datasets of the prior; None if no prior of such rows is available."""
     name = network.config.prior
     if not isinstance(network, PFN):
         return None
@@ -223,7 +226,7 @@ def _expected(
     key = (described, weights.hexdigest(), n, n_features, seed)
     if key not in _calibrations:
         try:
-            # Another seed than that of the datasets which other checks draw from the prior.
+            # The seed differs from that of datasets that other checks draw from the prior.
             x, y = prior_datasets(source, n, n_features, _N_DATASETS, seed + 7919)
         except ValueError:
             return None
@@ -242,14 +245,14 @@ def _upper_tail(sample: Array, values: Array) -> Array:
     start = ordered[int(0.9 * n)]
     beyond = ordered[ordered > start]
     share = (len(beyond) + 1) / (n + 1)
-    # A statistic without a tail, such as ties that the prior never draws, excludes more.
+    # A statistic without a tail, such as ties that the prior never draws, excludes larger values.
     rate = 1 / max((beyond - start).mean() if len(beyond) else 0.0, 1e-3 * abs(start), 1e-3)
     tail = share * np.exp(-rate * np.maximum(values - start, 0.0))
     return np.asarray(np.where(values > start, tail, (1 + at_least) / (1 + n)))
 
 
 def _two_sided(sample: dict[str, Array], found: dict[str, Array]) -> dict[str, Array]:
-    """Each statistic's p-values among a sample of it."""
+    """Two-sided p-values of each statistic with respect to a sample of it."""
     return {
         name: np.minimum(
             1.0,
@@ -263,20 +266,20 @@ def _two_sided(sample: dict[str, Array], found: dict[str, Array]) -> dict[str, A
 
 
 def _surprise(p_values: dict[str, Array]) -> Array:
-    """Minus the log of each dataset's least p-value."""
+    """Minus the log of each dataset's smallest p-value."""
     return np.asarray(-np.log(np.maximum(np.min(list(p_values.values()), axis=0), 1e-300)))
 
 
 def _p_values(
     expected: dict[str, Array], found: dict[str, Array]
 ) -> tuple[dict[str, Array], Array]:
-    """Each statistic's two-sided p-values, and the combined ones, of any number of datasets."""
-    # Each half of the prior's datasets is measured by the other, as the datasets in question are.
+    """Two-sided p-values of each statistic, and combined p-values, for any number of datasets."""
+    # Cross-fitting: each half of the prior's datasets is compared with the other half.
     halves = [{name: values[i::2] for name, values in expected.items()} for i in (0, 1)]
     null = np.concatenate([_surprise(_two_sided(halves[1 - i], halves[i])) for i in (0, 1)])
     each = [_upper_tail(null, _surprise(_two_sided(half, found))) for half in halves]
-    # Of the p-values by either half the geometric mean: they are nearly one, and their arithmetic
-    # mean is below .05 for .035 of the prior's own datasets (the geometric for .045).
+    # The p-values from both halves are combined by their geometric mean, because they are nearly
+    # equal; the arithmetic mean would be conservative.
     return _two_sided(expected, found), np.asarray(np.sqrt(each[0] * each[1]))
 
 
@@ -285,7 +288,7 @@ def _statistic(value: Any, range_: Any, p_value: Any) -> Statistic:
 
 
 def _exact_null(held_out: HeldOut) -> dict[str, Statistic]:
-    """Statistics whose law is known if the held-out u are uniform and independent."""
+    """Statistics whose distribution is known if the held-out u are uniform and independent."""
     u, n = held_out.u[0], held_out.u.shape[1]
     squares = float(np.square(held_out.z).sum())
     statistics = {}
@@ -318,7 +321,7 @@ def _advice(network: Any) -> str:
     return f"Take a network whose prior fits ({other}), or {own}."
 
 
-# What each statistic says where it is low and where it is high; the first that is extreme counts.
+# Explanation of a low and of a high value of each statistic; the first extreme one is reported.
 _FINDINGS = {
     "exact copies of rows": ("", "Rows are exact copies of others, which this prior never draws"),
     "repeated targets": ("", "Targets repeat a few values; this prior draws continuous ones"),
@@ -339,7 +342,7 @@ _FINDINGS = {
     "log score less its expectation": (NARROW, WIDE),
     "dependence of neighbours in x": (
         "The rows are rougher in x than this prior's functions",
-        "Neighbours in x err together: this prior's functions bend in other ways",
+        "Errors of neighbours in x are correlated: this prior's functions have another shape",
     ),
     "mean of normal scores": ("Targets lie below the predictions", "Targets lie above them"),
     "skewness of normal scores": ("Errors are skewed downwards", "Errors are skewed upwards"),
@@ -354,14 +357,14 @@ def _sentence(
     covered = statistics["coverage of 90% intervals"].value
     if fit_p >= LEVEL:
         return (
-            f"The rows look as this prior expects (p = {fit_p:.2g}): the 90% intervals cover "
+            f"The rows are consistent with this prior (p = {fit_p:.2g}): the 90% intervals cover "
             f"{covered:.0%} of {n} held-out rows."
         )
     clear = max(min(s.p_value for s in statistics.values()), 1e-3)
 
     def counts(name: str) -> bool:
         found = statistics[name]
-        # Intervals that miss rows matter most to a user, and explain large residuals.
+        # Low coverage matters most to users, and explains large residuals.
         missed = name.startswith("coverage") and found.value < found.low
         return found.p_value <= (max(clear, LEVEL) if missed else clear)
 

@@ -1,4 +1,4 @@
-"""A report is made of sections: as data, as text, and as one self-contained HTML page."""
+"""Reports, made of sections: as data, as text, and as one self-contained HTML page."""
 
 import base64
 import html
@@ -22,7 +22,7 @@ ALARM = 0.01
 DELAY = 2.0
 """Seconds before a progress bar is shown."""
 
-# Figures are images on white, so they keep a white card in dark mode.
+# Figures have a white background, also in dark mode.
 _STYLE = """
 :root { color-scheme: light dark; --text: #14213d; --page: #fff; --quiet: #555; --line: #ddd;
   --bad: #c2410c; --bad-back: #fbf1ec; --good: #3b9ab2; --good-back: #eef5f7; }
@@ -55,9 +55,9 @@ class Section:
     """One part of a report.
 
     Attributes:
-        name: its heading; sections of one name are joined.
-        entries: ``{what: number or text}``.
-        warnings: in plain words.
+        name: heading; sections with the same name are joined.
+        entries: ``{label: number or text}``.
+        warnings: warnings, as sentences.
         figures: ``{caption: figure}``.
     """
 
@@ -69,12 +69,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What was asked, what was answered, and every reason to distrust the answer.
+    """The result of an inference, its diagnostics, and every reason to distrust it.
 
     Attributes:
-        title: what the report is about; the page's heading adds the verdict to it.
-        sections: ``{section: {what: number or text}}``, in the order of the page.
-        warnings: in plain words; empty where no check found a problem.
+        title: what the report is about; the page's heading adds the verdict.
+        sections: ``{section: {label: number or text}}``, in the order of the page.
+        warnings: warnings, as sentences; empty if no check found a problem.
         figures: ``{caption: figure}``.
         advice: what the warnings mean and what to do, one entry for each section that has some.
 
@@ -94,14 +94,14 @@ class Report:
 
     @classmethod
     def of(cls, title: str, sections: Iterable[Section]) -> "Report":
-        """The report that sections make, in their order; their warnings and figures likewise.
+        """Combines sections, with their warnings and figures, in their order.
 
-        On a terminal a progress bar counts them from the third second on, unless the environment
-        has TQDM_DISABLE=1.
+        On a terminal a progress bar is shown after three seconds, unless the environment has
+        TQDM_DISABLE=1.
 
         Args:
-            title: of the report.
-            sections: made one after the other.
+            title: title of the report.
+            sections: the sections; a generator is consumed one by one.
 
         Example:
             >>> Report.of("A test", [Section("Answer", {"mean": 0.5}, ["It is made up."])])
@@ -125,7 +125,7 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """In one sentence: the first warning, and how many more there are."""
+        """One sentence: the first warning, and the number of others."""
         if not self.warnings:
             return "No check found a problem."
         first = re.split(r"[.:;](?:\s|$)", self.warnings[0], maxsplit=1)[0]
@@ -133,11 +133,11 @@ class Report:
         return first + (f" (and {more} more)." if more else ".")
 
     def texts(self, section: str) -> dict[str, str]:
-        """A section as the page writes it, numbers rounded."""
+        """A section as shown on the page, with rounded numbers."""
         return {str(what): _text(value) for what, value in self.sections[section].items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Title, verdict, sections and warnings as numbers, texts and lists, fit for JSON."""
+        """Title, verdict, sections and warnings as numbers, texts and lists, ready for JSON."""
         return {
             "title": self.title,
             "verdict": self.verdict,
@@ -148,7 +148,7 @@ class Report:
         }
 
     def to_html(self) -> str:
-        """The page, figures included."""
+        """The HTML page, including figures."""
         heading = html.escape(f"{self.title}: {self.verdict}")
         head = (
             '<meta charset="utf-8"><meta name="viewport" content="width=device-width, '
@@ -169,7 +169,7 @@ class Report:
         return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
     def save(self, path: str | Path) -> Path:
-        """Writes the page, or the dictionary where the name ends in ``.json``."""
+        """Writes the page, or the dictionary if the name ends in ``.json``."""
         path = Path(path)
         text = json.dumps(self.to_dict(), indent=1) if path.suffix == ".json" else self.to_html()
         path.write_text(text, encoding="utf-8")
@@ -207,7 +207,7 @@ class Report:
 
 
 def _no_bar() -> bool | None:
-    """Whether the user wants no bars; None leaves it to whether there is a terminal."""
+    """Whether bars are disabled by the user; None shows them on terminals only."""
     return True if os.environ.get("TQDM_DISABLE", "0") not in ("", "0") else None
 
 
@@ -226,5 +226,5 @@ def _figure(caption: str, figure: Any) -> str:
 
 
 def in_words(make: Callable[[], Any]) -> str:
-    """The catalogue's description of a prior, without the markup of formulas."""
+    """The docstring of a prior as plain text, without the markup of formulas."""
     return (inspect.getdoc(make) or "").split("\n\n")[0].replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The report of one posterior: method, calibration at these inputs, fit and a reference."""
+"""The report of a posterior: method, calibration at these inputs, fit, and comparison."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,17 +25,17 @@ from amortized.program.vectorised import Program
 from amortized.seeding import seeded
 
 _IN_WORDS = {
-    "exact": "a closed form: nothing is approximated",
+    "exact": "closed form, without approximation",
     "smc": "particles moved from the prior to the posterior",
-    "nuts": "Markov chains; trust them where R-hat is below 1.03",
-    "importance": "weighted draws; trust them where k-hat is below 0.7",
+    "nuts": "Markov chains; reliable if R-hat is below 1.03",
+    "importance": "weighted draws; reliable if k-hat is below 0.7",
     "adapted": "weighted draws of a mixture fitted to the posterior; k-hat should be below 0.7",
-    "laplace": "a normal at the mode",
-    "vi": "the best normal in unconstrained space",
-    "dt": "a network's answer as it comes; trust it as far as the calibration goes",
+    "laplace": "normal approximation at the mode",
+    "vi": "the best normal approximation in unconstrained space",
+    "dt": "a network's posterior without correction; as reliable as its calibration",
 }
 _REFERENCES = ("exact", "smc", "nuts")
-_DRIFT = 0.2  # nats of a stream: as if a mean had moved by 0.6 standard deviations
+_DRIFT = 0.2  # nats, which corresponds to a shift of a mean by 0.6 standard deviations
 
 
 def report_posterior(
@@ -55,16 +55,17 @@ def report_posterior(
 
     Args:
         model: the program, or a prior with one.
-        x: inputs that the posterior was inferred from.
-        y: their targets.
-        posterior: by any method of `infer`.
-        reference: method to compare with; "auto" takes the first of exact, smc and nuts that is
-            another and works, None is none.
-        latent_prior: that the posterior was inferred under; None for the model's own.
+        x: inputs of the dataset.
+        y: targets of the dataset.
+        posterior: its posterior, by any method of `infer`.
+        reference: method to compare with; "auto" takes the first other method of exact, smc and
+            nuts that works, None takes none.
+        latent_prior: latent prior of the posterior; None for the model's own.
         options: further arguments of its method, such as a network.
-        n_datasets: drawn from the program at these very inputs, for the calibration.
-        seed: of these and of the reference.
-        held_out: how held-out rows were predicted, as far as that was measured.
+        n_datasets: number of datasets drawn from the program at the same inputs, for the
+            calibration.
+        seed: seed of these datasets and of the reference.
+        held_out: predictions of held-out rows, if available.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
@@ -81,12 +82,12 @@ def report_posterior(
         )
     x, y = torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(y, dtype=torch.float64)
     if y.shape != x.shape[:1]:
-        raise ValueError(f"Expected one number a row as y, ({len(x)},); got {tuple(y.shape)}.")
+        raise ValueError(f"Expected y of shape ({len(x)},); got {tuple(y.shape)}.")
     method, options = str(posterior.diagnostics["method"]), dict(options or {})
     problem = make_problem(model, x, y, latent_prior)
 
     def answer(rows: Tensor, targets: Tensor, n_draws: int) -> Posterior:
-        # Chains need gradients; doubts about simulated datasets are counted by the test.
+        # Chains need gradients; warnings about simulated datasets are part of the test's result.
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return infer(
@@ -107,7 +108,7 @@ def report_posterior(
     def sections() -> Iterator[Section]:
         if held_out is not None:
             yield held_out
-        yield Section("What was asked", {"rows": len(y), "features": x.shape[1]})
+        yield Section("Subject", {"rows": len(y), "features": x.shape[1]})
         yield Section("Prior", {"program": program, "of its latents": own})
         yield from _answer(posterior, method)
         yield _calibration(problem, answer, method, n_datasets, seed)
@@ -123,12 +124,12 @@ def report_posterior(
 
 
 def _answer(posterior: Posterior, method: str) -> Iterator[Section]:
-    """The posterior in numbers, and the method's own diagnostics."""
+    """Summary of the posterior, and the method's own diagnostics."""
     answers = {
         label: f"{row['mean']:.4g} +- {row['sd']:.3g}" for label, row in posterior.summary().items()
     }
     figures = {"The posterior: mean and 90% interval.": posterior.plot()} if answers else {}
-    yield Section("Answer, mean and sd", answers, figures=figures)
+    yield Section("Posterior, mean and sd", answers, figures=figures)
     own = {k: v for k, v in posterior.diagnostics.items() if isinstance(v, int | float | str)}
     own.pop("seconds", None)
     doubts = [f"{each}." for each in posterior.diagnostics.get("doubt", [])]
@@ -139,16 +140,17 @@ def _answer(posterior: Posterior, method: str) -> Iterator[Section]:
 def _own_doubts(own: dict[str, Any]) -> list[str]:
     doubts = list[str]()
     if own["method"] == "dt" and not own.get("inside_training_range", True):
-        doubts.append("The network was not trained on such a prior and such data.")
+        doubts.append("The prior or the data are outside of the network's training range.")
     if own.get("drift", 0.0) > _DRIFT:
         doubts.append(
-            f"The stream has drifted by {own['drift']:.2f} nats; infer again from all rows."
+            f"The approximation error of the stream is {own['drift']:.2f} nats; infer again from "
+            "all rows."
         )
     return doubts
 
 
 class _UnderMixture(Prior):
-    """Datasets of a program at the same inputs, latents from a mixture over u."""
+    """Datasets of a program at fixed inputs, with latents drawn from a mixture over u."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -169,7 +171,7 @@ def _calibration(
     n_datasets: int,
     seed: int,
 ) -> Section:
-    """SBC of the method on datasets of the program at the inputs of the data, same prior."""
+    """SBC of the method on datasets drawn from the same prior at the inputs of the data."""
 
     def same_inputs(n_tasks: int, n_rows: int) -> Tensor:
         return problem.x.expand(n_tasks, -1, -1)
@@ -193,12 +195,12 @@ def _calibration(
     if test.p_value < ALARM:
         doubts.append(f"{method} is not calibrated at these inputs (p = {test.p_value:.2g}).")
     entries = {f"SBC of {n_datasets} datasets at these inputs, p": test.p_value}
-    caption = "Ranks of the truth: inside the grey band is calibrated."
+    caption = "Ranks of the truth: calibrated if inside the grey band."
     return Section("Calibration", entries, doubts, {caption: test.plot().figure})
 
 
 def _fits(posterior: Posterior, x: Tensor, y: Tensor, seed: int) -> Section:
-    """Ordinary posterior predictive checks, row by row drawn from the predictive."""
+    """Usual posterior predictive checks, with rows drawn from the predictive."""
     with seeded(seed):
         replicates = posterior.predictive(x).sample(torch.Size([500]))
     shares, doubts = {}, list[str]()
@@ -209,7 +211,7 @@ def _fits(posterior: Posterior, x: Tensor, y: Tensor, seed: int) -> Section:
             tail = "upper" if shares[name] > 0.5 else "lower"
             doubts.append(
                 f"The model does not fit: the {name} of the data lies in the {tail} tail of its "
-                f"posterior predictive distribution ({shares[name]:.1%} of replicates below it)."
+                f"posterior predictive distribution ({shares[name]:.1%} of replicates are smaller)."
             )
     ax = new_axes()
     low, high = replicates.min().item(), replicates.max().item()
@@ -218,7 +220,7 @@ def _fits(posterior: Posterior, x: Tensor, y: Tensor, seed: int) -> Section:
         style = line_style(i)
         ax.hist(values.numpy(), bins=bins, density=True, histtype="step", label=label, **style)
     figure = label_axes(ax, "y", "density", "Posterior predictive check").figure
-    name, caption = "Fit: share of replicates below the data", "Replicated data, and the data."
+    name, caption = "Fit: fraction of replicates below the data", "Replicated and observed data."
     return Section(name, shares, doubts, {caption: figure})
 
 
@@ -230,7 +232,7 @@ def _reference(
     method: str,
     asked: dict[str, Any],
 ) -> Posterior | None:
-    """The reference's posterior; of those that "auto" tries, the first that works."""
+    """The reference's posterior; for "auto" that of the first method that works."""
     if name is None:
         return None
     if name != "auto":
@@ -246,7 +248,7 @@ def _reference(
 
 
 def _compared(posterior: Posterior, reference: Posterior) -> Section:
-    """Means and standard deviations against the reference's, latent by latent."""
+    """Compares means and standard deviations with the reference's, for each latent."""
     name, rows, points = str(reference.diagnostics["method"]), {}, {}
     doubts = list[str]()
     ours, theirs = posterior.summary(), reference.summary()
@@ -254,10 +256,10 @@ def _compared(posterior: Posterior, reference: Posterior) -> Section:
     for label, row in ours.items():
         unit = max(theirs[label]["sd"], 1e-300)
         moved, ratio = (row["mean"] - theirs[label]["mean"]) / unit, row["sd"] / unit
-        rows[label] = f"mean moved by {moved:+.3f} sd, sd times {ratio:.3f}"
+        rows[label] = f"mean differs by {moved:+.3f} sd, ratio of sds {ratio:.3f}"
         points[label] = (moved, error)
         if abs(moved) > max(0.2, 5 * error) or not 0.8 < ratio < 1.25:
             doubts.append(f"{label} differs from {name}: {rows[label]}.")
     chart = compare_methods(points, f"difference of means to {name} (its sd)")
-    caption = "Both answers, in units of the reference's spread."
+    caption = "Both posteriors, in units of the reference's standard deviation."
     return Section("Reference", {"method": name, **rows}, doubts, {caption: chart.figure})

@@ -1,4 +1,4 @@
-"""The report of a network over rows on one dataset: prior, calibration, range and reference."""
+"""The report of a network over rows for a dataset: prior, calibration, range and reference."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from amortized.priors.program_prior import ProgramPrior
 from amortized.seeding import seeded
 
 _MAX_REFERENCE_ROWS = 100
-_N_DRAWS = 500  # of the reference's predictive, for the divergence between the two
+_N_DRAWS = 500  # draws of the reference's predictive, for the divergence
 
 
 def report_pfn(
@@ -45,20 +45,20 @@ def report_pfn(
     """The report of a network's predictive for one dataset, in the network's units.
 
     Args:
-        network: of any prior.
+        network: a network over rows.
         x: inputs, in the network's units.
         y: targets, in the network's units.
-        prior: that the network was trained on; None takes the one that its config names, or whose
+        prior: training prior of the network; None takes the one that its config names, or whose
             import path was stored. Without any, calibration, range and reference are left out.
-        estimator: that predicts by the network; its calibration is evaluated then, which includes
-            its preprocessing; None evaluates the network itself.
-        reference: method of `infer` on the same prior; "auto" is "smc" up to 100 rows and none
+        estimator: estimator that uses the network; calibration then includes its preprocessing;
+            None evaluates the network itself.
+        reference: method of `infer` with the same prior; "auto" is "smc" up to 100 rows and none
             beyond, None is none.
-        n_datasets: of the prior, for the calibration at this size.
-        seed: of these and of the reference.
-        names: of the columns, for the axes; None calls a single one x.
-        fit: of the prior to the rows, in the order in which they were observed; None compares
-            them in the order given.
+        n_datasets: number of datasets of the prior, for the calibration at this size.
+        seed: seed of these datasets and of the reference.
+        names: names of the columns, for the axes; None calls a single one x.
+        fit: fit of the prior to the rows in the order in which they were observed; None computes
+            it for the rows in the given order.
     """
     name, n, x, y = network.config.prior, len(x), x.float(), y.float()
     about = {"name": name or "unknown", "units": network.config.units or "raw"}
@@ -67,7 +67,7 @@ def report_pfn(
         if prior is not None and name is not None and name in PRIORS:
             about["in words"] = in_words(PRIORS[name])
     if prior is None or (reference == "auto" and not isinstance(prior, ProgramPrior)):
-        reference = None  # no program, no other method
+        reference = None  # there is no program for another method
     asked = {"rows": n, "features": x.shape[1], "network": name or type(network).__name__}
 
     def sections() -> Iterator[Section]:
@@ -75,7 +75,7 @@ def report_pfn(
         if judged is None and n >= LEAST_ROWS:
             judged = prior_fit(network, x, y, prior=prior, seed=seed)
         yield fit_section(judged)
-        yield Section("What was asked", asked)
+        yield Section("Subject", asked)
         yield Section("Prior", about)
         if prior is None:
             yield _measured(network)
@@ -89,13 +89,14 @@ def report_pfn(
 
 
 def fit_section(fit: PriorFit | None) -> Section:
-    """Whether the prior fits the rows, the first section of a report.
+    """Whether the prior fits the rows; the first section of a report.
 
     Args:
-        fit: of the prior to the rows; None of too few rows.
+        fit: fit of the prior to the rows; None if there are too few rows.
     """
     if fit is None:
-        return Section("Prior against rows", {"finding": f"not judged below {LEAST_ROWS} rows"})
+        finding = f"not checked with fewer than {LEAST_ROWS} rows"
+        return Section("Prior against rows", {"finding": finding})
     entries: dict[str, Any] = {
         "finding": fit.sentence,
         "p-value": fit.p_value,
@@ -113,7 +114,7 @@ def fit_section(fit: PriorFit | None) -> Section:
 
 
 def _measured(network: PFN) -> Section:
-    """The calibration that was measured after training, where the prior is not at hand."""
+    """The calibration measured after training, used if the prior is not available."""
     found, text = network.calibration, "not measured; give the prior: report(..., prior=...)"
     doubts = [] if found is None else [f"{doubt[0].upper()}{doubt[1:]}." for doubt in found.doubts]
     if found is not None:
@@ -133,13 +134,13 @@ def _calibration(prior: Any, method: Any, n: int, n_datasets: int, seed: int) ->
             f"Over its prior, at {n} rows, the {judged} is not calibrated (p = {test.p_value:.2g})."
         )
     entries = {f"PIT over {n_datasets} datasets of the prior, p-value": test.p_value}
-    caption = "Calibration over the prior: inside the grey band is calibrated."
+    caption = "Calibration over the prior: calibrated if inside the grey band."
     return Section("Calibration", entries, warnings, {caption: test.plot().figure})
 
 
 def _range(network: PFN, prior: Any, x: Tensor, y: Tensor, seed: int) -> Section:
     if len(x) < LEAST_ROWS:
-        skipped = f"not judged with fewer than {LEAST_ROWS} rows"
+        skipped = f"not checked with fewer than {LEAST_ROWS} rows"
         return Section("Range", {"inside the training range": skipped})
     standardised = network.config.units == "standardised"
     judge = TrainingRange(network, prior, len(x), x.shape[1], standardised=standardised, seed=seed)
@@ -147,7 +148,7 @@ def _range(network: PFN, prior: Any, x: Tensor, y: Tensor, seed: int) -> Section
     outside, warnings = bool(verdict.flagged()[0]), list[str]()
     if outside:
         warnings.append(
-            f"The data look unlike those the network was trained on: {verdict.reason()}."
+            f"The data are outside of the network's training range: {verdict.reason()}."
         )
     entries = {"inside the training range": not outside, "p-value": float(verdict.p_values[0])}
     return Section("Range", entries, warnings)
@@ -156,7 +157,7 @@ def _range(network: PFN, prior: Any, x: Tensor, y: Tensor, seed: int) -> Section
 def _predictions(
     network: PFN, prior: Any, x: Tensor, y: Tensor, reference: str | None, label: str, seed: int
 ) -> Iterator[Section]:
-    """The network's predictive at new rows, and how far it is from a reference's."""
+    """The network's predictive at new rows, and its divergence from a reference's."""
     grid, units, began = _new_rows(x), network.config.units, time.perf_counter()
     with torch.no_grad():
         predictive = network(x[None], y[None], grid[None])
@@ -172,7 +173,7 @@ def _predictions(
     if reference == "auto":
         reference = "smc" if len(x) <= _MAX_REFERENCE_ROWS else None
         if reference is None:
-            text = f"No reference was run: {len(x)} rows take it minutes. Ask for one by name."
+            text = f"not run, because {len(x)} rows take minutes; name one to run it"
             compared = Section("Reference", {"method": "none"}, [text])
     if reference is not None:
         posterior = infer(prior, x, y, method=reference, n_draws=_N_DRAWS, seed=seed)
@@ -180,7 +181,7 @@ def _predictions(
         predictive_band(exact, position, label=reference, colour=1, ax=ax, **labels)
         compared = _compared(predictive, exact, reference)
         seconds[f"reference, {reference}"] = posterior.diagnostics["seconds"]
-    about = {"method": "pfn", "in words": "one forward pass, not corrected by a density"}
+    about = {"method": "pfn", "in words": "one forward pass, without correction"}
     yield Section("Method", about, figures={caption: ax.figure})
     if compared is not None:
         yield compared
@@ -188,7 +189,7 @@ def _predictions(
 
 
 def _compared(network: Any, exact: Any, name: str) -> Section:
-    """How far the network's predictive is from a reference's, averaged over new rows."""
+    """Divergence of the network's predictive from a reference's, averaged over new rows."""
     with torch.no_grad(), seeded(0):
         draws = exact.sample((_N_DRAWS,))
         behind = exact.log_prob(draws) - network.log_prob(draws.unsqueeze(1).float()).squeeze(1)
@@ -197,20 +198,20 @@ def _compared(network: Any, exact: Any, name: str) -> Section:
     divergence, warnings = behind.mean().item(), list[str]()
     if divergence > 0.1:
         warnings.append(
-            f"On these data the network is {divergence:.2f} nats per target behind {name}: "
-            f"prefer {name}."
+            f"For these data the network's predictive has a divergence of {divergence:.2f} nats "
+            f"per target from that of {name}: prefer {name}."
         )
     entries = {
         "method": name,
-        "divergence from it (nats per target)": divergence,
-        "means differ by (its standard deviations)": moved.mean().item(),
+        "divergence (nats per target)": divergence,
+        "difference of means (in standard deviations)": moved.mean().item(),
         "ratio of standard deviations": ratio.mean().item(),
     }
     return Section("Reference", entries, warnings)
 
 
 def _new_rows(x: Tensor, n: int = 40) -> Tensor:
-    """Inputs to compare answers at: along the line, or between pairs of the data's own rows."""
+    """Inputs at which predictions are compared: on a line, or between pairs of rows."""
     if x.shape[1] == 1:
         return torch.linspace(x.min().item(), x.max().item(), n).unsqueeze(1)
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""One call for every report; and that of a network: is it calibrated over its prior?"""
+"""The function `report` for every kind of subject, and the report of a network over its prior."""
 
 import inspect
 import time
@@ -40,26 +40,26 @@ def report(
     n_datasets: int = 300,
     seed: int = 0,
 ) -> Report:
-    """Every reason to distrust a network, a posterior or an estimator.
+    """Reports every reason to distrust a network, a posterior or an estimator.
 
-    Of a network: its calibration over the prior that it was trained on. Of a `Posterior` and of a
-    fitted estimator of this package the same as their method ``report``. Of any other estimator
-    with the interface of scikit-learn, such as a model to compare with: calibration and accuracy
-    of the rows ``x`` and ``y``, each predicted from the others in five folds.
+    For a network, the report covers its calibration over its training prior. For a `Posterior` or a
+    fitted estimator of this package, it is that of their method ``report``. For any other estimator
+    with the interface of scikit-learn, such as a model to compare with, it covers calibration and
+    accuracy in five-fold cross-validation on the rows ``x`` and ``y``.
 
     Args:
         subject: a network, a `Posterior`, or an estimator.
-        x: rows, for an estimator that has no report of its own; numbers, ``(rows, features)``.
+        x: rows, for an estimator without a report of its own; numbers, ``(rows, features)``.
         y: their targets or classes, ``(rows,)``.
-        prior: that a network was trained on; None takes the one that its config names, or whose
+        prior: training prior of a network; None takes the one that its config names, or whose
             import path was stored at the end of its training.
-        n_context: sizes of datasets of the prior, in rows; None takes small, middle and large ones
-            of those that the network was trained on.
-        n_datasets: of the prior, of each size.
-        seed: of all that is drawn.
+        n_context: numbers of context rows; None takes a small, a medium and a large size of the
+            network's training range.
+        n_datasets: number of datasets of the prior, for each size.
+        seed: seed of all random numbers.
 
     Raises:
-        ValueError: if a network's prior is not known, or an estimator is given no rows.
+        ValueError: if a network's prior is unknown, or if an estimator comes without rows.
 
     Example:
         >>> from amortized.pretrained import load
@@ -83,8 +83,8 @@ def _of_posterior(posterior: Posterior, seed: int) -> Report:
     origin = posterior.origin
     if origin is None or origin.options is None or origin.problem.batch_shape:
         raise ValueError(
-            "Expected a posterior that infer computed for one dataset of rows x, y; got one of a "
-            "batch, of data by names, of an update, or from elsewhere. "
+            "Expected a posterior from infer for one dataset of rows x, y; got one of a batch, of "
+            "data by names, of an update, or from elsewhere. "
             "Use report_posterior(model, x, y, posterior)."
         )
     return report_posterior(
@@ -132,7 +132,7 @@ def _of_network(
         described["in words"] = PROBLEMS[name].about if of_latents else in_words(PRIORS[name])
 
     def sections() -> Iterator[Section]:
-        yield Section("What was asked", about)
+        yield Section("Subject", about)
         yield Section("Prior", described)
         asked = n_context, n_datasets, seed
         if isinstance(network, DistributionTransformer):
@@ -145,7 +145,7 @@ def _of_network(
 
 
 def _tasks(network: DistributionTransformer, prior: Any) -> LatentTasks:
-    """The tasks that `amortized.train` makes of such a prior."""
+    """The tasks on which `amortized.train` trains such a network."""
     if isinstance(prior, LatentTasks):
         return prior
     fewest, most = network.config.n_context or (1, 0)
@@ -153,7 +153,7 @@ def _tasks(network: DistributionTransformer, prior: Any) -> LatentTasks:
 
 
 def _read(network: Any, prior: Any) -> Prior:
-    """The prior in the units in which `amortized.train` shows it to such a network."""
+    """The prior in the units in which `amortized.train` trains such a network."""
     of_tables = isinstance(network, TabularPFN) and network.config.target == "regression"
     read: Prior = ContextStandardised(prior) if of_tables and prior.units == "raw" else prior
     return read
@@ -162,25 +162,25 @@ def _read(network: Any, prior: Any) -> Prior:
 def calibration_rows(
     network: nn.Module, *, n_context: Sequence[int] | None = None, n_datasets: int | None = None
 ) -> dict[str, str]:
-    """What a network's card says of its calibration: numbers and warnings of its `report`.
+    """The rows of a network's card about its calibration: numbers and warnings of its `report`.
 
     Args:
         network: as for `report`.
         n_context: as for `report`.
-        n_datasets: fresh datasets of each size; None takes 1,000 of a Distribution Transformer,
-            which answers them in a second, and 300 otherwise.
+        n_datasets: number of new datasets of each size; None takes 1,000 for a Distribution
+            Transformer, which is fast, and 300 otherwise.
 
     Example:
         >>> from amortized.pretrained import load
         >>> list(calibration_rows(load("gp-1d"), n_datasets=20))[-1]
-        'Mind'
+        'Warnings'
     """
     if n_datasets is None:
         n_datasets = 1000 if isinstance(network, DistributionTransformer) else 300
     page = report(network, n_context=n_context, n_datasets=n_datasets)
     rows = {"Calibration": f"by `amortized.diagnostics.report`, {n_datasets} datasets of each size"}
     rows |= {f"Calibration: {what}": text for what, text in page.texts("Calibration").items()}
-    return rows | {"Mind": " ".join(page.warnings) or "no check speaks against it"}
+    return rows | {"Warnings": " ".join(page.warnings) or "no check found a problem"}
 
 
 def _judge_pfn(
@@ -192,7 +192,7 @@ def _judge_pfn(
 ) -> Iterator[Section]:
     scores = {}
     most, of_cells = network.config.max_context, isinstance(network, TabularPFN)
-    # Cells cost more than rows: fewer rows, and fewer datasets at once.
+    # Networks over cells cost more: fewer rows, and fewer datasets at once.
     shares = (30, 8, 2) if of_cells else (10, 3, 1)
     sizes = sizes or sorted({max(2, min(most // share, most - 1)) for share in shares})
     for n_context in sizes:
@@ -208,7 +208,7 @@ def _judge_pfn(
         trial = _of_known_classes(trial)
         test, score = pit(trial), log_score(trial)
         scores[f"{n_context} rows"] = (score.mean, score.standard_error)
-        caption = f"Calibration with {n_context} rows: inside the grey band is calibrated."
+        caption = f"Calibration with {n_context} rows: calibrated if inside the grey band."
         yield Section(
             "Calibration",
             {f"PIT with {n_context} rows, p-value": test.p_value},
@@ -229,7 +229,7 @@ def _judge_pfn(
 
 
 def _of_known_classes(trial: PredictiveTrial) -> PredictiveTrial:
-    """The datasets whose context shows the class that is asked for; no network knows of others."""
+    """The datasets whose context contains the class of the query; others cannot be predicted."""
     known = trial.log_prob.isfinite().all(-1)
     cdf = None if trial.cdf is None else trial.cdf[known]
     return replace(trial, y=trial.y[known], log_prob=trial.log_prob[known], cdf=cdf)
@@ -249,7 +249,7 @@ def _judge_dt(
 
 
 def _posteriors(trial: PosteriorTrial, n_context: int) -> Iterator[Section]:
-    """Ranks, coverage and, where the program has a density, importance weights at one size."""
+    """Ranks, coverage and, if the program has a density, importance weights for one size."""
     ranks, covered = sbc(trial), coverage(trial, "highest")
     entries: dict[str, Any] = {
         f"SBC with {n_context} rows, p-value": ranks.p_value,
@@ -257,16 +257,16 @@ def _posteriors(trial: PosteriorTrial, n_context: int) -> Iterator[Section]:
     }
     warnings = _alarms([ranks, covered], n_context)
     figures = {
-        f"Ranks of the truth with {n_context} rows: inside the grey band is "
-        "calibrated.": ranks.plot().figure,
+        f"Ranks of the truth with {n_context} rows: calibrated if inside the grey "
+        "band.": ranks.plot().figure,
         f"Coverage of highest-density regions with {n_context} rows.": covered.plot().figure,
     }
     if trial.log_density_draws is not None:
         weights = importance_efficiency(trial)
         if weights.share_trusted < 0.95:
             warnings.append(
-                f"With {n_context} rows importance weights can be trusted on "
-                f"{weights.share_trusted:.0%} of datasets only."
+                f"With {n_context} rows importance weights are reliable for only "
+                f"{weights.share_trusted:.0%} of datasets."
             )
         entries |= {
             f"median importance efficiency with {n_context} rows": weights.quantile(0.5),
@@ -276,11 +276,11 @@ def _posteriors(trial: PosteriorTrial, n_context: int) -> Iterator[Section]:
         figures[f"Tails of the importance weights with {n_context} rows."] = weights.plot().figure
     yield Section("Calibration", entries, warnings, figures)
     cost = 1000 * trial.seconds / trial.n_datasets
-    yield Section("Cost", {f"milliseconds a dataset of {n_context} rows": cost})
+    yield Section("Cost", {f"milliseconds per dataset of {n_context} rows": cost})
 
 
 def _trained_sizes(network: DistributionTransformer, tasks: LatentTasks) -> list[int]:
-    """The fewest, most and, in between, typical rows of its training; 10 where it does not say."""
+    """The smallest, a typical and the largest size of its training; 10 if they are unknown."""
     if tasks.ordered or not network.config.n_context:
         return [tasks.ordered or 10]
     low, high = network.config.n_context
@@ -288,7 +288,7 @@ def _trained_sizes(network: DistributionTransformer, tasks: LatentTasks) -> list
 
 
 def _alarms(tests: Sequence[Uniformity], n_context: int) -> list[str]:
-    """Warnings of tests at level 0.01, which an exact method fails in one of a hundred reports."""
+    """Warnings of tests at a level at which an exact method fails in one of a hundred reports."""
     return [
         f"{test.title} with {n_context} rows: not calibrated (p = {test.p_value:.2g})."
         for test in tests

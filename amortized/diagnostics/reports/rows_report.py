@@ -1,4 +1,4 @@
-"""The report of any estimator with the interface of scikit-learn on rows of the user."""
+"""The report of any estimator with scikit-learn's interface, by cross-validation on given rows."""
 
 import inspect
 from typing import Any
@@ -17,19 +17,19 @@ from amortized.diagnostics.reports.page import Report, Section
 
 
 def report_of_rows(estimator: Any, x: ArrayLike | None, y: ArrayLike | None, seed: int) -> Report:
-    """Calibration and accuracy of each row predicted from the others, by clones in five folds.
+    """Calibration and accuracy of an estimator in five-fold cross-validation.
 
     Args:
-        estimator: with ``predict_proba``, ``predict_distribution``, quantiles ``(rows, levels)`` by
-            ``predict_quantiles(X, q)`` or ``predict(X, quantiles=...)``, or, taken for a normal
+        estimator: has ``predict_proba``, ``predict_distribution``, quantiles ``(rows, levels)`` by
+            ``predict_quantiles(X, q)`` or ``predict(X, quantiles=...)``, or, interpreted as a normal
             predictive, ``predict(X, return_std=True)``.
         x: inputs, ``(rows, features)``.
         y: targets or classes, ``(rows,)``.
-        seed: of the folds.
+        seed: seed of the folds.
     """
     if x is None or y is None:
         raise ValueError(
-            f"Expected rows to judge a {type(estimator).__name__} by: report(estimator, X, y)."
+            f"Expected rows to evaluate a {type(estimator).__name__}: report(estimator, X, y)."
         )
     rows, targets = check_X_y(
         x, y, y_numeric=not is_classifier(estimator), ensure_all_finite="allow-nan"
@@ -38,7 +38,7 @@ def report_of_rows(estimator: Any, x: ArrayLike | None, y: ArrayLike | None, see
         found = _of_classes(estimator, rows, targets, seed)
     else:
         found = _of_targets(estimator, rows, targets.astype(np.float64), seed)
-    asked = Section("What was asked", {"rows": len(rows), "features": rows.shape[1]})
+    asked = Section("Subject", {"rows": len(rows), "features": rows.shape[1]})
     return Report.of(f"{type(estimator).__name__} on {len(rows)} rows", [found, asked])
 
 
