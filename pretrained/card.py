@@ -1,4 +1,4 @@
-"""CARD.md of a released network: a heading, a text, and one table of what is known of it."""
+"""CARD.md of a released network: a heading, a text, and a table of facts and measurements."""
 
 import inspect
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from amortized.pretrained.storage import CARD
 
 
 def card_text(name: str, text: str, rows: Mapping[str, str]) -> str:
-    """A card as `amortized.pretrained.save` takes it.
+    """The text of a card, for `amortized.pretrained.save`.
 
     Args:
-        name: of the network.
-        text: what it was trained on, such as a docstring.
-        rows: of the table.
+        name: name of the network.
+        text: description of the training prior, such as a docstring.
+        rows: rows of the table.
 
     Example:
         >>> card_text("tiny", "Made for tests.", {"Parameters": "12"}).splitlines()[-1]
@@ -27,7 +27,7 @@ def card_rows(folder: str | Path) -> dict[str, str]:
     """The table of the card in a folder.
 
     Args:
-        folder: of a saved network.
+        folder: folder of a saved network.
 
     Raises:
         ValueError: if there is no card, or no table in it.
@@ -38,7 +38,7 @@ def card_rows(folder: str | Path) -> dict[str, str]:
     rows = {row[0]: row[1] for row in cells if len(row) == 2 and row[0] != "---"}
     if not rows:
         raise ValueError(
-            f"Expected {path} with a table of what is known of the network; got none. Save the "
-            "network with a card first."
+            f"Expected {path} with a table of the network's properties; got none. Save the network "
+            "with a card first."
         )
     return rows

@@ -1,9 +1,9 @@
-"""A folder that is exchanged as a whole: who is killed leaves the old one or the new one.
+"""Replacement of a whole folder: an interrupted write leaves either the old folder or the new one.
 
-There is no call that exchanges two folders in one step on every system. So the old folder is moved
-aside, the new one takes its place, and the old one goes: who finds no folder in its place reads
-the one that was moved aside, and the next writer puts it back first. Nothing is ever removed but
-the files of which the folder is made.
+No system call exchanges two folders atomically on every system. The old folder is therefore moved
+aside, the new one moved into its place, and the old one removed. Readers that find no folder use
+the one moved aside, and the next writer restores it first. Only files that belong to the folder are
+ever removed.
 """
 
 import os
@@ -14,16 +14,16 @@ from typing import TypeVar
 from amortized.files.atomic import abandoned, all_beside, beside, is_beside, write_through
 
 _ASIDE = "aside"
-_PATIENCE = 100  # exchanges by others during one, after which something else must be wrong
+_PATIENCE = 100  # number of concurrent replacements that are waited for
 T = TypeVar("T")
 
 
 def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
-    """Put a folder of these files in the place of an older one.
+    """Replaces a folder by one with the given files.
 
     Args:
-        path: of the folder; where it is a symbolic link, the folder that it leads to is replaced.
-            The old one, if there is one, holds files of these names only.
+        path: path of the folder; the target of a symbolic link is replaced. An existing folder must
+            contain only files with these names.
         files: contents by name.
     """
     path = Path(os.path.realpath(path))
@@ -41,7 +41,7 @@ def replace_folder(path: Path, files: Mapping[str, bytes]) -> None:
 
 
 def strangers(path: Path, names: Collection[str]) -> list[str]:
-    """What is in a folder beside files of these names."""
+    """Names in a folder other than the given ones."""
     return sorted(
         entry.name
         for entry in path.iterdir()
@@ -50,12 +50,12 @@ def strangers(path: Path, names: Collection[str]) -> list[str]:
 
 
 def read_folder(path: Path, read: Callable[[Path], T]) -> T:
-    """What a function reads from a folder, though somebody may be exchanging it.
+    """Reads a folder that may be replaced at the same time.
 
     Args:
-        path: of the folder.
-        read: of a folder that is in one piece; raises a `ValueError` or an `OSError` where it is
-            not, which may be the exchange's doing: then it is called again.
+        path: path of the folder.
+        read: function of a complete folder. If it raises a `ValueError` or an `OSError`, which may
+            be due to a replacement, it is called again.
     """
     for _ in range(_PATIENCE):
         at = in_place(path)
@@ -63,7 +63,7 @@ def read_folder(path: Path, read: Callable[[Path], T]) -> T:
         try:
             return read(at)
         except (ValueError, OSError):
-            # One that is moved aside keeps its identity, and has another name.
+            # A folder that is moved aside keeps its inode but changes its name.
             now = in_place(path)
             if now == at and _identity(now) == before:
                 raise
@@ -71,7 +71,7 @@ def read_folder(path: Path, read: Callable[[Path], T]) -> T:
 
 
 def in_place(path: Path) -> Path:
-    """The folder, or the old one where a writer was killed between its two moves."""
+    """The folder, or the old one if a writer was interrupted between its two moves."""
     path = Path(os.path.realpath(path))
     if os.path.lexists(path):
         return path
@@ -80,7 +80,7 @@ def in_place(path: Path) -> Path:
 
 
 def _exchange(fresh: Path, path: Path, names: Collection[str]) -> None:
-    """Moves the old folder aside and the fresh one into its place."""
+    """Moves the old folder aside and the new one into its place."""
     for _ in range(_PATIENCE):
         aside = beside(path, _ASIDE)
         try:
@@ -91,7 +91,7 @@ def _exchange(fresh: Path, path: Path, names: Collection[str]) -> None:
         try:
             os.rename(fresh, path)
         except OSError:
-            if not os.path.lexists(path):  # no other writer's doing
+            if not os.path.lexists(path):  # not caused by another writer
                 if os.path.lexists(aside):
                     os.rename(aside, path)
                 raise
@@ -99,20 +99,18 @@ def _exchange(fresh: Path, path: Path, names: Collection[str]) -> None:
         else:
             _discard(aside, path, names)
             return
-    raise OSError(
-        f"Expected {path} to be left in place for a moment; other writers keep moving it."
-    )
+    raise OSError(f"Expected to replace {path}; other writers kept moving it. Try again.")
 
 
 def _recover(path: Path, names: Collection[str]) -> None:
-    """Puts back what a killed writer has moved aside, and removes what it left."""
+    """Restores a folder that an interrupted writer has moved aside, and removes leftovers."""
     left = [folder for _, folder in all_beside(path, _ASIDE)]
     if left and not os.path.lexists(path):
         try:
             os.rename(left[-1], path)
         except OSError:  # another writer was faster
             return
-    # What is moved aside from here on is not in the list, and may be the only copy.
+    # Folders moved aside from now on are not in the list, because they may be the only copy.
     if os.path.lexists(path):
         for folder in left:
             _discard(folder, path, names)
@@ -121,7 +119,7 @@ def _recover(path: Path, names: Collection[str]) -> None:
 
 
 def _discard(aside: Path, path: Path, names: Collection[str]) -> None:
-    """Removes a folder that was moved aside, by another name first: half of it is nobody's."""
+    """Removes a folder that was moved aside, renamed first so that nobody reads half of it."""
     rubbish = beside(path)
     try:
         os.rename(aside, rubbish)
@@ -131,7 +129,7 @@ def _discard(aside: Path, path: Path, names: Collection[str]) -> None:
 
 
 def _remove(folder: Path, names: Collection[str]) -> None:
-    """Removes a folder of these files; where anything else is in it, that stays."""
+    """Removes the given files and the folder, unless it contains anything else."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for entry in list(folder.iterdir()):

@@ -1,8 +1,8 @@
-"""How released weights lie on disk: a folder with config.json, model.safetensors and CARD.md.
+"""Storage of networks: a folder with config.json, model.safetensors and CARD.md.
 
-Nothing is unpickled, and nothing is believed: the card names the SHA-256 of the other two files,
+Nothing is unpickled, and files are not trusted: the card states the SHA-256 of the other two files,
 every field of the configuration is checked, and the shapes of the weights are compared with those
-of a network without memory before any is taken.
+of a network on the meta device before any is loaded.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from amortized.priors.named import PRIORS, named_prior
 SHIPPED = Path(__file__).resolve().parent
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "CARD.md"
 _FILES = (CONFIG, WEIGHTS, CARD)
-_MOST_BYTES = 2**20  # of a configuration, a card, and what the weights' file holds beside weights
+_MOST_BYTES = 2**20  # of a configuration, a card, and the header of the weights' file
 _AGAIN = "Save or download the network again."
 
 
@@ -47,7 +47,7 @@ def available() -> list[str]:
 
 
 def kind_of(name_or_path: str | Path) -> str | None:
-    """Which network of ``NETWORKS`` is stored there; None where none is.
+    """The kind of a stored network, a key of ``NETWORKS``; None if there is none.
 
     Args:
         name_or_path: as for ``load``.
@@ -59,22 +59,22 @@ def kind_of(name_or_path: str | Path) -> str | None:
 
 
 def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
-    """Write a network into a folder; parameters in float16, buffers as they are.
+    """Writes a network into a folder, with parameters in float16 and buffers unchanged.
 
-    A symbolic link stays, and the folder that it leads to is replaced. Whenever the process is
-    killed, the old network is left or the new one, and ``load`` finds it.
+    The target of a symbolic link is replaced, not the link. If the process is interrupted, either
+    the old network or the new one can be loaded.
 
     Args:
         network: one of the networks of this package.
         path: the folder; new, empty, or that of a saved network, which is replaced.
-        card: what CARD.md says beside the checksums.
+        card: text of CARD.md, to which checksums are added.
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: if the network is not one that ``load`` knows.
-        ValueError: if there is something else at the path, or a weight that cannot be stored.
+        TypeError: if ``load`` does not support the network.
+        ValueError: if the path contains something else, or a weight cannot be stored.
     """
     kind = next((k for k, (cls, _) in NETWORKS.items() if type(network) is cls), None)
     if kind is None:
@@ -97,7 +97,7 @@ def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
 
 
 def _stored(network: nn.Module) -> dict[str, Tensor]:
-    """What is kept of a network."""
+    """The tensors of a network, as they are stored."""
     parameters = {name for name, _ in network.named_parameters()}
     stored = {}
     for name, value in network.state_dict().items():
@@ -105,13 +105,13 @@ def _stored(network: nn.Module) -> dict[str, Tensor]:
         if not kept.isfinite().all():
             raise ValueError(
                 f"Expected weights that float16 can hold, below 65,504; got {name} up to "
-                f"{value.abs().max().item():g}. Train again, with a lower rate."
+                f"{value.abs().max().item():g}. Train again with a lower learning rate."
             )
     return stored
 
 
 def _refuse_others(folder: Path) -> None:
-    """Raises where something is in the place that no ``save`` has put there."""
+    """Raises an error if the folder contains anything that ``save`` has not written."""
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
@@ -130,7 +130,7 @@ def _refuse_others(folder: Path) -> None:
 
 
 def as_stored(network: nn.Module) -> Any:
-    """The network as `load` gives it back after `save`: what its card has to be measured on.
+    """The network as `load` returns it after `save`, on which its card must be measured.
 
     Args:
         network: one of the networks of this package.
@@ -140,17 +140,17 @@ def as_stored(network: nn.Module) -> Any:
 
 
 def replace_card(path: str | Path, card: str) -> Path:
-    """Write another card beside the weights of a saved network, which stay as they are.
+    """Replaces the card of a saved network; its weights remain unchanged.
 
     Args:
         path: the network's folder.
-        card: what CARD.md says beside the checksums.
+        card: text of CARD.md, to which checksums are added.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the old card does not fit the weights or the configuration.
+        ValueError: if the checksums of the old card do not match the files.
     """
     folder = in_place(Path(path))
     _network(folder)  # damaged files get no new checksum
@@ -166,14 +166,14 @@ def _with_checksums(card: str, files: Mapping[str, bytes]) -> bytes:
 
 
 def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> Any:
-    """Read a network, by the name of a shipped one or from the folder it was saved in.
+    """Loads a pretrained network by its name, or a saved network from its folder.
 
     Args:
         name_or_path: a name among ``available()``, or a folder.
-        device: where the network is put.
+        device: device of the network.
 
     Raises:
-        ValueError: if there is no such network, or its files are damaged or do not fit together.
+        ValueError: if there is no such network, or if its files are damaged or inconsistent.
 
     Example:
         >>> load("no-such-network")
@@ -192,13 +192,13 @@ def load(name_or_path: str | Path, device: torch.device | str = "cpu") -> Any:
 
 
 def _folder(name_or_path: Any) -> Path | None:
-    """Where the network of this name or path is stored, if it is."""
+    """The folder of the network with this name or path, if there is one."""
     if not isinstance(name_or_path, str | os.PathLike):
         return None
     for folder in (SHIPPED / str(name_or_path), Path(name_or_path)):
         try:
             read_folder(folder, lambda at: (at / CONFIG).resolve(strict=True))
-        except (OSError, ValueError):  # not there, or no name that a folder can have
+        except (OSError, ValueError):  # missing, or not a valid name of a folder
             continue
         return folder
     return None
@@ -209,7 +209,7 @@ def _network(folder: Path) -> nn.Module:
     files = {CONFIG: _read(folder, CONFIG)}
     card = _read(folder, CARD)
     _check(files, card, folder)
-    # Without memory: what a file says about its size is not believed before it is compared.
+    # On the meta device, so that a file cannot claim memory before its shapes are checked.
     network = _without_weights(files[CONFIG], folder)
     shapes = {name: value.shape for name, value in network.state_dict().items()}
     most = _MOST_BYTES + sum(8 * shape.numel() for shape in shapes.values())
@@ -239,7 +239,7 @@ def _configuration(content: bytes, folder: Path) -> tuple[str, Any, Calibration 
         stored = json.loads(content.decode())
         kind, values = stored["network"], _as_tuples(stored["config"])
         if kind == "pfn" and values.get("units") is None:
-            # Files of before networks said it; a prior without a name is one in units of its own.
+            # Old files lack the field; priors without a name have units of their own.
             named = values.get("prior") in PRIORS
             values["units"] = named_prior(values["prior"]).units if named else "raw"
         measured = _as_tuples(stored.get("calibration"))
@@ -259,7 +259,7 @@ def _as_tuples(value: Any) -> Any:
 
 
 def _without_weights(content: bytes, folder: Path) -> nn.Module:
-    """The network that a configuration describes, on the device without memory."""
+    """The network that a configuration describes, on the meta device."""
     kind, config, calibration = _configuration(content, folder)
     try:
         with torch.device("meta"):
@@ -278,7 +278,7 @@ def _no_description(folder: Path, reason: Exception) -> ValueError:
 
 
 def _read(folder: Path, name: str, most: int = _MOST_BYTES) -> bytes:
-    """A file's content, if it is a file, and not larger than it can be."""
+    """Content of a regular file of limited size."""
     path = folder / name
     try:
         found = path.stat()

@@ -227,7 +227,10 @@ WRONG = {
         "workers without NaN",
     ),
     "one class": (lambda: TruthInference().fit([0, 1], [0, 0], [1, 1]), "two classes"),
-    "class": (lambda: TruthInference().fit([0, 1], [0, 0], [1, 2], [0, 1]), "among two classes"),
+    "class": (
+        lambda: TruthInference().fit([0, 1], [0, 0], [1, 2], [0, 1]),
+        "among at least two classes",
+    ),
     "draws": (lambda: TruthInference(n_draws=0).fit([0], [0], [0], [0, 1]), "n_draws"),
     "level": (
         lambda: TruthInference().fit(ITEMS, WORKERS, ANSWERS.ravel()).worker_skill_interval(90),

@@ -207,7 +207,7 @@ def test_report_of_a_network_warns_of_data_out_of_range():
     with pytest.warns(UserWarning, match="Expected y between"):
         estimator = PFNRegressor("gp-1d").fit(X, y)
     page = estimator.report(reference=None)
-    assert any("unlike those the network was trained on" in w for w in page.warnings)
+    assert any("outside of the network's training range" in w for w in page.warnings)
 
 
 def test_report_of_a_posterior_estimator(tmp_path):

@@ -1,4 +1,4 @@
-"""Imperfect labels: the truth behind answers of several workers."""
+"""Crowdsourced labels: inference of the true class from labels by several workers."""
 
 from amortized.crowds.truth_inference import TruthInference
 

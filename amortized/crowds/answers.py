@@ -1,4 +1,4 @@
-"""Answers of workers to items, as indices sorted by item."""
+"""Labels given by workers to items, as indices sorted by item."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from amortized.arrays import without_mask
 
 @dataclass(frozen=True)
 class Answers:
-    """What was answered, in order of the items.
+    """Labels in the order of the items.
 
     Attributes:
-        item: index of the item, ``(n_answers,)``, not decreasing.
+        item: index of the item, ``(n_answers,)``, non-decreasing.
         worker: index of the worker.
         answer: index of the class.
-        n_items: number of items, each with one answer or more.
+        n_items: number of items, each with at least one label.
         n_workers: number of workers.
         n_classes: number of classes.
     """
@@ -31,7 +31,7 @@ class Answers:
     n_classes: int
 
     def by_item(self, values: Float[np.ndarray, "chains n_answers *rest"]) -> np.ndarray:
-        """Sums over the answers to each item, ``(chains, n_items, *rest)``."""
+        """Sums over the labels of each item, ``(chains, n_items, *rest)``."""
         starts = np.searchsorted(self.item, np.arange(self.n_items))
         return np.add.reduceat(values, starts, axis=1)
 
@@ -51,19 +51,19 @@ class Answers:
 
 
 def read(items: ArrayLike, workers: ArrayLike, answers: ArrayLike) -> list[np.ndarray]:
-    """The three columns as arrays, one entry for each answer.
+    """Converts the three columns to arrays, with one entry per label.
 
     Raises:
-        ValueError: if they are not of one length, or have missing entries.
+        ValueError: if their lengths differ, or if entries are missing.
     """
     columns = [np.asarray(without_mask(column)) for column in (items, workers, answers)]
     if any(c.ndim != 1 or len(c) != len(columns[0]) for c in columns) or not len(columns[0]):
         raise ValueError(
-            "Expected items, workers and answers of one length, one entry for each answer; got "
+            "Expected items, workers and answers of equal length, one entry for each answer; got "
             f"shapes {[c.shape for c in columns]}."
         )
     for name, column in zip(("items", "workers", "answers"), columns, strict=True):
-        # NaN and NaT differ from themselves.
+        # NaN and NaT are not equal to themselves.
         if any(entry is None for entry in column.flat) or not (column == column).all():
             raise ValueError(
                 f"Expected {name} without NaN, None or masked entries; leave out answers that are "
@@ -75,14 +75,14 @@ def read(items: ArrayLike, workers: ArrayLike, answers: ArrayLike) -> list[np.nd
 def encode(
     columns: Sequence[np.ndarray], classes: ArrayLike | None
 ) -> tuple[Answers, np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of the answers, and the items, workers and classes they stand for, each sorted.
+    """Encodes labels as indices; also returns the sorted items, workers and classes.
 
     Args:
-        columns: of `read`.
-        classes: all that may be answered; None for what occurs.
+        columns: items, workers and labels, from `read`.
+        classes: all possible classes; None for those that occur.
 
     Raises:
-        ValueError: if an answer is none of the classes.
+        ValueError: if a label is not among the classes.
     """
     known_items, item = np.unique(columns[0], return_inverse=True)
     known_workers, worker = np.unique(columns[1], return_inverse=True)
@@ -90,7 +90,7 @@ def encode(
     answer = np.searchsorted(known, columns[2]).clip(max=len(known) - 1)
     if (known[answer] != columns[2]).any() or len(known) < 2:
         raise ValueError(
-            f"Expected answers among two classes or more; got answers {np.unique(columns[2])} and "
+            f"Expected answers among at least two classes; got answers {np.unique(columns[2])} and "
             f"classes {known}. Give all classes as classes=[...]."
         )
     order = np.argsort(item, kind="stable")

@@ -1,16 +1,17 @@
-r"""The model of Dawid and Skene, with the workers' prior learned, by Gibbs sampling.
+r"""The model of Dawid and Skene with a hierarchical prior of the workers, by Gibbs sampling.
 
 .. math::
     \pi \sim \mathrm{Dirichlet}(1), \quad z_i \sim \pi, \quad
     c_{jk} \sim \mathrm{Dirichlet}(s \, b(m_j)), \quad a_{ij} \sim c_{j z_i},
 
-where :math:`b(m)` has m for the right answer and equal parts of the rest. A worker's rows share the
-mean :math:`m_j`, so that who is often wrong in one class is doubted in the others; the means of all
-workers share a beta distribution above chance. That and s are learned, all on grids.
+where :math:`b(m)` is m for the correct class and distributes the rest equally. The rows of a
+worker's matrix share the mean :math:`m_j`, so that errors in one class make a worker less credible
+in the others. The means of all workers have a beta distribution on the interval from chance to 1;
+its parameters and s are inferred on grids.
 
-A sweep draws the means, their distribution and s with the confusion matrices integrated out, the
-matrices and the shares of the classes given these, and the truths given those. Conditional
-probabilities of the truths are averaged, not their draws.
+A sweep draws the means, their distribution and s with the confusion matrices integrated out, then
+the matrices and the class frequencies given these, and then the true classes. Posterior
+probabilities are averages of conditional probabilities instead of draws (Rao-Blackwellisation).
 
 References:
     | Maximum likelihood estimation of observer error-rates using the EM algorithm (Dawid and Skene,
@@ -28,16 +29,17 @@ from amortized.crowds.skill_prior import WorkerMeans
 
 
 class Sweep(NamedTuple):
-    """What one sweep of every chain gives.
+    """The state of every chain after a sweep.
 
     Attributes:
-        truth: draws, ``(chains, n_items)``.
-        probability: of each class given the skills, ``(chains, n_items, n_classes)``.
-        skill: probability of a right answer, ``(chains, n_workers)``.
-        confusion: of each worker: rows are truths, columns answers.
-        second: as ``probability``, of the second answer; None where the model has none.
-        confusability: mean of the probability q of an item; None where the model has none.
-        rest: what else the model's next sweep begins from.
+        truth: draws of the true classes, ``(chains, n_items)``.
+        probability: conditional probability of each class given the skills,
+            ``(chains, n_items, n_classes)``.
+        skill: probability of a correct label, ``(chains, n_workers)``.
+        confusion: confusion matrix of each worker, with true classes in rows and labels in columns.
+        second: like ``probability``, for the second class; None if the model has none.
+        confusability: mean of the probability q of each item; None if the model has none.
+        rest: other variables of the model's state.
     """
 
     truth: Int[np.ndarray, "chains n_items"]
@@ -50,7 +52,7 @@ class Sweep(NamedTuple):
 
 
 def start(answers: Answers, n_chains: int, rng: np.random.Generator) -> np.ndarray:
-    """Truths to begin with: a worker drawn for each item, mostly one of the majority."""
+    """Initial true classes: the label of a random worker for each item."""
     votes = answers.votes() ** 2.0
     noise = rng.gumbel(size=(n_chains, *votes.shape))
     with np.errstate(divide="ignore"):
@@ -76,16 +78,16 @@ def sweep(answers: Answers, before: np.ndarray | Sweep, rng: np.random.Generator
 
 
 def class_shares(truth: np.ndarray, n_classes: int, rng: np.random.Generator) -> np.ndarray:
-    """The shares of the classes given the truths, ``(chains, n_classes)``."""
+    """Draws the class frequencies given the true classes, ``(chains, n_classes)``."""
     return _dirichlet(1.0 + (truth[..., None] == np.arange(n_classes)).sum(1), rng)
 
 
 def draw(logits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """An index of the last axis, with probabilities of which these are logits."""
+    """Draws an index of the last axis from logits."""
     return (logits + rng.gumbel(size=logits.shape)).argmax(-1)
 
 
 def _dirichlet(concentration: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draws with the last axis as event; at least 1e-30 each, whose logarithm is finite."""
+    """Dirichlet draws over the last axis, clipped at 1e-30 so that logarithms are finite."""
     raised = np.maximum(rng.standard_gamma(concentration), 1e-30)
     return raised / raised.sum(-1, keepdims=True)

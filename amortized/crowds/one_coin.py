@@ -1,4 +1,4 @@
-r"""The one-coin model: a worker is right with one probability, and wrong answers are all alike.
+r"""The one-coin model: one accuracy for each worker, and equally probable errors.
 
 .. math::
     \pi \sim \mathrm{Dirichlet}(1), \quad z_i \sim \pi, \quad

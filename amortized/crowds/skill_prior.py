@@ -1,7 +1,7 @@
-r"""Priors of the workers, learned from the crowd.
+r"""Hierarchical priors of the workers' skills.
 
-Parameters of the prior are uniform on grids. Given the truths, skills integrate out of the
-probability of the answers, so that the parameters are drawn from counts alone.
+The hyperparameters have uniform priors on grids. Given the true classes, the skills can be
+integrated out of the likelihood, so that the hyperparameters are drawn from counts alone.
 """
 
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ class SkillPrior:
     r"""One probability for each worker: :math:`p_j \sim \mathrm{Beta}(s m, s (1 - m))`.
 
     Attributes:
-        chance: least mean m.
+        chance: smallest mean m.
     """
 
     chance: float
 
     @property
     def right(self) -> Float[np.ndarray, " grid"]:
-        """Pseudo-counts of right answers at every point of the grid."""
+        """Pseudo-counts of correct labels at every point of the grid."""
         return (_midpoints(self.chance)[:, None] * CONCENTRATIONS).ravel()
 
     @property
     def wrong(self) -> Float[np.ndarray, " grid"]:
-        """Pseudo-counts of the others."""
+        """Pseudo-counts of wrong labels."""
         return ((1 - _midpoints(self.chance))[:, None] * CONCENTRATIONS).ravel()
 
     def sample(
         self, counts: Int[np.ndarray, "chains n_workers 2"], rng: np.random.Generator
     ) -> Float[np.ndarray, "chains n_workers"]:
-        """The workers' probabilities given their numbers of wrong and right answers."""
+        """Draws the workers' accuracies given their numbers of wrong and correct labels."""
         logits = np.stack([self._log_likelihood(*each.T) for each in counts])
         chosen = (logits + rng.gumbel(size=logits.shape)).argmax(-1)[:, None]
         drawn = rng.beta(self.right[chosen] + counts[..., 1], self.wrong[chosen] + counts[..., 0])
@@ -54,11 +54,11 @@ class SkillPrior:
 class WorkerMeans:
     r"""Confusion matrices whose rows share a mean for each worker.
 
-    The means lie between chance and 1 on a grid, where they are beta distributed over the workers;
-    its parameters and the concentration s of the rows are common to all.
+    The means lie on a grid between chance and 1 and have a beta distribution over workers; its
+    parameters and the concentration s of the rows are common to all workers.
 
     Attributes:
-        chance: least mean.
+        chance: smallest mean.
         n_classes: number of classes.
     """
 
@@ -67,7 +67,7 @@ class WorkerMeans:
 
     @property
     def means(self) -> Float[np.ndarray, " means"]:
-        """Values of a worker's mean."""
+        """Grid of a worker's mean."""
         return _midpoints(self.chance)
 
     @property
@@ -85,7 +85,7 @@ class WorkerMeans:
         mean: np.ndarray | float,
         concentration: np.ndarray | float,
     ) -> np.ndarray:
-        """Log probability of answers in order, matrices integrated out; broadcasts over workers."""
+        """Log probability of labels with matrices integrated out; broadcasts over workers."""
         k = self.n_classes
         alpha, beta = concentration * mean, concentration * (1 - mean) / (k - 1)
         right = counts.diagonal(axis1=-2, axis2=-1)
@@ -99,7 +99,7 @@ class WorkerMeans:
     def sample(
         self, counts: Int[np.ndarray, "chains workers k k"], before: Any, rng: np.random.Generator
     ) -> tuple[Any, Float[np.ndarray, "chains workers"], Float[np.ndarray, " chains"]]:
-        """Parameters for the next sweep, each worker's mean, and the concentration of rows."""
+        """Draws the hyperparameters, each worker's mean, and the concentration of rows."""
         n_chains = len(counts)
         population, at = before or (np.full(n_chains, len(self.log_shares) // 2), None)
         at = np.full(n_chains, 3) if at is None else at
@@ -123,7 +123,7 @@ def _midpoints(least: float) -> Float[np.ndarray, " means"]:
 
 
 def _rising(alpha: np.ndarray | float, counts: np.ndarray) -> np.ndarray:
-    """Log of the rising factorial, the parameter without the last axis of the counts."""
+    """Log of the rising factorial; the parameter lacks the last axis of the counts."""
     alpha = np.asarray(alpha)[..., None]
     return gammaln(alpha + counts) - gammaln(alpha)
 

@@ -1,11 +1,11 @@
-r"""The top-two model: every item has a right answer g and one h that is taken for it.
+r"""The top-two model: every item has a true class g and a second class h that is confused with it.
 
 .. math::
     P(a_{ij} = a) = p_j q_i [a = g_i] + p_j (1 - q_i) [a = h_i] + (1 - p_j) / K, \qquad
     p_j \sim \mathrm{Beta}(s m, s (1 - m)), \quad q_i \sim U(1/2, 1),
 
 with (g, h) uniform over pairs of different classes. A sweep draws (g, h, q) of every item jointly,
-q on a grid of midpoints; which answers were guesses; and the reliabilities p given these.
+with q on a grid of midpoints, then which labels are guesses, and the reliabilities p given these.
 
 References:
     | Recovering top-two answers and confusion probability in multi-choice crowdsourcing (Jeong and
@@ -27,7 +27,7 @@ def sweep(answers: Answers, before: np.ndarray | Sweep, rng: np.random.Generator
     """One sweep of all chains, as in `amortized.crowds.dawid_skene`."""
     skill = _skill(answers, before, rng)
     k = answers.n_classes
-    share = skill / np.maximum((1 - skill) / k, 1e-300)  # of an answer, beside a guess
+    share = skill / np.maximum((1 - skill) / k, 1e-300)  # odds against a guess
     share = share[:, answers.worker, None, None] * (answers.answer[:, None, None] == np.arange(k))
     q = CONFUSION_GRID[:, None]
     first = answers.by_item(np.log1p(share * q))  # (chains, items, grid, classes)
@@ -51,13 +51,13 @@ def sweep(answers: Answers, before: np.ndarray | Sweep, rng: np.random.Generator
 
 
 def _skill(answers: Answers, before: np.ndarray | Sweep, rng: np.random.Generator) -> np.ndarray:
-    """Reliabilities of the workers given the truths, ``(chains, n_workers)``."""
+    """Draws the workers' reliabilities given the true classes, ``(chains, n_workers)``."""
     k = answers.n_classes
     if isinstance(before, Sweep):
         assert before.rest is not None
         truth, (second, at), skill = before.truth, before.rest, before.skill
         q = CONFUSION_GRID[at]
-    else:  # at the start every answer but the drawn one counts as a guess
+    else:  # initially every label other than the drawn class counts as a guess
         truth = second = before
         q, skill = np.full(before.shape, 0.75), np.full((len(before), answers.n_workers), 0.5)
     item = answers.item

@@ -1,4 +1,4 @@
-"""The estimator of truths from answers of several workers."""
+"""The estimator of true classes from labels by several workers."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,32 +25,33 @@ _LARGEST_R_HAT = 1.1
 
 
 class TruthInference(BaseEstimator):
-    """Posterior of the right answers to items that several workers have answered.
+    """Posterior of the true classes of items that several workers have labelled.
 
-    Workers' skills and their spread over the crowd are learned with the truths, by Gibbs sampling
-    with several chains. See the modules of `amortized.crowds` for the models.
+    Workers' skills and their distribution are inferred jointly with the true classes, by Gibbs
+    sampling with several chains. See the modules of `amortized.crowds` for the models.
 
     Args:
-        model: "dawid-skene", a confusion matrix for each worker; "one-coin", one probability of a
-            right answer for each worker, for few answers; or "top-two", where an item also has a
-            second answer for which the right one is mistaken, and workers guess or do not.
-        n_draws: draws of all chains together.
-        n_warmup: sweeps of every chain before its draws; of `partial_fit`, from where it was.
-        n_chains: independent chains.
+        model: "dawid-skene", a confusion matrix for each worker; "one-coin", one accuracy for each
+            worker, for few labels; or "top-two", where each item also has a second class that is
+            confused with the true one, and workers sometimes guess.
+        n_draws: number of draws over all chains.
+        n_warmup: number of discarded sweeps of every chain; `partial_fit` continues the chains.
+        n_chains: number of independent chains.
         random_state: seed, generator of NumPy, or None.
 
     Attributes:
         items_: the items, sorted; rows of `predict_proba`.
         workers_: the workers, sorted.
         classes_: the classes, sorted.
-        worker_skill_: posterior mean of each worker's probability of a right answer; for "top-two"
+        worker_skill_: posterior mean of each worker's accuracy; for "top-two", of the probability
             of not guessing.
-        confusion_: posterior mean of each worker's matrix, truths in rows and answers in columns,
-            ``(n_workers, n_classes, n_classes)``; for "top-two" beside the items' second answers.
-        second_: for "top-two", the most probable second answer of each item.
+        confusion_: posterior mean of each worker's confusion matrix, with true classes in rows and
+            labels in columns, ``(n_workers, n_classes, n_classes)``; for "top-two" without the
+            confusion with second classes.
+        second_: for "top-two", the most probable second class of each item.
         confusion_probability_: for "top-two", the posterior mean of the probability that a worker
-            who does not guess gives the right answer, and not the second one.
-        r_hat_: of the skills, over chains, the largest.
+            who does not guess gives the true class instead of the second one.
+        r_hat_: the largest R-hat of the skills.
 
     Warns:
         UserWarning: if chains disagree.
@@ -85,16 +86,16 @@ class TruthInference(BaseEstimator):
         answers: ArrayLike,
         classes: Sequence[Any] | None = None,
     ) -> "TruthInference":
-        """Learns from answers, one entry each for the item, the worker and the answer.
+        """Infers true classes and skills from labels.
 
         Args:
-            items: names or numbers of the items.
-            workers: those of the workers.
-            answers: what was answered.
-            classes: all that may be answered; None for what occurs.
+            items: the item of each label, as a name or a number.
+            workers: the worker of each label.
+            answers: the labels.
+            classes: all possible classes; None for those that occur.
 
         Raises:
-            ValueError: if an option is unknown or the answers do not fit together.
+            ValueError: if an option is unknown or the labels are inconsistent.
         """
         self._check_options()
         self._columns = read(items, workers, answers)
@@ -109,16 +110,15 @@ class TruthInference(BaseEstimator):
         answers: ArrayLike,
         classes: Sequence[Any] | None = None,
     ) -> "TruthInference":
-        """Learns from further answers too, to old items or new ones.
+        """Adds labels of old or new items.
 
-        All answers are kept, and the chains go on from where they were: the posterior is that of
-        all answers.
+        All labels are kept and the chains are continued, so the posterior is that given all labels.
 
         Args:
             items: as for `fit`.
             workers: as for `fit`.
-            answers: as for `fit`; of new classes only where `fit` was not given all.
-            classes: at the first call, as for `fit`.
+            answers: as for `fit`; new classes are allowed unless `fit` was given all classes.
+            classes: as for `fit`, in the first call.
         """
         if not hasattr(self, "items_"):
             return self.fit(items, workers, answers, classes)
@@ -129,7 +129,7 @@ class TruthInference(BaseEstimator):
         return self._run(before)
 
     def predict(self) -> np.ndarray:
-        """The most probable answer to each of ``items_``."""
+        """The most probable class of each of ``items_``."""
         return self.classes_[self.predict_proba().argmax(-1)]
 
     def predict_proba(self) -> Float[np.ndarray, "n_items n_classes"]:
@@ -157,7 +157,7 @@ class TruthInference(BaseEstimator):
                 raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
 
     def _run(self, before: dict[Any, np.ndarray] | None) -> "TruthInference":
-        """Sweeps over all answers; from earlier truths of the items that had some."""
+        """Runs the chains on all labels, starting from earlier states of known items."""
         answers, *known = encode(self._columns, self._named)
         self.items_, self.workers_, self.classes_ = known
         state: Any = dawid_skene.start(answers, self.n_chains, self._rng)
@@ -192,8 +192,8 @@ class TruthInference(BaseEstimator):
             self.r_hat_ = float(r_hat(torch.as_tensor(self._skills)).max())
         if not self.r_hat_ <= _LARGEST_R_HAT:
             warnings.warn(
-                f"Chains disagree about the workers' skills: R-hat is {self.r_hat_:.2f}. There may "
-                "be several explanations of the answers; raise n_warmup and n_draws, or use "
+                f"Chains disagree about the workers' skills: R-hat is {self.r_hat_:.2f}. The "
+                "posterior may have several modes; increase n_warmup and n_draws, or use "
                 "model='one-coin'.",
                 UserWarning,
                 stacklevel=4,

@@ -1,4 +1,4 @@
-"""Estimates from surrogate labels, debiased by gold labels of a random sample."""
+"""Estimation from surrogate labels, debiased by gold-standard labels of a random sample."""
 
 from amortized.debiased.regression import DebiasedEstimates, Estimate, debiased_regression
 

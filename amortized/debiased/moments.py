@@ -1,4 +1,4 @@
-r"""Estimating equations: the solution, with the sandwich variance that allows for design weights.
+r"""Estimating equations, with sandwich covariances that allow for design weights.
 
 The estimate solves :math:`\sum_i m_i(\beta) = 0`. Its covariance is
 :math:`J^{-1} (\sum_i m_i m_i^\top) J^{-\top}` with J the Jacobian of the sum.
@@ -30,13 +30,13 @@ def solve_regression(
     r"""Solves :math:`\sum_i w_i x_i (y_i - \mu(x_i^\top \beta)) = 0`.
 
     Args:
-        x: design, with its intercept.
-        y: labels, or pseudo-labels of any size.
-        weights: of the rows.
+        x: design matrix, including the intercept.
+        y: labels, or pseudo-labels of any value.
+        weights: weights of the rows.
         link: "linear" or "logistic".
 
     Raises:
-        ValueError: if there is no solution, as where classes are separated.
+        ValueError: if there is no solution, for example for separable classes.
     """
     beta = np.zeros(x.shape[1])
     for _ in range(_N_STEPS if link == "logistic" else 1):
@@ -62,8 +62,8 @@ def solve_regression(
 
 
 _NO_SOLUTION = (
-    "Expected an estimating equation with one solution; this one has none: columns of X may be "
-    "collinear, or classes of the gold labels separated. Leave out columns, or add gold labels."
+    "Expected an estimating equation with one solution; found none: columns of X may be collinear, "
+    "or the gold labels separable. Leave out columns, or add gold labels."
 )
 
 
@@ -72,24 +72,24 @@ def solve_quantile(
     y: Float[np.ndarray, " n"],
     at_most: Callable[[float], Float[np.ndarray, " n"]],
 ) -> Solution:
-    r"""Solves :math:`\sum_i (\hat F_i(t) - q) = 0` for t, between the least and the largest y.
+    r"""Solves :math:`\sum_i (\hat F_i(t) - q) = 0` for t in the range of y.
 
     Args:
         level: q.
-        y: values between which the quantile lies.
-        at_most: for each row an unbiased estimate of whether its label is at most t.
+        y: values whose range contains the quantile.
+        at_most: an unbiased estimate, for each row, of the indicator that its label is at most t.
     """
     values = np.unique(y)
     found = _crossing(values, at_most, level)
     indicator = at_most(found)
     error = indicator.std(ddof=1) / np.sqrt(len(indicator))
-    # Woodruff's interval: the error of the level, taken back through the distribution function.
+    # Woodruff's interval: the interval of the level, mapped by the inverse distribution function.
     reach = [_crossing(values, at_most, level + sign * 1.96 * error) for sign in (-1, 1)]
     return Solution(np.array([found]), np.array([[((reach[1] - reach[0]) / 3.92) ** 2]]))
 
 
 def _crossing(values: np.ndarray, at_most: Callable[[float], np.ndarray], level: float) -> float:
-    """The least value at which the average is the level; it rises everywhere but for noise."""
+    """The smallest value at which the average reaches the level; it increases up to noise."""
     low, high = 0, len(values) - 1
     while low < high:
         middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""Cross-fitted predictions of the gold label from the surrogate and the columns."""
+"""Cross-fitted predictions of the gold label from the surrogate and the covariates."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ def cross_fitted(
     n_folds: int,
     seed: int,
 ) -> tuple[Float[np.ndarray, " n"], list[tuple[np.ndarray, np.ndarray]]]:
-    """Predictions for all rows, each from gold labels of the other folds.
+    """Predictions for all rows, each from the gold labels of the other folds.
 
     A classifier predicts the probability of label 1.
 
     Returns:
-        the predictions, and for each fold its rows and the errors of the labels it was fitted to.
+        the predictions, and for each fold its rows and the training errors of its model.
 
     Raises:
-        ValueError: if the gold labels outside of a fold are too few, or of one class.
+        ValueError: if there are too few gold labels, or only one class, outside of a fold.
     """
     predicted, folds = np.zeros(len(gold)), []
     for others, rows in KFold(n_folds, shuffle=True, random_state=seed).split(features):
@@ -33,7 +33,7 @@ def cross_fitted(
         classifies = hasattr(model, "predict_proba")
         if len(train) < 5 or (classifies and len(np.unique(labels)) < 2):
             raise ValueError(
-                f"Expected five gold labels or more, and of both classes, outside of each of "
+                "Expected at least five gold labels, of both classes, outside of each of "
                 f"{n_folds} folds; got {len(train)}. Give more gold labels."
             )
         fitted = clone(model).fit(features[train], labels.astype(int) if classifies else labels)

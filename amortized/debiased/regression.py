@@ -1,15 +1,15 @@
 r"""Design-based supervised learning: surrogate labels everywhere, gold labels on a random sample.
 
-A cross-fitted prediction g of the label from the surrogate and the columns is corrected by the gold
-labels, which are known for rows with :math:`R_i = 1`, sampled with known probability
+A cross-fitted prediction g of the label from the surrogate and the covariates is corrected by the
+gold labels, which are known for rows with :math:`R_i = 1`, sampled with known probability
 :math:`\pi_i`:
 
 .. math:: \tilde y_i = g_i + \frac{R_i}{\pi_i} (y_i - g_i), \qquad
     \sum_i m(\tilde y_i, x_i; \beta) = 0.
 
-The pseudo-labels have the expectation of the labels whatever g is, so that estimates are consistent
-and their intervals valid however wrong surrogate and prediction are; a good prediction makes them
-narrow.
+The pseudo-labels are unbiased for the labels whatever g is. Estimates are therefore consistent, and
+intervals valid, even if surrogate and prediction are poor; better predictions give narrower
+intervals.
 
 References:
     | Using imperfect surrogates for downstream inference: design-based supervised learning for
@@ -45,15 +45,16 @@ class Estimate:
 
 @dataclass(frozen=True, repr=False)
 class DebiasedEstimates:
-    """Three answers to one question.
+    """Three estimates of the same coefficients.
 
     Attributes:
-        names: of the coefficients.
-        debiased: from surrogates and gold labels, valid however wrong the surrogates are.
-        classical: from the gold labels alone, weighted by the inverse of their probability.
-        naive: from the surrogates as if they were the labels; its interval ignores their errors.
+        names: names of the coefficients.
+        debiased: estimate from surrogates and gold labels, valid whatever the surrogates' errors.
+        classical: estimate from gold labels only, weighted by inverse sampling probabilities.
+        naive: estimate from the surrogates as if they were gold labels; its interval ignores their
+            errors.
         n_gold: number of gold labels.
-        level: of the intervals.
+        level: level of the intervals.
     """
 
     names: tuple[str, ...]
@@ -65,11 +66,11 @@ class DebiasedEstimates:
 
     @property
     def effective_gold(self) -> Float[np.ndarray, " p"]:
-        """Gold labels that alone would give the errors of the debiased estimates."""
+        """Number of gold labels with which the classical estimate would be as precise."""
         return self.n_gold * (self.classical.error / self.debiased.error) ** 2
 
     def verdict(self) -> list[str]:
-        """One sentence for each coefficient: is the naive estimate biased, and what is gained?"""
+        """One sentence per coefficient: bias of the naive estimate, and gain in precision."""
         lines = []
         for i, name in enumerate(self.names):
             off = self.naive.estimate[i] - self.debiased.estimate[i]
@@ -108,27 +109,27 @@ def debiased_regression(
     level: float = 0.95,
     random_state: int = 0,
 ) -> DebiasedEstimates:
-    """Regression on labels of which most are surrogates, without the bias of the surrogates.
+    """Regression on surrogate labels without their bias, using a few gold labels.
 
     Args:
-        X: columns ``(n, n_features)``, without an intercept, which is added. For "mean" and
+        X: covariates ``(n, n_features)``, without an intercept, which is added. For "mean" and
             "quantile" they only help to predict the labels, and may be None.
-        surrogate: label that a model or a cheap rater gave to each row, ``(n,)``.
-        gold: right labels ``(n,)``; what stands at rows that are not sampled is not read.
-        sampled: whether a row's gold label is known, by random sampling.
-        probability: with which each row was sampled: one number, or one a row; known, not
+        surrogate: label of each row from a model or an inexpensive rater, ``(n,)``.
+        gold: gold-standard labels ``(n,)``; values of rows that are not sampled are ignored.
+        sampled: whether a row was sampled, so that its gold label is known.
+        probability: sampling probability, one number or one per row; it must be known, not
             estimated.
         kind: "mean", "linear", "logistic" for gold labels 0 and 1, or "quantile".
         q: level of the quantile.
-        nuisance: predicts the gold label from the surrogate and ``X``: any model of scikit-learn, a
-            classifier with ``predict_proba`` for "logistic". None takes `PFNClassifier` for that
-            and `PFNRegressor` otherwise.
-        n_folds: of cross-fitting.
-        level: of the intervals.
+        nuisance: model of the gold label given the surrogate and ``X``: any estimator of
+            scikit-learn, a classifier with ``predict_proba`` for "logistic". None uses
+            `PFNClassifier` for "logistic" and `PFNRegressor` otherwise.
+        n_folds: number of folds of cross-fitting.
+        level: level of the intervals.
         random_state: seed of the folds.
 
     Raises:
-        ValueError: if the data do not fit together, or an estimate does not exist.
+        ValueError: if the data are inconsistent, or an estimate does not exist.
 
     Example:
         >>> import numpy as np
@@ -182,7 +183,7 @@ def _quantiles(
     known: np.ndarray,
     weights: np.ndarray,
 ) -> tuple[Solution, Solution, Solution]:
-    """Quantiles; a prediction has the distribution of its errors in the other folds around it."""
+    """Quantiles; the label's distribution is the prediction plus errors in the other folds."""
     ordered = [(rows, np.sort(errors)) for rows, errors in folds]
 
     def debiased(t: float) -> np.ndarray:
@@ -200,7 +201,7 @@ def _quantiles(
 
 
 def _with_interval(solution: Solution, n_labels: int, level: float) -> Estimate:
-    """The interval, with the degrees of freedom that the labels leave."""
+    """The interval of Student's t distribution with the residual degrees of freedom."""
     estimate = solution.estimate
     free = max(1, n_labels - len(estimate))
     error = np.sqrt(np.diag(solution.covariance) * n_labels / free)
@@ -225,7 +226,7 @@ def _check_data(
     probability: ArrayLike | float,
     kind: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Columns, surrogates, gold labels (0 where unknown), whether known, and probabilities."""
+    """Covariates, surrogates, gold labels (0 if unknown), whether known, and probabilities."""
     if X is None and kind in ("linear", "logistic"):
         raise ValueError(f"Expected X for kind={kind!r}; got None.")
     s = as_tensor(surrogate, "surrogate").numpy()
@@ -239,12 +240,12 @@ def _check_data(
             f"got {x.shape}, {s.shape}, {y.shape} and {known.shape}."
         )
     if not np.isin(known, (0, 1)).all():
-        raise ValueError("Expected sampled to be True or False, or 1 or 0, of every row.")
+        raise ValueError("Expected sampled to be True or False, or 1 or 0, for every row.")
     known = known.astype(bool)
     if not np.isfinite(y[known]).all():
         raise ValueError("Expected finite gold labels of the sampled rows.")
     if not ((p > 0) & (p <= 1)).all():
-        raise ValueError("Expected sampling probabilities above 0 and at most 1, of every row.")
+        raise ValueError("Expected sampling probabilities above 0 and at most 1, for every row.")
     if kind == "logistic" and not np.isin(y[known], (0, 1)).all():
         raise ValueError("Expected gold labels 0 and 1 for kind='logistic'.")
     return x, s, np.where(known, y, 0.0), known, p

@@ -1,7 +1,7 @@
 r"""The Kalman filter: exact posteriors of linear-Gaussian state-space models.
 
-For ``x_t ~ N(A x_{t-1} + b, Q)`` and ``y_t ~ N(H x_t + d, R)``, with ``N(p_t, P_t)`` the law of
-``x_t`` given the observations before ``t``,
+For ``x_t ~ N(A x_{t-1} + b, Q)`` and ``y_t ~ N(H x_t + d, R)``, with ``N(p_t, P_t)`` the
+distribution of ``x_t`` given the observations before ``t``,
 
     S_t = H P_t H' + R,    K_t = P_t H' S_t^{-1},    v_t = y_t - d - H p_t,
     filtered    m_t = p_t + K_t v_t,    C_t = (I - K_t H) P_t (I - K_t H)' + K_t R K_t',
@@ -12,13 +12,12 @@ The Joseph form of ``C_t`` is symmetric and cannot become negative by rounding. 
 computed in float64 whatever the model's dtype, because float32 would lose a precise sensor after a
 diffuse start. The means, which take nearly all the time, have the model's dtype.
 
-Speed comes from what does not depend on the data. The covariances depend on the model and on the
-pattern of missing entries only: series that share both share one recursion, which moreover stops
-once it has converged, where no matrix changes with time. What remains of each series is
-``m_t = F_t m_{t-1} + u_t``, one small matrix product a step for all series together; everything
-else is one product over many steps.
+The covariances depend only on the model and the pattern of missing entries, not on the data. Series
+that share both share one recursion, which for time-invariant models stops once it has converged.
+For each series only ``m_t = F_t m_{t-1} + u_t`` remains, one small matrix product per step for all
+series together; everything else is one product over many steps.
 
-Left out: diffuse starts (give a large ``P_0``).
+Not implemented: diffuse initial states (use a large ``P_0``).
 
 References:
     A new approach to linear filtering and prediction problems (Kalman, 1960).
@@ -106,9 +105,9 @@ def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor |
     if y.dtype != dtype:
         raise ValueError(f"Expected y of the model's dtype {dtype}; got {y.dtype}.")
     try:
-        if torch.isfinite(y.detach().sum()):  # one cheap pass; a finite sum has no NaN in it
+        if torch.isfinite(y.detach().sum()):  # one cheap pass: a finite sum contains no NaN
             return None
-    except RuntimeError:  # torch.func.vmap lets nobody look at values: NaN gives an evidence of NaN
+    except RuntimeError:  # values are hidden under torch.func.vmap; NaN gives an evidence of NaN
         return None
     if y.isinf().any():
         raise ValueError("Expected y to be finite, or NaN where missing; got infinite entries.")
@@ -238,7 +237,7 @@ def _mean_path(
     a = as_matrix(model.transition).expand(n_steps, n_groups, -1, -1)
     offset = _over_time(model.transition_offset, n_groups, n_steps)
     level = _over_time(model.observation_offset, n_groups, n_steps)
-    # Temporaries of about 1 MB stay in the cache; whole courses of thousands of series do not.
+    # Temporaries of about 1 MB stay in the cache; whole paths of thousands of series do not.
     length = max(16, 2**17 // mean.numel())
     inputs = (gains, y, *(getattr(model, name) for name in model._shapes()))
     course = None
@@ -268,7 +267,7 @@ def _mean_path(
 
 
 def _hidden(value: Tensor) -> bool:
-    """Whether torch.func.vmap hides the values, and whether they have a gradient."""
+    """Whether torch.func.vmap hides the values, and with them whether they have a gradient."""
     try:
         value.flatten()[:1].sum().item()
         return False
@@ -334,7 +333,7 @@ def _add_product(rows: Tensor, matrix: Tensor, other: Tensor) -> Tensor:
 
 
 def as_matrix(value: Tensor) -> Tensor:
-    """A matrix, perhaps one a series and step, as ``(time or 1, groups, rows, columns)``."""
+    """A matrix, possibly by series and step, as ``(time or 1, groups, rows, columns)``."""
     if value.ndim == 4:
         return value.transpose(0, 1)
     return value[None, None] if value.ndim == 2 else value[None]
@@ -346,7 +345,7 @@ def _grouped(rows: Tensor, n_groups: int) -> Tensor:
 
 
 def as_vector(value: Tensor, n_groups: int) -> Tensor:
-    """A vector, perhaps one a series and step, ready to meet ``(time, groups, dim, members)``."""
+    """A vector, possibly by series and step, to broadcast with ``(time, groups, dim, members)``."""
     if value.ndim < 3:
         value = value[None, None] if value.ndim == 1 else value[:, None]
     if value.shape[0] == 1:
@@ -355,7 +354,7 @@ def as_vector(value: Tensor, n_groups: int) -> Tensor:
 
 
 def _over_time(value: Tensor | None, n_groups: int, n_steps: int) -> Tensor | None:
-    """An offset of every step, ``(time, groups or 1, dim, members or 1)``."""
+    """An offset expanded over time, ``(time, groups or 1, dim, members or 1)``."""
     return None if value is None else as_vector(value, n_groups).expand(n_steps, -1, -1, -1)
 
 

@@ -66,7 +66,7 @@ class ParameterSpace:
     def log_prob(
         self, u: Float[Tensor, "... dim"], laws: Mapping[str, Distribution] | None = None
     ) -> Float[Tensor, "..."]:
-        """Log density of vectors under the prior, or under other laws of the parameters."""
+        """Log density of vectors under the prior, or under other distributions."""
         laws = self.prior if laws is None else laws
         total = u.new_zeros(u.shape[:-1])
         for name, part in self._split(u).items():
