@@ -61,23 +61,23 @@ class ProgramDensity:
         model: a Pyro program ``model(x, y=None)`` for one dataset, observing ``y`` at site "y".
         x: inputs, ``(batch, n, n_features)``.
         y: observations, ``(batch, n)``; any trailing shape that the site "y" has is allowed.
-        allow_no_latents: whether u may be empty; then the density is the evidence.
-        allow_simulator: whether the distribution of the site "y" may lack a ``log_prob``; then the
-            log likelihood, and with it the density, is NaN everywhere.
+        allow_no_latents: whether u may be empty; the density is then the evidence.
+        allow_simulator: whether the distribution of the site "y" may lack a ``log_prob``; the log
+            likelihood, and with it the density, is then NaN everywhere.
 
     Attributes:
         dim: d, the number of unconstrained coordinates.
         layout: ``{name: (slice into u, unconstrained shape)}``.
-        deterministic: names of its `pyro.deterministic` sites.
-        discrete: the discrete latents, which are summed out; None where there are none.
+        deterministic: names of the program's `pyro.deterministic` sites.
+        discrete: the discrete latents, which are summed out; None if there are none.
         is_simulator: whether the observation has no density.
-        priors: the latents' distributions in one run of the program on the first dataset.
-        supports: those of their elements.
+        priors: distributions of the latents in one run of the program on the first dataset.
+        supports: supports of their elements.
 
     Raises:
-        ValueError: if the program raises, does not observe ``y``, has discrete latents that Pyro
-            cannot enumerate or a plate of some of its rows only, or if ``y`` is not finite or
-            outside the support of its distribution.
+        ValueError: if the program fails, does not observe ``y``, has discrete latents that Pyro
+            cannot enumerate, or subsamples a plate; or if ``y`` is not finite or outside the
+            support of its distribution.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -116,7 +116,7 @@ class ProgramDensity:
         if self.is_simulator and not allow_simulator:
             raise ValueError(
                 f"Expected an observation with a density; {', '.join(simulated)}, has no log_prob. "
-                "A network trained on the program answers it: infer(..., method='dt', network=...)."
+                "Use a network trained on the program: infer(..., method='dt', network=...)."
             )
         if not self.is_simulator:
             check_observation(trace, y, may_miss(model))
@@ -176,13 +176,13 @@ class ProgramDensity:
     def log_prior(
         self, u: Float[Tensor, "batch particles dim"]
     ) -> Float[Tensor, "batch particles"]:
-        """Log prior density of u, the Jacobian's log determinant included."""
+        """Log prior density of u, including the log determinant of the Jacobian."""
         return self.log_prior_and_likelihood(u)[0]
 
     def log_likelihood(
         self, u: Float[Tensor, "batch particles dim"]
     ) -> Float[Tensor, "batch particles"]:
-        """Log likelihood of the observations, with any `pyro.factor` in it."""
+        """Log likelihood of the observations, including any `pyro.factor`."""
         return self.log_prior_and_likelihood(u)[1]
 
     def log_density(
@@ -261,7 +261,7 @@ class ProgramDensity:
 
         Args:
             u: the particles.
-            discrete: values of the discrete latents beside them.
+            discrete: values of the discrete latents for each particle.
         """
         if not self.deterministic:
             return {}
@@ -294,7 +294,7 @@ class ProgramDensity:
     ) -> tuple[Float[Tensor, "batch particles dim"], Bool[Tensor, "batch particles"]]:
         """The inverse of `constrain`, and whether the latents lie in their supports.
 
-        Outside of them u is undefined, and may be NaN.
+        Outside of the supports u is undefined and may be NaN.
         """
         missing = set(self.layout) - set(latents)
         if missing:
@@ -340,7 +340,7 @@ class ProgramDensity:
         return self.sample_prior(n_lots * n_each).unflatten(1, (n_lots, n_each))
 
     def bytes_per_particle(self) -> int:
-        """What autograd keeps of one evaluation of the density, by counting it once."""
+        """Memory that autograd keeps for one evaluation of the density, as measured once."""
         shapes = self.x.shape[1:], self.y.shape[1:]
         if shapes not in self._bytes:
             self._bytes[shapes] = self._count_bytes()
@@ -381,7 +381,7 @@ class ProgramDensity:
         """`over_all` for functions that draw: `vmap` may fail for a sampler but not the density."""
         try:
             return self.over_all(function, particles)
-        except Exception:  # a fault of the program itself comes again in the loop
+        except Exception:  # an error of the program itself is raised again in the loop
             if not self.vectorised:
                 raise
         singly = self.take(torch.arange(self.n_datasets, device=self.x.device))

@@ -1,14 +1,14 @@
 r"""Sums and draws over the discrete variables of a factor graph, by variable elimination.
 
-Factors are tensors of logarithms whose dimensions have names, one letter each, kept where Pyro
-keeps them (``_pyro_dims``). Pyro decides in which plates a variable is summed out; here the
-variables of one plate context are summed out one after the other,
+Factors are tensors of logarithms with named dimensions, one letter each, stored in Pyro's attribute
+``_pyro_dims``. Pyro decides in which plates a variable is summed out; here the variables of one
+plate context are summed out one after another,
 
 .. math:: m(z_{\text{others}}) = \log \sum_{z} \exp \sum_{f \ni z} f(z, z_{\text{others}}),
 
-first the variable that shares factors with the fewest others, so that a chain costs one small
-matrix a step. In the reverse order, each variable is drawn given those that were summed out after
-it, from the same sum of its factors: a joint draw costs no more than the sum.
+beginning with the variable that shares factors with the fewest others, so that a chain costs one
+small matrix per step. In reverse order, each variable is drawn given those that were summed out
+after it, from the same sum of its factors: a joint draw costs no more than the sum.
 
 References:
     Obermeyer et al., Tensor variable elimination for plated factor graphs (2019), arXiv 1902.03210.
@@ -26,7 +26,7 @@ from amortized.program.vectorised import draw_index
 
 
 class Elimination(LogRing):
-    """Pyro's ring of logarithms with a sum that `torch.func.vmap` can batch, and that is recorded.
+    """Pyro's ring of logarithms with a recorded sum that `torch.func.vmap` can batch.
 
     Attributes:
         steps: the variables in the order in which they were summed out, each with the sum of its
@@ -65,7 +65,7 @@ class _Graph:
         return len({d for key in self._with[dim] for d in self._terms[key]._pyro_dims})
 
     def pop_least_connected(self) -> str | None:
-        """The open dimension with the fewest neighbours; None where all are summed out."""
+        """The remaining dimension with the fewest neighbours; None if all are summed out."""
         while self._heap:
             degree, dim = heapq.heappop(self._heap)
             if dim not in self._open:
@@ -100,13 +100,13 @@ class _Graph:
 
 
 def named(tensor: Tensor, names: str) -> Any:
-    """A tensor whose dimensions have names; the tensor must be new, for they are written on it."""
+    """Names the dimensions of a tensor in place, which must therefore be a new one."""
     tensor._pyro_dims = names  # type: ignore[attr-defined]
     return tensor
 
 
 def aligned(term: Any, names: str) -> Tensor:
-    """A term with its dimensions in the order of names, size 1 where it has none of the name."""
+    """A term with its dimensions in the order of names; missing dimensions have size 1."""
     own = term._pyro_dims
     order = [own.index(name) for name in names if name in own]
     if order != sorted(order):
@@ -117,9 +117,9 @@ def aligned(term: Any, names: str) -> Tensor:
 
 
 def product(terms: list[Any]) -> Any:
-    """The sum of logarithms, with the dimensions of all."""
+    """The sum of the terms' logarithms, with all of their dimensions."""
     names = "".join(sorted(set("".join(term._pyro_dims for term in terms))))
-    total = aligned(terms[0], names) + 0.0  # a new tensor, for the names are written on it
+    total = aligned(terms[0], names) + 0.0  # a new tensor, because it will be named in place
     for term in terms[1:]:
         total = total + aligned(term, names)
     return named(total, names)
@@ -133,14 +133,14 @@ def _summed(joint: Any, dim: str) -> Any:
 def draw_all(
     steps: list[tuple[str, Any]], plates: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Any]:
-    """A joint draw of the variables that were summed out: the index of each one's value.
+    """A joint draw of the variables that were summed out, as indices of their values.
 
     Args:
-        steps: of an `Elimination`.
+        steps: the steps of an `Elimination`.
         plates: names and sizes of the plates of every variable.
 
     Returns:
-        for each variable its indices, with its plates as dimensions.
+        the indices of each variable, with its plates as dimensions.
     """
     chosen: dict[str, Any] = {}
     for dim, joint in reversed(steps):
@@ -155,10 +155,11 @@ def draw_all(
 
 
 def _given(joint: Any, dim: str, index: Any) -> Any:
-    """The part of a joint where a variable has a value, which may differ along plates."""
+    """A joint factor at a given value of a variable, which may differ along plates."""
     names = "".join(sorted({*joint._pyro_dims, *index._pyro_dims}))
     values = torch.arange(joint.shape[joint._pyro_dims.index(dim)])
     is_value = aligned(index, names) == aligned(named(values, dim), names)
-    # All others are impossible; a gather has no broadcasting, and no rule for vmap of all shapes.
+    # Other values are made impossible, because a gather neither broadcasts nor works under vmap
+    # for all shapes.
     picked = torch.where(is_value, aligned(joint, names), -torch.inf).amax(names.index(dim))
     return named(picked, names.replace(dim, ""))

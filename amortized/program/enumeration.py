@@ -2,14 +2,14 @@ r"""Discrete latents, summed out of a program's density as far as Pyro can enume
 
 .. math:: p(u, y) = \sum_z p(u, z, y)
 
-Pyro runs the program once with every value of each discrete latent along a dimension of its own,
-left of all plates, and knows which dimensions each factor has. The sum over them is taken by
-`amortized.program.elimination`, in logarithms and by operations that `torch.func.vmap` can batch.
+Pyro runs the program once with all values of each discrete latent along a separate dimension, left
+of all plates, and keeps track of the dimensions of each factor. The sum over them is computed by
+`amortized.program.elimination`, in logarithms and with operations that `torch.func.vmap` can batch.
 
-Rows that are one event, as in ``dist.Normal(...).to_event(1)``, are no plate, and Pyro takes the
-values of a latent that broadcasts against them for another latent's, or for rows. Such a program is
-run once for every assignment of its latents outside of plates instead. Which of the two is right
-for a program, `amortized.program.plain_trace` finds out.
+If the rows form one event, as in ``dist.Normal(...).to_event(1)``, they are not a plate, and Pyro
+may confuse the values of a latent that broadcasts against them with rows. Such a program is run
+once for every assignment of its latents outside of plates instead. `amortized.program.plain_trace`
+determines which of the two is correct.
 
 References:
     Obermeyer et al., Tensor variable elimination for plated factor graphs (2019), arXiv 1902.03210.
@@ -40,13 +40,13 @@ class Enumerable(NamedTuple):
     """The discrete latents of a program.
 
     Attributes:
-        names: of their sites.
+        names: names of their sites.
         first_dim: the first dimension, from the right, that no site of the program uses.
-        values: of one element of each, ``(values, *event)``.
-        shapes: of each, without its event.
-        of_rows: those that are drawn in the plate of the rows of "y", anew for each row.
-        assignments: of the latents outside of plates, for each of which the program is run; none
-            where Pyro enumerates them all.
+        values: possible values of one element of each, ``(values, *event)``.
+        shapes: shape of each, without its event.
+        of_rows: those drawn in the plate of the rows of "y", independently for each row.
+        assignments: assignments of the latents outside of plates, for each of which the program is
+            run; empty if Pyro enumerates all latents.
     """
 
     names: frozenset[str]
@@ -58,10 +58,10 @@ class Enumerable(NamedTuple):
 
 
 def enumerable_latents(trace: Any) -> Enumerable | None:
-    """The discrete latents of a traced program; None where there are none.
+    """The discrete latents of a traced program; None if there are none.
 
     Raises:
-        ValueError: if one has infinitely many values, or as many as its arguments say.
+        ValueError: if the number of values of one is infinite or depends on its arguments.
     """
     sites = {
         name: site
@@ -71,7 +71,7 @@ def enumerable_latents(trace: Any) -> Enumerable | None:
     for name, site in sites.items():
         if not site["fn"].has_enumerate_support:
             raise ValueError(
-                f"Expected continuous latents, or discrete ones of finitely many values; got "
+                f"Expected continuous latents, or discrete ones with finitely many values; got "
                 f"'{name}' of {type(site['fn']).__name__}, which Pyro cannot enumerate. Sum it out "
                 "in the program: Poisson counts with a gamma rate are dist.GammaPoisson."
             )
@@ -81,7 +81,7 @@ def enumerable_latents(trace: Any) -> Enumerable | None:
         site for site in trace.nodes.values() if site["type"] == "sample" and not is_subsample(site)
     ]
     plates = [-f.dim for site in samples for f in site["cond_indep_stack"] if f.vectorized]
-    # Rows that are an event and no plate are kept clear of too: values must not pass for rows.
+    # Dimensions of rows that form an event are avoided too: values must not be mistaken for rows.
     events = [len(site["fn"].shape()) for site in samples]
     values, shapes = {}, {}
     for name, site in sites.items():
@@ -103,10 +103,10 @@ def _of_rows(sites: Mapping[str, Any], trace: Any) -> frozenset[str]:
 
 
 def one_by_one(trace: Any, discrete: Enumerable) -> Enumerable | None:
-    """The same latents, those outside of plates by one run of the program for each assignment.
+    """The same latents, where those outside of plates take one run for each assignment.
 
     Returns:
-        None where there are no such latents, or too many assignments.
+        None if there are no such latents, or too many assignments.
     """
     values = {}
     for name in sorted(discrete.names):
@@ -139,8 +139,8 @@ def log_densities(
         u: the particle.
         x: inputs of its dataset.
         y: observations.
-        pinned: values of the discrete latents; the sum is then over these alone. So the terms of
-            the sum can be compared with the program.
+        pinned: values of the discrete latents to which the sum is restricted, so that its terms can
+            be compared with the program.
     """
     runs = [
         _Run(model, layout, discrete, u, x, y, assignment, pinned)
@@ -148,7 +148,7 @@ def log_densities(
     ]
     log_prior = torch.stack([run.log_prior() for run in runs]).logsumexp(0)
     total = torch.stack([run.log_joint() for run in runs]).logsumexp(0)
-    # Where nothing is possible, -inf - -inf is not a number, but the likelihood is nil.
+    # If all terms are impossible, -inf - -inf is NaN, but the likelihood is 0.
     return log_prior, torch.where(total == -torch.inf, -torch.inf, total - log_prior)
 
 
@@ -180,11 +180,11 @@ def discrete_probabilities(
 ) -> dict[str, Tensor]:
     r"""The probability of every value of each discrete latent given one particle and its data.
 
-    With each value's factor multiplied by :math:`e^{w}`, it is the derivative of the log of the sum
-    with respect to w at 0.
+    If each value's factor is multiplied by :math:`e^{w}`, it is the derivative of the log of the
+    sum with respect to w at 0.
 
     Returns:
-        ``{name: (*shape, values)}``, shape being that of the site without its event.
+        ``{name: (*shape, values)}``, where shape is that of the site without its event.
     """
     tilts = {
         name: u.new_zeros(shape.numel(), len(discrete.values[name]))
@@ -207,11 +207,11 @@ def discrete_probabilities(
 
 
 class _Run:
-    """One run of a program with its discrete latents enumerated, and the factors that it left.
+    """One run of a program with its discrete latents enumerated, and its factors.
 
     Args:
-        assignment: values that some discrete latents have in this run; others are enumerated.
-        pinned: values to which the sum over the enumerated latents is limited.
+        assignment: values of some discrete latents in this run; others are enumerated.
+        pinned: values to which the sum over the enumerated latents is restricted.
 
     The other arguments are those of `log_densities`.
     """
@@ -260,7 +260,7 @@ class _Run:
             is_sample = site["type"] == "sample"
             if is_sample and (is_subsample(site) or is_deterministic(site)):
                 self._trace.remove_node(name)
-            elif is_sample:  # Pyro would ask torch, which knows a density outside the support too
+            elif is_sample:  # torch's own log_prob may be finite outside the support
                 value: Any = site["value"]
                 each = log_prob(site["fn"], value)
                 site["unscaled_log_prob"] = each
@@ -270,11 +270,12 @@ class _Run:
     def log_joint(
         self, ring: Elimination | None = None, tilts: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Log of the sum of all factors' product.
+        """Log of the sum of the product of all factors.
 
         Args:
             ring: records the elimination.
-            tilts: logarithms of factors put to the discrete latents, ``(elements, values)`` each.
+            tilts: logarithms of additional factors of the discrete latents, each
+                ``(elements, values)``.
         """
         total = self._sum_out(self._sites, ring, tilts) + self._log_jacobian
         for name, value in self._assignment.items():
@@ -291,7 +292,7 @@ class _Run:
         return self._sum_out(latents) + self._log_jacobian
 
     def _is_free(self, name: str) -> bool:
-        """Whether a latent adds nothing to a sum over the enumerated latents, or is not in it."""
+        """Whether a latent does not affect the sum over the enumerated latents."""
         site = self._sites[name]
         if name in self._letters:
             return isinstance(site["scale"], float) and site["scale"] == 1 and site["mask"] is None
@@ -328,7 +329,7 @@ class _Run:
         }
 
     def _named(self, name: str, tilt: Tensor) -> Any:
-        """A table of elements and values with the names of its dimensions."""
+        """A table of elements and values with named dimensions."""
         plates = _plates(self._trace, self._sites[name])
         frames = sorted(plates.items(), key=lambda item: item[1].dim)
         sizes = [f.size for _, f in frames if f.size > 1]
@@ -363,7 +364,7 @@ def _is_value(discrete: Enumerable, name: str, value: Tensor) -> Tensor:
 
 
 def _pin(site: Any, value: Tensor) -> None:
-    """Makes all values of a site but one impossible."""
+    """Makes all values of a site except one impossible."""
     same: Any = site["value"] == value
     n_event = len(site["fn"].event_shape)
     if n_event:

@@ -1,9 +1,9 @@
-r"""Improper priors: drawn from a proper one, whose density the likelihood is divided by.
+r"""Improper priors, replaced by a proper prior whose density is divided out of the likelihood.
 
 .. math:: p(y \mid \theta) \cdot 1 = q(\theta) \, \frac{p(y \mid \theta)}{q(\theta)}
 
-The posterior is the same, and every method that starts from draws of the prior has some. The
-evidence is an integral over a measure of infinite mass, so it compares with nothing.
+The posterior is the same, and methods that start from draws of the prior can be used. The evidence
+is an integral over a measure of infinite mass and cannot be compared with others.
 """
 
 from typing import Any
@@ -17,11 +17,11 @@ from torch.distributions import Transform
 from amortized.program.support import bijection_to
 from amortized.program.vectorised import Program
 
-_WIDTH = 10.0  # standard deviation of q, on the real line that the latent is mapped to
+_WIDTH = 10.0  # standard deviation of q in unconstrained space
 
 
 class WithProperDraws:
-    """A program with a proper prior in place of every improper one, and the factor that undoes it.
+    """A program with proper priors in place of improper ones, and factors that correct for them.
 
     Args:
         program: a Pyro program.
@@ -63,12 +63,12 @@ class _Proper(Messenger):
             message["fn"] = _proper(message["fn"])
 
     def _pyro_post_sample(self, message: Any) -> None:
-        if isinstance(message["fn"], _Stand) and not message["is_observed"]:
+        if isinstance(message["fn"], _Substitute) and not message["is_observed"]:
             self.drawn[message["name"]] = message["fn"], message["value"]
 
 
-class _Stand(TransformedDistribution):
-    """The proper law that stands for an improper one."""
+class _Substitute(TransformedDistribution):
+    """The proper distribution that replaces an improper one."""
 
 
 def _proper(fn: Any) -> Any:
@@ -78,16 +78,16 @@ def _proper(fn: Any) -> Any:
     base = (
         Normal(torch.zeros(shape), _WIDTH).to_event(n) if n else Normal(torch.zeros(shape), _WIDTH)
     )
-    return _Stand(base, [transform])
+    return _Substitute(base, [transform])
 
 
 def improper_sites(program: Program, *data: Any) -> list[str]:
-    """Names of the latents of a program whose prior is improper; none where the program fails."""
+    """Names of the latents of a program whose prior is improper; none if the program fails."""
     found = _Find()
     try:
         with torch.no_grad(), found, _Proper():
             program(*data)
-    except Exception:  # a program that is wrong is refused when its density is made
+    except Exception:  # errors of the program are raised when its density is built
         pass
     return found.names
 
@@ -98,5 +98,5 @@ class _Find(Messenger):
         self.names: list[str] = []
 
     def _pyro_post_sample(self, message: Any) -> None:
-        if isinstance(message["fn"], _Stand):
+        if isinstance(message["fn"], _Substitute):
             self.names.append(message["name"])

@@ -55,7 +55,7 @@ def summary_of_quadratic(
         point: v.
         score: s, the gradient there.
         precision: P, the negative Hessian or an approximation without negative directions.
-        least: share of the largest curvature below which a direction counts as uninformative.
+        least: fraction of the largest curvature below which a direction counts as uninformative.
     """
     values, vectors = torch.linalg.eigh(precision)
     there = values > least * values[..., -1:].clamp_min(1e-30)
@@ -126,15 +126,16 @@ def moment_summary(
 ) -> LikelihoodSummary:
     r"""The summary of any likelihood of one latent: its mean and variance under a wide normal.
 
-    Moments are computed on a grid of 13 points, which is twice moved and narrowed to four standard
-    deviations to each side. Unlike a mode they represent a skewed likelihood well. The wide normal
-    is then divided out; the centre of a monotone likelihood stays within two spreads.
+    Moments are computed on a grid of 13 points, which is twice recentred and narrowed to four
+    standard deviations on each side. Unlike a mode they represent a skewed likelihood well. The
+    wide normal is then divided out; the centre of a monotone likelihood stays within two of its
+    standard deviations.
 
     Args:
-        log_likelihood: of u, ``(batch, points) -> (batch, points)``.
-        seen: datasets that were observed; the summary of the others is uninformative.
-        centre: of the wide normal.
-        spread: its standard deviation.
+        log_likelihood: function of u, ``(batch, points) -> (batch, points)``.
+        seen: whether each dataset was observed; the summary of others is uninformative.
+        centre: mean of the wide normal.
+        spread: standard deviation of the wide normal.
 
     Example:
         >>> import torch

@@ -1,8 +1,8 @@
 """Compares a program's vectorised density with plain traces of the program.
 
-Particles are evaluated all at once and discrete latents are summed out. Both rely on how a program
-broadcasts, and may compute a wrong density without an error. Therefore a few points are also
-evaluated in single runs with all latents given, and a method that disagrees is not used.
+Particles are evaluated together and discrete latents are summed out. Both rely on how a program
+broadcasts, and may silently compute a wrong density. Therefore a few points are also evaluated in
+single runs with all latents given, and a method that disagrees is not used.
 """
 
 import warnings
@@ -19,16 +19,16 @@ from amortized.program.sites import Place, observations, refuse
 from amortized.program.vectorised import is_subsample, warn_of_parameters
 from amortized.seeding import seeded
 
-_N_POINTS = 3  # the origin among them
-_N_ASSIGNMENTS = 9  # where latents are summed out: each point then has an assignment of its own
+_N_POINTS = 3  # including the origin
+_N_ASSIGNMENTS = 9  # points if latents are summed out, each with a different assignment
 
 
 def settle(density: Any, trace: Any) -> None:
     """Chooses the fastest method to compute a `ProgramDensity` that agrees with plain runs.
 
     Args:
-        density: with ``discrete`` and ``vectorised``, which are set to the chosen method.
-        trace: of the program on the first dataset.
+        density: the density; its ``discrete`` and ``vectorised`` are set to the chosen method.
+        trace: trace of the program on the first dataset.
 
     Raises:
         ValueError: if there is none.
@@ -56,7 +56,7 @@ def settle(density: Any, trace: Any) -> None:
 
 
 def _refuse_other_shapes(trace: Any) -> None:
-    """Rejects observations that broadcast to another shape, as a column against rows does."""
+    """Rejects observations that would broadcast to another shape, such as a column against rows."""
     for name, site in observations(trace).items():
         expected, got = site["fn"].shape(), site["value"].shape
         try:
@@ -66,18 +66,18 @@ def _refuse_other_shapes(trace: Any) -> None:
         if not fits:
             raise ValueError(
                 f"Expected observations {name} of shape {tuple(expected)} for one dataset, as the "
-                f"program has them at its site '{name}'; got {tuple(got)}. A column of answers is "
-                "y[:, 0]; several datasets have the same number of dimensions in front of x and "
-                "of y."
+                f"program has them at its site '{name}'; got {tuple(got)}. Give a column of "
+                "targets as y[:, 0]; a batch of datasets needs the same leading dimensions of x "
+                "and y."
             )
 
 
 class _Differs(Exception):
-    """The computed density is not the program's."""
+    """The computed density differs from the program's."""
 
 
 def _ways(trace: Any, discrete: Enumerable | None) -> Iterator[tuple[Enumerable | None, bool]]:
-    """Sets of discrete latents, and whether particles are vectorised, the fastest first."""
+    """Methods, the fastest first: discrete latents summed out, and whether to vectorise."""
     singly = None if discrete is None else one_by_one(trace, discrete)
     for vectorised in (True, False):
         yield discrete, vectorised
@@ -86,7 +86,7 @@ def _ways(trace: Any, discrete: Enumerable | None) -> Iterator[tuple[Enumerable 
 
 
 def _compare(density: Any) -> None:
-    """Raises where the density of one dataset cannot be computed, or is not the program's."""
+    """Raises an error if the density of a dataset cannot be computed, or is not the program's."""
     n_points = _N_ASSIGNMENTS if density.discrete else _N_POINTS
     plainly = density.take(torch.tensor([0]))
     plainly.vectorised = False
@@ -111,13 +111,13 @@ def _require_same(name: str, ours: Tensor, theirs: Tensor) -> None:
         raise _Differs(
             f"a {name} of {ours[wrong][0].item():.6g} where a plain run of the program has "
             f"{theirs[wrong][0].item():.6g}. Values of a discrete latent that broadcast against "
-            "rows need the rows in a pyro.plate; every random number has to come from a "
-            "pyro.sample; and nothing may be kept from one run for the next."
+            "rows need the rows in a pyro.plate; every random number must come from a pyro.sample; "
+            "and no state may be kept between runs."
         )
 
 
 def _any_value(fn: Any) -> Tensor:
-    """A value of a discrete distribution, each with the same probability."""
+    """A uniformly drawn value of a discrete distribution."""
     support = fn.enumerate_support(expand=True)
     index = torch.randint(len(support), fn.batch_shape)
     index = index.reshape(1, *fn.batch_shape, *(1 for _ in fn.event_shape))
@@ -158,7 +158,7 @@ def _warn(reason: Exception) -> None:
     first_line = str(reason).split(". ")[0].split("\n")[0]
     warnings.warn(
         "The program's density cannot be computed for all particles at once and is computed "
-        f"one by one, which is slow. Torch says: {first_line}. Write choices on drawn values "
+        f"one by one, which is slow. Torch reports: {first_line}. Write choices on drawn values "
         "with torch.where instead of if.",
         UserWarning,
         stacklevel=5,

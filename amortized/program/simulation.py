@@ -31,14 +31,14 @@ class ProgramSimulator:
 
     Args:
         model: a Pyro program ``model(x, y=None)`` for one dataset, with the site "y".
-        x: inputs of one dataset to learn the latents from, ``(n, n_features)``.
+        x: inputs of one dataset, from which the latents are determined, ``(n, n_features)``.
 
     Attributes:
         layout: ``{name: (slice into u, unconstrained shape)}``.
         dim: length of u.
 
     Raises:
-        ValueError: if the program fails, has no site "y", or has discrete latents or none.
+        ValueError: if the program fails, has no site "y", has discrete latents, or has no latents.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -100,7 +100,7 @@ class ProgramSimulator:
         return self._for_all(run, x.new_empty(len(x), 0), x)
 
     def _for_all(self, run: Callable[[Tensor, Tensor], Any], u: Tensor, x: Tensor) -> Any:
-        """One vectorised run; task by task where `vmap` fails."""
+        """One vectorised run, or task by task if `vmap` fails."""
         with torch.no_grad(), quiet_program(), precision(x.dtype), FunctionalSamplers():
             try:
                 return torch.func.vmap(run, randomness="different")(u, x)

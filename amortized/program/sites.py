@@ -31,14 +31,14 @@ from amortized.program.vectorised import (
 from amortized.seeding import seeded
 
 _MISSING_ELSEWHERE = (
-    "Expected missing answers (NaN) only where they are observed; some enter the laws of other "
-    "answers. Draw them as latents of the program, pyro.sample('missing', ...), and put them into "
-    "their places."
+    "Expected missing values (NaN) only at observed sites; some enter the distributions of other "
+    "observations. Draw them as latents of the program, pyro.sample('missing', ...), and insert "
+    "them."
 )
 
 
 class LatentSpace(dict[str, tuple[slice, torch.Size]]):
-    """The latents of a program end to end in unconstrained space.
+    """The latents of a program, concatenated in unconstrained space.
 
     A mapping from each latent's name to its slice of u and its unconstrained shape.
 
@@ -56,7 +56,7 @@ class LatentSpace(dict[str, tuple[slice, torch.Size]]):
         return sum(shape.numel() for _, shape in self.values())
 
     def append(self, name: str, shape: torch.Size) -> None:
-        """Puts a latent after the last one."""
+        """Appends a latent."""
         self[name] = (slice(self.dim, self.dim + shape.numel()), shape)
 
     def unpack(self, name: str, u: Float[Tensor, " dim"]) -> Tensor:
@@ -70,11 +70,11 @@ class LatentSpace(dict[str, tuple[slice, torch.Size]]):
 
 
 class _AllPlaced(Exception):
-    """Stops a run of a program after its last latent."""
+    """Raised to stop a run of a program after its last latent."""
 
 
 class _Site(Messenger):
-    """Knows which sites are latents, and keeps their values."""
+    """Collects the values of the latent sites."""
 
     to_the_end = True
 
@@ -87,7 +87,7 @@ class _Site(Messenger):
         return message["name"] in self.layout and not message["is_observed"]
 
     def require_all(self) -> None:
-        """Refuses a run without some of the latents: the density would have other dimensions."""
+        """Rejects a run without some of the latents, because u would have another dimension."""
         missing = set(self.layout) - set(self.values)
         if missing:
             raise ValueError(
@@ -102,7 +102,7 @@ class _Site(Messenger):
 
 
 def refuse(message: Any) -> None:
-    """Raises for a site that is neither observed nor in u."""
+    """Raises an error for a site that is neither observed nor in u."""
     raise ValueError(
         f"Expected the sample site '{message['name']}' in every run of the program; it "
         "appears in some runs only. Draw it always, and choose with torch.where what it is "
@@ -111,14 +111,14 @@ def refuse(message: Any) -> None:
 
 
 def leave(message: Any) -> None:
-    """Leaves a site to Pyro, which draws it."""
+    """Lets Pyro draw a site."""
 
 
 class Place(_Site):
     """Sets the latents from u.
 
-    A mask that the program puts on a latent is ignored: the latent keeps its prior, which
-    integrates to 1, where a masked density would be improper.
+    A mask of a latent is ignored: the latent keeps its prior, which integrates to 1, whereas a
+    masked density would be improper.
 
     Args:
         layout: where each latent lies in u.
@@ -199,7 +199,7 @@ class Evaluate(Place):
 
 
 class Unconstrain(_Site):
-    """Collects u from given values, or from prior draws where none are given.
+    """Collects u from given values, and from prior draws for latents without one.
 
     Attributes:
         inside: whether every given value lies in the support of its latent.
@@ -230,9 +230,9 @@ class Unconstrain(_Site):
 
 
 def run_for_latents(site: _Site, model: Program, *data: Tensor) -> None:
-    """A run that ends with the last latent.
+    """Runs a program up to its last latent.
 
-    What comes then, the likelihood of all rows above all, is most of a run.
+    This saves the evaluation of the likelihood, which takes most of a run.
     """
     site.to_the_end = False
     with suppress(_AllPlaced), site:
@@ -240,7 +240,7 @@ def run_for_latents(site: _Site, model: Program, *data: Tensor) -> None:
 
 
 def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
-    """One run of the program on real data, with a message that helps where it fails."""
+    """Traces the program on real data, with a helpful message if it fails."""
     try:
         with ONE_AT_A_TIME, seeded(0), torch.no_grad():
             trace = pyro.poutine.trace(model).get_trace(x, y)
@@ -260,8 +260,8 @@ def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
     if not observations(trace) and not any(map(is_factor, samples.values())):
         raise ValueError(
             "Expected the program to observe its data as pyro.sample('y', ..., obs=y); got sample "
-            f"sites {sorted(samples)}, none of them y or another observation. Data by other names "
-            "are given as data={...}, by the names of the program's arguments."
+            f"sites {sorted(samples)}, none of them y or another observation. Give data by other "
+            "names as data={...}, with the names of the program's arguments."
         )
     _require_known_laws(trace)
     _check_plates(trace)
@@ -273,12 +273,12 @@ def _samples(trace: Any) -> dict[str, Any]:
 
 
 def observations(trace: Any) -> dict[str, Any]:
-    """The sites of a trace that are data; neither factors nor deterministic ones."""
+    """The observed sites of a trace, without factors and deterministic sites."""
     return {name: site for name, site in trace.nodes.items() if is_observation(site)}
 
 
 def _require_known_laws(trace: Any) -> None:
-    """Refuses missing answers that other answers depend on."""
+    """Rejects missing observations on which other observations depend."""
     for site in observations(trace).values():
         law = site["fn"]
         while isinstance(law, Independent | MaskedDistribution):
@@ -289,19 +289,19 @@ def _require_known_laws(trace: Any) -> None:
 
 
 def _check_plates(trace: Any) -> None:
-    """Refuses plates of a choice of rows: the density would be another one in every run."""
+    """Rejects subsampled plates, because the density would change with every run."""
     samples = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
     for name, site in samples.items():
         if is_subsample(site) and len(site["value"]) != site["fn"].size:
             raise ValueError(
-                f"Expected plates of all their rows; got '{name}', which takes "
-                f"{len(site['value'])} of {site['fn'].size}. Leave out subsample_size: the "
-                "density is that of all the data."
+                f"Expected plates without subsampling; got '{name}', which takes "
+                f"{len(site['value'])} of {site['fn'].size}. Leave out subsample_size: the density "
+                "is that of all the data."
             )
 
 
 def latent_sites(trace: Any) -> dict[str, Any]:
-    """The sites of a trace that are neither observed nor a plate's choice of rows."""
+    """The sampled sites of a trace that are neither observed nor subsamples of plates."""
     return {
         name: site
         for name, site in trace.nodes.items()
@@ -310,7 +310,7 @@ def latent_sites(trace: Any) -> dict[str, Any]:
 
 
 def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = False) -> LatentSpace:
-    """Lays the latents of a program, some left out, end to end in unconstrained space."""
+    """Concatenates the latents of a program, except some, in unconstrained space."""
     layout = LatentSpace()
     for name, site in latent_sites(trace).items():
         if name in without:
@@ -335,14 +335,14 @@ def lay_out(trace: Any, without: Collection[str] = (), *, allow_none: bool = Fal
         if without:
             raise ValueError(
                 f"Expected continuous latents beside the discrete {sorted(without)}; got none. Use "
-                "method='exact' or 'auto': discrete latents alone are answered exactly."
+                "method='exact' or 'auto', which are exact for discrete latents alone."
             )
         raise ValueError("Expected a program with at least one latent; got none.")
     return layout
 
 
 def base_support(fn: Any) -> Any:
-    """The support of a distribution's single elements, where it is a product of such."""
+    """The support of single elements, for a distribution of independent elements."""
     support = support_of(fn)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
@@ -350,23 +350,23 @@ def base_support(fn: Any) -> Any:
 
 
 def has_density(fn: Any, value: Tensor) -> bool:
-    """Whether a distribution knows its density; a simulator only draws."""
+    """Whether a distribution has a density; a simulator only draws."""
     try:
         fn.log_prob(value)
     except NotImplementedError:
         return False
-    except Exception:  # a fault of the program, which is raised when it is run
+    except Exception:  # an error of the program, which is raised when it is run
         return True
     return True
 
 
 def check_observation(trace: Any, y: Tensor, may_miss: bool = False) -> None:
-    """Refuses observations that no latents could have produced.
+    """Rejects observations outside of the support of their distribution.
 
     Args:
-        trace: of the program on the first dataset.
+        trace: trace of the program on the first dataset.
         y: the observations of all datasets.
-        may_miss: whether NaN stands for a missing one.
+        may_miss: whether NaN marks a missing observation.
     """
     wrong = y.isinf() if may_miss else ~torch.isfinite(y)
     if wrong.any():
@@ -382,9 +382,9 @@ def _check_site(name: str, site: Any, y: Tensor) -> None:
     fn, observed = site["fn"], site["value"]
     support = base_support(fn)
     if not is_fixed(fn):
-        return  # such a support may depend on the latents; the density itself then says -inf
+        return  # such a support may depend on the latents; the density is then -inf outside of it
     if not torch.equal(observed, y[0]):
-        y = observed  # the program observes something made of y: see that of the first dataset
+        y = observed  # the program observes a function of y: check that of the first dataset
     while isinstance(fn, Independent):  # row by row, to name the row that is wrong
         fn = fn.base_dist
     with quiet_program():
@@ -392,7 +392,7 @@ def _check_site(name: str, site: Any, y: Tensor) -> None:
     if site["mask"] is not None:
         inside = inside | ~torch.as_tensor(site["mask"])
     if inside.shape == y.shape:
-        inside = inside | y.isnan()  # missing ones are nowhere
+        inside = inside | y.isnan()  # missing observations are valid
     if not inside.all():
         wrong = y[~inside] if inside.shape == y.shape else y
         raise ValueError(

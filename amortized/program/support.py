@@ -1,14 +1,15 @@
-r"""Supports of distributions: where they have mass, and the bijections to them.
+r"""Supports of distributions, and the bijections to them.
 
-torch's own ``log_prob`` returns finite numbers outside the support too, for an exponential below 0
-or a Pareto distribution below its scale; and the ``support`` of a transformed distribution is that
-of its last transform, the whole line for a shifted exponential. Here the parts of a distribution
-are examined one by one: the components of a mixture, the base of a transformed distribution at the
-preimage of the value. Bounds may be tensors that depend on latents, also under `torch.func.vmap`.
+torch's ``log_prob`` may be finite outside the support, as for an exponential below 0 or a Pareto
+distribution below its scale, and the ``support`` of a transformed distribution is the codomain of
+its last transform, such as the real line for a shifted exponential. Here the parts of a
+distribution are examined: the components of a mixture, and the base of a transformed distribution
+at the preimage of the value. Bounds may be tensors that depend on latents, also under
+`torch.func.vmap`.
 
 The bijection from the real line is torch's `biject_to`, except for intervals, where it is
 :math:`a + (b - a) \Phi(u)` with the standard normal distribution function instead of the logistic:
-a uniform prior is then exactly standard normal in u, and the tails at the ends are normal.
+a uniform prior is then exactly standard normal in u.
 """
 
 import math
@@ -36,7 +37,7 @@ _BOUNDED = (
     constraints.half_open_interval,
 )
 _INTERVALS = type(constraints.interval(0, 1)), type(constraints.half_open_interval(0, 1))
-_ROUNDING = 1e-5  # of whole vectors that a user may have in float32
+_ROUNDING = 1e-5  # tolerance for vectors, which may be rounded to float32
 
 
 class Image(constraints.Constraint):
@@ -61,7 +62,7 @@ class Image(constraints.Constraint):
         return int(max(codomain, self.base.event_dim + codomain - domain))
 
     def check(self, value: Tensor) -> Tensor:
-        inside, value, n = _led_back(self.transform.parts, value, self.event_dim)
+        inside, value, n = _preimage(self.transform.parts, value, self.event_dim)
         return inside & _all(_check(self.base, value), n - self.base.event_dim)
 
     def __repr__(self) -> str:
@@ -69,7 +70,7 @@ class Image(constraints.Constraint):
 
 
 def support_of(fn: Any) -> Any:
-    """The support of a distribution, no wider than its parts allow where these are known.
+    """The support of a distribution, determined from its parts where possible.
 
     Example:
         >>> from torch.distributions import AffineTransform, Exponential
@@ -115,7 +116,7 @@ def contains(fn: Any, value: Tensor) -> Tensor:
         return _check(fn.support, value)
     declared = type(fn).support is not TransformedDistribution.support
     said = _check(fn.support, value) if declared else True
-    inside, value, n = _led_back(fn.transforms, value, len(fn.event_shape))
+    inside, value, n = _preimage(fn.transforms, value, len(fn.event_shape))
     return said & inside & _all(contains(fn.base_dist, value), n - len(fn.base_dist.event_shape))
 
 
@@ -132,7 +133,7 @@ def outside(fn: Any, value: Tensor) -> Tensor:
     if isinstance(fn, Independent | ExpandedDistribution):
         return outside(fn.base_dist, value)
     if _is_transformed(fn) and isinstance(support_of(fn), Image):
-        return outside(fn.base_dist, _led_back(fn.transforms, value, len(fn.event_shape))[1])
+        return outside(fn.base_dist, _preimage(fn.transforms, value, len(fn.event_shape))[1])
     if not isinstance(fn.support, _BOUNDED):
         return (~contains(fn, value)).to(value.dtype).sum()
     low = getattr(fn.support, "lower_bound", -torch.inf)
@@ -198,7 +199,7 @@ def _is_everywhere(support: Any) -> bool:
 
 
 def _image(support: Any, transforms: list[Transform]) -> Any:
-    """The codomain of the last transform, if the support is all of the first one's domain."""
+    """The codomain of the last transform, if the support is the whole domain of the first."""
     for i, transform in enumerate(transforms):
         domain = transform.domain
         fills = _is_everywhere(support) and _is_everywhere(domain)
@@ -209,18 +210,18 @@ def _image(support: Any, transforms: list[Transform]) -> Any:
 
 
 def _bounds(support: Any) -> tuple[Any, ...]:
-    """Ends of an interval, for comparison; unequal to all others if not fixed or no interval."""
+    """Ends of an interval, for comparison; unequal to all others if they are not fixed."""
     low, high = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
     return (_number(low), _number(high)) if isinstance(support, _BOUNDED) else (object(),)
 
 
 def _number(end: Any) -> Any:
-    """An end that is one number for all elements as that number; others equal nothing."""
+    """An end as a number if it is the same for all elements; otherwise unequal to all others."""
     if not isinstance(end, Tensor):
         return end
     try:
         return end.flatten()[0].item() if bool((end == end.flatten()[0]).all()) else object()
-    except RuntimeError:  # an end that moves with latents, under vmap
+    except RuntimeError:  # an end that depends on latents, under vmap
         return object()
 
 
@@ -241,7 +242,7 @@ def _hull(components: Any) -> Any:
     return constraints.independent(hull, n) if n else hull
 
 
-def _led_back(transforms: list[Transform], value: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
+def _preimage(transforms: list[Transform], value: Tensor, n: int) -> tuple[Tensor, Tensor, int]:
     """Whether a value is in the image of the transforms, its preimage, and the event dimensions."""
     inside = torch.ones((), dtype=torch.bool, device=value.device)
     for transform in reversed(transforms):
@@ -276,7 +277,7 @@ def _check(support: Any, value: Tensor) -> Tensor:
 
 
 def point_in(fn: Any) -> Any:
-    """Some value in the support of single elements; None where it is not easily found."""
+    """Some value in the support of single elements; None if none is easily found."""
     if isinstance(fn, Independent | ExpandedDistribution | MaskedDistribution):
         return point_in(fn.base_dist)
     if _is_transformed(fn):
@@ -298,10 +299,10 @@ def point_in(fn: Any) -> Any:
 
 
 class ProbitTransform(Transform):
-    r""":math:`y = a + (b - a) \Phi(u)`, kept inside the interval by more than rounding.
+    r""":math:`y = a + (b - a) \Phi(u)`, kept inside the open interval despite rounding.
 
-    torch's `CumulativeDistributionTransform` of a normal rounds onto the ends, in float32 from
-    u = -6 on, and programs that check their arguments refuse a latent there.
+    torch's `CumulativeDistributionTransform` of a normal rounds to the ends, in float32 for u below
+    -6, where programs that check their arguments reject the latent.
 
     Args:
         low: a, the lower end.
@@ -352,7 +353,7 @@ class ProbitTransform(Transform):
 
 
 def bijection_to(support: Any) -> Transform:
-    """The bijection to a support, such as `support_of` returns.
+    """The bijection to a support, such as one from `support_of`.
 
     Raises:
         NotImplementedError: if there is none, as for discrete supports.

@@ -1,9 +1,9 @@
-"""Runs a Pyro program for many tasks at once: every draw of all tasks in one `torch.func.vmap`.
+"""Runs a Pyro program for many tasks at once, in one `torch.func.vmap`.
 
-Two properties of torch's samplers prevent `vmap`, and both are replaced while it runs: many fill a
-new tensor in place (``torch.empty(shape).exponential_()``), and Beta and Dirichlet draw inside an
-``autograd.Function``. A program that still fails, because of an ``if`` on a drawn value for
-example, is run task by task, with a warning.
+Two properties of torch's samplers prevent `vmap`: many fill a new tensor in place
+(``torch.empty(shape).exponential_()``), and Beta and Dirichlet draw inside an
+``autograd.Function``. Both are replaced during the run. A program that still fails, for example
+because of an ``if`` on a drawn value, is run task by task, with a warning.
 """
 
 import math
@@ -35,14 +35,14 @@ _TINY = 1e-38  # the smallest normal float32: log of it is finite
 def quiet_program() -> Iterator[None]:
     """Runs a program without argument checks, which read values and so break `vmap`."""
     with ONE_AT_A_TIME, pyro.validation_enabled(False), warnings.catch_warnings():
-        # Some operations have no batching rule yet and loop inside torch: slower, still right.
+        # Some operations have no batching rule yet; torch loops over them, which is only slower.
         warnings.filterwarnings("ignore", "There is a performance drop")
         yield
 
 
 @contextmanager
 def precision(dtype: torch.dtype) -> Iterator[None]:
-    """Lets constants that the program makes without a dtype be as precise as the data."""
+    """Sets torch's default dtype, so that constants of the program are as precise as the data."""
     with ONE_AT_A_TIME:
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
@@ -69,9 +69,9 @@ def _cauchy(like: Tensor, median: float = 0.0, sigma: float = 1.0) -> Tensor:
 
 
 def draw_index(logits: Tensor, dim: int) -> Tensor:
-    """Draws an index along a dimension with probabilities of which these are logits.
+    """Draws an index along a dimension from logits.
 
-    The index of the largest logit plus Gumbel noise, an operation that `vmap` can batch.
+    It is the index of the largest logit plus Gumbel noise, which `vmap` can batch.
     """
     return (logits - _exponential(logits).log()).argmax(dim)
 
@@ -88,11 +88,11 @@ _FUNCTIONAL: dict[Any, Callable[..., Tensor]] = {
 class FunctionalSamplers(TorchFunctionMode):
     """Turns in-place samplers into functional ones, for callers inside torch and Pyro only.
 
-    Distributions use the returned tensor, so a new one can be returned. A user's own code may rely
-    on the tensor being filled in place; there torch's error is kept, and the loop is used.
+    Distributions use the returned tensor, so a new one can be returned. A user's code may rely on
+    the tensor being filled in place, so for it torch's error is kept, and the loop is used.
     """
 
-    @no_type_check  # a checking wrapper would stand between this function and its caller
+    @no_type_check  # a type-checking wrapper would change the caller's frame
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         functional = _FUNCTIONAL.get(func)
         if functional is not None:
@@ -137,7 +137,8 @@ def loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> 
 def _dirichlet(concentration: Tensor, shape: torch.Size) -> Tensor:
     """Normalises independent gammas, in logs, so that tiny concentrations do not underflow.
 
-    ``log Gamma(a) = log Gamma(a + 1) + log(U) / a`` in law (Marsaglia and Tsang, 2000, section 6).
+    In distribution, ``log Gamma(a) = log Gamma(a + 1) + log(U) / a`` (Marsaglia and Tsang, 2000,
+    section 6).
     """
     gamma = dist.Gamma(concentration + 1, torch.ones_like(concentration)).sample(shape)
     log_gamma = gamma.log() - _exponential(gamma) / concentration
@@ -169,7 +170,7 @@ def _corner(like: Tensor, dim: int) -> Tensor:
 
 
 def draw(distribution: Any, sample_shape: Sequence[int] = ()) -> Tensor:
-    """Draws from a distribution with operations that `vmap` supports; the law of ``sample``."""
+    """Draws from a distribution like ``sample``, with operations that `vmap` supports."""
     shape = torch.Size(sample_shape)
     if isinstance(distribution, torch.distributions.Independent | dist.MaskedDistribution):
         return draw(distribution.base_dist, shape)
@@ -218,20 +219,20 @@ def is_observation(message: Any) -> bool:
 
 
 def warn_of_parameters(trace: Any) -> None:
-    """Warns that `pyro.param` is not optimised and keeps its value."""
+    """Warns that values of `pyro.param` are not optimised."""
     names = sorted(name for name, site in trace.nodes.items() if site["type"] == "param")
     if names:
         warnings.warn(
-            f"The program has pyro.param {names}, which is not inferred: every method leaves it at "
-            "the value that it has in Pyro's store, at first the initial one. Give it a prior, "
-            "pyro.sample(name, dist...), if it is not known.",
+            f"The program has pyro.param {names}, which is not inferred: every method uses the "
+            "value in Pyro's store, which is the initial one unless you set it. Give it a prior, "
+            "pyro.sample(name, dist...), if it is unknown.",
             UserWarning,
             stacklevel=4,
         )
 
 
 def run_program(program: Program, x: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-    """Runs a program once and returns the values at its sample sites, deterministic ones left out.
+    """Runs a program once and returns the values at its sample sites, except deterministic ones.
 
     Args:
         program: a Pyro program ``program(x, y)``.
@@ -259,7 +260,7 @@ def run_programs(program: Program, x: Tensor) -> dict[str, Tensor]:
         each site's values with the batch first, ``{name: (batch, ...)}``.
 
     Raises:
-        ValueError: if the program raises on a single dataset too.
+        ValueError: if the program also fails on a single dataset.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -269,18 +270,20 @@ def run_programs(program: Program, x: Tensor) -> dict[str, Tensor]:
         >>> {name: tuple(v.shape) for name, v in run_programs(coin, torch.zeros(5, 3, 0)).items()}
         {'p': (5,), 'y': (5, 3)}
     """
-    rewind = remembered(x.device)  # the loop must not depend on draws that came to nothing
+    rewind = remembered(x.device)  # the loop must not depend on draws of the failed attempt
     try:
         with quiet_program(), precision(x.dtype), FunctionalSamplers():
             one_run = torch.func.vmap(lambda row: run_program(program, row), randomness="different")
             return one_run(x)
-    except Exception as reason:  # the loop below tells a program's own fault from vmap's limits
+    except (
+        Exception
+    ) as reason:  # the loop below distinguishes errors of the program from limits of vmap
         rewind()
         draws = _run_one_by_one(program, x)
         first_line = str(reason).split(". ")[0].split("\n")[0]
         warnings.warn(
             f"The program could not be run for all {len(x)} tasks at once and was run one task at "
-            f"a time, which is slow. Torch says: {first_line}. Write choices on drawn values with "
+            f"a time, which is slow. Torch reports: {first_line}. Write choices on drawn values with "
             "torch.where instead of if, and use distributions that broadcast.",
             UserWarning,
             stacklevel=2,

@@ -1,8 +1,8 @@
 r"""Missing observations, given as NaN: their terms are left out of the likelihood.
 
-Where the elements of an observation are independent given the latents, the integral over the
-missing ones is 1. Of a multivariate normal, the missing elements are integrated out as well: with
-mean 0, variance :math:`1 / 2 \pi` and no covariance, they would have a density of 1 at 0.
+If the elements of an observation are independent given the latents, the integral over the missing
+ones is 1. The missing elements of a multivariate normal are integrated out by giving them mean 0,
+variance :math:`1 / 2 \pi` and no covariance, so that they have a density of 1 at 0.
 """
 
 import math
@@ -45,7 +45,7 @@ class WithMissing:
 
 
 def may_miss(program: Any) -> bool:
-    """Whether a program, or one that it is made of, takes NaN for a missing observation."""
+    """Whether a program, or one that it wraps, interprets NaN as a missing observation."""
     while program is not None:
         if isinstance(program, WithMissing):
             return True
@@ -64,7 +64,7 @@ class _LeaveOut(Messenger):
 
 
 def _without(fn: Any, value: Tensor, missing: Tensor, name: str) -> tuple[Any, Tensor]:
-    """A law of which the missing elements are no part, and the value without NaN."""
+    """The distribution without the missing elements, and the value without NaN."""
     n = 0
     while isinstance(fn, Independent):
         n, fn = n + fn.reinterpreted_batch_ndims, fn.base_dist

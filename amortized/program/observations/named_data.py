@@ -1,8 +1,8 @@
 """Programs with any arguments and observed sites, as programs ``model(x, y)`` of one dataset.
 
-The arrays among the arguments lie end to end in one row of numbers, which is the y that samplers
-see, and are taken apart again before the program is called. So whatever is done for many particles
-at once is done for these programs too.
+The arrays among the arguments are concatenated to one vector, which is the y that samplers see, and
+are split again before the program is called. Vectorised evaluation therefore works for these
+programs too.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from amortized.program.vectorised import Program, is_observation
 
 
 class _RealObservations(Messenger):
-    """Integers that are observed become real numbers, as torch's densities want them."""
+    """Converts observed integers to floating point, as torch's densities require."""
 
     def _pyro_sample(self, message: Any) -> None:
         value = message["value"]
@@ -31,12 +31,12 @@ class NamedData:
     """A program and one dataset for it, by the names of the program's arguments.
 
     Args:
-        program: takes the data by name.
-        data: arrays, and anything else that is handed on as it is, such as a size or a text.
+        program: a Pyro program that takes the data by name.
+        data: arrays, and other arguments that are passed on unchanged, such as a size or a string.
 
     Attributes:
         arrays: the arrays, by name.
-        y: all their numbers, ``(n,)``.
+        y: the concatenated arrays, ``(n,)``.
         x: ``(n, 0)``.
 
     Example:
@@ -74,7 +74,7 @@ class NamedData:
             ) from reason
 
     def arguments(self, y: Tensor) -> dict[str, Any]:
-        """The arguments whose numbers lie in y, and the others."""
+        """The arguments, with arrays taken from y."""
         found, start = dict(self.constants), 0
         for name, value in self.arrays.items():
             part = y[start : start + value.numel()].reshape(value.shape)
@@ -83,7 +83,7 @@ class NamedData:
         return found
 
     def __call__(self, x: Tensor, y: Tensor | None = None) -> Any:
-        """Runs the program on the numbers y; on the data themselves where there are none."""
+        """Runs the program on the values y, or on the data themselves if y is None."""
         given = self.arguments(self.y.to(x.dtype) if y is None else y)
         with _RealObservations():
             return self.program(**given)
@@ -95,7 +95,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _array(value: Any, name: str) -> Tensor:
-    """Real numbers as float64, possibly missing; integers and truth values as they are."""
+    """Real numbers as float64, possibly missing; integers and booleans unchanged."""
     tensor = as_values(value, name)
     if tensor.is_floating_point():
         return as_tensor(value, name, allow_nan=True)

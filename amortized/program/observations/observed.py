@@ -1,4 +1,4 @@
-"""What a program says of its observations at given latents: log densities, and replicated data."""
+"""Pointwise log likelihoods and replicated data of a program at given latents."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,17 +33,17 @@ def observed_values(density: ProgramDensity) -> dict[str, Tensor]:
 def at_latents(
     density: ProgramDensity, latents: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Log likelihoods of single observations, and data drawn anew, at each of many latents.
+    """Pointwise log likelihoods and replicated data, at each of many latents.
 
-    Discrete latents of single rows are summed out of the former where one site is observed.
+    If one site is observed, discrete latents of single rows are summed out of the log likelihoods.
 
     Args:
-        density: of the program and its data.
+        density: density of the program and its data.
         latents: draws of all latents, ``{name: (batch, n, *event)}``.
 
     Returns:
-        both ``{name of an observed site: (batch, n, *shape)}``; a site whose elements depend on
-        each other has one log likelihood for all of them.
+        both as ``{name of an observed site: (batch, n, *shape)}``; a site with dependent elements
+        has one joint log likelihood.
     """
     of_rows = density.discrete.of_rows if density.discrete else frozenset()
 
@@ -65,7 +65,7 @@ def at_latents(
 
 
 class _Put(Messenger):
-    """Gives latents their values; unlike `pyro.poutine.condition`, it does not observe them."""
+    """Sets latents to values; unlike `pyro.poutine.condition`, it does not observe them."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _Put(Messenger):
 
 
 class _Collect(Messenger):
-    """Collects the observations, their laws, their log densities, and a draw of each law."""
+    """Collects the observations, their distributions and log densities, and replicates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _Collect(Messenger):
 
 
 def _unmasked(fn: Any) -> Any:
-    """The law of all elements, the missing ones too."""
+    """The distribution of all elements, including missing ones."""
     if isinstance(fn, Independent) and isinstance(fn.base_dist, MaskedDistribution):
         return fn.base_dist.base_dist.to_event(fn.reinterpreted_batch_ndims)
     return fn.base_dist if isinstance(fn, MaskedDistribution) else fn

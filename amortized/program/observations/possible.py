@@ -20,7 +20,7 @@ _N_SEARCH = 512
 _N_STEPS = 30
 _EPS = torch.finfo(torch.float64).eps
 _LARGEST = 0.1 / _EPS  # a log density whose last digit is 0.1 nats
-_NARROWEST = 100 * _EPS  # standard deviation of a posterior, as a share of the latent itself
+_NARROWEST = 100 * _EPS  # standard deviation of a posterior, relative to the latent itself
 _STEP = 1e-6  # of second differences, likewise
 
 
@@ -134,9 +134,9 @@ def _found(density: ProgramDensity) -> Bool[Tensor, " batch"]:
 
 
 def _next_draws(u: Tensor, best: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Normal draws around the best previous ones, and the mean of these."""
+    """Normal draws around the best previous draws, and the mean of these."""
     elite = u.gather(1, best.unsqueeze(-1).expand(-1, -1, u.shape[-1]))
     mean = elite.mean(1, keepdim=True)
-    # As wide as the last step was long, so that a distant region is reached in growing steps.
+    # The last step is added to the spread, so that a distant region is reached in growing steps.
     sd = elite.std(1, keepdim=True) + (mean - before).abs()
     return mean + sd * torch.randn_like(u), mean

@@ -1,15 +1,16 @@
-r"""The distribution of each row's answer given the latents and the answers that are known.
+r"""The distribution of each new row's target given the latents and the known targets.
 
-Where a program's rows are independent given its latents, it is the program's own. Where its
-observation is one joint law of all rows, the program is run on the known and the asked rows
-together and each asked row is conditioned on the known answers. With residuals r of the k known
-rows, covariance or scale matrix :math:`\Sigma` and :math:`d = r^T \Sigma_{kk}^{-1} r`,
+If a program's rows are independent given its latents, it is the program's own. If its observation
+has a joint distribution over all rows, the program is run on known and new rows together and each
+new row is conditioned on the known targets. With residuals r of the k known rows, covariance or
+scale matrix :math:`\Sigma` and :math:`d = r^T \Sigma_{kk}^{-1} r`,
 
 .. math:: y^* \mid y \sim N(\mu_* + \Sigma_{*k} \Sigma_{kk}^{-1} r, S), \qquad
     S = \Sigma_{**} - \Sigma_{*k} \Sigma_{kk}^{-1} \Sigma_{k*},
 
-and for Student's t with :math:`\nu` degrees of freedom, a t of :math:`\nu + k` with S multiplied by
-:math:`(\nu + d) / (\nu + k)`. Any other joint law is refused: its margins would not know the data.
+and for Student's t with :math:`\nu` degrees of freedom, a t distribution with :math:`\nu + k`
+degrees and S multiplied by :math:`(\nu + d) / (\nu + k)`. Any other joint distribution is rejected,
+because its marginals ignore the data.
 
 References:
     Ding, On the conditional distribution of the multivariate t distribution (2016), American
@@ -33,7 +34,7 @@ _NORMALS = (MultivariateNormal, LowRankMultivariateNormal)
 
 
 class NoPredictive(ValueError):
-    """The program has no predictive of single rows."""
+    """Raised if the program has no predictive of single rows."""
 
 
 def row_distribution(
@@ -44,18 +45,18 @@ def row_distribution(
     y_known: Tensor,
     of_rows: frozenset[str] = frozenset(),
 ) -> Any:
-    """The distribution of each row's answer given the latents, with batch shape ``(m,)``.
+    """The distribution of each row's target given the latents, with batch shape ``(m,)``.
 
     Args:
         model: the program.
-        latents: their values.
-        x: inputs of the asked rows.
-        x_known: of the known rows.
-        y_known: their answers, NaN where they are missing.
-        of_rows: discrete latents that every row has its own of; they are summed out.
+        latents: values of the latents.
+        x: inputs of the new rows.
+        x_known: inputs of the known rows.
+        y_known: targets of the known rows; NaN if missing.
+        of_rows: discrete latents of single rows, which are summed out.
 
     Raises:
-        NoPredictive: if the rows depend on each other in a way that is not known here.
+        NoPredictive: if the dependence of the rows is not supported.
     """
     with EnumerateRows(of_rows, -2) as rows:
         fn = rows.summed_out(_observation(model, latents, x), len(x))
@@ -63,11 +64,11 @@ def row_distribution(
         return fn if fn.batch_shape else fn.expand([len(x)])
     if fn.shape() != (len(x),) or not isinstance(fn, (*_NORMALS, MultivariateStudentT)):
         raise NoPredictive(
-            "Expected rows that are independent given the latents, or a joint law of them all that "
-            f"is normal or Student's t; got {type(fn).__name__} of batch shape "
+            "Expected rows that are independent given the latents, or jointly normal or Student's "
+            f"t; got {type(fn).__name__} of batch shape "
             f"{tuple(fn.batch_shape)} and event shape {tuple(fn.event_shape)}, whose rows cannot "
-            "be conditioned on the data. Draw rows in a plate or with to_event, or condition by "
-            "hand at draws of the latents."
+            "be conditioned on the data. Draw rows in a plate or with to_event, or condition "
+            "manually at draws of the latents."
         )
     joint = _observation(model, latents, torch.cat([x_known, x]))
     if isinstance(joint, MultivariateStudentT):
@@ -83,10 +84,10 @@ def row_distribution(
 
 
 def _given(mean: Tensor, matrix: Tensor, y_known: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means and variances of the rows after the known ones, and the known ones' distance d."""
+    """Conditional means and variances of the new rows, and the distance d of the known rows."""
     k = len(y_known)
     missing = torch.nn.functional.pad(y_known.isnan(), (0, len(matrix) - k))
-    alone = torch.eye(len(matrix), dtype=matrix.dtype)  # a missing row tells nothing of others
+    alone = torch.eye(len(matrix), dtype=matrix.dtype)  # a missing row is uninformative
     matrix = torch.where(missing.unsqueeze(-1) | missing, alone, matrix)
     factor, _ = torch.linalg.cholesky_ex(matrix[:k, :k])
     half = torch.linalg.solve_triangular(factor, matrix[:k, k:], upper=False)
@@ -97,7 +98,7 @@ def _given(mean: Tensor, matrix: Tensor, y_known: Tensor) -> tuple[Tensor, Tenso
 
 
 class _Observation(Messenger):
-    """Catches the distribution at site "y", per row, and gives the site a value undrawn."""
+    """Records the distribution of each row at site "y", without drawing from it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The law of a row's answer with its own discrete latents summed out: a finite mixture."""
+"""The distribution of a row with its own discrete latents summed out: a finite mixture."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from amortized.program.vectorised import draw, draw_index
 
 
 class RowMixture(Distribution):
-    """A mixture whose components lie along all dimensions of a batch but the last, the rows.
+    """A mixture whose components lie along all batch dimensions except the last, the rows.
 
     Args:
         logits: unnormalised log probabilities of the components, ``(*components, rows)``.
-        components: of the same batch shape.
+        components: component distributions with the same batch shape.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}
@@ -57,11 +57,11 @@ class RowMixture(Distribution):
 
 
 class EnumerateRows(Messenger):
-    """Gives discrete latents of rows all their values, each along a dimension of its own.
+    """Sets discrete latents of rows to all of their values, each along a separate dimension.
 
     Args:
-        names: of the latents.
-        first_dim: the first dimension, from the right, that is free.
+        names: names of the latents.
+        first_dim: the first unused dimension, from the right.
     """
 
     def __init__(self, names: frozenset[str], first_dim: int) -> None:
@@ -80,7 +80,7 @@ class EnumerateRows(Messenger):
         self._log_probs.append(fn.log_prob(values))
 
     def summed_out(self, fn: Any, n_rows: int) -> Any:
-        """The law of the rows, given a distribution that depends on the enumerated values."""
+        """The distribution of the rows, given one that depends on the enumerated values."""
         if not self._log_probs:
             return fn
         shapes = [each.shape for each in self._log_probs]

@@ -1,4 +1,4 @@
-"""Student's t with the functions that torch's lacks."""
+"""Student's t distribution with functions that torch's lacks."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-_LEAST = 1e-200  # of a level; for smaller ones scipy gives the quantile of the other end
+_LEAST = 1e-200  # smallest level; below it scipy returns the quantile of the other tail
 
 
 def _as_like(values: Any, like: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class StudentT(dist.StudentT):
         return self.loc + self.scale * _as_like(standard, self.loc)
 
     def crps(self, value: Tensor) -> Tensor:
-        """Continuous ranked probability score of an answer; lower is better."""
+        """Continuous ranked probability score of a target; lower is better."""
         z = (value - self.loc) / self.scale
         density = (self.log_prob(value) + self.scale.log()).exp()
         beta = (

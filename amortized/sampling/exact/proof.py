@@ -4,7 +4,6 @@ The two densities are compared at draws of q, at points up to a thousand times f
 of q, and at draws of the prior. A bound, a cap or a mixture component that the draws of q never
 reach affects at least some of these points. The supports must agree as well: where one density is
 0, the other must be 0.
-one of the two is 0, so is the other.
 """
 
 from collections.abc import Mapping
