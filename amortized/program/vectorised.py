@@ -283,8 +283,8 @@ def run_programs(program: Program, x: Tensor) -> dict[str, Tensor]:
         first_line = str(reason).split(". ")[0].split("\n")[0]
         warnings.warn(
             f"The program could not be run for all {len(x)} tasks at once and was run one task at "
-            f"a time, which is slow. Torch reports: {first_line}. Write choices on drawn values with "
-            "torch.where instead of if, and use distributions that broadcast.",
+            f"a time, which is slow. Torch reports: {first_line}. Write choices on drawn values "
+            "with torch.where instead of if, and use distributions that broadcast.",
             UserWarning,
             stacklevel=2,
         )
