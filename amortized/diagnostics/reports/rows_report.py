@@ -21,8 +21,8 @@ def report_of_rows(estimator: Any, x: ArrayLike | None, y: ArrayLike | None, see
 
     Args:
         estimator: has ``predict_proba``, ``predict_distribution``, quantiles ``(rows, levels)`` by
-            ``predict_quantiles(X, q)`` or ``predict(X, quantiles=...)``, or, interpreted as a normal
-            predictive, ``predict(X, return_std=True)``.
+            ``predict_quantiles(X, q)`` or ``predict(X, quantiles=...)``, or, interpreted as a
+            normal predictive, ``predict(X, return_std=True)``.
         x: inputs, ``(rows, features)``.
         y: targets or classes, ``(rows,)``.
         seed: seed of the folds.
