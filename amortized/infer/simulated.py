@@ -17,9 +17,9 @@ from amortized.pretrained import load
 from amortized.priors.program_prior import ProgramPrior
 from amortized.program.density import ProgramDensity
 from amortized.program.observations.possible import check_possible
+from amortized.sampling.checks.verdict import judged
 from amortized.sampling.draws import Draws
 from amortized.sampling.smc import smc
-from amortized.sampling.checks.verdict import judged
 from amortized.seeding import current_seed
 from amortized.simulation_based.config import FlowConfig, FlowTraining
 from amortized.simulation_based.learning import NAMES, Learned, rows_of

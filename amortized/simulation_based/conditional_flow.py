@@ -176,8 +176,8 @@ class Ensemble(nn.Module):
         self, noise: Float[Tensor, "draws batch dim"], inputs: Float[Tensor, "batch numbers"]
     ) -> Float[Tensor, "draws batch dim"]:
         """Residuals from standard normal noise, an equal share of the draws from each member."""
-        shares, members = noise.tensor_split(len(self.members)), list[Any](self.members)
-        pairs = zip(members, shares, strict=True)
+        members: list[Any] = list(self.members)
+        pairs = zip(members, noise.tensor_split(len(members)), strict=True)
         return torch.cat([member.inverse(part, inputs) for member, part in pairs if len(part)])
 
 
