@@ -28,7 +28,9 @@ from amortized.networks.calibration import Calibration
 from amortized.networks.config_fields import check_types
 from amortized.pretrained.folders import in_place, read_folder, replace_folder, strangers
 from amortized.priors.named import PRIORS, named_prior
+from amortized.simulation_based.learning import FLOWS
 
+KINDS = {**NETWORKS, **FLOWS}
 SHIPPED = Path(__file__).resolve().parent
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "CARD.md"
 _FILES = (CONFIG, WEIGHTS, CARD)
@@ -76,10 +78,10 @@ def save(network: nn.Module, path: str | Path, card: str = "") -> Path:
         TypeError: if ``load`` does not support the network.
         ValueError: if the path contains something else, or a weight cannot be stored.
     """
-    kind = next((k for k, (cls, _) in NETWORKS.items() if type(network) is cls), None)
+    kind = next((k for k, (cls, _) in KINDS.items() if type(network) is cls), None)
     if kind is None:
         raise TypeError(
-            f"Expected a network of type {' or '.join(c.__name__ for c, _ in NETWORKS.values())}; "
+            f"Expected a network of type {' or '.join(c.__name__ for c, _ in KINDS.values())}; "
             f"got {type(network).__name__}."
         )
     path = Path(path)
@@ -246,7 +248,7 @@ def _configuration(content: bytes, folder: Path) -> tuple[str, Any, Calibration 
         calibration = None if measured is None else Calibration(**measured)
         if calibration is not None:
             check_types(calibration)
-        return kind, NETWORKS[kind][1](**values), calibration
+        return kind, KINDS[kind][1](**values), calibration
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as reason:
         raise _no_description(folder, reason) from reason
 
@@ -263,7 +265,7 @@ def _without_weights(content: bytes, folder: Path) -> nn.Module:
     kind, config, calibration = _configuration(content, folder)
     try:
         with torch.device("meta"):
-            network: Any = NETWORKS[kind][0](config)
+            network: Any = KINDS[kind][0](config)
         network.calibration = calibration
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as reason:
         raise _no_description(folder, reason) from reason
@@ -272,7 +274,7 @@ def _without_weights(content: bytes, folder: Path) -> nn.Module:
 
 def _no_description(folder: Path, reason: Exception) -> ValueError:
     return ValueError(
-        f"Expected {folder / CONFIG} to describe one of {sorted(NETWORKS)}; got "
+        f"Expected {folder / CONFIG} to describe one of {sorted(KINDS)}; got "
         f"{type(reason).__name__}: {reason!s:.999}. {_AGAIN}"
     )
 

@@ -15,6 +15,7 @@ LEVELS = (
     {"distributions", "attention", "gaussian_mixture", "plotting"},
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
+    {"simulation_based"},
     {"posterior", "training", "pretrained", "infer", "tables", "mcmc"},
     {"estimators", "diagnostics", "uncertainty", "crowds"},
     {"recipes", "forecasting", "debiased"},

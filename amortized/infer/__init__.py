@@ -16,6 +16,7 @@ from amortized.infer.options import check_options
 from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
 from amortized.infer.sequential import Origin
+from amortized.infer.simulated import by_learned_likelihood, by_posterior_flow
 from amortized.infer.states import StateModel, infer_states
 from amortized.one_at_a_time import gradients
 from amortized.posterior.posterior import Posterior
@@ -43,6 +44,8 @@ METHODS: dict[str, Callable[..., Posterior]] = {
     "importance": by_sampler(importance, "importance", measured),
     "vi": by_sampler(vi, "vi", checked_approximation),
     "dt": by_network,
+    "npe": by_posterior_flow,
+    "snl": by_learned_likelihood,
 }
 """Every method by name; each takes a problem, a number of draws and its own options."""
 

@@ -37,7 +37,7 @@ from amortized.sampling.checks.verdict import any_doubt, judged, measured
 from amortized.sampling.draws import Draws, blocks_of_chains, put_draws, take_draws
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import LEAST_ACCEPT, smc
-from amortized.sampling.start import FromDraws, FromMixture
+from amortized.sampling.start import FromDraws, FromMixture, Start
 from amortized.sampling.steps.resampling import systematic_resample
 
 _LEAST_EFFICIENCY = 0.4  # lower values allow relevant errors of means despite a good k-hat
@@ -96,13 +96,13 @@ def automatically(
 
 
 def cascade(
-    density: ProgramDensity, answer: FromMixture, n_draws: int, **options: Any
+    density: ProgramDensity, answer: Start, n_draws: int, **options: Any
 ) -> tuple[Draws, list[str]]:
     """Draws for every dataset from the first stage whose check it passes, and the stages used.
 
     Args:
         density: the exact log density.
-        answer: the network's mixtures.
+        answer: the network's mixtures, or its flows, which do not adapt.
         n_draws: draws for each dataset.
         **options: options of `amortized.sampling.smc`.
 
@@ -118,7 +118,7 @@ def cascade(
     # A near-zero effective sample size indicates a mismatched proposal: not a good start.
     far, near = poor[efficiency[poor] < 0.005], poor[efficiency[poor] >= 0.005]
     start = answer.take(near)
-    if len(near):
+    if len(near) and isinstance(start, FromMixture):
         start = FromMixture(adapt(start.mixture, log_density(density.take(near))))
         again, share = weigh(density.take(near), start, n_draws)
         again = judged(measured(density.take(near), again))
@@ -148,13 +148,13 @@ def log_density(density: ProgramDensity) -> Callable[[Tensor], Tensor]:
 
 
 def weigh(
-    density: ProgramDensity, answer: FromMixture, n_draws: int, prior_share: float = 0.1
+    density: ProgramDensity, answer: Start, n_draws: int, prior_share: float = 0.1
 ) -> tuple[Draws, Float[Tensor, " batch"]]:
     """Weighted draws of the mixtures with their evidence, and their efficiency.
 
     Args:
         density: the exact log density.
-        answer: the mixtures.
+        answer: the network's densities.
         n_draws: draws for each dataset.
         prior_share: share of prior draws in the proposal, which bounds the weights.
     """

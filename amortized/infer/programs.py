@@ -21,7 +21,7 @@ from amortized.sampling.checks.verdict import judged
 from amortized.sampling.draws import Draws
 from amortized.sampling.exact.closed_form import exact
 from amortized.sampling.exact.proof import proved_evidence
-from amortized.sampling.start import FromMixture, normal_of_draws
+from amortized.sampling.start import FromMixture, Start, normal_of_draws
 
 Check = Callable[[ProgramDensity, Draws], Draws]
 
@@ -34,10 +34,12 @@ def posterior_from_draws(
     draws: Draws,
     method: str,
     mixture: GaussianMixture | None = None,
+    flow: Start | None = None,
 ) -> Posterior:
     """Converts a sampler's draws to the latents' own units and to a `Posterior`.
 
-    A mixture over u, if given, is the answer itself, and the draws are from it.
+    A mixture over u, or another normalised density, if given, is the answer itself, and the draws
+    are from it.
     """
     many = bool(problem.batch_shape)
 
@@ -60,6 +62,8 @@ def posterior_from_draws(
     if mixture is not None:
         log_prob = LogProb(density, many, mixture)
         mixture = mixture if many else mixture[0]
+    if flow is not None:
+        log_prob = LogProb(density, many, flow)
     if evidence is not None:
         log_prob = LogProb(density, many, evidence)
         evidence = evidence if many else evidence[0]
@@ -108,12 +112,13 @@ class LogProb:
     Args:
         density: density of the program.
         many: whether latents have a batch dimension.
-        answer: a mixture over u, or the log evidence, ``(batch,)``, which normalises the density.
+        answer: a mixture over u or another normalised density, or the log evidence, ``(batch,)``,
+            which normalises the program's.
     """
 
     density: ProgramDensity
     many: bool
-    answer: GaussianMixture | Tensor
+    answer: GaussianMixture | Start | Tensor
 
     def __call__(self, latents: Latents) -> Tensor:
         """Log density of ``{name: (*sample, *batch, *event)}``, of shape ``(*sample, *batch)``."""
@@ -121,8 +126,10 @@ class LogProb:
         u, inside = self.density.unconstrain_and_check(ours)
         if isinstance(self.answer, GaussianMixture):
             log_prob = FromMixture(self.answer).log_prob(u)
-        else:
+        elif isinstance(self.answer, Tensor):
             log_prob = self.density.log_density(u) - self.answer[:, None]
+        else:
+            log_prob = self.answer.log_prob(u)
         log_prob = log_prob - self.density.log_jacobian(u)
         return torch.where(inside, log_prob, -torch.inf).T.reshape(shape)
 

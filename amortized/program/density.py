@@ -168,6 +168,9 @@ class ProgramDensity:
         if self.discrete is not None:
             return log_densities(self.model, self.layout, self.discrete, u, x, y, pinned)
         run = Evaluate(self.layout, u, self.is_simulator)
+        if self.is_simulator:  # which is not run in vain
+            run_for_latents(run, self.model, x, y)
+            return run.log_prior, run.log_likelihood + torch.nan
         with run:
             self.model(x, y)
         run.require_all()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from amortized.program.enumeration import Enumerable, one_by_one
-from amortized.program.sites import Place, observations, refuse
+from amortized.program.sites import Place, observations, refuse, run_for_latents
 from amortized.program.vectorised import is_subsample, warn_of_parameters
 from amortized.seeding import seeded
 
@@ -136,8 +136,13 @@ def _plain(
             refuse(message)
         message["value"] = assigned[message["name"]] = _any_value(message["fn"])
 
-    with pyro.poutine.trace() as tracer, Place(density.layout, u, assign) as run:
-        density.model(x, y)
+    run = Place(density.layout, u, assign)
+    with pyro.poutine.trace() as tracer:
+        if density.is_simulator:  # may be slow, and fail at some latents
+            run_for_latents(run, density.model, x, y)
+        else:
+            with run:
+                density.model(x, y)
     run.require_all()
     trace, totals = tracer.trace, [run.log_jacobian, u.new_zeros(())]
     known = {

@@ -13,7 +13,16 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from amortized.program.sites import Place, Unconstrain, lay_out, run_for_latents, trace_program
+from amortized.program.sites import (
+    Place,
+    Unconstrain,
+    first_run,
+    has_density,
+    lay_out,
+    observations,
+    run_for_latents,
+    trace_program,
+)
 from amortized.program.vectorised import (
     FunctionalSamplers,
     Program,
@@ -36,6 +45,7 @@ class ProgramSimulator:
     Attributes:
         layout: ``{name: (slice into u, unconstrained shape)}``.
         dim: length of u.
+        has_density: whether the program's observations know their density.
 
     Raises:
         ValueError: if the program fails, has no site "y", has discrete latents, or has no latents.
@@ -54,7 +64,7 @@ class ProgramSimulator:
     def __init__(self, model: Program, x: Float[Tensor, "n features"]) -> None:
         self.model = model
         with seeded(0), precision(x.dtype):
-            sites = run_program(model, x)
+            sites = first_run(lambda: run_program(model, x))
             if "y" not in sites:
                 raise ValueError(
                     f"Expected the program to have a sample site 'y'; got {sorted(sites)}. Name "
@@ -63,24 +73,16 @@ class ProgramSimulator:
             trace = trace_program(model, x, sites["y"])
             warn_of_parameters(trace)
             self.layout = lay_out(trace)
+        self.has_density = all(
+            has_density(site["fn"], site["value"]) for site in observations(trace).values()
+        )
         self.dim = self.layout.dim
 
     def __call__(
         self, u: Float[Tensor, "batch dim"], x: Float[Tensor, "batch n features"]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The latents in their own units, and data drawn at them with torch's generator."""
-
-        def run(u: Tensor, x: Tensor) -> dict[str, Tensor]:
-            drawn: dict[str, Tensor] = {}
-
-            def draw_site(message: Any) -> None:
-                drawn[message["name"]] = message["value"] = draw(message["fn"])
-
-            with Place(self.layout, u, draw_site) as placed:
-                self.model(x)
-            return placed.values | {"y": drawn["y"]}
-
-        values = self._for_all(run, u, x)
+        values = self._for_all(self._run, u, x)
         y = values.pop("y")
         if y.shape[:2] != x.shape[:2]:
             raise ValueError(
@@ -88,6 +90,29 @@ class ProgramSimulator:
                 f"{tuple(y.shape[1:])}. Draw it inside a plate of that size or with to_event."
             )
         return values, y.to(x.dtype)
+
+    def at_once(
+        self, u: Float[Tensor, "batch dim"], x: Float[Tensor, "batch n features"]
+    ) -> Tensor:
+        """Data drawn in one vectorised run; raises where the program cannot be vectorised."""
+        with torch.no_grad(), quiet_program(), precision(x.dtype), FunctionalSamplers():
+            return torch.func.vmap(self._run, randomness="different")(u, x)["y"].to(x.dtype)
+
+    def one(self, u: Float[Tensor, " dim"], x: Float[Tensor, "n features"]) -> Tensor:
+        """Data of a single dataset, by one plain run of the program."""
+        with torch.no_grad(), quiet_program(), precision(x.dtype), FunctionalSamplers():
+            return self._run(u, x)["y"].to(x.dtype)
+
+    def _run(self, u: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """The latents and the data of one dataset."""
+        drawn: dict[str, Tensor] = {}
+
+        def draw_site(message: Any) -> None:
+            drawn[message["name"]] = message["value"] = draw(message["fn"])
+
+        with Place(self.layout, u, draw_site) as placed:
+            self.model(x)
+        return placed.values | {"y": drawn["y"]}
 
     def sample_prior(self, x: Float[Tensor, "batch n features"]) -> Float[Tensor, "batch dim"]:
         """Draws u from the program's own prior, one for each dataset."""

@@ -30,6 +30,7 @@ from amortized.program.vectorised import (
 )
 from amortized.seeding import seeded
 
+_N_TRIES = 5
 _MISSING_ELSEWHERE = (
     "Expected missing values (NaN) only at observed sites; some enter the distributions of other "
     "observations. Draw them as latents of the program, pyro.sample('missing', ...), and insert "
@@ -239,11 +240,22 @@ def run_for_latents(site: _Site, model: Program, *data: Tensor) -> None:
         model(*data)
 
 
+def first_run(run: Callable[[], Any]) -> Any:
+    """The first of a few runs that does not raise: a simulator may fail at some latents."""
+    for seed in range(_N_TRIES):
+        try:
+            with seeded(seed):
+                return run()
+        except Exception:
+            if seed == _N_TRIES - 1:
+                raise
+
+
 def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
     """Traces the program on real data, with a helpful message if it fails."""
     try:
-        with ONE_AT_A_TIME, seeded(0), torch.no_grad():
-            trace = pyro.poutine.trace(model).get_trace(x, y)
+        with ONE_AT_A_TIME, torch.no_grad():
+            trace = first_run(lambda: pyro.poutine.trace(model).get_trace(x, y))
     except Exception as reason:
         if y.isnan().any() and "nan" in str(reason):
             raise ValueError(_MISSING_ELSEWHERE) from reason

@@ -30,6 +30,8 @@ from amortized.one_at_a_time import gradients
 from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.prior import Prior
 from amortized.priors.program_prior import ProgramPrior
+from amortized.simulation_based.config import FlowConfig, FlowTraining
+from amortized.simulation_based.learning import NAMES, train_flow
 from amortized.training.calibration import measure
 from amortized.training.checkpoint import CheckedFiles, read_checkpoint
 from amortized.training.config import TrainingConfig
@@ -38,6 +40,10 @@ from amortized.training.interruption import Interruption
 from amortized.training.module import PriorFitting
 
 CHECKPOINT = "last.ckpt"
+
+Network = (
+    nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | FlowConfig | str
+)
 
 
 class _Checkpoint(Callback):
@@ -198,8 +204,8 @@ def _as_read(prior: Any, config: Any) -> Any:
 
 def train(
     prior: Prior | LatentTasks,
-    network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | str,
-    config: TrainingConfig | None = None,
+    network: Network,
+    config: TrainingConfig | FlowTraining | None = None,
     *,
     directory: str | Path | None = None,
     progress: bool = True,
@@ -221,8 +227,10 @@ def train(
             ``prior.units``, and `PFNRegressor` follows; of tables, answers in raw units are
             standardised by each task's context.
         network: a network to be trained, or the configuration of a new one; "dt" and, for a
-            `ProgramPrior`, "pfn" stand for those of the default sizes.
-        config: lengths, sizes and rates; None takes the defaults.
+            `ProgramPrior`, "pfn" stand for those of the default sizes. "npe" and "nle", or a
+            `FlowConfig`, train a flow on simulations of the program under its own prior: the
+            posterior, or the likelihood (see `amortized.simulation_based`).
+        config: lengths, sizes and rates; None takes the defaults. A `FlowTraining` for a flow.
         directory: where the state of the run is kept; None keeps nothing.
         progress: whether a progress bar is shown.
         **trainer_options: any of ``lightning.Trainer``, such as ``callbacks``, ``logger``,
@@ -245,6 +253,13 @@ def train(
         >>> network.training
         False
     """
+    if isinstance(network, str) and network in NAMES:
+        network = NAMES[network]
+    if isinstance(network, FlowConfig):
+        with gradients():
+            return _train_flow(prior, network, config, directory, progress, trainer_options)
+    if isinstance(config, FlowTraining):
+        raise TypeError("Expected a TrainingConfig for this network; got a FlowTraining.")
     config = config or TrainingConfig()
     _check_options(trainer_options)
     if "precision" in trainer_options:  # part of what a resumed run must not change
@@ -253,9 +268,30 @@ def train(
         return _train(prior, network, config, directory, progress, trainer_options)
 
 
+def _train_flow(
+    prior: Any,
+    network: FlowConfig,
+    config: TrainingConfig | FlowTraining | None,
+    directory: str | Path | None,
+    progress: bool,
+    options: dict[str, Any],
+) -> Any:
+    """Trains a flow on simulations of a fixed prior."""
+    if not isinstance(prior, ProgramPrior):
+        raise TypeError(
+            f"Expected a ProgramPrior as the simulator of a flow; got {type(prior).__name__}."
+        )
+    if isinstance(config, TrainingConfig) or directory is not None or options:
+        raise TypeError(
+            "Expected only a FlowTraining with flows; got a TrainingConfig, a directory or options "
+            "of the Trainer. Keep the network with save(network, folder)."
+        )
+    return train_flow(prior, network, config or FlowTraining(), progress)
+
+
 def _train(
     prior: Prior | LatentTasks,
-    network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | str,
+    network: Network,
     config: TrainingConfig,
     directory: str | Path | None,
     progress: bool,

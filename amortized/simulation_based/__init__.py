@@ -1,0 +1,21 @@
+"""Inference for programs that can only be simulated: flows learned from simulations."""
+
+from amortized.simulation_based.config import FlowConfig, FlowTraining
+from amortized.simulation_based.likelihood_flow import (
+    LearnedProgram,
+    LikelihoodFlow,
+    learned_program,
+)
+from amortized.simulation_based.posterior_flow import PosteriorFlow
+from amortized.simulation_based.simulations import Simulations, simulate
+
+__all__ = [
+    "FlowConfig",
+    "FlowTraining",
+    "LearnedProgram",
+    "LikelihoodFlow",
+    "PosteriorFlow",
+    "Simulations",
+    "learned_program",
+    "simulate",
+]
