@@ -161,7 +161,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.members: Any = nn.ModuleList(members)
 
     def log_prob(
         self, residual: Float[Tensor, "... dim"], inputs: Float[Tensor, "... numbers"]
