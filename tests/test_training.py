@@ -121,7 +121,7 @@ def test_a_network_that_is_too_sure_is_found_out(good):
     (doubt,) = network.calibration.doubts
     assert "not calibrated over its own prior (ranks of y deviate by" in doubt
     task = PRIOR.sample(1, 9, 0, seed=0)
-    with pytest.warns(UserWarning, match="Do not trust the answers of this network: its answers"):
+    with pytest.warns(UserWarning, match="Predictions of this network are unreliable: its answers"):
         PFNRegressor(network).fit(task.x_context[0].numpy(), task.y_context[0].numpy())
 
 
