@@ -229,8 +229,8 @@ def train(
             trained in the units ``prior.units``, which `PFNRegressor` follows; for tables, targets
             in raw units are standardised by each task's context.
         network: a network to be trained, or the configuration of a new one; "dt" and, for a
-            `ProgramPrior`, "pfn" select the default sizes. "npe" and "nle", or a `FlowConfig`, train
-            a flow on simulations of the program under its own prior: the posterior, or the
+            `ProgramPrior`, "pfn" select the default sizes. "npe" and "nle", or a `FlowConfig`,
+            train a flow on simulations of the program under its own prior: the posterior, or the
             likelihood (see `amortized.simulation_based`).
         config: lengths, sizes and rates; None uses the defaults. A `FlowTraining` for a flow.
         directory: directory for the state of the run; None saves nothing.
