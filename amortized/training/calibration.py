@@ -22,8 +22,9 @@ from torch.distributions import Categorical
 
 from amortized.latent_priors.tasks import LatentTaskBatch
 from amortized.latent_priors.trained_prior import import_path
-from amortized.networks import PFN, DistributionTransformer, TabularPFN
+from amortized.networks import TabularPFN
 from amortized.networks.calibration import Calibration
+from amortized.networks.catalogue import NETWORK_TYPES
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
 from amortized.training.config import TrainingConfig
@@ -41,7 +42,7 @@ def measure(network: Any, prior: Any, config: TrainingConfig) -> Calibration | N
         prior: its training prior.
         config: its training configuration; training batches are avoided.
     """
-    if not isinstance(network, PFN | TabularPFN | DistributionTransformer):
+    if not isinstance(network, NETWORK_TYPES):
         return None
     device = next(network.parameters()).device
     values: dict[str, list[Tensor]] = {}
