@@ -210,8 +210,8 @@ def test_names_stay_names_order_is_indifferent_and_seeds_repeat():
 
 WRONG = {
     "model": (lambda: TruthInference("em").fit(ITEMS, WORKERS, ANSWERS.ravel()), "a model among"),
-    "lengths": (lambda: TruthInference().fit(ITEMS[:3], WORKERS, ANSWERS.ravel()), "one length"),
-    "empty": (lambda: TruthInference().fit([], [], []), "one length"),
+    "lengths": (lambda: TruthInference().fit(ITEMS[:3], WORKERS, ANSWERS.ravel()), "equal length"),
+    "empty": (lambda: TruthInference().fit([], [], []), "equal length"),
     "NaN": (lambda: TruthInference().fit([0], [1], [np.nan]), "answers without NaN"),
     "None": (lambda: TruthInference().fit([0, None], [1, 1], [0, 1]), "items without NaN, None"),
     "mask": (

@@ -82,7 +82,7 @@ def test_a_training_that_has_become_as_good_as_it_will_be_stops():
         ({"min_delta": -0.1}, "min_delta >= 0"),
         ({"fewest": 0}, "fewest to be an integer >= 1"),
         ({"best": float("nan")}, "finite number or None"),
-        ({"own": False}, "nothing that is to be beaten"),
+        ({"own": False}, "best, or own=True; got neither"),
     ],
 )
 def test_stopping_refuses_wrong_options(options, message):

@@ -142,7 +142,7 @@ def test_names_of_latents_in_nested_parts():
 
 
 def test_wrong_series(no_shape_checks):
-    with pytest.raises(ValueError, match="at least one part by name"):
+    with pytest.raises(ValueError, match="at least one named part"):
         StructuralSeries(noise=0.1)
     with pytest.raises(ValueError, match="noise > 0; got -1"):
         StructuralSeries(noise=-1.0, level=LocalLevel(1.0, 1.0))

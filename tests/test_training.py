@@ -121,7 +121,7 @@ def test_a_network_that_is_too_sure_is_found_out(good):
     (doubt,) = network.calibration.doubts
     assert "not calibrated over its own prior (ranks of y deviate by" in doubt
     task = PRIOR.sample(1, 9, 0, seed=0)
-    with pytest.warns(UserWarning, match="Do not trust the answers of this network: its answers"):
+    with pytest.warns(UserWarning, match="Predictions of this network are unreliable: its answers"):
         PFNRegressor(network).fit(task.x_context[0].numpy(), task.y_context[0].numpy())
 
 
@@ -515,7 +515,7 @@ def test_nothing_in_a_state_is_run(cut, tmp_path, no_shape_checks):
 def test_a_state_of_thirty_gigabytes_is_not_read(cut, tmp_path):
     (tmp_path / "last.ckpt").write_bytes((cut / "last.ckpt").read_bytes())
     os.truncate(tmp_path / "last.ckpt", 30 * 2**30)  # takes no place on the disk
-    with pytest.raises(ValueError, match="one of more than"):
+    with pytest.raises(ValueError, match="a file of more than"):
         fit(tmp_path)
 
 
@@ -619,7 +619,7 @@ WRONG = {
     "context turned round": ({"n_context": (5, 1)}, r"\(fewest, most\).*got \(5, 1\)"),
     "logarithm of zero": (
         {"n_context": (0, 5), "log_uniform_context": True},
-        "fewest >= 1 where it is log-uniform",
+        "fewest >= 1 if it is log-uniform",
     ),
     "stop before the start": ({"stop_at": 0}, "stop_at > 0; got 0"),
     "negative workers": ({"n_workers": -1}, "n_workers >= 0; got -1"),

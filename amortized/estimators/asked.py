@@ -1,4 +1,4 @@
-"""What a user asks of a predictive, checked: levels of quantiles and a number of draws."""
+"""Validation of quantile levels and numbers of draws."""
 
 from numbers import Integral
 from typing import Any
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def quantile_levels(q: Any) -> Float[Tensor, " levels"]:
-    """Levels as float64.
+    """Converts quantile levels to float64.
 
     Args:
-        q: one level or a list of them.
+        q: one level or a list of levels.
 
     Raises:
         ValueError: if a level does not lie strictly between 0 and 1.
@@ -29,10 +29,10 @@ def quantile_levels(q: Any) -> Float[Tensor, " levels"]:
 
 
 def number_of_draws(n_samples: Any) -> int:
-    """The number as an int.
+    """Converts a number of draws to an integer.
 
     Args:
-        n_samples: draws of each row.
+        n_samples: number of draws for each row.
 
     Raises:
         ValueError: if it is not an integer >= 1.

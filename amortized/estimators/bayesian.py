@@ -63,12 +63,12 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         return self._checked(X, y, further=False)
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianRegressor":
-        """Take further rows into account; samplers start from the posterior so far.
+        """Updates the posterior with more rows; samplers start from the current posterior.
 
-        With method "dt" the posterior becomes the prior of the further rows, and
-        ``posterior_.diagnostics["drift"]`` is how far that led from the posterior of all rows,
-        which are read once more for it.
-        Where a parameter has changed since, the answer is anew from all rows.
+        With method "dt" the posterior becomes the prior of the new rows, and
+        ``posterior_.diagnostics["drift"]`` is the divergence from the posterior given all rows at
+        once. If a parameter has changed since the last call, the posterior is computed from all
+        rows.
         """
         return self._checked(X, y, further=hasattr(self, "posterior_"))
 
@@ -79,7 +79,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         return self._take(inputs, np.asarray(targets, dtype=np.float64), further=further)
 
     def _default_model(self) -> Prior:
-        # Weak: weights of 10 noise scales, noise of any size below the target's.
+        # Weakly informative: weights of 10 noise scales, noise of any size below the target's.
         return LinearRegressionPrior(
             self.n_features_in_, weight_scale=10.0, concentration=1.0, rate=0.1
         )
@@ -101,13 +101,13 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
     def predict(
         self, X: ArrayLike, return_std: bool = False
     ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The predictive's mean, and its standard deviation if asked for."""
+        """Mean of the predictive, and its standard deviation if requested."""
         predictive = self.predict_distribution(X)
         mean = predictive.mean.numpy()
         return (mean, predictive.stddev.numpy()) if return_std else mean
 
     def predict_quantiles(self, X: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
-        """The predictive's quantiles, ``(m, n_quantiles)``."""
+        """Quantiles of the predictive, ``(m, n_quantiles)``."""
         levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
         if levels.ndim != 1 or ((levels <= 0) | (levels >= 1)).any():
             raise ValueError(f"Expected quantile levels between 0 and 1; got {q!r}.")
@@ -129,7 +129,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
 
 
 class _LogisticRegression:
-    """Weights of N(0, 2) for each class but the first; a class, so that it pickles."""
+    """Weights of N(0, 2) for each class except the first; a class, so that it can be pickled."""
 
     def __init__(self, n_classes: int) -> None:
         self.n_classes = n_classes
@@ -148,11 +148,11 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
     """Bayesian classification with any model and any inference method.
 
     Args:
-        model: a prior with a program, or a Pyro program ``model(x, y=None)`` whose y is the
-            number of the class, from 0. None is logistic regression on standardised inputs with
-            coefficients of N(0, 2), whatever the method: of two classes `LogisticModelPrior`, whose
-            one latent is "coefficients", the intercept last; of more, "weights" and "intercept" of
-            each class but the first.
+        model: a prior with a program, or a Pyro program ``model(x, y=None)`` whose y is the index
+            of the class, from 0. None is logistic regression on standardised inputs with
+            coefficients of N(0, 2), for every method: for two classes `LogisticModelPrior`, whose
+            latent "coefficients" has the intercept last; for more, "weights" and "intercept" of
+            each class except the first.
         method: a method of `amortized.infer.infer`.
         latent_prior: replaces the model's own, as for `amortized.infer.infer`; in the model's
             units. `set_prior` changes it without a call of `fit`.
@@ -161,10 +161,10 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         random_state: seed of the draws.
 
     Attributes:
-        classes_: the classes, in the order of their numbers.
+        classes_: the classes, in the order of their indices.
         posterior_: the `Posterior` of the model's latents.
         X_train_: all rows seen, ``(n, n_features_in_)``.
-        y_train_: the number of each one's class, ``(n,)``.
+        y_train_: class index of each row, ``(n,)``.
         n_features_in_: number of features.
 
     Example:
@@ -187,13 +187,13 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
     ) -> "BayesianClassifier":
-        """Take further rows into account, as `BayesianRegressor.partial_fit` does.
+        """Updates the posterior with more rows, like `BayesianRegressor.partial_fit`.
 
         Args:
-            X: further inputs, ``(n, n_features)``.
-            y: their classes, ``(n,)``.
-            classes: all classes there will be, needed by the first call only, and only where its
-                rows do not have them all.
+            X: inputs of the new rows, ``(n, n_features)``.
+            y: classes of the new rows, ``(n,)``.
+            classes: all possible classes, required in the first call if its rows do not contain
+                all of them.
         """
         return self._checked(X, y, classes, further=hasattr(self, "posterior_"))
 
@@ -213,8 +213,8 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
             )
         if len(self.classes_) < 2:
             raise ValueError(
-                f"Expected at least 2 classes; got 1 class, {self.classes_[0]!r}. There is nothing "
-                "to tell apart."
+                f"Expected at least 2 classes; got 1 class, {self.classes_[0]!r}. Classification "
+                "needs rows of different classes."
             )
         numbers = np.searchsorted(self.classes_, labels).astype(np.float64)
         return self._take(inputs, numbers, further=further)
@@ -225,7 +225,7 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
         return _LogisticRegression(len(self.classes_))
 
     def predict_distribution(self, X: ArrayLike) -> Distribution:
-        """The posterior predictive of each row's class number, of batch shape ``(m,)``."""
+        """The posterior predictive of each row's class index, of batch shape ``(m,)``."""
         return self._predictive(X)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:

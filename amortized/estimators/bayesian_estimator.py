@@ -1,4 +1,4 @@
-"""What Bayesian regression and classification share: units, inference, streams and the prior."""
+"""The base class of Bayesian regression and classification: units, inference and updates."""
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import is_
@@ -25,14 +25,14 @@ Same = TypeVar("Same", bound="BayesianEstimator")
 
 
 class BayesianEstimator(PosteriorReport, BaseEstimator):
-    """The posterior of a model's latents, which follows the data and the prior.
+    """Estimator with the posterior of a model's latents, updated with data and prior.
 
-    A subclass says what the model is where the user names none (`_default_model`), and checks the
-    data it hands to `_take`.
+    A subclass defines the default model (`_default_model`), and validates the data passed to
+    `_take`.
 
     Attributes:
         X_train_: all rows seen, ``(n, n_features_in_)``.
-        y_train_: their answers, as numbers, ``(n,)``.
+        y_train_: their targets, as numbers, ``(n,)``.
         posterior_: the `Posterior` of the latents.
     """
 
@@ -57,18 +57,18 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
         self.random_state = random_state
 
     def set_prior(self: Same, latent_prior: LatentPrior | None) -> Same:
-        """Change the prior of the latents and answer anew from all rows seen so far.
+        """Changes the latent prior and computes the posterior given all rows seen so far.
 
-        The data are kept in the units they have; with method "dt" this is one forward pass.
+        The units of the data remain unchanged. With method "dt" this takes one forward pass.
 
         Args:
             latent_prior: as for `amortized.infer.infer`; None for the model's own.
 
         Returns:
-            the estimator, whose parameter ``latent_prior`` is the new one.
+            the estimator, with the new prior as its parameter ``latent_prior``.
 
         Raises:
-            ValueError: if the prior does not fit the model; then nothing has changed.
+            ValueError: if the prior does not match the model; the estimator is then unchanged.
         """
         check_is_fitted(self)
         before, self.latent_prior = self.latent_prior, latent_prior
@@ -82,13 +82,13 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
     def prior_sensitivity(
         self, latent_priors: Mapping[str, LatentPrior | None] | Sequence[LatentPrior | None]
     ) -> PriorSensitivity:
-        """What other priors would have made of the rows seen so far, as one batch.
+        """Posteriors under other priors given the rows seen so far, as one batch.
 
         Args:
-            latent_priors: by label or one after the other, each as for `set_prior`.
+            latent_priors: priors, by label or as a sequence, each as for `set_prior`.
 
         Returns:
-            their posteriors beside that under the prior in force; see
+            the posteriors, compared with that under the current prior; see
             `amortized.infer.prior_sensitivity.prior_sensitivity`.
         """
         check_is_fitted(self)
@@ -96,7 +96,7 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
             *self._problem,
             latent_priors=latent_priors,
             base=self.latent_prior,
-            # Closed forms take no mixtures, as which the priors are compared.
+            # Priors are compared as mixtures, for which there are no closed forms.
             method="auto" if self.method == "exact" else self.method,
             n_draws=self.n_draws,
             seed=self._seed(),
@@ -104,11 +104,11 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
         )
 
     def _default_model(self) -> Model:
-        """The model where the user names none, for data in standard units."""
+        """The default model, for standardised data."""
         raise NotImplementedError
 
     def _set_units(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-        """Learns the units that the model is given the data in: the user's own, if it is theirs."""
+        """Determines the units of the model's data; a user's model gets the original units."""
         self._x_mean, self._x_scale = np.zeros(X.shape[1]), np.ones(X.shape[1])
         self._y_mean, self._y_scale = 0.0, 1.0
         if self.model is None:
@@ -121,13 +121,13 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
         return torch.as_tensor((X - self._x_mean) / self._x_scale), torch.as_tensor(answers)
 
     def _take(self: Same, X: NDArray[np.float64], y: NDArray[np.float64], *, further: bool) -> Same:
-        """Infers from rows that are checked, and from the earlier ones where these are further."""
+        """Infers the posterior from validated rows and, if ``further``, earlier ones."""
         start = None
         if self.model is None:
             refuse_extremes(X, "X")
             refuse_extremes(y, "y")
         if further:
-            # A parameter set since then leaves nothing of the posterior to go on from.
+            # After a change of parameters the earlier posterior cannot be used.
             goes_on = all(map(is_, self._asked(), self._answered))
             if goes_on and self.method == "dt":
                 return self._stream(X, y)
@@ -139,7 +139,7 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
         return self
 
     def _asked(self) -> tuple[Any, ...]:
-        """The parameters that decide what the posterior is of."""
+        """The parameters that determine the posterior."""
         return self.model, self.method, self.latent_prior
 
     def _answer(self, x: Tensor, y: Tensor, start: Posterior | None = None) -> None:
@@ -161,7 +161,7 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
         self._problem, self._answered = (model, x, y), self._asked()
 
     def _stream(self: Same, X: NDArray[np.float64], y: NDArray[np.float64]) -> Same:
-        """Takes the posterior so far for the prior of further rows; units stay the first ones."""
+        """Uses the current posterior as the prior of new rows; units remain unchanged."""
         model, *earlier = self._problem
         new = self._in_units(X, y)
         options = dict(self.options or {})

@@ -1,4 +1,4 @@
-"""Learning curves as people have them: one or many, of any length, with epochs that are missing."""
+"""Sets of learning curves of different lengths, with missing values."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ Numbers = NDArray[np.float64]
 
 
 class CurveSet(NamedTuple):
-    """Curves beside each other; a shorter one ends in NaN.
+    """Learning curves, padded with NaN.
 
     Attributes:
-        steps: ``(curves, n)``, ascending.
-        values: ``(curves, n)``.
-        many: whether they were given as many; False for one curve.
+        steps: ascending steps, ``(curves, n)``.
+        values: values of the metric, ``(curves, n)``.
+        many: whether a set of curves was given, instead of a single one.
     """
 
     steps: Numbers
@@ -26,11 +26,11 @@ class CurveSet(NamedTuple):
 
 
 class StepScale(NamedTuple):
-    """An invertible map from a training's steps to those of a prior over curves.
+    """An invertible map from the steps of a training to those of a prior over curves.
 
     Attributes:
-        first: the training's first step.
-        last: its last.
+        first: first step of the training.
+        last: last step of the training.
         kind: "linear" or "log".
 
     Example:
@@ -45,7 +45,7 @@ class StepScale(NamedTuple):
     kind: str
 
     def check(self) -> None:
-        """Raise a ValueError where this is no scale."""
+        """Raises a ValueError for an invalid scale."""
         if self.kind not in ("linear", "log"):
             raise ValueError(f"Expected step_scale 'linear' or 'log'; got {self.kind!r}.")
         if not -math.inf < self.first < self.last < math.inf:
@@ -54,7 +54,7 @@ class StepScale(NamedTuple):
             raise ValueError(f"Expected first_step > 0 on a log scale; got {self.first}.")
 
     def check_steps(self, steps: Numbers, name: str) -> None:
-        """Raise a ValueError where a step lies outside."""
+        """Raises a ValueError if a step is out of range."""
         slack = 1e-9 * (self.last - self.first)  # 3 * 0.1 is above 0.3
         wrong = steps[(steps < self.first - slack) | (steps > self.last + slack)]
         if len(wrong):
@@ -64,27 +64,27 @@ class StepScale(NamedTuple):
             )
 
     def to_prior(self, steps: Numbers, n_steps: int) -> Numbers:
-        """Steps from 1 to ``n_steps``, which keep their unit if the training is no longer.
+        """Maps steps to the range from 1 to ``n_steps``; shorter trainings keep their unit.
 
-        Otherwise they are divided; on a log scale their logarithms are, so that a power law stays
-        one.
+        Steps of longer trainings are divided by a factor. On a log scale their logarithms are, so
+        that power laws remain power laws.
         """
         if self.kind == "linear":
             return 1 + (steps - self.first) * min(1.0, (n_steps - 1) / (self.last - self.first))
         power = min(1.0, math.log(n_steps) / math.log(self.last / self.first))
-        # The last step is n_steps but for rounding, beyond which no network goes.
+        # Clipped, because rounding may exceed n_steps, the limit of networks.
         return np.minimum((steps / self.first) ** power, n_steps)
 
 
 def rows_of(values: Any, name: str) -> tuple[list[Numbers], bool]:
-    """Rows of numbers, and whether there may be many: a vector is one row.
+    """Splits numbers into rows; also returns whether they were given as a set of rows.
 
     Args:
-        values: a vector, a matrix, or a list of vectors of any lengths.
-        name: for messages.
+        values: a vector, which is one row, a matrix, or a list of vectors of any lengths.
+        name: name in messages.
 
     Raises:
-        ValueError: if these are not numbers, or there are none.
+        ValueError: if the values are not numbers, or empty.
     """
     values = without_mask(values)
     if getattr(getattr(values, "dtype", None), "kind", "") in tuple("mM"):
@@ -114,16 +114,16 @@ def rows_of(values: Any, name: str) -> tuple[list[Numbers], bool]:
 
 
 def steps_of(X: ArrayLike, n_curves: int, many: bool, name: str = "X") -> list[Numbers]:
-    """Steps of every curve; a vector or a column holds for all.
+    """The steps of every curve; a vector or a column applies to all curves.
 
     Args:
-        X: ``(n,)`` or ``(n, 1)``, or one row a curve.
+        X: steps, ``(n,)`` or ``(n, 1)``, or one row per curve.
         n_curves: number of curves.
-        many: whether the curves were given as many.
-        name: for messages.
+        many: whether a set of curves was given.
+        name: name in messages.
 
     Raises:
-        ValueError: if these are no finite numbers, or another number of rows.
+        ValueError: if the steps are not finite numbers, or the number of rows is wrong.
     """
     rows, matrix = rows_of(X, name)
     if matrix and (not many or len(rows) != n_curves) and all(len(row) == 1 for row in rows):
@@ -141,14 +141,14 @@ def steps_of(X: ArrayLike, n_curves: int, many: bool, name: str = "X") -> list[N
 
 
 def curves_of(X: ArrayLike | None, y: ArrayLike) -> CurveSet:
-    """Pair steps and values, leave out what is missing, and put the curves beside each other.
+    """Combines steps and values to a set of curves, without missing values.
 
     Args:
-        X: steps, as for ``steps_of``; None counts 1, 2, 3, ...
-        y: values, ``(n,)``, ``(curves, n)`` or a list of vectors; NaN where one is missing.
+        X: steps, as for ``steps_of``; None uses 1, 2, 3, ...
+        y: values, ``(n,)``, ``(curves, n)`` or a list of vectors; NaN marks missing values.
 
     Raises:
-        ValueError: if steps and values do not fit together, or a curve has no value.
+        ValueError: if steps and values do not match, or a curve has no value.
 
     Example:
         >>> curves_of(None, [[0.1, np.nan, 0.3], [0.5]]).steps
@@ -161,7 +161,9 @@ def curves_of(X: ArrayLike | None, y: ArrayLike) -> CurveSet:
     else:
         steps = steps_of(X, len(values), many)
         if all(len(at) == 1 for at in steps) and any(len(row) > 1 for row in values):
-            steps = [np.concatenate(steps)] * len(values)  # a column as long as there are curves
+            steps = [np.concatenate(steps)] * len(
+                values
+            )  # a column of as many steps as there are curves
     pairs = []
     for number, (at, row) in enumerate(zip(steps, values, strict=True)):
         if len(at) != len(row):
@@ -185,7 +187,7 @@ def curves_of(X: ArrayLike | None, y: ArrayLike) -> CurveSet:
 
 
 def thinned(curves: CurveSet, most: int) -> CurveSet:
-    """At most so many values of each curve, evenly spread over those it has, both ends kept."""
+    """Keeps at most a given number of evenly spaced values of each curve, including both ends."""
     if curves.steps.shape[1] <= most:
         return curves
     picked = np.full((2, len(curves.steps), most), np.nan)

@@ -11,25 +11,25 @@ from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
 
 
 class EarlyStopping:
-    """Watches one training, value by value, and says when it is not worth going on.
+    """Monitors the metric of a training and decides when to stop it.
 
-    After each value the curve is extrapolated to the horizon. The training should stop when the
-    chance that its metric ends above the best so far, by ``min_delta`` or more, falls below a
-    threshold; the best so far is that of other trainings, if it is given, or of this one itself,
-    whichever is better.
+    After each value the curve is extrapolated to the horizon. The training should stop if the
+    probability that its final metric exceeds the best result by at least ``min_delta`` falls below
+    a threshold. The best result is that of other trainings or of this one, whichever is better.
 
     Args:
-        estimator: not fitted; knows the metric's bounds and direction and the horizon. None is a
-            metric from 0 to 1, the higher the better, over 100 steps.
-        best: best result of other trainings; None for none.
-        threshold: chance to beat the best below which the training stops.
-        min_delta: how much better than the best it must become; less is not worth its time.
-        fewest: number of values before which no training is stopped.
-        own: whether the training must also beat the best value that it had itself: with a
-            ``min_delta`` above 0 it then stops, too, when it has become as good as it will be.
+        estimator: unfitted estimator with the bounds and direction of the metric and the horizon.
+            None stands for a metric from 0 to 1, higher is better, over 100 steps.
+        best: best result of other trainings, or None.
+        threshold: probability of beating the best result below which the training stops.
+        min_delta: smallest relevant improvement over the best result.
+        fewest: smallest number of values before a training can be stopped.
+        own: whether the training must also beat its own best value: with a ``min_delta`` above 0 it
+            then also stops if no relevant improvement is expected.
 
     Attributes:
-        chance: chance to beat the best at the last update; NaN before there were enough values.
+        chance: probability of beating the best result at the last update; NaN before there were
+            enough values.
         stopped: whether the training should have stopped.
 
     References:
@@ -63,8 +63,8 @@ class EarlyStopping:
         if best is not None and not math.isfinite(best):
             raise ValueError(f"Expected best to be a finite number or None; got {best!r}.")
         if best is None and not own:
-            raise ValueError("Expected best, or own=True; got nothing that is to be beaten.")
-        # A copy: what the user gave stays unfitted.
+            raise ValueError("Expected best, or own=True; got neither.")
+        # A copy, so that the user's estimator remains unfitted.
         self.estimator = clone(LearningCurveRegressor() if estimator is None else estimator)
         self.best, self.threshold, self.min_delta = best, threshold, min_delta
         self.fewest, self.own = int(fewest), own
@@ -73,11 +73,11 @@ class EarlyStopping:
         self.chance, self.stopped = math.nan, False
 
     def update(self, value: SupportsFloat, step: float | None = None) -> bool:
-        """Take the next value of the metric; tell whether the training should stop.
+        """Adds a value of the metric; returns whether the training should stop.
 
         Args:
-            value: the metric; NaN, of a training that has diverged, stops it.
-            step: when it was measured; None is the step after the last one.
+            value: the metric; NaN, which indicates divergence, stops the training.
+            step: step of the value; None is the step after the last one.
         """
         if step is None:
             step = self.steps[-1] + 1 if self.steps else float(self.estimator.first_step)
@@ -91,7 +91,7 @@ class EarlyStopping:
         chance = math.nan
         if step < self.estimator.horizon:
             chance = self._chance([*self.steps, float(step)], [*self.values, number])
-        # Kept once they are known to be a curve: what is refused leaves the one before.
+        # Stored after validation, so that an error leaves the previous curve unchanged.
         self.steps.append(float(step))
         self.values.append(number)
         if math.isnan(number):
@@ -102,7 +102,7 @@ class EarlyStopping:
         return self.stopped
 
     def _chance(self, steps: list[float], values: list[float]) -> float:
-        """The chance that this curve ends better than the best so far."""
+        """The probability that the final value of the curve exceeds the best result."""
         known = [value for value in values if not math.isnan(value)]
         if not known:
             return math.nan
@@ -117,19 +117,19 @@ class EarlyStopping:
 def survivors(
     estimator: LearningCurveRegressor, curves: Any, share: float = 0.5, steps: Any = None
 ) -> np.ndarray:
-    """One round of successive halving: the runs whose extrapolation ends best.
+    """One round of successive halving: the runs with the best extrapolated results.
 
-    Runs are ranked by the expected metric at the horizon, not by their last values, so that slow
-    starters are not cut for being slow.
+    Runs are ranked by the expected metric at the horizon instead of their last values, so that slow
+    starters are not eliminated early.
 
     Args:
-        estimator: not fitted; knows the metric and the horizon.
+        estimator: unfitted estimator with the metric and the horizon.
         curves: values of all runs so far, as for ``LearningCurveRegressor.fit``.
-        share: of the runs that go on; at least one does.
-        steps: of the values; None counts 1, 2, 3, ...
+        share: fraction of the runs that are continued, at least one.
+        steps: steps of the values; None uses 1, 2, 3, ...
 
     Returns:
-        numbers of the runs that go on, the best first.
+        indices of the runs to be continued, the best first.
 
     Example:
         >>> from amortized.networks import PFN, PFNConfig

@@ -1,4 +1,4 @@
-"""`EarlyStopping` as a callback of Lightning, which is imported only where it is used."""
+"""`EarlyStopping` as a callback of Lightning, in a module of its own to import Lightning lazily."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +11,15 @@ from amortized.estimators.early_stopping import EarlyStopping
 
 
 class EarlyStoppingCallback(Callback):
-    """``EarlyStopping`` for Lightning: ends ``Trainer.fit`` when the metric's curve says so.
+    """``EarlyStopping`` for Lightning, which ends ``Trainer.fit``.
 
     Args:
-        monitor: name of the metric, as the module logs it in validation.
-        **options: as for ``EarlyStopping``. The horizon of its estimator is the number of
-            validations that the training would take: of epochs, where one follows each.
+        monitor: name of the metric, as logged in validation.
+        **options: as for ``EarlyStopping``. The horizon of its estimator is the total number of
+            validations: the number of epochs, if there is one per epoch.
 
     Attributes:
-        stopping: the ``EarlyStopping`` that is asked after every validation.
+        stopping: the ``EarlyStopping`` that is updated after every validation.
 
     Example:
         >>> callback = EarlyStoppingCallback("val_accuracy", best=0.93)
@@ -33,7 +33,7 @@ class EarlyStoppingCallback(Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells the callbacks of several metrics apart in a checkpoint."""
+        """Distinguishes the callbacks of several metrics in a checkpoint."""
         return self._generate_state_key(monitor=self.monitor)
 
     def on_validation_end(self, trainer: lightning.Trainer, *_: Any) -> None:
@@ -51,10 +51,10 @@ class EarlyStoppingCallback(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The curve so far, so that a resumed training is judged by all of it."""
+        """The curve so far, so that a resumed training uses all of it."""
         return {"steps": self.stopping.steps, "values": self.stopping.values}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore it."""
+        """Restores the curve."""
         self.stopping.steps = list(state_dict["steps"])
         self.stopping.values = list(state_dict["values"])

@@ -1,4 +1,4 @@
-"""A regression as a network over rows sees it: in its units, encoded once, read by queries."""
+"""Encoded training rows of a network over rows, in its units, for any number of queries."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from amortized.distributions import BarDistribution
 from amortized.networks import PFN
 
-# Queries are decoded in chunks of one size, the last one filled up: one shape, one order of
-# summation, and so one answer for a row, however the query was split.
+# Queries are decoded in padded chunks of one size: with the same order of summation, predictions do
+# not depend on how queries are split.
 QUERY_CHUNK = 64
-# Beyond this many standard deviations of the training data a query is as far as can be; in raw
-# units, beyond a number whose square float32 still holds.
+# Queries are clipped at this many standard deviations of the training data; in raw units, at a
+# number whose square does not overflow in float32.
 FAR = {"standardised": 1e4, "raw": 1e15}
-# How far outside of what its prior drew, as a share of that, data may lie without a warning.
+# Tolerance of the range of data drawn by the prior, as a fraction of the range.
 MARGIN = 0.1
 
 
@@ -26,11 +26,11 @@ class EncodedRows:
     Args:
         network: a network over rows.
         x: inputs in the network's units, ``(rows, features)``.
-        y: answers in the network's units, ``(rows,)``.
-        x_mean: of the features, ``(features,)``; 0 for a network of raw units.
-        x_scale: their units; 1 for a network of raw units.
-        y_mean: of the answers, as the features'.
-        y_scale: their unit.
+        y: targets in the network's units, ``(rows,)``.
+        x_mean: means of the features, ``(features,)``; 0 for a network in raw units.
+        x_scale: scales of the features; 1 for a network in raw units.
+        y_mean: mean of the targets; 0 for a network in raw units.
+        y_scale: scale of the targets; 1 for a network in raw units.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class EncodedRows:
 def outside(
     network: PFN, x: NDArray[np.floating], y: NDArray[np.float64] | None, asked_by: Any
 ) -> Iterator[str]:
-    """Warnings of data outside of what the prior of a network in raw units draws.
+    """Warnings about data outside of the range of the prior of a network in raw units.
 
     Args:
-        network: any over rows; standardised data are never outside.
+        network: any network over rows; standardised data are never outside.
         x: inputs, ``(rows, features)``.
-        y: answers, ``(rows,)``; None of queries.
-        asked_by: what the network was asked for by, for the message.
+        y: targets, ``(rows,)``; None for queries.
+        asked_by: the user's specification of the network, for the message.
     """
     if network.config.units == "standardised":
         return

@@ -1,7 +1,7 @@
 """Fitted estimators as files: arrays in safetensors, the rest as JSON in its header, no pickle.
 
-A file holds the training data as numbers and the name of the network, not the network and not its
-encoding of the data: some bytes a cell, and nothing in it can run.
+A file contains the training data as numbers and the name of the network, but neither the network
+nor encoded data: a few bytes per cell, and nothing that could be executed.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ T = TypeVar("T", bound="FittedFile")
 
 
 class FittedFile:
-    """Adds ``save`` and ``load`` to an estimator whose ``__setstate__`` makes the rest again.
+    """Adds ``save`` and ``load`` to an estimator whose ``__setstate__`` rebuilds derived state.
 
-    Networks among its state are kept on the CPU, whatever device they ran on, and go to the
-    estimator's own device again, or where there is none stay: also a pickle opens on any machine.
+    Networks in its state are stored on the CPU and moved to the estimator's device when loaded, if
+    it is available, so that files and pickles can be opened on any machine.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -49,20 +49,20 @@ class FittedFile:
         super().__setstate__(state)  # type: ignore[misc]
 
     def save(self, path: str | Path) -> Path:
-        """Write the fitted estimator into one file; who is killed meanwhile leaves the old one.
+        """Writes the fitted estimator to a file; an interrupted write leaves the old file.
 
         Args:
-            path: the file; new, empty, or that of a saved estimator, which is replaced.
+            path: a new or empty file, or that of a saved estimator, which is replaced.
 
         Raises:
-            ValueError: if a parameter or the classes cannot be written without pickle, or there is
-                something else at the path.
+            ValueError: if a parameter or the classes cannot be stored without pickle, or the path
+                contains something else.
         """
         arrays, values = {}, {}
         state: dict[str, Any] = self.__getstate__()
         for name, value in state.items():
             if name == "_metadata_request":
-                continue  # what a pipeline passes on is no part of the answer
+                continue  # metadata requests of pipelines are not stored
             if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
                 arrays[name] = value.copy(order="C")
             else:
@@ -74,15 +74,15 @@ class FittedFile:
 
     @classmethod
     def load(cls: type[T], path: str | Path, *, device: str | None = None) -> T:
-        """Read an estimator that ``save`` has written; its network is loaded by name.
+        """Loads an estimator written by ``save``; its network is loaded by name.
 
         Args:
             path: the file.
-            device: where the network runs; None is where it ran, or the CPU with a warning where
-                this machine has no such device.
+            device: device of the network; None is the device on which it was fitted, or the CPU
+                with a warning if that is not available.
 
         Raises:
-            ValueError: if the file is damaged, or holds another estimator.
+            ValueError: if the file is damaged, or contains another estimator.
         """
         try:
             header, state = _read(Path(path))
@@ -96,7 +96,7 @@ class FittedFile:
                 return estimator
         except FileNotFoundError:
             raise
-        except Exception as reason:  # what a crafted file raises depends on what is in it
+        except Exception as reason:  # a crafted file may raise any error
             raise ValueError(
                 f"Expected {path} to be written by {cls.__name__}.save; got "
                 f"{type(reason).__name__}: {reason!s:.999}. Save the estimator again."
@@ -105,7 +105,7 @@ class FittedFile:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values and the arrays in a file whose checksum is right."""
+    """Reads values and arrays from a file after verifying its checksum."""
     if not path.exists():
         raise FileNotFoundError(f"No such file: {path}")
     if not path.is_file():
@@ -125,7 +125,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _checksum(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
-    """The SHA-256 of all that is in a file."""
+    """The SHA-256 of the contents of a file."""
     digest = hashlib.sha256(header.encode())
     for name, array in sorted(arrays.items()):
         digest.update(repr((name, array.dtype.str, array.shape)).encode() + array.tobytes())
@@ -133,7 +133,7 @@ def _checksum(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _refuse_others(path: Path) -> None:
-    """Raises where something is at the path that no ``save`` has put there."""
+    """Raises an error if the path contains anything not written by ``save``."""
     if not path.exists() or (path.is_file() and path.stat().st_size == 0):
         return
     try:
@@ -149,13 +149,13 @@ def _refuse_others(path: Path) -> None:
 
 
 def _on_cpu(network: nn.Module) -> nn.Module:
-    """The network, or a copy where it is elsewhere: a module moves in place."""
+    """The network on the CPU; copied if necessary, because modules are moved in place."""
     tensors = (*network.parameters(), *network.buffers())
     return network if all(t.device.type == "cpu" for t in tensors) else deepcopy(network).cpu()
 
 
 def _reachable(device: str) -> str:
-    """The device, or "cpu" with a warning on a machine that lacks it."""
+    """The device, or "cpu" with a warning if it is not available."""
     wanted = torch.device(device)
     kind: Any = getattr(torch, wanted.type, None)
     count = kind.device_count() if hasattr(kind, "device_count") else 0
@@ -197,6 +197,6 @@ def _from_json(value: Any) -> Any:
     if isinstance(value, dict) and "names" in value:
         return tuple(value["names"]) if value["tuple"] else value["names"]
     if isinstance(value, dict):
-        # As wide as the words in it are, whatever width the file names.
+        # The width of strings follows from the strings, not from the file.
         return np.array(value["array"], dtype=object if value["dtype"] == "|O" else str)
     return value

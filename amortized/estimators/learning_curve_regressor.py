@@ -24,42 +24,41 @@ from amortized.priors import LearningCurvePrior, Prior, named_prior
 
 Numbers = NDArray[np.float64]
 
-# Curves that go through the network at once: large enough for the matrix products, small enough
-# for the cache.
+# Curves per forward pass: large enough for efficient matrix products, small enough for the cache.
 CURVE_CHUNK = 64
-# What rounding may add to a bounded metric, as a share of its range.
+# Tolerance for rounding of a bounded metric, as a fraction of its range.
 ROUNDING = 1e-6
 
 
 class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstimator):
-    """The rest of one or many learning curves, given how they begin.
+    """Extrapolates one or many learning curves from their beginnings.
 
-    A curve is a metric over steps, such as the accuracy after each epoch. Any number of curves are
-    fitted and answered together; each may have its own length, irregular steps and missing values.
-    The metric is mapped to [0, 1], 1 the best, as ``MetricScale`` says, and the steps to those of
-    the prior, 1 to 100.
+    A curve is a metric over steps, such as the accuracy after each epoch. Any number of curves can
+    be fitted together; each may have its own length, irregular steps and missing values. The metric
+    is mapped to [0, 1], where 1 is best, by ``MetricScale``, and the steps to those of the prior, 1
+    to 100.
 
     Parameters:
         network: name of a pretrained network, folder of a saved one, or a ``PFN``, trained on a
-            ``LearningCurvePrior`` (of 100 steps, if it has no name): for curves that follow a
-            formula only roughly, "learning-curve-discrepancy"; "learning-curve" has the prior of
-            the literature.
+            ``LearningCurvePrior`` (with 100 steps, if it has no name). Use
+            "learning-curve-discrepancy" for curves that follow a formula only approximately;
+            "learning-curve" has the prior of the literature.
         low: lower bound of the metric; -inf for none.
         high: upper bound of the metric; inf for none. A loss has 0 and inf.
         minimize: whether small values are good.
-        usual: size of a usual value where one bound is infinite, or half the range of usual
-            values around 0 where both are; None takes it from the fitted curves.
-        horizon: the last step that can be asked for. Up to 100 steps keep their unit; longer
+        usual: size of a typical value if one bound is infinite, or half the range of typical
+            values around 0 if both are; None estimates it from the fitted curves.
+        horizon: the last step that can be predicted. Up to 100 steps keep their unit; longer
             trainings are compressed.
-        first_step: step at which curves begin; no step lies before.
-        step_scale: "linear", or "log" where steps grow by factors, as sizes of training sets do:
-            then a longer training is compressed by a power, which keeps power laws.
-        device: where the network runs.
+        first_step: the first possible step.
+        step_scale: "linear", or "log" for steps that grow by factors, such as sizes of training
+            sets; longer trainings are then compressed by a power, which preserves power laws.
+        device: device of the network.
 
     Attributes:
         network_: the network.
-        steps_: steps of the fitted curves, ``(curves, n)``, NaN past a curve's end.
-        values_: their values, ``(curves, n)``.
+        steps_: steps of the fitted curves, ``(curves, n)``, padded with NaN.
+        values_: values of the fitted curves, ``(curves, n)``.
 
     References:
         | Efficient Bayesian Learning Curve Extrapolation using Prior-Data Fitted Networks
@@ -100,17 +99,17 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         self.device = device
 
     def fit(self, X: ArrayLike | None, y: ArrayLike) -> "LearningCurveRegressor":
-        """Take the known parts of the curves.
+        """Stores the known parts of the curves.
 
         Args:
-            X: steps, ``(n,)`` or ``(n, 1)`` for all curves alike, or one row a curve; None counts
-                1, 2, 3, ...
+            X: steps, ``(n,)`` or ``(n, 1)`` for all curves, or one row per curve; None uses 1, 2,
+                3, ...
             y: values, ``(n,)`` for one curve, ``(curves, n)`` or a list of vectors for many; NaN
-                where one is missing. Of more values than the network can read (100) as many are
-                kept, evenly spread.
+                marks missing values. If there are more values than the network can read (100),
+                evenly spaced ones are used.
 
         Raises:
-            ValueError: if steps and values do not fit together, to the bounds or to the horizon.
+            ValueError: if steps and values do not match, or violate the bounds or the horizon.
         """
         self._check_parameters()
         curves = curves_of(X, y)
@@ -145,7 +144,7 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
                 f"Expected a network trained on learning curves; network={self.network!r} is none. "
                 "Take 'learning-curve-discrepancy'."
             )
-        # To walk through all modules for nothing takes a tenth of an answer.
+        # Traversing all modules unnecessarily takes a tenth of the time of a prediction.
         if network.training:
             network.eval()
         if next(network.parameters()).device != torch.device(self.device):
@@ -157,12 +156,12 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         return StepScale(self.first_step, self.horizon, self.step_scale)
 
     def _usual_size(self, curves: CurveSet) -> float:
-        """How far from the finite bound, or from 0, values usually lie."""
+        """Typical distance of values from the finite bound, or from 0."""
         if self.usual is not None:
             return float(self.usual)
         origin = self.low if math.isfinite(self.low) else self.high
         origin = origin if math.isfinite(origin) else 0.0
-        # Curves begin with their worst values, which are those that must not be squeezed.
+        # Curves begin with their worst values, which must not be compressed.
         size = float(np.median([usual_size(row) for row in np.abs(curves.values - origin)]))
         return size if size > 0 else 1.0
 
@@ -183,7 +182,7 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         return prior.features(t.float())
 
     def _answers(self, X: ArrayLike) -> Iterator[BarDistribution]:
-        """The predictive of some curves after the other, ``(some, m)``, in the metric's units."""
+        """Predictives of successive chunks of curves, ``(chunk, m)``, in the metric's units."""
         check_is_fitted(self)
         rows = steps_of(X, len(self.steps_), self._many)
         if len({len(row) for row in rows}) != 1:
@@ -196,7 +195,7 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
             yield self._scale.predictive(logits, self.network_.borders)
 
     def _logits(self, steps: Numbers, values: Numbers, asked: Numbers) -> torch.Tensor:
-        """What the network says of some curves, ``(some, m, bars)``."""
+        """Output of the network for a chunk of curves, ``(chunk, m, bars)``."""
         exists = ~np.isnan(values)
         width = int(exists.sum(1).max())
         steps, values, exists = steps[:, :width], values[:, :width], exists[:, :width]
@@ -212,7 +211,7 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         """The posterior predictive of the metric at any steps, in its own units.
 
         Args:
-            X: steps, ``(m,)`` for all curves alike or ``(curves, m)``.
+            X: steps, ``(m,)`` for all curves or ``(curves, m)``.
 
         Returns:
             A distribution of batch shape ``(m,)`` for one curve, ``(curves, m)`` for many.
@@ -222,12 +221,12 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         return BarDistribution(logits, parts[0].borders, validate_args=False)
 
     def _of_each(self, X: ArrayLike, of: Any) -> Numbers:
-        """What a function says of the predictives, chunk by chunk, for they are large."""
+        """Applies a function to the predictives chunk by chunk, because they are large."""
         result = np.concatenate([of(part).double().numpy() for part in self._answers(X)])
         return result if self._many else result[0]
 
     def predict(self, X: ArrayLike, return_std: bool = False) -> Numbers | tuple[Numbers, Numbers]:
-        """Mean of the posterior predictive, and its standard deviation if asked for.
+        """Mean of the posterior predictive, and its standard deviation if requested.
 
         Args:
             X: steps, ``(m,)`` or ``(curves, m)``.
@@ -254,7 +253,7 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         n_samples: int = 1,
         random_state: int | np.random.RandomState | None = 0,
     ) -> Numbers:
-        """Draws of the metric, each step's on its own, ``(m, n_samples)`` or ``(curves, ...)``.
+        """Independent draws of the metric at each step, ``(m, n_samples)`` or ``(curves, ...)``.
 
         Args:
             X: steps, ``(m,)`` or ``(curves, m)``.
@@ -270,11 +269,11 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         return self._of_each(X, draw)
 
     def probability_of_exceeding(self, value: ArrayLike, at: ArrayLike) -> Any:
-        """The chance that the metric lies above a value at later steps.
+        """The probability that the metric exceeds a value at given steps.
 
         Args:
             value: one value, or one for each curve, ``(curves,)``.
-            at: one step, ``(m,)`` steps for all curves alike, or ``(curves, m)``.
+            at: one step, ``(m,)`` steps for all curves, or ``(curves, m)``.
 
         Returns:
             ``(m,)`` for one curve, ``(curves, m)`` for many; without the last axis for one step.
@@ -300,8 +299,8 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         """The known values of the first curves, and the median and 90% interval of the rest.
 
         Args:
-            X: steps, ``(m,)``; None takes 100 from the first step to the horizon.
-            n_curves: most curves that are drawn.
+            X: steps, ``(m,)``; None uses 100 steps from the first step to the horizon.
+            n_curves: largest number of curves in the figure.
 
         Returns:
             A figure of matplotlib.
@@ -329,7 +328,7 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         return figure
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the network, where it has a name."""
+        """The state without the network, if it has a name."""
         state = super().__getstate__().copy()
         if not isinstance(self.network, PFN):
             state.pop("network_", None)
@@ -341,6 +340,6 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
             self.network_ = self._network().to(self.device).eval()
 
 
-@cache  # asked for twice an answer, and only read
+@cache  # used twice per prediction, and never modified
 def _prior_of(name: str | None) -> Prior:
     return LearningCurvePrior() if name is None else named_prior(name)

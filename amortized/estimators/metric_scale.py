@@ -1,4 +1,4 @@
-"""Between a metric's own units and the unit interval that learning curves are modelled in."""
+"""The map between a metric's own units and the unit interval of learning curves."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amortized.distributions import BarDistribution
 
-# Share of the unit interval that is left to each side on which a metric has no bound.
+# Margin of the unit interval on each side on which a metric has no bound.
 MARGIN = 0.1
 # The part of a margin past which values are not told apart: they are far beyond the usual ones, and
 # a bar of a predictive that reached on to infinity would have no mean.
@@ -47,14 +47,14 @@ def usual_size(sizes: ArrayLike) -> float:
 class MetricScale:
     r"""An invertible map of a metric to [0, 1], where 1 is best.
 
-    Between ``low`` and ``high`` the map is linear. A bounded side ends there, and what lies beyond
-    is carried on linearly. An unbounded side keeps a margin m = 0.1 of the unit interval for what
-    lies beyond: at a distance r from the end, in units of the interval, :math:`m / (1 + s r / m)`
-    is left of it, which goes on with the slope s of the linear part.
+    Between ``low`` and ``high`` the map is linear. On a bounded side it is continued linearly. On
+    an unbounded side, values beyond the end are mapped to a margin m = 0.1 of the unit interval: at
+    a distance r from the end, in units of the interval, :math:`m / (1 + s r / m)` of the margin
+    remains, so that the slope s of the linear part is continued.
 
     Args:
-        low: lower end of the usual values.
-        high: upper end of the usual values.
+        low: lower end of typical values.
+        high: upper end of typical values.
         bounded: whether the metric is bounded by ``low``, and by ``high``.
         minimize: whether small values are good, as for a loss; then 1 stands for ``low``.
 
@@ -69,12 +69,12 @@ class MetricScale:
         self, low: float, high: float, *, bounded: tuple[bool, bool], minimize: bool = False
     ) -> None:
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"Expected finite usual values with low < high; got {low}, {high}.")
+            raise ValueError(f"Expected finite typical values with low < high; got {low}, {high}.")
         self.low, self.high, self.bounded, self.minimize = low, high, bounded, minimize
         self._margins = tuple(0.0 if is_bounded else MARGIN for is_bounded in bounded)
 
     def to_unit(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Values of the metric as numbers, 1 the best; NaN stays NaN."""
+        """Maps values of the metric to the unit interval, where 1 is best; NaN remains NaN."""
         below, above = self._margins
         slope = 1 - below - above
         r = (np.asarray(values, dtype=np.float64) - self.low) / (self.high - self.low)
@@ -103,20 +103,20 @@ class MetricScale:
     def predictive(
         self, logits: Float[Tensor, "*batch bars"], borders: Float[Tensor, " borders"]
     ) -> BarDistribution:
-        """A predictive over the unit interval in the metric's own units, bar by bar.
+        """Transforms a predictive over the unit interval to the metric's own units.
 
-        What lies past an end becomes part of the outermost bar before it. Past a bound nothing is
-        left, and past an end without one the tail of that bar.
+        Mass beyond an end is added to the outermost bar. There is no mass beyond a bound; beyond an
+        unbounded end there is the tail of that bar.
 
         Args:
-            logits: of the bars.
-            borders: of the bars, in the unit interval or beyond its ends.
+            logits: logits of the bars.
+            borders: borders of the bars, in the unit interval or beyond its ends.
         """
         ours, logits = self.from_unit(borders.cpu().numpy()), logits.cpu()
         if self.minimize:
             ours, logits = ours[::-1].copy(), logits.flip(-1)
         below, above = map(int, self.bounded)
-        # A value that is the bound itself is possible.
+        # A value equal to the bound is possible.
         low = math.nextafter(self.low, -math.inf) if below else ours[0]
         high = math.nextafter(self.high, math.inf) if above else ours[-1]
         ours[0], ours[-1] = low, high
@@ -129,7 +129,7 @@ class MetricScale:
             inside[..., below] = logits[..., : first + 1].logsumexp(-1)
         if last < logits.shape[-1] - 1:
             inside[..., -1 - above] = logits[..., last:].logsumexp(-1)
-        # The bars of no mass beyond the bounds have any width.
+        # Bars without mass beyond the bounds get an arbitrary width.
         beyond = self.high - self.low
         ours = np.concatenate(
             ([low - beyond] * below, ours[first : last + 2], [high + beyond] * above)

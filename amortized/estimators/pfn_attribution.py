@@ -1,12 +1,12 @@
-r"""Which columns an answer is due to: Shapley values with columns marked as missing.
+r"""Attribution of predictions to columns: Shapley values with other columns marked as missing.
 
-The value v(S) of a set of columns S is the answer to a row whose other cells are missing, which a
-network over tables reads without being trained again. The Shapley value of column j among p,
+The value v(S) of a set of columns S is the prediction for a row whose other cells are missing,
+which a network over tables handles without retraining. The Shapley value of column j among p,
 
 .. math:: \phi_j = \sum_{S \not\ni j} \frac{|S|! (p - |S| - 1)!}{p!} (v(S \cup j) - v(S)),
 
-is what j adds on average over all orders in which the columns become known; together they add up
-to the answer minus that to a row without any known cell.
+is the average contribution of j over all orders in which the columns become known. The values add
+up to the prediction minus that for a row without any known cell.
 """
 
 from math import factorial
@@ -27,13 +27,13 @@ _ROWS_AT_ONCE = 4096
 
 
 class ShapleyValues(NamedTuple):
-    """Parts of answers; ``values.sum(1) + base`` are the answers.
+    """Contributions to predictions; ``values.sum(1) + base`` are the predictions.
 
-    ``shap.Explanation(values, base_values, X)`` makes them an argument of the plots of ``shap``.
+    ``shap.Explanation(values, base_values, X)`` converts them for the plots of ``shap``.
 
     Attributes:
-        values: of each column, ``(m, n_features)``, or ``(m, n_features, classes)``.
-        base: the answer to a row without any known cell, a number or ``(classes,)``.
+        values: contribution of each column, ``(m, n_features)``, or ``(m, n_features, classes)``.
+        base: the prediction for a row without any known cell, a number or ``(classes,)``.
     """
 
     values: Numbers
@@ -47,17 +47,17 @@ def shapley_values(
     n_permutations: int = 128,
     random_state: int | np.random.RandomState | None = 0,
 ) -> ShapleyValues:
-    """Share out the predicted means, or probabilities, of rows among the columns.
+    """Attributes predicted means, or probabilities, of rows to the columns.
 
-    Exact where enumerating all sets of columns costs no more than the permutations, that is for up
-    to 9 columns by default; otherwise the mean over random orders, each with its reverse.
+    The values are exact if enumerating all sets of columns costs no more than the permutations, by
+    default for up to 9 columns. Otherwise they are averages over random orders and their reverses.
 
     Args:
-        estimator: fitted, with a network over tables.
+        estimator: fitted estimator with a network over tables.
         X: the rows, ``(m, n_features)``.
-        n_permutations: orders of the columns that are averaged over, an even number; a row is
-            answered once for each column of each.
-        random_state: draws the orders.
+        n_permutations: number of orders of the columns, which must be even; each takes one
+            prediction per column for every row.
+        random_state: random state of the orders.
 
     References:
         | A Value for n-Person Games (Shapley, 1953)
@@ -94,7 +94,7 @@ def shapley_values(
 
 
 def _answers(estimator: PFNClassifier | PFNRegressor, numbers: Numbers) -> Numbers:
-    """Means, or probabilities, of rows that are numbers."""
+    """Predicted means, or probabilities, of encoded rows."""
     parts = np.split(numbers, range(_ROWS_AT_ONCE, len(numbers), _ROWS_AT_ONCE))
     return np.concatenate([estimator._point(part) for part in parts])
 
@@ -102,8 +102,8 @@ def _answers(estimator: PFNClassifier | PFNRegressor, numbers: Numbers) -> Numbe
 def _sets(
     n_columns: int, n_permutations: int, random: np.random.RandomState
 ) -> tuple[NDArray[np.bool_], Numbers]:
-    """Sets of columns, the empty one first, and by what each column's value is their sum."""
-    if n_columns == 0:  # a table of a constant, which is read as one column
+    """Sets of columns, beginning with the empty one, and their weights in each Shapley value."""
+    if n_columns == 0:  # constant columns only, which are encoded as one column
         return np.zeros((1, 1), dtype=bool), np.zeros((1, 1))
     if 2**n_columns <= n_permutations * n_columns:
         return _all_sets(n_columns)

@@ -1,4 +1,4 @@
-"""Classification of tables with a pretrained PFN: fitting encodes, predicting reads that."""
+"""Classification of tables with a pretrained PFN."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -40,62 +40,61 @@ from amortized.tables.views import (
 
 
 class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator):
-    """Bayesian classification of a small table in forward passes of a pretrained network.
+    """Bayesian classification of small tables in forward passes of a pretrained network.
 
-    The answer is the posterior predictive of the prior that the network was trained on, averaged
-    over views of the table. Of more classes than the network tells apart in one pass each is asked
-    for against the rest, and their probabilities are brought together. Renaming or reordering up to
-    ten classes permutes the probabilities and changes nothing else; the order of the rows changes
-    nothing at all.
+    Predictions are the posterior predictive under the training prior of the network, averaged over
+    views of the table. If there are more classes than the network supports in one pass, there is
+    one task for each class against the rest, and their probabilities are combined. Renaming or
+    reordering up to ten classes only permutes the probabilities. The order of the rows does not
+    matter.
 
-    Tables may be DataFrames, arrays or sparse matrices, with numbers, bools, datetimes, categories,
-    strings and missing values, the latter in any column; categories not seen in fitting count as
-    missing.
-    Beyond what the network was trained for:
-        many classes    more than ten are put into groups of those that look alike, in a tree
-        many rows       each of the ``n_estimators`` views of the table takes its own random rows,
-                        at most twice ``max_context`` of the network, every class among them; a
-                        warning says so
-        many columns    of more than a hundred, those that say more than chance, alone or in pairs
+    Tables may be DataFrames, arrays or sparse matrices, with numbers, booleans, datetimes,
+    categories, strings and missing values; categories not seen in training count as missing.
+    Tables that exceed the training range of the network are handled as follows:
+        many classes    more than ten are clustered into groups of similar classes, in a tree
+        many rows       each of the ``n_estimators`` views uses its own random rows, at most twice
+                        the network's ``max_context``, from all classes; with a warning
+        many columns    of more than a hundred, those associated with the target beyond chance,
+                        alone or in pairs
 
-    Half of the views read otherwise what a network finds hard: columns that correlate by their
-    principal directions, categories of many levels with the mean answers of these beside them, and
-    the codes of categories renamed. Held-out rows say how much these views count.
+    Half of the views use an alternative representation: principal components for correlated
+    columns, target encoding for categories with many levels, and permuted codes of categories.
+    Their weight is determined on held-out rows.
 
-    ``sample_weight`` says how often each row was seen: rows of weight zero are left out, whole
-    weights repeat rows, and of other weights the ratios count, by which each view draws its rows
-    (systematic resampling; a table keeps its number of rows, and every class).
+    ``sample_weight`` is the number of times that each row was observed: rows with weight zero are
+    left out, integer weights repeat rows, and for other weights each view draws its rows in
+    proportion (systematic resampling, with the same number of rows and all classes).
 
-    The ``temperature`` that fits a table can be found by cross-validation, with scikit-learn 1.8 or
-    later: ``CalibratedClassifierCV(PFNClassifier(), method="temperature", ensemble=False)``. Not
-    where classes are nearly separable: a few dozen rows without an error say little of how sure
-    to be, and log-loss can become several times as large.
+    A suitable ``temperature`` can be found by cross-validation, with scikit-learn 1.8 or later:
+    ``CalibratedClassifierCV(PFNClassifier(), method="temperature", ensemble=False)``. Avoid this if
+    classes are nearly separable: a few dozen rows without an error hardly determine the
+    temperature, and the log-loss can increase several times.
 
     Parameters:
         network: name of a pretrained network, folder of a saved one, or a ``TabularPFN``.
-        n_estimators: views of the table, with shuffled columns, whose answers are averaged; cost
-            and memory grow with it. None is as many as have 40,000 cells together, from two to
-            eight: two for 1,000 rows of 20 columns. Of several classes each has its share of them.
-        temperature: the probabilities are raised to the power of its inverse and normalised;
-            above 1 they become more careful.
-        class_weight: the probability of each class is multiplied by its weight and all are
-            normalised, as if classes came so many times as often; a dictionary, or "balanced" for
-            classes that are equally frequent.
-        forget: which rows `partial_fit` leaves out: "random" holds 10,000 of all rows seen, each
-            with the same chance to be among them; "oldest" holds the latest that the network reads.
-        precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
-            for it, which is faster and rounds to three digits; "float32" in it everywhere.
-        device: where the network runs, such as "cpu" or "cuda".
-        random_state: shuffles the columns, and the rows where there are too many.
+        n_estimators: number of views of the table, with shuffled columns, that are averaged; cost
+            and memory are proportional to it. None uses as many as have 40,000 cells in total, from
+            two to eight: two for 1,000 rows of 20 columns. They are divided among the tasks of
+            classes.
+        temperature: probabilities are raised to the power of its inverse and normalised; values
+            above 1 flatten them.
+        class_weight: factor of the probability of each class before normalisation, which corrects
+            for different class frequencies; a dictionary, or "balanced" for equal frequencies.
+        forget: which rows `partial_fit` discards: "random" keeps a random sample of 10,000 of all
+            rows seen; "oldest" keeps the latest rows, as many as the network reads.
+        precision: "auto" uses bfloat16 on CPUs that support it, which is faster and rounds to three
+            digits; "float32" is used everywhere otherwise.
+        device: device of the network, such as "cpu" or "cuda".
+        random_state: random state of the views.
 
     Attributes:
         network_: the network.
         classes_: the classes, sorted.
-        class_weight_: the weight of each.
-        encoder_: how the table was made into numbers.
-        X_train_: the table as numbers, its rows sorted, ``(n, columns that vary)``.
-        y_train_: the number of each row's class among ``classes_``, ``(n,)``.
-        n_samples_seen_: how many rows `fit` and `partial_fit` have seen.
+        class_weight_: the weight of each class.
+        encoder_: the fitted encoder of the table.
+        X_train_: the table as numbers, with sorted rows, ``(n, columns that vary)``.
+        y_train_: class index of each row, ``(n,)``.
+        n_samples_seen_: number of rows seen by `fit` and `partial_fit`.
         n_features_in_: number of columns.
         feature_names_in_: their names, if they are strings.
 
@@ -136,16 +135,16 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
     def fit(
         self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
     ) -> "PFNClassifier":
-        """Encode the table.
+        """Encodes the table.
 
         Args:
             X: the table, ``(n, n_features)``.
-            y: classes, ``(n,)``: numbers, strings or bools.
-            sample_weight: how often each row was seen, ``(n,)``; None is once.
+            y: classes, ``(n,)``: numbers, strings or booleans.
+            sample_weight: number of observations of each row, ``(n,)``; None is one.
 
         Raises:
-            ValueError: if the table is empty or holds infinite numbers, the classes are no
-                classes, or a weight or a parameter is out of range.
+            ValueError: if the table is empty or contains infinite numbers, the class labels are
+                invalid, or a weight or a parameter is out of range.
         """
         self._prepare(X, y, sample_weight)
         self._tree.encode()
@@ -160,29 +159,27 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         classes: ArrayLike | None = None,
         sample_weight: ArrayLike | None = None,
     ) -> "PFNClassifier":
-        """Add rows to those that are there.
+        """Adds rows to the training rows.
 
-        The answer is that of one ``fit`` to all rows that are held (``forget`` says which). Every
-        row of a context attends to every other, so that a further row changes the encoding of all:
-        they are encoded again when the next answer is asked for, once for any number of calls. A
-        class of ``classes_`` that no row held has gets the probability 1 / (rows + classes), by
-        Laplace's rule of succession.
+        Predictions are those of a single ``fit`` to all stored rows (see ``forget``). Because all
+        context rows attend to each other, new rows change the encoding of all, which is computed
+        again at the next prediction, once for any number of calls. A class of ``classes_`` without
+        a stored row gets the probability 1 / (rows + classes), by Laplace's rule of succession.
 
         Args:
-            X: further rows, ``(n, n_features)``.
-            y: their classes, ``(n,)``.
-            classes: all classes there will be, needed by the first call unless ``fit`` came before.
-            sample_weight: how often each row was seen, ``(n,)``; None is once.
+            X: new rows, ``(n, n_features)``.
+            y: classes of the new rows, ``(n,)``.
+            classes: all possible classes, required in the first call unless ``fit`` was called.
+            sample_weight: number of observations of each row, ``(n,)``; None is one.
 
         Raises:
-            ValueError: as of ``fit``; if a class is none of ``classes_``; if a column has values of
-                another kind than so far, or is of ordered categories and has a new one. Nothing is
-                added then.
+            ValueError: as for ``fit``; if a class is not in ``classes_``; if the type of a column
+                has changed, or an ordered category is new. No rows are added then.
         """
         further = hasattr(self, "X_train_")
         if not further and classes is None:
             raise ValueError(
-                "Expected all classes in the first call of partial_fit; got none. Name them: "
+                "Expected all classes in the first call of partial_fit; got none. Give them: "
                 "partial_fit(X, y, classes)."
             )
         self._prepare(X, y, sample_weight, further=further, classes=classes)
@@ -199,7 +196,7 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         further: bool = False,
         classes: ArrayLike | None = None,
     ) -> "PFNClassifier":
-        """All of ``fit`` but the network's part."""
+        """The part of ``fit`` before the network is used."""
         self._check_parameters()
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
@@ -207,14 +204,14 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         target = class_labels(y)
         check_consistent_length(columns[0], target)
         columns, target, weight = counted(columns, target, sample_weight)
-        with np.errstate(invalid="ignore"):  # where huge numbers are no integers
+        with np.errstate(invalid="ignore"):  # huge numbers cannot be converted to integers
             check_classification_targets(target)
         known = all_classes(target, classes, self.classes_ if further else None)
         codes = np.searchsorted(known, target)
         encoder, rows = self._read_columns(columns, codes, weight, further=further)
         if not further:
             self.network_: TabularPFN = ready(self._network(), self.device)
-            # Drawn once, so that an estimator that was stored makes the same views again.
+            # Drawn once, so that a stored estimator has the same views.
             self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         self._hold(rows, rows_read(self.network_), further=further)
         self.classes_, self.encoder_ = known, encoder
@@ -243,13 +240,13 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         return network
 
     def _make_views(self) -> None:
-        """Make the views of the table now."""
+        """Creates the views of the table."""
         self.__dict__.pop("_tree", None)
         self._tree  # noqa: B018
 
     @cached_property
     def _tree(self) -> ClassTree:
-        """The views of the table; made when they are first asked for."""
+        """The views of the table, created on demand."""
         present, labels = np.unique(self.y_train_, return_inverse=True)
         members = np.eye(len(present))[labels]
         columns = strongest_columns(self.X_train_, members, MAX_COLUMNS)
@@ -275,25 +272,25 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         return self._point(self._numbers(X))
 
     def _numbers(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Queries as the views read them."""
+        """Encoded queries."""
         check_is_fitted(self)
         return self.encoder_.transform(validated_columns(self, X, reset=False))
 
     def _point(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probabilities of queries that are numbers."""
+        """Probabilities for encoded queries."""
         return self._weighed(self._of_all(self._tree.predict_proba(numbers)))
 
     def _views(self) -> EncodedViews | None:
-        """All that is asked of the network, or None where that is a tree of several tables."""
+        """All inputs of the network, or None if there is a tree of several tables."""
         return self._tree.views if self._tree.is_one_split else None
 
     def _answered(self, masses: Sequence[Tensor], method: str) -> NDArray[Any]:
-        """What a method returns, of the masses of `_views`."""
+        """The result of a method, from the masses of `_views`."""
         proba = self._weighed(self._of_all(self._tree.by_group(masses)))
         return self.classes_[proba.argmax(1)] if method == "predict" else proba
 
     def _of_all(self, proba: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probabilities of all classes, those among them of which no row is held."""
+        """Probabilities of all classes, including those without a stored row."""
         present = np.unique(self.y_train_)
         if len(present) == len(self.classes_):
             return proba
@@ -328,10 +325,10 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         return self.classes_[proba.argmax(1)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the encoded table, which is large and quickly made again."""
+        """The state without the encoded table, which is large and fast to compute."""
         state = super().__getstate__().copy()
         state.pop("_tree", None)
-        # A network that is a parameter is in the state already.
+        # A network given as a parameter is part of the state already.
         state.pop("network_", None)
         return state
 
@@ -345,7 +342,7 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
 def _class_weights(
     wanted: dict[Any, float] | str | None, classes: NDArray[Any], codes: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """The weight of each class; 1 of those without a row where all are to be as frequent."""
+    """The weight of each class; for "balanced", 1 for classes without rows."""
     weights = np.ones(len(classes))
     present = np.unique(codes) if isinstance(wanted, str) else np.arange(len(classes))
     weights[present] = compute_class_weight(wanted, classes=classes[present], y=classes[codes])

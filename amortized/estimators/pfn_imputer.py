@@ -1,4 +1,4 @@
-"""Missing cells of a table filled in by a pretrained PFN, each given the rest of its row."""
+"""Imputation of missing cells by a pretrained PFN, given the other cells of the row."""
 
 from typing import Any
 
@@ -14,22 +14,22 @@ from amortized.tables.encoding import TableEncoder, objects_of, validated_column
 
 
 class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """Fills in missing cells of a table by predictions from the other columns.
+    """Imputes missing cells of a table by predictions from the other columns.
 
-    A missing number becomes the mean of its posterior predictive given the row's other cells, a
-    missing category the most probable one. The networks read missing cells, so that one pass is
-    enough: nothing that was filled in is learned from. A column is learned when a cell of it is
-    missing for the first time.
+    A missing number is replaced by the mean of its posterior predictive given the row's other
+    cells, and a missing category by the most probable one. Networks accept missing cells, so one
+    pass without iterations is enough. A column's model is fitted when a cell of it is missing for
+    the first time.
 
     Parameters:
-        n_estimators: views of the table, as of `PFNClassifier`.
-        precision: as of `PFNClassifier`.
-        device: where the networks run.
-        random_state: as of `PFNClassifier`.
+        n_estimators: number of views of the table, as for `PFNClassifier`.
+        precision: as for `PFNClassifier`.
+        device: device of the networks.
+        random_state: as for `PFNClassifier`.
 
     Attributes:
-        encoder_: says which columns are numbers.
-        table_: the fitted table as objects, missing cells as None, ``(n, n_features)``.
+        encoder_: the fitted encoder, which determines the types of columns.
+        table_: the training table as objects, with None for missing cells, ``(n, n_features)``.
         n_features_in_: number of columns.
         feature_names_in_: their names, if they are strings.
 
@@ -64,11 +64,11 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return tags
 
     def fit(self, X: ArrayLike, y: Any = None) -> "PFNImputer":
-        """Keep the table whose rows will be learned from.
+        """Stores the training table.
 
         Args:
             X: the table, ``(n, n_features)``.
-            y: not read.
+            y: ignored.
         """
         columns = validated_columns(self, X, reset=True)
         self.encoder_ = TableEncoder()
@@ -78,17 +78,17 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
-        """A table with its missing cells filled in, ``(m, n_features)``.
+        """Imputes the missing cells of a table, ``(m, n_features)``.
 
         Args:
-            X: the table; the fitted one or another one.
+            X: the training table or another one.
 
         Returns:
-            Floats, or objects where a column is not of numbers.
+            Floats, or objects if a column is not numeric.
 
         Raises:
-            ValueError: if a cell is missing of a column of times, or of one that the fitted table
-                knows no value of.
+            ValueError: if a cell is missing in a column of times, or in a column without any value
+                in the training table.
         """
         check_is_fitted(self)
         columns = validated_columns(self, X, reset=False)
@@ -103,14 +103,14 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return filled.astype(np.float64) if numbers else filled
 
     def _estimator(self, j: int) -> PFNClassifier | PFNRegressor:
-        """What predicts column j from the others."""
+        """The estimator of column j from the others."""
         if j not in self._estimators:
             known = ~_missing(self.table_[:, j])
             if self.encoder_.times[j] or not known.any():
                 found = "times" if self.encoder_.times[j] else "missing cells only"
                 raise ValueError(
-                    f"Expected numbers or categories in column {j}, a cell of which is missing; "
-                    f"got {found}. Leave it out, or fill it in yourself."
+                    f"Expected numbers or categories in column {j}, which has a missing cell; got "
+                    f"{found}. Leave it out, or impute it yourself."
                 )
             is_number = self.encoder_.categories[j] is None
             estimator = (PFNRegressor if is_number else PFNClassifier)(**self.get_params())
@@ -121,11 +121,11 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
 
 def _without(table: NDArray[Any], j: int) -> NDArray[Any]:
-    """The other columns; a column of zeros where there are none."""
+    """The other columns, or a column of zeros if there are none."""
     others = np.delete(table, j, axis=1)
     return others if others.shape[1] else np.zeros((len(table), 1))
 
 
 def _missing(cells: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of these objects are None."""
+    """Whether each object is None."""
     return np.array([cell is None for cell in cells.flat], dtype=bool).reshape(cells.shape)

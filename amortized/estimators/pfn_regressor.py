@@ -1,4 +1,4 @@
-"""Regression with a pretrained PFN: fitting encodes the data, predicting reads the encoding."""
+"""Regression with a pretrained PFN."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -44,54 +44,55 @@ from amortized.tables.views import (
     rows_read,
 )
 
-# Rows whose bars are in memory together: 2,000 bars of 8 bytes, some copies of them.
+# Rows predicted together, which bounds the memory of about 2,000 bars per row.
 ROWS_AT_ONCE = 4096
 
 
 class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
     """Bayesian regression in a single forward pass of a pretrained network.
 
-    The default network reads any table, as `PFNClassifier` does: DataFrames, arrays or sparse
-    matrices with numbers, datetimes, categories, strings and missing values. Of more columns than
-    the network takes (a hundred) those are used that say more of the target than chance; of more
-    rows than it reads (2,000) each of the ``n_estimators`` views takes its own, with a warning.
-    Half of the views read correlated columns and categories otherwise, as in `PFNClassifier`. The
-    views' predictives are averaged into one (`target_views`).
+    The default network reads any table, like `PFNClassifier`: DataFrames, arrays or sparse matrices
+    with numbers, datetimes, categories, strings and missing values. Of more columns than the
+    network supports (a hundred), those associated with the target beyond chance are used. Of more
+    rows than it reads (2,000), each of the ``n_estimators`` views uses its own random rows, with a
+    warning. Half of the views use an alternative representation of correlated columns and
+    categories, as in `PFNClassifier`. The predictives of the views are averaged (`target_views`).
 
-    Other networks are given by name. They are over rows, for up to a few hundred rows of finite
-    numbers, and the answer is the posterior predictive of the prior that they were trained on, in
-    the units that ``network_.config.units`` names. One of "standardised" data, such as "gp", gets
-    features and target standardised, so that their units do not matter. One of "raw" units, such
-    as "gp-1d" or one's own that was trained on a prior in natural units, gets the numbers as they
-    are: with "gp-1d" x lies in (-2, 2), y varies by .1 to 1 about zero and its noise is .02. Data
-    outside what such a prior draws are answered with a warning.
+    Other networks can be given by name. Networks over rows are for up to a few hundred rows of
+    finite numbers; predictions are the posterior predictive under their training prior, in the
+    units ``network_.config.units``. For a network in "standardised" units, such as "gp", features
+    and target are standardised, so that their units do not matter. A network in "raw" units, such
+    as "gp-1d" or one trained on your own prior in natural units, receives the numbers unchanged:
+    for "gp-1d", x lies in (-2, 2), y has a standard deviation of 0.1 to 1 around zero and noise of
+    0.02. Data outside of the range of such a prior cause a warning.
 
-    ``sample_weight`` says how often each row was seen: rows of weight zero are left out, whole
-    weights repeat rows, and of other weights the ratios count, by which each view draws its rows
-    (systematic resampling; the number of rows stays). The order of rows changes nothing at all.
+    ``sample_weight`` is the number of times that each row was observed: rows with weight zero are
+    left out, integer weights repeat rows, and for other weights each view draws its rows in
+    proportion (systematic resampling, with the same number of rows). The order of rows does not
+    matter.
 
-    One answer a row: for more, ``sklearn.multioutput.MultiOutputRegressor(PFNRegressor())``.
+    For several targets, use ``sklearn.multioutput.MultiOutputRegressor(PFNRegressor())``.
 
     Parameters:
         network: name of a pretrained network, folder of a saved one, a ``PFN`` or a ``TabularPFN``.
-        n_estimators: views of a table, with shuffled columns, whose answers are averaged; None as
-            in `PFNClassifier`; networks over rows make one.
-        target_transforms: maps of a table's target, which the views take in turn: 'none', 'power'
-            (Yeo and Johnson's, or the logarithm where that fits better) and 'quantile' (quantiles
-            to the normal's); networks over rows take none.
-        forget: which rows `partial_fit` leaves out: "random" holds 10,000 of all rows seen, each
-            with the same chance to be among them; "oldest" holds the latest that the network reads.
-        precision: of a network over tables: "auto" computes in bfloat16 on CPUs with instructions
-            for it, which is faster and rounds to three digits; "float32" in it everywhere.
-        device: where the network runs, such as "cpu" or "cuda".
-        random_state: shuffles the columns of a table, and picks rows where there are more than the
-            network can take or where weights draw them.
+        n_estimators: number of views of a table, with shuffled columns, that are averaged; None as
+            in `PFNClassifier`; networks over rows have one.
+        target_transforms: transformations of a table's target, used by the views in turn: 'none',
+            'power' (Yeo and Johnson's, or the logarithm if it fits better) and 'quantile' (maps
+            quantiles to those of the normal); not for networks over rows.
+        forget: which rows `partial_fit` discards: "random" keeps a random sample of 10,000 of all
+            rows seen; "oldest" keeps the latest rows, as many as the network reads.
+        precision: for networks over tables: "auto" uses bfloat16 on CPUs that support it, which is
+            faster and rounds to three digits; "float32" is used everywhere otherwise.
+        device: device of the network, such as "cpu" or "cuda".
+        random_state: random state of the views, and of the choice of rows if there are more than
+            the network reads or if they are weighted.
 
     Attributes:
         network_: the network.
-        X_train_: the rows as the network reads them, in its units, sorted, ``(n, columns)``.
+        X_train_: the rows in the network's representation and units, sorted, ``(n, columns)``.
         y_train_: their targets, in the network's units, ``(n,)``.
-        n_samples_seen_: how many rows `fit` and `partial_fit` have seen.
+        n_samples_seen_: number of rows seen by `fit` and `partial_fit`.
         n_features_in_: number of features.
         feature_names_in_: their names, if they are strings.
 
@@ -140,22 +141,22 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
     def fit(
         self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
     ) -> "PFNRegressor":
-        """Encode the data.
+        """Encodes the data.
 
         Args:
-            X: inputs, ``(n, n_features)``; of a network over rows, finite numbers.
+            X: inputs, ``(n, n_features)``; finite numbers for a network over rows.
             y: targets, ``(n,)``, finite numbers.
-            sample_weight: how often each row was seen, ``(n,)``; None is once.
+            sample_weight: number of observations of each row, ``(n,)``; None is one.
 
         Raises:
-            ValueError: if the data are not what the network reads, or a weight or a parameter is
-                out of range.
+            ValueError: if the network does not support the data, or a weight or a parameter is out
+                of range.
 
         Warns:
-            UserWarning: if a network over rows gets more rows or features than it was trained for,
-                or one over tables more rows than it reads (a part is used); one of raw units gets
-                data outside what its prior draws; or a target that is standardised does not vary;
-                or if its intervals are far too narrow for held-out rows.
+            UserWarning: if there are more rows or features than the network supports, of which a
+                part is used; if data are outside of the range of a prior in raw units; if a target
+                to be standardised is constant; or if intervals are far too narrow for held-out
+                rows.
         """
         self._prepare(X, y, sample_weight)
         if isinstance(self._context, TargetViews):
@@ -167,20 +168,20 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
     ) -> "PFNRegressor":
-        """Add rows to those that are there.
+        """Adds rows to the training rows.
 
-        The answer is that of one ``fit`` to all rows that are held (``forget`` says which). Every
-        row of a context attends to every other, so that a further row changes the encoding of all:
-        they are encoded again when the next answer is asked for, once for any number of calls.
+        Predictions are those of a single ``fit`` to all stored rows (see ``forget``). Because all
+        context rows attend to each other, new rows change the encoding of all, which is computed
+        again at the next prediction, once for any number of calls.
 
         Args:
-            X: further inputs, ``(n, n_features)``.
-            y: their targets, ``(n,)``.
-            sample_weight: how often each row was seen, ``(n,)``; None is once.
+            X: inputs of the new rows, ``(n, n_features)``.
+            y: targets of the new rows, ``(n,)``.
+            sample_weight: number of observations of each row, ``(n,)``; None is one.
 
         Raises:
-            ValueError: as of ``fit``; if a column of a table has values of another kind than so
-                far, or is of ordered categories and has a new one. Nothing is added then.
+            ValueError: as for ``fit``; if the type of a column of a table has changed, or an
+                ordered category is new. No rows are added then.
         """
         further = hasattr(self, "X_train_")
         self._prepare(X, y, sample_weight, further=further)
@@ -196,11 +197,11 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         *,
         further: bool = False,
     ) -> "PFNRegressor":
-        """All of ``fit`` but what the network does."""
+        """The part of ``fit`` before the network is used."""
         check_forget(self.forget)
         if not further:
             self.network_: Any = ready(self._network(), self.device)
-            # Drawn once, so that an estimator that was stored makes the same views again.
+            # Drawn once, so that a stored estimator has the same views.
             self._views_seed = check_random_state(self.random_state).randint(2**31 - 1)
         if isinstance(self.network_, TabularPFN):
             self._check_parameters()
@@ -214,7 +215,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
             self._learn_rows(further)
         if np.ptp(self.y_train_) == 0 and self._is_standardised and not further:
             warnings.warn(
-                "The target does not vary; the scale of the answer is a guess.", stacklevel=3
+                "The target does not vary; the scale of predictions is arbitrary.", stacklevel=3
             )
         self.__dict__.pop("_context", None)
         return self
@@ -231,21 +232,21 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
     def _check_parameters(self) -> None:
         if self.network_.config.target != "regression":
             raise ValueError(
-                f"Expected a network for regression; network={self.network!r} is one for "
-                "classification. Take 'tabular-regressor', or PFNClassifier."
+                f"Expected a network for regression; network={self.network!r} is for "
+                "classification. Use 'tabular-regressor', or PFNClassifier."
             )
         number_of_views(self.n_estimators, 1, 1, 1)
         check_precision(self.precision)
         check_transforms(self.target_transforms)
 
     def _make_views(self) -> None:
-        """Make the views of a table, or encode the rows, now."""
+        """Creates the views of a table, or encodes the rows."""
         self.__dict__.pop("_context", None)
         self._context  # noqa: B018
 
     @cached_property
     def _context(self) -> Any:
-        """The views of a table, or the encoded rows; made when they are first asked for."""
+        """The views of a table, or the encoded rows, created on demand."""
         y_mean, y_scale = float(self._y_mean), float(self._y_scale)
         if not isinstance(self.network_, TabularPFN):
             return EncodedRows(
@@ -275,7 +276,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         )
 
     def _numbers(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Queries as the encoded context reads them."""
+        """Queries in the representation of the encoded context."""
         check_is_fitted(self)
         if isinstance(self.network_, TabularPFN):
             return self.encoder_.transform(validated_columns(self, X, reset=False))
@@ -285,22 +286,22 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         return x
 
     def _point(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Means of queries that are numbers."""
+        """Predicted means for encoded queries."""
         means: NDArray[np.float64] = self._context.predictive(numbers).mean.numpy()
         return means
 
     def _views(self) -> EncodedViews | None:
-        """All that is asked of a network over tables."""
+        """All inputs of a network over tables."""
         return self._context.views if isinstance(self._context, TargetViews) else None
 
     def _answered(self, masses: Sequence[Tensor], method: str) -> Any:
-        """What a method returns, of the masses of `_views`."""
+        """The result of a method, from the masses of `_views`."""
         predictive = self._context.of_bars(self._context.by_bar(masses))
         return predictive.mean.numpy() if method == "predict" else predictive
 
     def _predictives(self, X: ArrayLike) -> Iterator[BarDistribution]:
-        """The predictive of so many rows at a time that memory is bounded."""
-        numbers = self._numbers(X)  # at once: what is wrong with X is said where it was given
+        """Predictives of successive chunks of rows, to limit memory."""
+        numbers = self._numbers(X)  # before iteration, so that errors in X are raised immediately
         parts = (numbers[i : i + ROWS_AT_ONCE] for i in range(0, len(numbers), ROWS_AT_ONCE))
         return map(self._context.predictive, parts)
 
@@ -311,14 +312,14 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
             X: inputs, ``(m, n_features)``.
 
         Returns:
-            A distribution of batch shape ``(m,)`` in float64: a few kilobytes a row.
+            A distribution of batch shape ``(m,)`` in float64, with a few kilobytes per row.
         """
         return self._context.predictive(self._numbers(X))
 
     def predict(
         self, X: ArrayLike, return_std: bool = False
     ) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean of the posterior predictive, and its standard deviation if asked for.
+        """Mean of the posterior predictive, and its standard deviation if requested.
 
         Args:
             X: inputs, ``(m, n_features)``.
@@ -367,7 +368,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         return torch.cat(parts, dim=1).T.numpy()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the encoded context, which is large and quickly made again."""
+        """The state without the encoded context, which is large and fast to compute."""
         state = super().__getstate__().copy()
         state.pop("_context", None)
         if not isinstance(self.network, PFN | TabularPFN):

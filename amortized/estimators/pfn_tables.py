@@ -1,4 +1,4 @@
-"""Many tables in one call: the network answers those of one shape together."""
+"""Predictions for many tables in one call, with one forward pass for tables of equal shape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ METHODS = {
     PFNClassifier: ("predict", "predict_proba"),
     PFNRegressor: ("predict", "predict_distribution"),
 }
-_TOGETHER = 64  # tables that are in memory at once, for each job
+_TOGETHER = 64  # number of tables in memory at a time, for each job
 
 
 def predict_tables(
@@ -25,27 +25,27 @@ def predict_tables(
     method: str = "predict",
     n_jobs: int | None = None,
 ) -> list[Any]:
-    """Fit an estimator to each of many tables and answer its queries.
+    """Fits an estimator to each of many tables and predicts its queries.
 
-    The same as ``getattr(estimator.fit(X, y), method)(X_query)`` for one table after the other, up
-    to rounding, but tables of one shape go through the network together and nothing is kept of
-    them. For thousands of small tables take ``n_estimators=1`` or 2: by default a small table has
-    eight views, which cost eight times as much.
+    The result equals that of ``getattr(estimator.fit(X, y), method)(X_query)`` for each table, up
+    to rounding, but tables of equal shape are passed through the network together. For thousands of
+    small tables use ``n_estimators=1`` or 2: by default a small table has eight views, which cost
+    eight times as much.
 
     Args:
-        estimator: its parameters hold for all tables; it is not fitted itself.
-        tables: ``(X, y, X_query)`` of each, of any shapes.
+        estimator: estimator with the parameters for all tables; it is not fitted itself.
+        tables: ``(X, y, X_query)`` of each table, of any shapes.
         method: "predict" or "predict_proba" of a classifier, "predict" or "predict_distribution"
             of a regressor.
-        n_jobs: processes, as everywhere in scikit-learn; with ``joblib.parallel_config`` another
-            backend, Dask for instance, spreads them over machines.
+        n_jobs: number of processes, as in scikit-learn; with ``joblib.parallel_config`` another
+            backend, such as Dask, distributes them over machines.
 
     Returns:
-        What the method returns, in the order of the tables.
+        the results of the method, in the order of the tables.
 
     Raises:
-        TypeError: if the estimator is not one of these two.
-        ValueError: if there is no such method, or a table is not one.
+        TypeError: if the estimator is neither a PFNClassifier nor a PFNRegressor.
+        ValueError: if the method is unknown, or a table is invalid.
 
     Example:
         >>> import numpy as np
@@ -58,7 +58,7 @@ def predict_tables(
     if not isinstance(estimator, Estimator):
         raise TypeError(
             "Expected a PFNClassifier or a PFNRegressor; got "
-            f"{type(estimator).__name__}. Fit others one by one."
+            f"{type(estimator).__name__}. Fit other estimators one by one."
         )
     known = next(names for kind, names in METHODS.items() if isinstance(estimator, kind))
     if method not in known:
@@ -69,7 +69,7 @@ def predict_tables(
             f"Expected tables as (X, y, X_query); got {len(tables[wrong[0]])} members in table "
             f"{wrong[0]}."
         )
-    # Tables of one shape beside each other.
+    # Tables of equal shape are made adjacent.
     order = sorted(range(len(tables)), key=lambda number: [_shape(x) for x in tables[number]])
     parts = [order[start : start + _TOGETHER] for start in range(0, len(order), _TOGETHER)]
     found = Parallel(n_jobs=n_jobs)(
@@ -85,8 +85,8 @@ def _shape(x: Any) -> tuple[int, ...]:
 
 
 def _answers(estimator: Estimator, tables: list[Any], method: str) -> list[Any]:
-    """Answers of some tables."""
-    # One network for all, which is what lets them go through it together.
+    """Predictions for a chunk of tables."""
+    # All estimators share one network, so that tables can be passed through it together.
     parameters = estimator.get_params(deep=False) | {"network": estimator._network()}
     prepared = [type(estimator)(**parameters)._prepare(X, y) for X, y, _ in tables]
     answers: list[Any] = [None] * len(tables)

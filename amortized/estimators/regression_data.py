@@ -1,4 +1,4 @@
-"""What a regression learns from: data that are checked, held and put into the network's units."""
+"""Training data of a regression: validated, stored and converted to the network's units."""
 
 import warnings
 from typing import Any
@@ -22,11 +22,11 @@ from amortized.tables.sample_weights import counted, repeated
 from amortized.tables.screening import strongest_columns
 from amortized.tables.views import draw_views, warn_of_unread_rows
 
-RESOLUTION = 1e-12  # Bars about a mean farther away, in scales, would be less than rounding apart.
+RESOLUTION = 1e-12  # smallest scale relative to the mean at which bars are distinct numbers
 
 
 class RegressionData(HoldsRows):
-    """Reads the rows of a regression, and learns the units in which the network gets them."""
+    """Validates the rows of a regression, and determines the units of the network's inputs."""
 
     network: Any
     network_: Any

@@ -1,4 +1,4 @@
-"""Gives a fitted estimator its ``report``: every reason to distrust its predictions."""
+"""The method ``report`` of fitted estimators: every reason to distrust their predictions."""
 
 import warnings
 from copy import deepcopy
@@ -28,11 +28,11 @@ def warn_of_doubts(network: Any) -> None:
     """Warns, from ``fit``, if the calibration measured after the network's training is poor.
 
     Args:
-        network: as `train` returns it, or as it was loaded.
+        network: a network from `train` or `load`.
     """
     for doubt in [] if network.calibration is None else network.calibration.doubts:
         warnings.warn(
-            f"Do not trust the answers of this network: {doubt}. Train it longer or with more "
+            f"Predictions of this network are unreliable: {doubt}. Train it longer or with more "
             "weights.",
             stacklevel=3,
         )
@@ -41,14 +41,14 @@ def warn_of_doubts(network: Any) -> None:
 def observed_rows(
     x: NDArray[Any], y: NDArray[Any], order: NDArray[Any], kept: NDArray[Any], weighted: bool
 ) -> NDArray[np.intp]:
-    """Numbers of the fitted rows in the order in which they were given.
+    """The training rows in the order in which they were given.
 
     Args:
-        x: inputs, sorted, of the rows that were kept.
-        y: targets, likewise.
-        order: where each sorted row stood.
-        kept: which of the sorted rows were kept.
-        weighted: whether a row may stand several times for one that was observed once.
+        x: inputs of the stored rows, sorted.
+        y: targets of the stored rows, sorted.
+        order: original position of each sorted row.
+        kept: which of the sorted rows were stored.
+        weighted: whether several rows may represent a single observation.
     """
     observed = np.argsort(order[kept], kind="stable")
     if weighted:
@@ -61,7 +61,7 @@ def warn_of_misfit(estimator: Any) -> None:
     """Warns, from ``fit``, if a network over rows is grossly overconfident on held-out rows.
 
     Args:
-        estimator: fitted.
+        estimator: the fitted estimator.
     """
     if isinstance(estimator.network_, PFN):
         rows = estimator._observed
@@ -71,7 +71,7 @@ def warn_of_misfit(estimator: Any) -> None:
 
 
 _VIEWS = (
-    2  # of a table in each fold: a fifth of the time of the default, and slightly less accurate
+    2  # views of a table in each fold, which are faster and slightly less accurate than the default
 )
 
 
@@ -87,24 +87,23 @@ class RegressorReport:
     ) -> Report:
         """Calibration and accuracy on held-out rows, and every reason to distrust the predictions.
 
-        Of a table, each row is predicted from the other four of five folds, and coverage, PIT, log
-        score and error are compared with those of simple baselines. Of a network over rows: does
-        its prior fit the rows, is it calibrated over its prior, are the data inside its training
-        range, and how far is it from a reference method?
+        For a table, coverage, PIT, log score and error in five-fold cross-validation are compared
+        with those of simple baselines. For a network over rows, the report also covers the fit of
+        its prior, its calibration over the prior, its training range and the divergence from a
+        reference method.
 
         Args:
-            reference: method of `infer` on the prior of a network over rows, "auto" or None.
-            prior: that a network over rows was trained on; None takes the one that its config
-                names, where it names one.
-            seed: of all that is drawn.
+            reference: method of `infer` with the prior of a network over rows, "auto" or None.
+            prior: training prior of a network over rows; None uses the one that its config names.
+            seed: seed of all random numbers.
         """
         check_is_fitted(self)
         if not isinstance(self.network_, PFN):
             return _report_of_table(self, seed)
-        network = deepcopy(self.network_).cpu()  # modules move in place
+        network = deepcopy(self.network_).cpu()  # modules are moved in place
         x, y = torch.as_tensor(self.X_train_), torch.as_tensor(self.y_train_)
         observed = getattr(self, "_observed", None)
-        if observed is None:  # of older files; successive rows must not be related
+        if observed is None:  # older files; the order of rows is unknown and must not be tested
             observed = np.random.default_rng(seed).permutation(len(x))
         fit = None
         if len(observed) >= LEAST_ROWS:
@@ -123,12 +122,12 @@ class ClassifierReport:
     classes_: Any
 
     def report(self, *, seed: int = 0) -> Report:
-        """Calibration, log-loss, confusion matrix and counts of held-out rows, by five folds.
+        """Calibration, log-loss, confusion matrix and counts in five-fold cross-validation.
 
         The log-loss is compared with that of class prevalence and of boosted trees.
 
         Args:
-            seed: of the folds and of the simulated labels.
+            seed: seed of the folds and of the simulated labels.
         """
         check_is_fitted(self)
         x, y = self.X_train_[rows := _distinct_rows(self)], self.y_train_[rows]
@@ -171,7 +170,7 @@ def _report_of_table(estimator: Any, seed: int) -> Report:
 
 
 def _distinct_rows(estimator: Any) -> NDArray[np.intp]:
-    """Numbers of the fitted rows; of a row that weights repeat one, which no fold may share."""
+    """Indices of distinct training rows, because copies must not be in different folds."""
     if not getattr(estimator, "_weighted", False):
         return np.arange(len(estimator.X_train_))
     rows = np.column_stack((estimator.X_train_, estimator.y_train_))
@@ -179,7 +178,7 @@ def _distinct_rows(estimator: Any) -> NDArray[np.intp]:
 
 
 def _of_rows(estimator: Any, rows: NDArray[np.intp]) -> Any:
-    """The fitted estimator with these of its rows, before its views are made."""
+    """The fitted estimator restricted to some rows, before its views are created."""
     part = object.__new__(type(estimator))
     part.__dict__.update(estimator.__dict__)
     part.X_train_, part.y_train_ = estimator.X_train_[rows], estimator.y_train_[rows]
@@ -210,8 +209,9 @@ class CurveReport:
     def report(self) -> Report:
         """Calibration and error of the last known value of each curve, given its first 80%.
 
-        The error is compared with that of the last value shown. One curve gives one value, so that
-        values are independent; a few dozen curves are needed to see more than gross faults.
+        The error is compared with that of the last value given. Each curve contributes one value,
+        so that values are independent; a few dozen curves are needed to detect more than gross
+        errors.
         """
         check_is_fitted(self)
         shown, last = self.steps_.copy(), []
@@ -258,11 +258,11 @@ class PosteriorReport:
     _problem: Any
 
     def report(self, reference: str | None = "auto", *, seed: int = 0) -> Report:
-        """Held-out rows, method, calibration at these inputs, fit and a reference, as one page.
+        """Held-out rows, method, calibration at these inputs, fit, and a reference.
 
         Args:
             reference: method of `infer` to compare with, "auto" or None.
-            seed: of all that is drawn.
+            seed: seed of all random numbers.
         """
         check_is_fitted(self)
         model, x, y = self._problem
@@ -283,7 +283,7 @@ class PosteriorReport:
 
         def fitted(given: NDArray[np.intp]) -> Any:
             own: Any = clone(self)
-            with warnings.catch_warnings():  # of the fit to all rows the user has been warned
+            with warnings.catch_warnings():  # the user was warned when all rows were fitted
                 warnings.simplefilter("ignore", UserWarning)
                 if names is None:
                     return own.fit(x[given], y[given])
@@ -296,5 +296,5 @@ class PosteriorReport:
             probs = lambda given, out: fitted(given).predict_proba(x[out])  # noqa: E731
             found = held_out_classes(probs, x, y.astype(np.intp), len(names), seed)
             return classes_section(found, names, seed)
-        except (ValueError, RuntimeError) as reason:  # a program may ask for all of its rows
+        except (ValueError, RuntimeError) as reason:  # a program may require all of its rows
             return Section("Held-out rows", {"not judged": f"{reason!s:.200}"})

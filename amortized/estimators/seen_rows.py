@@ -1,8 +1,8 @@
-"""The rows that an estimator holds, as numbers, so that ``partial_fit`` can add further ones.
+"""The rows stored by an estimator, as numbers, so that ``partial_fit`` can add new ones.
 
-A network reads a limited number of rows, and a stream has no end. What is held beyond that limit is
-either a *reservoir*, in which every row seen so far has the same chance to be, or a *window* of the
-latest rows, for streams whose law changes.
+A network reads a limited number of rows. Of a longer stream, an estimator stores either a
+*reservoir*, a uniform random sample of all rows seen so far, or a *window* of the latest rows, for
+streams whose distribution changes.
 
 References:
     Random Sampling with a Reservoir (Vitter, 1985), ACM TOMS 11, algorithm R.
@@ -18,16 +18,16 @@ from amortized.tables.encoding import TableEncoder
 Numbers = NDArray[np.float64]
 FORGET = ("random", "oldest")
 MOST_HELD = 10_000
-"""Rows of a reservoir: of more than it reads a network gets a part, each view its own."""
+"""Size of a reservoir; if the network reads fewer rows, each view uses its own part."""
 
 
 class SeenRows(NamedTuple):
-    """Rows in the order in which they came.
+    """Rows in the order in which they arrived.
 
     Attributes:
-        x: numbers of all columns, ``(rows, columns)``; missing values are NaN.
-        y: answers, or numbers of classes, ``(rows,)``.
-        weight: how often each was seen, ``(rows,)``; None is once each.
+        x: encoded columns, ``(rows, columns)``; missing values are NaN.
+        y: targets, or class indices, ``(rows,)``.
+        weight: number of observations of each row, ``(rows,)``; None is one each.
     """
 
     x: Numbers
@@ -35,23 +35,23 @@ class SeenRows(NamedTuple):
     weight: Numbers | None
 
     def table(self) -> Numbers:
-        """All in one array, ``(rows, columns + 1)``, or + 2 where there are weights."""
+        """All values in one array, ``(rows, columns + 1)``, or + 2 with weights."""
         parts = (self.x, self.y[:, None], *(() if self.weight is None else (self.weight[:, None],)))
         return np.concatenate(parts, axis=1)
 
     @classmethod
     def of_table(cls, table: Numbers, n_columns: int) -> "SeenRows":
-        """The rows that had this ``table()``."""
+        """The inverse of ``table()``."""
         weight = table[:, n_columns + 1] if table.shape[1] > n_columns + 1 else None
         return cls(table[:, :n_columns], table[:, n_columns], weight)
 
     def added(self, x: Numbers, y: Numbers, weight: Numbers | None) -> "SeenRows":
-        """These rows and further ones.
+        """These rows followed by new ones.
 
         Args:
-            x: the numbers of all rows, these first: further rows may change codes of categories.
-            y: answers of the further rows.
-            weight: of the further rows; None is once each.
+            x: encoded columns of all rows, because new rows may change codes of categories.
+            y: targets of the new rows.
+            weight: number of observations of each new row; None is one each.
         """
         if weight is not None or self.weight is not None:
             first = np.ones(len(self.y)) if self.weight is None else self.weight
@@ -60,7 +60,7 @@ class SeenRows(NamedTuple):
 
 
 def check_forget(forget: Any) -> None:
-    """Raises a ValueError if rows cannot be forgotten in this way."""
+    """Raises a ValueError for an unknown option."""
     if forget not in FORGET:
         raise ValueError(f"Expected forget to be one of {FORGET}; got {forget!r}.")
 
@@ -68,17 +68,17 @@ def check_forget(forget: Any) -> None:
 def rows_held(
     n_held: int, n_new: int, *, n_before: int, n_read: int, forget: str, seed: int
 ) -> NDArray[np.intp]:
-    """Which rows are held after some were added, of the held ones and then the new ones.
+    """Indices of the rows to be stored, among stored rows followed by new rows.
 
-    The rows of a reservoir do not depend on how the new ones were split into calls.
+    The rows of a reservoir do not depend on how new rows are split into calls.
 
     Args:
-        n_held: rows held so far.
-        n_new: rows that were added.
-        n_before: rows seen so far, without the new ones.
-        n_read: most rows that the network reads, which is the window.
+        n_held: number of stored rows.
+        n_new: number of new rows.
+        n_before: number of rows seen before the new ones.
+        n_read: largest number of rows that the network reads, the size of the window.
         forget: "random" for a reservoir, "oldest" for a window.
-        seed: of the reservoir.
+        seed: seed of the reservoir.
 
     Example:
         >>> rows_held(3, 2, n_before=3, n_read=4, forget="oldest", seed=0)
@@ -88,7 +88,7 @@ def rows_held(
         return np.arange(max(0, n_held + n_new - n_read), n_held + n_new)
     most = max(MOST_HELD, n_held)
     rows = list(range(n_held + min(n_new, most - n_held)))
-    # One number of the generator for each row ever seen.
+    # Each row ever seen consumes one random number.
     bits = np.random.PCG64(seed).advance(n_before)
     place = np.random.Generator(bits).random(n_new) * (n_before + 1 + np.arange(n_new))
     for new in range(most - n_held, n_new):
@@ -98,10 +98,10 @@ def rows_held(
 
 
 class HoldsRows:
-    """Lets an estimator hold the rows that it has seen.
+    """Base of estimators that store the rows they have seen.
 
     Attributes:
-        n_samples_seen_: how many rows ``fit`` and ``partial_fit`` have seen.
+        n_samples_seen_: number of rows seen by ``fit`` and ``partial_fit``.
     """
 
     forget: str
@@ -113,21 +113,21 @@ class HoldsRows:
     _weighted: bool
 
     def _held(self) -> SeenRows:
-        """The rows that are there."""
+        """The stored rows."""
         if not hasattr(self, "_seen"):
             raise ValueError(
-                "Expected an estimator that holds its rows; got one from a file of an older "
-                "version, to which none can be added. Fit it again, to all rows."
+                "Expected an estimator that stores its rows; got one from a file of an older "
+                "version, to which none can be added. Fit it again to all rows."
             )
         return SeenRows.of_table(self._seen, self.n_features_in_)
 
     def _hold(self, rows: SeenRows, n_read: int, *, further: bool) -> None:
-        """Hold these rows, of which the last ones may be further ones.
+        """Stores rows.
 
         Args:
-            rows: those that were held, if any, and the new ones.
-            n_read: most rows that the network reads.
-            further: whether rows were held before.
+            rows: the stored rows, if any, followed by new ones.
+            n_read: largest number of rows that the network reads.
+            further: whether rows were stored before.
         """
         table, n_held = rows.table(), len(self._seen) if further else 0
         n_new, n_before = len(table) - n_held, self.n_samples_seen_ if further else 0
@@ -148,13 +148,13 @@ class HoldsRows:
     def _read_columns(
         self, columns: list[Any], y: NDArray[Any], weight: Numbers | None, *, further: bool
     ) -> tuple[TableEncoder, SeenRows]:
-        """How a table is read now, and all rows as its numbers; nothing of the estimator changes.
+        """The encoder updated by new rows, and all rows encoded by it, without side effects.
 
         Args:
-            columns: of the new rows.
-            y: answers, or numbers of classes, of the new rows.
-            weight: of the new rows; None is once each.
-            further: whether the new rows are added to those that are held.
+            columns: columns of the new rows.
+            y: targets, or class indices, of the new rows.
+            weight: number of observations of each new row; None is one each.
+            further: whether the new rows are added to the stored ones.
         """
         y = y.astype(np.float64)
         if not further:

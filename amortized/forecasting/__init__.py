@@ -1,4 +1,4 @@
-"""Time series by models whose answers are exact: their parts, their lags, their symbols."""
+"""Forecasting with exact models: structural time series, autoregressions and Markov chains."""
 
 from amortized.forecasting.autoregression import Autoregression
 from amortized.forecasting.markov_chain import MarkovChain

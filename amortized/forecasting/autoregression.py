@@ -1,14 +1,15 @@
-r"""Autoregression whose lags are chosen by their evidence.
+r"""Bayesian autoregression with model averaging over sets of lags.
 
-Given the set s of k lags, coefficients and noise have Zellner's prior with g = n rows, whose
-evidence is closed,
+Given the set s of k lags, coefficients and noise have Zellner's prior with g = n rows, for which
+the evidence has a closed form,
 
 .. math:: 2 \log p(y \mid s) = -k \log (1 + n) - (n - 1) \log (1 - \tfrac{n}{1 + n} R_s^2),
 
-up to a constant, and any number of lags is as probable as any other. The sets are visited by a
-jump process that changes one lag at a time: from s to s' at the rate
-:math:`\sqrt{p(s' | y) / p(s | y)}`. It is in detailed balance with :math:`p(s | y)` and rejects
-nothing; the mean time at a set is the inverse of its sum of rates, and weighs it.
+up to a constant. All numbers of lags have equal prior probability. The sets are explored by a jump
+process that changes one lag at a time, from s to s' at the rate
+:math:`\sqrt{p(s' | y) / p(s | y)}`. It satisfies detailed balance with respect to
+:math:`p(s | y)` and needs no rejections; each visited set is weighted by its expected holding time,
+the inverse of its total rate.
 
 References:
     AR-Net: a simple auto-regressive neural network for time-series (Triebe et al., 2019).
@@ -38,15 +39,15 @@ class Autoregression(BaseEstimator):
     """Bayesian autoregression of one series, in time linear in the order.
 
     Parameters:
-        order: number of lags, all of them candidates.
-        sparse: whether lags are chosen by their evidence, and answers averaged over the choices;
-            False takes all of them under a flat prior, which is ordinary least squares.
-        n_jumps: of the process that visits the sets of lags.
-        random_state: of the jumps.
+        order: number of candidate lags.
+        sparse: whether results are averaged over sets of lags; False uses all lags with a flat
+            prior, which is ordinary least squares.
+        n_jumps: number of jumps between sets of lags.
+        random_state: seed of the jumps.
 
     Attributes:
-        coef_: coefficients of lags 1, 2, ..., averaged, ``(order,)``.
-        intercept_: the constant.
+        coef_: posterior mean coefficients of lags 1, 2, ..., ``(order,)``.
+        intercept_: the intercept.
         inclusion_: posterior probability of each lag, ``(order,)``.
         noise_: standard deviation of the noise.
 
@@ -75,11 +76,11 @@ class Autoregression(BaseEstimator):
         self.random_state = random_state
 
     def fit(self, y: ArrayLike) -> "Autoregression":
-        """Learn from one series of evenly spaced values, ``(n,)``, in order of time.
+        """Fits the model to one series of evenly spaced values, ``(n,)``, in order of time.
 
         Raises:
-            ValueError: if the series is too short for the order, or not finite, or its lags
-                determine each other.
+            ValueError: if the series is too short for the order, is not finite, or has linearly
+                dependent lags.
         """
         series = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         return self._fitted(np.asarray(series))
@@ -114,20 +115,20 @@ class Autoregression(BaseEstimator):
         return self
 
     def predict(self, h: int) -> Array:
-        """The mean forecast of the next h values, for the averaged coefficients."""
+        """Forecasts the next h values with the posterior mean coefficients."""
         check_is_fitted(self)
         return self._continued(np.zeros((1, h)), self.coef_[None], np.array([self.intercept_]))[0]
 
     def sample_paths(self, h: int, n: int = 100) -> Array:
-        """Joint draws of the next h values, ``(n, h)``; a draw has lags and noise of its own."""
+        """Joint draws of the next h values, ``(n, h)``, each with its own lags and noise."""
         check_is_fitted(self)
         if not self.sparse:
-            raise ValueError("Expected sparse=True; a flat prior is for the estimate alone.")
+            raise ValueError("Expected sparse=True; a flat prior gives a point estimate only.")
         coef, level, sd = self._draw(n)
         return self._continued(sd[:, None] * self._random.normal(size=(n, h)), coef, level)
 
     def _choose(self, lags: LagRegression) -> None:
-        """Visit sets of lags, and average over them."""
+        """Averages over sets of lags."""
         state = _Set(lags, np.zeros(len(lags.cross), dtype=bool))
         known = {state.chosen.tobytes(): state}
         visited: list[tuple[float, _Set]] = []
@@ -152,7 +153,7 @@ class Autoregression(BaseEstimator):
         self.noise_ = float(np.sqrt(left / (lags.n_rows - 1)))
 
     def _draw(self, n: int) -> tuple[Array, Array, Array]:
-        """Coefficients, constants and noise of n draws."""
+        """Coefficients, intercepts and noise of n draws."""
         sets, weight = self._visited
         lags, rows = self._lags, self._lags.n_rows
         coef, sd = np.zeros((n, len(lags.cross))), np.empty(n)
@@ -169,7 +170,7 @@ class Autoregression(BaseEstimator):
         return coef, level + sd * self._random.normal(size=n) / np.sqrt(rows), sd
 
     def _continued(self, shocks: Array, coef: Array, level: Array) -> Array:
-        """The series of each row of coefficients, driven by its shocks."""
+        """Continues the series with each row of coefficients and its innovations."""
         n, h = shocks.shape
         p = coef.shape[1]
         path = np.empty((n, p + h))
@@ -182,7 +183,7 @@ class Autoregression(BaseEstimator):
 
 @dataclass
 class _Set:
-    """A set of lags: its coefficients and evidence, and those of its neighbours."""
+    """A set of lags with its coefficients and evidence, and the evidence of its neighbours."""
 
     lags: LagRegression
     chosen: NDArray[Any]
@@ -190,7 +191,7 @@ class _Set:
     def __post_init__(self) -> None:
         lags, self.index = self.lags, np.flatnonzero(self.chosen)
         gram = lags.gram[np.ix_(self.index, self.index)]
-        # A ridge of rounding keeps lags that determine each other apart.
+        # A ridge of the size of rounding errors regularises linearly dependent lags.
         self.inverse = np.linalg.inv(gram + 1e-12 * np.diag(np.diagonal(gram)))
         self.shrink = lags.n_rows / (lags.n_rows + 1)
         self.estimate = self.inverse @ lags.cross[self.index]

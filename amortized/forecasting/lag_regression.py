@@ -1,8 +1,9 @@
-r"""Sums of products of a series with its own lags, in time linear in the order.
+r"""Moments of a series and its own lags, computed in time linear in the order.
 
-Row :math:`t = p, ..., n - 1` of the regression is :math:`y_t` on :math:`y_{t-1}, ..., y_{t-p}` and
-a constant. Column sums and cross products differ from one lag to the next by their first and last
-terms, so a matrix of :math:`p^2` entries needs the np products of its first row alone.
+Row :math:`t = p, ..., n - 1` of the regression has the target :math:`y_t` and the regressors
+:math:`y_{t-1}, ..., y_{t-p}` and 1. Sums and cross products of consecutive lags differ only in
+their first and last terms, so the matrix of :math:`p^2` cross products needs only the np products
+of its first row.
 """
 
 from dataclasses import dataclass
@@ -17,15 +18,15 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LagRegression:
-    """Centred sums of squares and products of the lags.
+    """Centred sums of squares and cross products of a series and its lags.
 
     Attributes:
-        y: the series, centred, ``(n,)``.
-        gram: of the lags, ``(p, p)``.
-        cross: of the lags with the series, ``(p,)``.
-        total: sum of squares of the series, over the rows of the regression.
-        means: of the series and then of every lag, over those rows, ``(p + 1,)``.
-        n_rows: of the regression.
+        y: the centred series, ``(n,)``.
+        gram: cross products of the lags, ``(p, p)``.
+        cross: cross products of the lags with the series, ``(p,)``.
+        total: sum of squares of the series over the rows of the regression.
+        means: means of the series and of every lag over these rows, ``(p + 1,)``.
+        n_rows: number of rows of the regression.
     """
 
     y: Array
@@ -37,7 +38,7 @@ class LagRegression:
 
     @classmethod
     def of(cls, y: Array, order: int) -> "LagRegression":
-        """The sums for one series."""
+        """Computes the sums of a series."""
         y = y - y.mean()
         n, p = len(y), order
         rows = n - p
@@ -45,7 +46,7 @@ class LagRegression:
         full[0] = np.correlate(y, y[p:], "valid")[::-1]
         full[:, 0] = full[0]
         first, last = y[p - np.arange(1, p + 1)], y[n - np.arange(1, p + 1)]
-        for i in range(p):  # one row up and one column back, a term more and a term less
+        for i in range(p):  # each row follows from the previous one by two terms
             full[i + 1, 1:] = full[i, :-1] + first[i] * first - last[i] * last
         sums = np.empty(p + 1)
         sums[0] = y[p:].sum()
@@ -54,7 +55,7 @@ class LagRegression:
         return cls(y, full[1:, 1:], full[1:, 0], float(full[0, 0]), sums / rows, rows)
 
     def least_squares(self) -> Array:
-        """Ordinary least squares; residuals restore the digits that normal equations lose."""
+        """Ordinary least squares, with one step of iterative refinement."""
         w = np.zeros(len(self.cross))
         scale = 1 / np.sqrt(np.diagonal(self.gram).clip(np.finfo(float).tiny))
         factor = _factor(self.gram * np.outer(scale, scale))
@@ -64,7 +65,7 @@ class LagRegression:
         return w
 
     def residuals(self, w: Array) -> Array:
-        """What the lags leave of the series, centred, ``(n_rows,)``."""
+        """Centred residuals of the regression, ``(n_rows,)``."""
         p = len(w)
         fitted = np.convolve(self.y, w)[p - 1 : len(self.y) - 1] if p else np.zeros(self.n_rows)
         residual = self.y[p:] - fitted
@@ -76,6 +77,6 @@ def _factor(matrix: Array) -> Any:
         return cho_factor(matrix)
     except np.linalg.LinAlgError as reason:
         raise ValueError(
-            "Expected lags that are linearly independent; got some that others determine, as those "
-            "of a constant or an exactly periodic series. Choose a lower order."
+            "Expected linearly independent lags; got dependent ones, as of a constant or an "
+            "exactly periodic series. Choose a lower order."
         ) from reason

@@ -1,13 +1,14 @@
 r"""Markov chains of symbols whose transition probabilities are integrated out.
 
-The next symbol after the state s, the last k symbols, has probabilities with a Dirichlet prior of
-concentration a for each of V symbols. With counts :math:`n_{sv}` of what followed,
+The state s consists of the last k symbols. The probabilities of the next of V symbols have a
+symmetric Dirichlet prior with concentration a. With counts :math:`n_{sv}` of symbol v after s,
 
 .. math:: p(v \mid s, D) = \frac{n_{sv} + a}{n_s + V a}, \qquad
     p(D) = \prod_s \frac{\Gamma(V a)}{\Gamma(n_s + V a)}
         \prod_v \frac{\Gamma(n_{sv} + a)}{\Gamma(a)}.
 
-Several orders k are averaged by their evidence, each given the same first symbols.
+Several orders k are averaged with weights proportional to their evidence, each given the same first
+symbols.
 
 References:
     A hierarchical Dirichlet language model (MacKay and Bauman Peto, 1995).
@@ -30,17 +31,17 @@ class MarkovChain(BaseEstimator):
     """The exact predictive of a Markov chain with unknown transition probabilities.
 
     Parameters:
-        order: how many symbols the next one depends on, or several numbers of them, equally
-            probable, whose answers are averaged.
-        concentration: of each symbol's Dirichlet prior; 1 is uniform.
-        symbols: all that may come; None takes those that were seen.
-        random_state: of `sample_paths`.
+        order: number of previous symbols on which the next one depends, or several numbers with
+            equal prior probability, which are averaged.
+        concentration: concentration of the Dirichlet prior for each symbol; 1 is uniform.
+        symbols: all possible symbols; None uses those that occur.
+        random_state: seed of `sample_paths`.
 
     Attributes:
         classes_: the symbols, sorted.
         order_probabilities_: posterior probability of each order, in the order given.
-        log_evidence_: of the sequences, the order averaged, given the first symbols of each: as
-            many as the highest order.
+        log_evidence_: log evidence of the sequences, averaged over orders, given the first symbols
+            of each, as many as the highest order.
 
     Example:
         >>> chain = MarkovChain(order=1).fit("abababab")
@@ -62,18 +63,18 @@ class MarkovChain(BaseEstimator):
         self.random_state = random_state
 
     def fit(self, sequences: Any) -> "MarkovChain":
-        """Count what follows what.
+        """Counts transitions.
 
         Args:
             sequences: one sequence of symbols, such as a string or an array, or a list of them.
 
         Raises:
-            ValueError: if a sequence is no longer than the highest order, or has a symbol that is
-                not among ``symbols``, or a parameter is out of range.
+            ValueError: if a sequence is not longer than the highest order or contains a symbol not
+                in ``symbols``, or if a parameter is out of range.
         """
         self._orders = [int(k) for k in np.atleast_1d(self.order)]
         if min(self._orders) < 0 or len(set(self._orders)) < len(self._orders):
-            raise ValueError(f"Expected orders of 0 or more, each once; got {self.order!r}.")
+            raise ValueError(f"Expected distinct orders of at least 0; got {self.order!r}.")
         if not (np.isfinite(self.concentration) and self.concentration > 0):
             raise ValueError(f"Expected a concentration above 0; got {self.concentration!r}.")
         each = [np.asarray(list(sequence)) for sequence in _as_list(sequences)]
@@ -85,7 +86,7 @@ class MarkovChain(BaseEstimator):
         if short or not codes:
             raise ValueError(
                 f"Expected sequences of more than {first} symbols, the highest order; got "
-                f"{short[0] if short else 'none at all'}. Leave short ones out, or lower the order."
+                f"{short[0] if short else 'none'}. Leave short ones out, or lower the order."
             )
         self._counts: list[dict[State, NDArray[np.float64]]] = [{} for _ in self._orders]
         self._log_evidences = np.zeros(len(self._orders))
@@ -98,8 +99,8 @@ class MarkovChain(BaseEstimator):
         """Probabilities of the next symbol, ``(symbols,)``.
 
         Args:
-            context: what came before it, at least as many symbols as the highest order; None takes
-                the end of the last sequence.
+            context: the previous symbols, at least as many as the highest order; None uses the end
+                of the last sequence.
         """
         check_is_fitted(self, "classes_")
         first = max(self._orders)
@@ -121,7 +122,8 @@ class MarkovChain(BaseEstimator):
     def sample_paths(self, h: int, n: int = 100) -> NDArray[Any]:
         """Joint draws of the next h symbols after the last sequence, ``(n, h)``.
 
-        Each path learns from its own symbols, as one whose probabilities are unknown must.
+        The counts of each path are updated by its own symbols, because transition probabilities are
+        uncertain.
         """
         check_is_fitted(self, "classes_")
         paths = np.empty((n, h), dtype=np.intp)
@@ -151,20 +153,20 @@ class MarkovChain(BaseEstimator):
         unknown = sorted(set(sequence.tolist()) - set(self.classes_.tolist()), key=str)
         if unknown:
             raise ValueError(
-                f"Expected symbols among {self.classes_.tolist()}; got {unknown[:5]}. Name "
-                "all that may come as symbols=..."
+                f"Expected symbols among {self.classes_.tolist()}; got {unknown[:5]}. Give all "
+                "possible symbols as symbols=..."
             )
         return np.searchsorted(self.classes_, sequence).tolist() if len(sequence) else []
 
     def _append(self, codes: list[list[int]], first: int) -> None:
-        """Add sequences to evidence and counts of every order."""
+        """Adds sequences to the evidence and counts of every order."""
         for i, k in enumerate(self._orders):
             self._log_evidences[i] += self._evidence(codes, k, self._counts[i], first)
             for state, counts in self._tallied(codes, k, first).items():
                 self._counts[i][state] = self._counts[i].get(state, 0.0) + counts
 
     def _evidence(self, codes: list[list[int]], k: int, known: dict[Any, Any], first: int) -> float:
-        """Log evidence of sequences given counts that are known."""
+        """Log evidence of sequences given previous counts."""
         total, n_symbols = 0.0, len(self.classes_)
         for state, counts in self._tallied(codes, k, first).items():
             before = known.get(state, np.zeros(n_symbols)) + self.concentration
@@ -175,7 +177,7 @@ class MarkovChain(BaseEstimator):
     def _tallied(
         self, codes: list[list[int]], k: int, first: int
     ) -> dict[State, NDArray[np.float64]]:
-        """How often each symbol came after each state of k symbols."""
+        """Counts of each symbol after each state of k symbols."""
         tally: dict[State, NDArray[np.float64]] = {}
         for code in codes:
             for t in range(first, len(code)):
@@ -193,7 +195,7 @@ class MarkovChain(BaseEstimator):
 
 
 def _as_list(sequences: Any) -> list[Any]:
-    """One sequence as a list of it; strings and arrays are sequences themselves."""
+    """Wraps a single sequence, such as a string or an array, in a list."""
     nested = isinstance(sequences, list | tuple) and all(
         isinstance(each, list | tuple | np.ndarray) or (isinstance(each, str) and len(each) != 1)
         for each in sequences

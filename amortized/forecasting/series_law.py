@@ -1,4 +1,4 @@
-"""The joint law of a series that a linear-Gaussian state-space model describes, for programs."""
+"""The joint distribution of a series under a linear-Gaussian state-space model, for programs."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from amortized.sampling.filters.kalman import kalman_filter
 
 
 class SeriesLaw(TorchDistribution):
-    """The law of one series of scalars, with the Kalman evidence as its density.
+    """The distribution of a series of scalars, with the evidence of a Kalman filter as density.
 
     Args:
-        model: of one series; its matrices may change with time.
+        model: model of one series; its matrices may change with time.
         order: ``order[i]`` is the row of the i-th observation in time, ``(n,)``.
-        dtype: of the series; the evidence is computed in the model's.
+        dtype: dtype of the series; the evidence is computed in the dtype of the model.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}

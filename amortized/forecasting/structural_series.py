@@ -1,10 +1,11 @@
-r"""A series as a sum of parts: a prior that simulates, and a model that is exact.
+r"""Structural time series: a prior over sums of components, with exact inference.
 
 .. math:: y_i = \sum_k f_k(t_i) + \sigma \epsilon_i, \qquad \epsilon_i \sim N(0, 1)
 
-Each part is a Gaussian process with a Markov state, so the functions are integrated out by a Kalman
-filter, at any times. Hyperparameters that are distributions are the latents of a Pyro program whose
-density is that evidence; `infer` learns them, and the forecast is the mixture over their draws.
+Each component is a Gaussian process with a Markov state, so a Kalman filter integrates the
+functions out, for arbitrary times. Hyperparameters with a prior are the latents of a Pyro program
+whose likelihood is the evidence of the filter; `infer` estimates them, and forecasts are mixtures
+over their posterior draws.
 
 References:
     Forecasting, structural time series models and the Kalman filter (Harvey, 1989).
@@ -30,20 +31,20 @@ from amortized.sampling.filters.kalman_smoother import kalman_smoother
 
 
 class StructuralSeries(ProgramPrior):
-    """A sum of named parts, seen with noise, whose rows are times and values.
+    """A sum of named components with observation noise; rows are times and values.
 
-    A hyperparameter of a part that is given as a distribution is a latent, named after part and
-    hyperparameter: "trend_bend". With none of them the prior knows its exact predictive and
-    evidence, in time linear in the rows.
+    A hyperparameter given as a distribution is a latent, named after component and hyperparameter,
+    such as "trend_bend". Without latents, predictive and evidence are exact, in time linear in the
+    number of rows.
 
     Args:
         noise: standard deviation of each observation.
         inputs: ``(n_tasks, n_rows) -> (n_tasks, n_rows, 1)``, times of the simulated tasks, in any
-            order; None takes 0, 1, 2, ...: the query follows the context.
-        parts: by name, such as ``trend=LocalTrend(0.1, 1.0)``.
+            order; None uses 0, 1, 2, ..., where the query follows the context.
+        parts: components by name, such as ``trend=LocalTrend(0.1, 1.0)``.
 
     Raises:
-        ValueError: if there is no part, or a hyperparameter is out of range.
+        ValueError: if there is no component, or a hyperparameter is out of range.
 
     Example:
         >>> from torch.distributions import HalfNormal
@@ -64,7 +65,7 @@ class StructuralSeries(ProgramPrior):
         **parts: Component,
     ) -> None:
         if not parts:
-            raise ValueError("Expected at least one part by name; got none.")
+            raise ValueError("Expected at least one named part; got none.")
         if not isinstance(noise, Distribution) and not noise > 0:
             raise ValueError(f"Expected noise > 0; got {noise!r}.")
         super().__init__(inputs=_one_by_one if inputs is None else inputs)
@@ -86,7 +87,7 @@ class StructuralSeries(ProgramPrior):
         return pyro.sample("y", law, obs=y)
 
     def state_space(self, t: Tensor, hyperparameters: Mapping[str, Tensor]) -> Any:
-        """The model for `kalman_filter` at times in ascending order.
+        """The state-space model for `kalman_filter` at times in ascending order.
 
         Args:
             t: times, ``(n,)``.
@@ -95,8 +96,8 @@ class StructuralSeries(ProgramPrior):
         missing = sorted(set(self.hyperpriors) - set(hyperparameters))
         if missing:
             raise ValueError(
-                f"Expected a value of every latent; got none of {missing}. Give their values, or "
-                "learn them with infer(series, t, y, method='smc')."
+                f"Expected a value of every latent; got none for {missing}. Give their values, or "
+                "infer them with infer(series, t, y, method='smc')."
             )
         parts = [_filled(part, at, hyperparameters) for part, at in self.parts.items()]
         noise = hyperparameters.get("noise", self.noise)
@@ -112,8 +113,8 @@ class StructuralSeries(ProgramPrior):
 
         Args:
             x: times.
-            y: values; NaN marks one that is missing.
-            hyperparameters: values of the latents, each ``(*batch,)``; None where there are none.
+            y: values; NaN marks a missing one.
+            hyperparameters: values of the latents, each ``(*batch,)``; None if there are none.
         """
         t, order = x[:, 0].double().sort()
         model = self.state_space(t, _doubles(hyperparameters))
@@ -123,11 +124,11 @@ class StructuralSeries(ProgramPrior):
     def posterior_predictive(
         self, batch: TaskBatch, hyperparameters: Mapping[str, Tensor] | None = None
     ) -> Normal:
-        """The exact predictive of each query's noisy answer, ``(batch, query)``.
+        """The exact predictive of each query's noisy target, ``(batch, query)``.
 
         Args:
-            batch: whose context is conditioned on.
-            hyperparameters: each ``(batch,)``; None where there are no latents.
+            batch: tasks whose contexts are conditioned on.
+            hyperparameters: values of the latents, each ``(batch,)``; None if there are none.
         """
         given = _doubles(hyperparameters)
         laws = [
@@ -145,14 +146,14 @@ class StructuralSeries(ProgramPrior):
     ) -> Distribution:
         """The predictive at new times, a mixture over draws of the hyperparameters.
 
-        Densities, means and quantiles are those of each time; draws are paths over all times.
+        Densities, means and quantiles are marginal; draws are paths over all times.
 
         Args:
-            posterior: from ``infer(series, x, y)``.
+            posterior: posterior from ``infer(series, x, y)``.
             x: times of the data, ``(n, 1)``.
-            y: their values, ``(n,)``; NaN marks one that is missing.
-            x_new: times that are asked, before, between or after, ``(m, 1)``.
-            n_draws: of the hyperparameters.
+            y: values of the data, ``(n,)``; NaN marks a missing one.
+            x_new: new times, before, between or after the data, ``(m, 1)``.
+            n_draws: number of draws of the hyperparameters.
         """
         joint = posterior.sample(n_draws)
         draws = {name: joint[name].double() for name in self.hyperpriors}
@@ -226,7 +227,7 @@ class SeriesPredictive(MixtureSameFamily):
 
 
 def _in_time(x: Tensor, y: Tensor, x_new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Times of data and new rows in ascending order, their values, and places of the new ones.
+    """Times of data and new rows in ascending order, their values, and indices of the new ones.
 
     The values are ``(1, n + m, 1)``, NaN at new times.
     """
@@ -243,7 +244,7 @@ def _one_by_one(n_tasks: int, n_rows: int) -> Tensor:
 
 
 def _for_pyro(law: Any) -> Any:
-    """Pyro's distribution of the same name, as programs cannot draw from torch's own."""
+    """Pyro's distribution of the same name, because programs cannot draw from torch's own."""
     if callable(law):
         return law
     return getattr(pyro.distributions, type(law).__name__)(
@@ -256,7 +257,7 @@ def _doubles(values: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
 
 
 def _members(part: Component) -> Iterator[tuple[str, Any]]:
-    """The hyperparameters and parts that a part is made of, by name."""
+    """The hyperparameters and sub-components of a component, by name."""
     if isinstance(part, Sum):
         yield from ((str(i), member) for i, member in enumerate(part.parts))
     elif is_dataclass(part):
@@ -272,7 +273,7 @@ def _distributions(name: str, part: Component) -> Iterator[tuple[str, Distributi
 
 
 def _filled(name: str, part: Component, values: Mapping[str, Tensor]) -> Component:
-    """The part with values in place of its distributions."""
+    """The component with its distributions replaced by values."""
     given = {
         own: values[f"{name}_{own}"]
         if isinstance(value, Distribution)

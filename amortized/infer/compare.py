@@ -111,7 +111,7 @@ class ModelComparison:
         return Interval(estimate, estimate - reach * error, estimate + reach * error)
 
     def bayes_factor(self, numerator: str, denominator: str, level: float = 0.95) -> Interval:
-        """Ratio of two evidences; infinite where it is beyond the largest number."""
+        """Ratio of two evidences; infinite if it overflows."""
         return Interval(*(v.exp() for v in self.log_bayes_factor(numerator, denominator, level)))
 
     def predictive(self, x: Data) -> "AveragedPredictive":

@@ -1,8 +1,8 @@
-"""The prior that a network was trained on, found again when a report needs it.
+"""Lookup of the prior that a network was trained on, for reports.
 
-A released network names its prior. Of other priors an import path is stored with the calibration:
-a name, never code. It is followed only in modules that the program has loaded already, so that a
-downloaded network cannot make anything be imported.
+A released network names its prior. For other priors an import path is stored with the calibration,
+but never code. It is resolved only in modules that are already loaded, so that a downloaded network
+cannot cause any import.
 """
 
 import inspect
@@ -27,20 +27,20 @@ _PATH = re.compile(r"([\w.]+):(\w+)(?:\((?:inputs=(\d+))?(\)))?")
 
 
 def import_path(prior: Prior | LatentTasks) -> str | None:
-    """Where a prior can be found again; None where it is made of parts without a name.
+    """The import path of a prior; None if it has none.
 
-    Found are a Pyro program of a module with a number of standard normal inputs, a class that needs
-    no arguments, and a prior that a module other than ``__main__`` holds in a variable.
+    Supported are a module-level Pyro program with standard normal inputs, a class without required
+    arguments, and a prior stored in a variable of a module other than ``__main__``.
 
     Args:
-        prior: as `train` takes it.
+        prior: a prior, as for `train`.
 
     Example:
         >>> from amortized.priors.simulators.epidemic import EpidemicPrior
         >>> import_path(EpidemicPrior())
         'amortized.priors.simulators.epidemic:EpidemicPrior()'
     """
-    # As `train` wraps it: reports do the same.
+    # `train` wraps the prior, and reports do the same.
     if isinstance(prior, ContextStandardised) or (
         isinstance(prior, LatentTasks) and prior.hyperprior == Hyperprior()
     ):
@@ -54,7 +54,7 @@ def import_path(prior: Prior | LatentTasks) -> str | None:
 
 
 def _variable(prior: Prior | LatentTasks) -> str | None:
-    """The variable of a module that holds a prior; those of a script or a notebook change."""
+    """The module variable that contains a prior; variables of scripts may change."""
     for name, module in list(sys.modules.items()):
         for variable, value in list(getattr(module, "__dict__", {}).items()):
             if value is prior and name != "__main__":
@@ -66,7 +66,7 @@ def trained_prior(network: nn.Module) -> Prior | LatentTasks | None:
     """The prior that a network was trained on; None if it has no name and is not loaded.
 
     Args:
-        network: of this package.
+        network: a network of this package.
     """
     config: Any = network.config
     name, calibration = config.prior, getattr(network, "calibration", None)
@@ -97,7 +97,7 @@ def _at(path: str) -> Prior | LatentTasks | None:
 
 
 def _same(prior: Any, other: Any) -> bool:
-    """Whether two priors draw the same task."""
+    """Whether two priors draw identical tasks."""
     if type(prior) is not type(other):
         return False
     try:

@@ -18,6 +18,7 @@ NETWORKS: Mapping[str, tuple[Any, Any]] = {
     "pfn": (PFN, PFNConfig),
     "tabular-pfn": (TabularPFN, TabularPFNConfig),
 }
+NETWORK_TYPES: tuple[Any, ...] = tuple(network for network, _ in NETWORKS.values())
 
 
 def new_network(prior: Prior | LatentTasks, config: Any, seed: int = 0) -> nn.Module:

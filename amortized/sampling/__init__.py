@@ -1,1 +1,1 @@
-"""Classical inference: one sampler per file, and what samplers share in the folders."""
+"""Classical inference: one sampler per file, with shared steps and checks in the folders."""

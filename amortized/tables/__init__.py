@@ -1,7 +1,7 @@
-"""Tables as a network over cells reads them, apart from any estimator.
+"""Preprocessing of tables for networks over cells, independent of any estimator.
 
-What belongs here: making numbers of a table's columns and checking its classes (`encoding`,
-`class_labels`), choosing its rows and columns (`sample_weights`, `screening`), the views that the
-network's answers are averaged over (`views`, `readings`, `view_weights`), and the maps between a
-target or many classes and what the network answers (`target_views`, `class_tree`).
+It consists of the encoding of columns and classes (`encoding`, `class_labels`), the selection of
+rows and columns (`sample_weights`, `screening`), the views over which predictions are averaged
+(`views`, `readings`, `view_weights`), and the maps between targets or many classes and the outputs
+of the network (`target_views`, `class_tree`).
 """

@@ -1,4 +1,4 @@
-"""Classes as people have them, checked: what every classifier shares."""
+"""Validation of class labels, shared by all classifiers."""
 
 from numbers import Integral
 from typing import Any
@@ -13,13 +13,13 @@ from amortized.tables.encoding import is_present
 
 
 def class_labels(y: ArrayLike) -> NDArray[Any]:
-    """Classes as an array of one kind, none of them missing.
+    """Converts class labels to an array of one type without missing values.
 
     Args:
-        y: numbers, strings or bools, ``(rows,)``.
+        y: numbers, strings or booleans, ``(rows,)``.
 
     Raises:
-        ValueError: if a class is missing, or they are of several kinds.
+        ValueError: if a label is missing, or the labels are of mixed types.
     """
     y = without_mask(y)
     if isinstance(y, np.ndarray) and y.dtype.kind == "T":  # text of variable width
@@ -52,15 +52,15 @@ def class_labels(y: ArrayLike) -> NDArray[Any]:
 def all_classes(
     labels: NDArray[Any], named: ArrayLike | None, known: NDArray[Any] | None
 ) -> NDArray[Any]:
-    """The classes of an estimator that may be given further rows, sorted.
+    """The sorted classes of an estimator that supports ``partial_fit``.
 
     Args:
         labels: classes of the new rows.
-        named: all classes there will be; None are those known, or else those of the new rows.
-        known: classes of an estimator that was fitted; None of one that was not.
+        named: all possible classes; None uses the known classes, or else those of the new rows.
+        known: classes of a fitted estimator; None if it is not fitted.
 
     Raises:
-        ValueError: if a new row has another class, or others are named than known.
+        ValueError: if a new row has an unknown class, or ``named`` differs from ``known``.
 
     Example:
         >>> all_classes(np.array(["b", "b"]), ["b", "a"], None).tolist()

@@ -1,4 +1,4 @@
-"""Any number of classes by tasks of a few: in one pass where the network can, in a tree if many."""
+"""Classification with any number of classes by a network for few classes."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -15,36 +15,36 @@ from amortized.tables.view_weights import held_out_share, view_weights
 from amortized.tables.views import EncodedViews, View, draw_views, rows_read
 
 _MOST_GROUPS = 10  # tasks, and encodings, of one split
-# Of a less probable group the classes are not told apart by the network: that would change no
-# probability by more, and most groups of many are far off.
+# Groups with a smaller probability are not split further by the network, because no class
+# probability would change by more than this.
 _NEGLIGIBLE = 1e-4
 
 
 class ClassTree:
-    r"""Classifies into any number of classes by tasks of a few classes.
+    r"""Classifies into any number of classes by tasks with few classes.
 
-    As many classes as the network was trained to tell apart at once are one task. More are one
-    task each, against the rest. With :math:`p_c` the probability of c in its task, c has a
-    probability proportional to :math:`p_c (1 - p_c)^{-1/2}`: the geometric mean of :math:`p_c`,
-    what its own task says, and of its odds, what all tasks say together if they are independent.
-    More than ten classes c are put into groups g of those that look alike, with
-    :math:`p(c | x) = p(g | x)\, p(c | g, x)`, and the second factor is learned from the rows of
-    group g alone.
+    Up to the number of classes for which the network was trained, there is a single task. For more
+    classes there is one task per class, against the rest. If :math:`p_c` is the probability of
+    class c in its task, its combined probability is proportional to
+    :math:`p_c (1 - p_c)^{-1/2}`, the geometric mean of :math:`p_c` and of its odds; the odds would
+    be correct for independent tasks. More than ten classes are clustered into groups g of similar
+    classes, with :math:`p(c | x) = p(g | x)\, p(c | g, x)`, where the second factor is learned from
+    the rows of group g.
 
     Args:
         network: a network for classification.
         x: the table as numbers, ``(rows, columns)``.
-        labels: class numbers 0, 1, ..., ``(rows,)``, each of which occurs.
-        columns: the columns to be looked at.
-        unordered: which of the table's columns are categories without an order.
-        n_views: views of each split, which its tasks share; each task has one at least.
-        random_state: draws the views.
-        weight: by which they draw rows, ``(rows,)``; None takes each once.
+        labels: class indices 0, 1, ..., ``(rows,)``, each of which occurs.
+        columns: the columns to be used.
+        unordered: whether each column is categorical without an order.
+        n_views: number of views of each split, divided among its tasks, at least one per task.
+        random_state: random state of the views.
+        weight: weights of the rows, ``(rows,)``; None uses each row once.
         precision: one of ``PRECISIONS``.
 
     Attributes:
-        frequency: share of each class in the rows, ``(classes,)``.
-        views: of the first split's tasks, one task after the other; None of a single class.
+        frequency: relative frequency of each class, ``(classes,)``.
+        views: views of the tasks of the first split, one task after another; None for one class.
 
     References:
         In defense of one-vs-all classification (Rifkin and Klautau, 2004), JMLR 5.
@@ -103,13 +103,13 @@ class ClassTree:
         random_state: np.random.RandomState,
         precision: str,
     ) -> None:
-        """Encode the tasks that tell the groups apart."""
+        """Encodes the tasks that distinguish the groups."""
         member = np.eye(len(self.groups))[group]
         questions = [group.astype(np.float64)]
         if len(self.groups) > max(2, network.config.classes_at_once):
             questions = list(member.T)
             views = views[: ceil(len(views) / len(questions))]
-        # The same views for all tasks: the answer does not depend on the order of the classes.
+        # All tasks use the same views, so that predictions do not depend on the order of classes.
         reads = [
             Reading(x[view.rows], member[view.rows], view.columns, unordered, kind, random_state)
             for view, kind in zip(views, reading_kinds(len(views)), strict=True)
@@ -131,7 +131,7 @@ class ClassTree:
         self.views = EncodedViews(network, reads * len(questions), answers, precision)
 
     def encode(self) -> "ClassTree":
-        """Encode all views now."""
+        """Encodes all views."""
         if self.views is not None:
             self.views.encode()
         for child in self._children:
@@ -141,7 +141,7 @@ class ClassTree:
 
     @property
     def is_one_split(self) -> bool:
-        """Whether `views` hold all that is asked of the network."""
+        """Whether `views` contain all inputs of the network."""
         return self.views is not None and not any(self._children)
 
     def predict_proba(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -168,7 +168,7 @@ class ClassTree:
         """Probability of each group, or class of one split, ``(queries, groups)``.
 
         Args:
-            masses: what the network answers under each of `views`, ``(queries, classes)``.
+            masses: output of the network for each of `views`, ``(queries, classes)``.
         """
         n_views = len(self._weights)
         answers = [
@@ -185,19 +185,19 @@ class ClassTree:
 def class_groups(
     x: NDArray[np.floating], labels: NDArray[np.intp], most: int
 ) -> list[NDArray[np.intp]]:
-    """Put classes into at most so many groups; each is its own where there are no more.
+    """Clusters classes into a limited number of groups.
 
-    The groups are those of Ward's method on the means of the classes, in units of the standard
-    deviation within classes: what differs little is told apart last, by a task of its own. They do
-    not depend on the classes' numbers.
+    The groups are those of Ward's method on the class means, in units of the standard deviation
+    within classes, so that similar classes share a group. They do not depend on the order of the
+    classes.
 
     Args:
         x: the table as numbers, ``(rows, columns)``; missing values are NaN.
-        labels: class numbers 0, 1, ..., ``(rows,)``, each of which occurs.
-        most: groups, at least 2.
+        labels: class indices 0, 1, ..., ``(rows,)``, each of which occurs.
+        most: largest number of groups, at least 2.
 
     Returns:
-        The class numbers of each group, ascending; groups by their first one.
+        The class indices of each group, ascending, with groups ordered by their first index.
 
     References:
         | Hierarchical Grouping to Optimize an Objective Function (Ward, 1963)
@@ -211,7 +211,7 @@ def class_groups(
     if n_classes <= most:
         return [np.array([number]) for number in range(n_classes)]
     means = _class_means(x.astype(np.float64), labels, n_classes)
-    if not np.ptp(means, axis=0).any():  # nothing tells them apart
+    if not np.ptp(means, axis=0).any():  # all class means are equal
         return np.array_split(np.arange(n_classes), most)
     group = fcluster(linkage(means, "ward"), most, "maxclust")
     groups = [np.flatnonzero(group == number) for number in np.unique(group)]
@@ -229,6 +229,6 @@ def _class_means(
     np.add.at(means, labels, filled)
     means /= count
     within = np.sqrt(np.square(filled - means[labels]).mean(0))
-    # Where nothing varies within classes, one row a class for instance, all of it is between.
+    # Without variation within classes, as with one row per class, the total is used.
     within = np.where(within > 1e-9 * filled.std(0), within, filled.std(0))
     return means / np.where(within > 0, within, 1.0)

@@ -1,12 +1,12 @@
-"""Tables as people have them, made into numbers: what every estimator over tables shares.
+"""Conversion of tables of any types to numbers, shared by all estimators over tables.
 
 A column is one of
-    numbers      integers, floats, bools, and objects that are all numbers: as they are
-    times        datetimes and timedeltas, and objects that are all dates: days
-    categories   strings, categoricals and any other objects: a number each, in sorted order (in
-                 their own order if it is an ordered categorical)
-Missing values (NaN, None, NaT, pandas.NA) stay missing; so do categories that the fitted table
-did not have. Columns that do not vary are left out: they say nothing.
+    numbers      integers, floats, booleans, and objects that are all numbers: unchanged
+    times        datetimes and timedeltas, and objects that are all dates: in days
+    categories   strings, categoricals and any other objects: a code for each, in sorted order
+                 (in their own order for an ordered categorical)
+Missing values (NaN, None, NaT, pandas.NA) remain missing; categories that did not occur in training
+become missing. Constant columns are removed.
 """
 
 from collections.abc import Sequence
@@ -22,24 +22,25 @@ from sklearn.base import BaseEstimator
 from amortized.arrays import check_array, validate_data, without_mask
 
 Numbers = NDArray[np.float64]
-MAX_COLUMNS = 100  # what an estimator shows a network of a wider table
-# In a column's units (see TableEncoder) from here on values are pulled in: float32 would otherwise
-# keep nothing of the column beside an outlier.
+MAX_COLUMNS = 100  # columns of a wider table that an estimator passes to a network
+# Larger values, in a column's units (see TableEncoder), are compressed, because float32 could not
+# resolve the other values of a column with an outlier.
 FAR = 100.0
-LARGEST_SQUARED = 1e150  # the square of a larger number, or of a smaller scale, is none
+LARGEST_SQUARED = 1e150  # squares of larger numbers overflow
 
 
 def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[Any]:
-    """Check a table against the estimator's names and number of features; return its columns.
+    """Checks a table against the estimator's feature names and returns its columns.
 
     Args:
-        estimator: gets, or has, ``n_features_in_`` and ``feature_names_in_``.
-        X: a DataFrame, a sparse matrix, or anything that numpy makes a matrix of numbers or
-            objects of.
-        reset: whether this is the table the estimator is fitted to.
+        estimator: ``n_features_in_`` and ``feature_names_in_`` are set or compared.
+        X: a DataFrame, a sparse matrix, or anything that numpy converts to a matrix of numbers or
+            objects.
+        reset: whether this is the training table.
 
     Raises:
-        ValueError: if the table is empty, holds infinite numbers, or differs from the fitted one.
+        ValueError: if the table is empty, contains infinite numbers, or differs from the training
+            table.
     """
     if hasattr(X, "iloc") and hasattr(X, "columns"):
         if 0 in X.shape:
@@ -57,7 +58,7 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
         array = check_array(array, dtype=None, ensure_all_finite=False)
         validate_data(estimator, array, skip_check_array=True, reset=reset)
     else:
-        with np.errstate(all="ignore"):  # the largest floats overflow where they are looked at
+        with np.errstate(all="ignore"):  # checks of the largest floats overflow
             array = validate_data(
                 estimator, array, dtype=np.float64, ensure_all_finite="allow-nan", reset=reset
             )
@@ -65,7 +66,7 @@ def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[
 
 
 def _objects_of_lists(X: Any) -> Any:
-    """What holds more than numbers as an array of objects, which no number is made of."""
+    """Converts data that contain more than numbers to an array of objects."""
     if getattr(getattr(X, "dtype", None), "kind", "O") == "T":  # text of variable width
         return X.astype(object)
     if not isinstance(X, list | tuple) or np.asarray(X).dtype.kind in "biufc":
@@ -74,18 +75,18 @@ def _objects_of_lists(X: Any) -> Any:
 
 
 class TableEncoder:
-    r"""Makes numbers of a table's columns; fitted to one table, used on others.
+    r"""Converts the columns of a table to numbers; fitted to one table and applied to others.
 
-    A column's values are counted from its median, in units of the median distance of those values
-    that differ from it: no outlier changes either. More than a hundred units out, a value z is
-    pulled in to :math:`\pm 100 (1 + \log(|z| / 100))`, which keeps the order.
+    Values are centred at the column's median and divided by the median distance of values that
+    differ from it, neither of which depends on outliers. A value z beyond 100 units is compressed
+    to :math:`\pm 100 (1 + \log(|z| / 100))`, which preserves the order.
 
     Attributes:
-        categories: for each column its categories as text, or None for numbers and times.
-        times: for each column whether it holds times.
-        ordered: for each column whether its categories have an order of their own.
-        kept: numbers of the columns that vary.
-        unordered: for each column of the numbers whether it holds categories without an order.
+        categories: categories of each column as text, or None for numbers and times.
+        times: whether each column contains times.
+        ordered: whether the categories of each column have an order.
+        kept: indices of the columns that vary.
+        unordered: whether each column of the result is categorical without an order.
         centre: a quarter of the median of each kept column.
         unit: a quarter of its unit.
 
@@ -99,7 +100,7 @@ class TableEncoder:
     """
 
     def fit_transform(self, columns: Sequence[Any]) -> Numbers:
-        """Learn the categories, centres and units of a table; return it as numbers.
+        """Learns the categories, centres and units of a table, and converts it to numbers.
 
         Args:
             columns: arrays or pandas columns of equal length.
@@ -110,18 +111,18 @@ class TableEncoder:
         return self.fit_numbers(self.read(columns))
 
     def read(self, columns: Sequence[Any], seen: Numbers | None = None) -> Numbers:
-        """Learn what kinds of columns there are; return their numbers and codes, without units.
+        """Learns the types of the columns, and converts them to numbers and codes without scaling.
 
         Args:
             columns: arrays or pandas columns of equal length.
-            seen: what this returned for earlier rows, ``(earlier rows, columns)``. Categories that
-                are new among these rows move the codes of the earlier ones.
+            seen: the result for earlier rows, ``(earlier rows, columns)``. New categories change
+                the codes of earlier ones.
 
         Returns:
-            The earlier rows, if any, and these, ``(rows, columns)``.
+            The earlier rows, if any, followed by the new ones, ``(rows, columns)``.
 
         Raises:
-            ValueError: if a column's values are of another kind than the earlier ones.
+            ValueError: if the type of a column differs from that of earlier rows.
         """
         if seen is None:
             n = len(columns)
@@ -130,7 +131,7 @@ class TableEncoder:
             seen = np.empty((0, n))
         seen = seen.copy()
         for j, column in enumerate(columns):
-            if np.isnan(seen[:, j]).all():  # nothing is known of it so far
+            if np.isnan(seen[:, j]).all():  # no value is known so far
                 self.times[j] = _holds_times(column)
                 self.categories[j] = None if self.times[j] else _categories(column)
                 self.ordered[j] = bool(getattr(column.dtype, "ordered", False))
@@ -143,7 +144,7 @@ class TableEncoder:
         return np.concatenate((seen, self._numbers(columns, range(len(columns)))))
 
     def _with_new(self, known: list[str], column: Any, position: int) -> list[str]:
-        """The categories of a column, those of further rows among them."""
+        """The categories of a column, including those of new rows."""
         before, values = set(known), [value for value in objects_of(column) if value is not None]
         texts = {_text(value) for value in values if str(value) not in before} - before
         if texts and self.ordered[position]:
@@ -154,7 +155,7 @@ class TableEncoder:
         return sorted({*known, *texts}) if texts else known
 
     def fit_numbers(self, numbers: Numbers) -> Numbers:
-        """Learn the centres and units of what `read` returned; return it in these.
+        """Learns the centres and units of numbers from `read`, and scales them.
 
         Args:
             numbers: ``(rows, columns)``.
@@ -167,13 +168,13 @@ class TableEncoder:
             self.categories[j] is not None and not self.ordered[j] for j in self.kept.tolist()
         ]
         self.unordered = np.array(unordered or [False])
-        # A quarter of each: sums and differences of the largest floats do not overflow then.
+        # A quarter of each, so that sums and differences of the largest floats do not overflow.
         found = [centre_and_unit(column[~np.isnan(column)] / 4) for column in numbers.T[self.kept]]
         self.centre, self.unit = np.array(found, dtype=np.float64).reshape(-1, 2).T
         return self._scaled(numbers[:, self.kept])
 
     def transform(self, columns: Sequence[Any]) -> Numbers:
-        """A table like the fitted one as numbers; columns that are not kept are not read."""
+        """Converts a table to numbers; columns that are not kept are ignored."""
         return self._scaled(self._numbers(columns, self.kept.tolist()))
 
     def _scaled(self, numbers: Numbers) -> Numbers:
@@ -194,7 +195,7 @@ class TableEncoder:
         return np.stack(encoded, axis=1) if encoded else np.empty((len(columns[0]), 0))
 
     def state(self) -> dict[str, Any]:
-        """All that was learned, as lists and numbers."""
+        """The fitted state, as lists and numbers."""
         return {
             "categories": self.categories,
             "times": self.times,
@@ -207,10 +208,10 @@ class TableEncoder:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "TableEncoder":
-        """The encoder that had this ``state()``."""
+        """The encoder with this ``state()``."""
         encoder = cls()
         encoder.categories, encoder.times = list(state["categories"]), list(state["times"])
-        encoder.ordered = list(state.get("ordered", ()))  # older files do not say it
+        encoder.ordered = list(state.get("ordered", ()))  # missing in older files
         encoder.unordered = np.asarray(state["unordered"], dtype=bool)
         encoder.kept = np.asarray(state["kept"], dtype=np.intp)
         encoder.centre = np.asarray(state["centre"], dtype=np.float64)
@@ -219,10 +220,10 @@ class TableEncoder:
 
 
 def centre_and_unit(values: Numbers) -> tuple[float, float]:
-    """Their median, and the median distance from it of those that differ; 1 if none does.
+    """The median, and the median distance of values that differ from it; 1 if none does.
 
     Args:
-        values: ``(rows,)``, none of them missing.
+        values: ``(rows,)``, without missing values.
     """
     centre = np.median(values)
     away = np.abs(values - centre)
@@ -231,7 +232,7 @@ def centre_and_unit(values: Numbers) -> tuple[float, float]:
 
 def _varies(column: Numbers) -> bool:
     known = column[~np.isnan(column)]
-    # Whether a value is missing is news as well.
+    # Missingness counts as variation.
     return bool(known.size and (np.any(known != known[0]) or known.size < column.size))
 
 
@@ -244,7 +245,7 @@ def _holds_times(column: Any) -> bool:
 
 
 def objects_of(column: Any) -> NDArray[Any]:
-    """The column's values as Python objects, missing ones as None."""
+    """The column's values as Python objects, with None for missing values."""
     values = np.array(column.astype(object), dtype=object)
     present = np.array([is_present(value) for value in values], dtype=bool)
     values[~present] = None
@@ -252,14 +253,14 @@ def objects_of(column: Any) -> NDArray[Any]:
 
 
 def is_present(value: Any) -> bool:
-    """Whether a value is none of NaN, None, NaT and pandas.NA."""
+    """Whether a value differs from NaN, None, NaT and pandas.NA."""
     if value is None:
         return False
     try:
-        return bool(value == value)  # NaN and NaT differ from themselves
+        return bool(value == value)  # NaN and NaT are not equal to themselves
     except (TypeError, ValueError, ArithmeticError):
-        # pandas.NA has no truth value; neither has an array, but that is a value, as is a
-        # decimal number that signals.
+        # pandas.NA has no truth value; arrays and signalling decimals have none either, but are
+        # values.
         return type(value).__name__ != "NAType"
 
 
@@ -277,7 +278,7 @@ def _categories(column: Any) -> list[str] | None:
 
 
 def _text(category: Any) -> str:
-    """A category as text; 3.0 is 3, as a missing value makes floats of a column of integers."""
+    """A category as text, with "3" for 3.0, because missing values turn integers into floats."""
     whole = isinstance(category, float | np.floating) and category.is_integer()
     return str(int(category) if whole else category)
 
@@ -286,7 +287,7 @@ def _codes(column: Any, categories: list[str]) -> Numbers:
     code = {category: float(k) for k, category in enumerate(categories)}
 
     def number(value: Any) -> float:
-        # The fitted table may have had "3.0" as text.
+        # The training table may have contained "3.0" as text.
         return np.nan if value is None else code.get(_text(value), code.get(str(value), np.nan))
 
     return np.array([number(value) for value in objects_of(column)])
@@ -347,33 +348,33 @@ def _ticks_a_day(dtype: np.dtype[Any]) -> float:
 def in_canonical_order(
     x: NDArray[np.floating], target: NDArray[Any], weight: Numbers | None
 ) -> tuple[NDArray[np.floating], NDArray[Any], Numbers | None]:
-    """A table's rows in an order that depends on what they hold alone: theirs cannot matter.
+    """Sorts rows by their contents, so that results do not depend on the given order.
 
     Args:
         x: numbers, ``(rows, columns)``.
-        target: the answers, ``(rows,)``.
-        weight: of the rows, ``(rows,)``, or None.
+        target: targets, ``(rows,)``.
+        weight: weights of the rows, ``(rows,)``, or None.
     """
     order = np.lexsort((target, *x.T[::-1]))
     return x[order], target[order], None if weight is None else weight[order]
 
 
 def location_and_scale(values: NDArray[Any]) -> tuple[Any, Any]:
-    """Mean and standard deviation over rows; where nothing varies, 1 or more than rounding.
+    """Mean and standard deviation over rows; the latter is 1 or more if nothing varies.
 
     Args:
         values: ``(rows,)`` or ``(rows, columns)``.
     """
     mean = values.mean(axis=0)
     scale = values.std(axis=0)
-    # What rounding leaves of a constant is no variation.
+    # Rounding errors of a constant do not count as variation.
     rounding = 10 * np.finfo(np.float64).eps * np.abs(mean)
     varies = scale > np.maximum(rounding, 1 / LARGEST_SQUARED)
     return mean, np.where(varies, scale, np.maximum(rounding, 1.0))
 
 
 def refuse_extremes(values: Numbers, name: str) -> None:
-    """Raises a ValueError where squares would overflow; the name is for the error."""
+    """Raises a ValueError if squares would overflow; the name is used in the message."""
     largest = np.abs(values).max()
     if largest > LARGEST_SQUARED:
         raise ValueError(

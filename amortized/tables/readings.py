@@ -1,12 +1,11 @@
-r"""How a view reads a table's numbers: as they are, or the same told otherwise.
+r"""Representations of a table's numbers in a view: unchanged, or an alternative representation.
 
-The codes of categories without an order are numbers all the same, and a network may see a pattern
-in them; it sees another one where they are renamed at random. Of a category with many levels, the
-mean answer of its level says at once what a network has to gather from few rows; in the context it
-is that of the other rows of the level, in five folds. Columns that nearly agree hide in their
-differences what a network over single columns must find in their last digits; *directions* are the
-principal components of the standardised columns, and standardised again by the network they are
-whitened: a small difference is as large as a common trend.
+Codes of unordered categories are arbitrary, but a network may see a pattern in them, so alternative
+views permute the codes randomly. For a category with many levels, the mean target of each level is
+added (target encoding, cross-fitted in five folds), because a network sees few rows per level. For
+strongly correlated columns, information in their differences is hard to see, so they are replaced
+by their *directions*, the principal components of the standardised columns; the network
+standardises them again, so that small differences have the same scale as the common trend.
 """
 
 from collections.abc import Sequence
@@ -16,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.floating]
-# Directions are read where two columns correlate so much: elsewhere they only mix what differs.
+# Directions are used if two columns have at least this correlation; otherwise they do not help.
 CORRELATED = 0.6
-# Categories of more levels have the mean answers of these beside them.
+# Categories with more levels get target encoding.
 MANY_LEVELS = 8
-# Components of a smaller share of the largest one's variance are rounding.
+# Components with a smaller fraction of the largest variance are rounding errors.
 _LEAST_SHARE = 1e-9
 _ROUNDS, _RIDGE = 5, 1e-6
 
 
 class Kind(NamedTuple):
-    """What a view reads otherwise than as it is."""
+    """Which parts of a table a view represents differently: codes, directions, level means."""
 
     renamed: bool = False
     turned: bool = False
@@ -35,15 +34,14 @@ class Kind(NamedTuple):
 
 PLAIN = Kind()
 KINDS: tuple[Kind, ...] = (PLAIN, Kind(True, True, True))
-"""The views take these in turn."""
+"""The kinds, used by the views in turn."""
 
 
 class Directions:
-    """Principal components of standardised columns, learned from some rows.
+    """Principal components of standardised columns, fitted to some rows.
 
-    A missing value is filled in by its mean given the row's other values under a normal
-    distribution of all columns: the mean of its column alone would lie far off in the directions
-    that are small.
+    A missing value is imputed by its conditional mean under a joint normal distribution of all
+    columns, because the column mean would be an outlier in directions of small variance.
 
     Args:
         x: the rows, ``(rows, columns)``; missing values are NaN.
@@ -68,12 +66,12 @@ class Directions:
         filled = centred / self._scale
         missing = np.where(known, filled, np.nan)
         whole = known.all(1)
-        # Complete rows say best how small the differences are, if there are enough of them.
+        # Complete rows, if there are enough, give the best estimate of small variances.
         first = filled[whole] if whole.sum() > 2 * x.shape[1] else filled
         self._covariance = first.T @ first / len(first)
         for _ in range(0 if known.all() else _ROUNDS):
             filled = self._filled(missing)
-            # The mean of the values that are there is not that of the column.
+            # The mean of observed values differs from that of the imputed column.
             shift = filled.mean(0)
             self._mean = self._mean + shift * self._scale
             filled, missing = filled - shift, missing - shift
@@ -82,12 +80,12 @@ class Directions:
         correlation = np.abs(self._covariance) / np.outer(spread, spread)
         np.fill_diagonal(correlation, 0.0)
         self.correlation = float(correlation.max())
-        # Of the shorter side of the matrix there are fewer directions than rows.
+        # The number of directions is at most the smaller dimension of the matrix.
         _, size, axes = np.linalg.svd(filled, full_matrices=False)
         self._axes = axes[np.square(size) > _LEAST_SHARE * np.square(size[0])].T
 
     def _filled(self, z: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Standardised rows with their missing values filled in, one pattern after the other."""
+        """Standardised rows with missing values imputed, pattern by pattern."""
         z = z.copy()
         patterns, which = np.unique(np.isnan(z), axis=0, return_inverse=True)
         for number, missing in enumerate(patterns):
@@ -100,20 +98,20 @@ class Directions:
         return z
 
     def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Other rows by their directions, ``(rows, directions)``."""
+        """Directions of other rows, ``(rows, directions)``."""
         return self._filled((x - self._mean) / self._scale) @ self._axes
 
 
 class LevelMeans:
-    """Mean answers by the level of one column, with one row more that has the mean of all.
+    """Mean targets by the level of one column, shrunk as if one more row had the overall mean.
 
     Args:
-        column: its codes, ``(rows,)``; a missing value has the mean of all rows.
-        target: the answers, or an indicator of each class, ``(rows, outputs)``.
-        folds: a number for each row; its mean is over rows of other folds.
+        column: codes of the column, ``(rows,)``; missing values get the overall mean.
+        target: targets, or class indicators, ``(rows, outputs)``.
+        folds: fold of each row; its mean is over rows of other folds.
 
     Attributes:
-        context: of the rows themselves, ``(rows, outputs)``; of two classes one is enough.
+        context: values for the rows themselves, ``(rows, outputs)``; one output for two classes.
 
     Example:
         >>> y = np.array([[0.0], [2.0], [5.0], [1.0]])
@@ -141,7 +139,7 @@ class LevelMeans:
         self.context = others[folds, place]
 
     def _places(self, column: Numbers) -> NDArray[np.intp]:
-        """Number of each value's level; one more for those that are none."""
+        """Index of each value's level; the last index is for other values."""
         column = column.astype(self._levels.dtype)
         at = np.minimum(np.searchsorted(self._levels, column), len(self._levels) - 1)
         return np.where(self._levels[at] == column, at, len(self._levels))
@@ -154,24 +152,24 @@ class LevelMeans:
         return means
 
     def __call__(self, column: Numbers) -> NDArray[np.float64]:
-        """Mean answers for other rows, ``(rows, outputs)``."""
+        """Mean targets for other rows, ``(rows, outputs)``."""
         return self._means[self._places(column)]
 
 
 class Reading:
-    """How one view reads numbers, learned from its rows.
+    """The representation of numbers in one view, fitted to its rows.
 
     Args:
         x: the rows as numbers, ``(rows, columns)``; missing values are NaN.
-        target: their answers, or an indicator of each class, ``(rows, outputs)``.
-        columns: those to be read, in their order.
-        unordered: which of the table's columns are categories without an order.
-        kind: what is read otherwise.
-        random_state: renames, and makes folds.
+        target: targets, or class indicators, ``(rows, outputs)``.
+        columns: the columns to be used, in their order.
+        unordered: whether each column is categorical without an order.
+        kind: the parts that are represented differently.
+        random_state: random state for codes and folds.
 
     Attributes:
-        context: the rows as the view reads them.
-        is_plain: whether there is nothing that the view reads otherwise, but for names.
+        context: the rows in this representation.
+        is_plain: whether the representation is unchanged, apart from permuted codes.
 
     Example:
         >>> x, y = np.array([[1.0, 7.0], [2.0, 7.5], [3.0, np.nan]]), np.zeros((3, 1))
@@ -211,7 +209,7 @@ class Reading:
         self.is_plain = self._directions is None and not self._means
 
     def __call__(self, x: Numbers) -> NDArray[np.float64]:
-        """Other rows as this view reads them, ``(rows, columns read)``."""
+        """Other rows in this representation, ``(rows, represented columns)``."""
         return self._read(x, [means(x[:, column]) for column, means in self._means])
 
     def _read(self, x: Numbers, means: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -227,11 +225,11 @@ class Reading:
 
 
 def reading_kinds(n_views: int, n_turns: int = 1) -> list[Kind]:
-    """The kind of each view: ``KINDS`` in turn, not in step with what else takes turns.
+    """The kind of each view: ``KINDS`` in turn, crossed with another cyclic property of the views.
 
     Args:
-        n_views: how many views there are.
-        n_turns: of what else the views take in turn.
+        n_views: number of views.
+        n_turns: period of the other property.
 
     Example:
         >>> [kind.turned for kind in reading_kinds(4)]

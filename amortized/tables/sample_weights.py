@@ -1,12 +1,12 @@
-"""Weights of rows: what they mean to an estimator that learns from rows, not from sums over them.
+"""Sample weights for estimators whose loss is not a sum over rows.
 
-A weight says how often its row was seen.
+A weight is the number of times that its row was observed.
     zero            the row is left out
-    whole numbers   the row is repeated: fitting with weights equals fitting the repeated rows
-    any others      only their ratios count: each view of the table draws as many rows as have a
-                    weight by systematic resampling, so that a row comes w times on average, and
-                    never more than one time off; views differ in the draw
-Whole numbers that would repeat rows to more than ``MAX_REPEATED`` count as ratios as well.
+    integers        the row is repeated: fitting with weights equals fitting the repeated rows
+    others          only ratios matter: each view of the table draws rows by systematic resampling,
+                    so that a row occurs w times on average, rounded up or down; draws differ
+                    between views
+Integers that would give more than ``MAX_REPEATED`` rows are treated as ratios as well.
 """
 
 from typing import Any
@@ -23,14 +23,14 @@ MAX_REPEATED = 100_000
 def weighted_rows(
     sample_weight: ArrayLike | None, n_rows: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float64] | None]:
-    """Which rows stand for the weighted table, and the weights by which they are still drawn.
+    """The rows that represent a weighted table, and the weights with which they are drawn.
 
     Args:
-        sample_weight: not negative, ``(n_rows,)``; None weighs all rows alike.
-        n_rows: rows of the table.
+        sample_weight: non-negative weights, ``(n_rows,)``; None for equal weights.
+        n_rows: number of rows of the table.
 
     Returns:
-        Row numbers, repeated ones included; and their weights, None if all are alike.
+        Row indices, with repetitions; and their weights, None if all are equal.
 
     Raises:
         ValueError: if a weight is negative or not finite, all are zero, or their number is wrong.
@@ -63,7 +63,7 @@ def _checked(sample_weight: ArrayLike, n_rows: int) -> NDArray[np.float64]:
         )
     if not np.isfinite(weight).all() or (weight < 0).any():
         raise ValueError(
-            "Expected finite sample_weight, zero or more; got "
+            "Expected finite non-negative sample_weight; got "
             f"{weight[~((weight >= 0) & np.isfinite(weight))][0]}."
         )
     if not weight.any():
@@ -74,11 +74,11 @@ def _checked(sample_weight: ArrayLike, n_rows: int) -> NDArray[np.float64]:
 def counted(
     columns: list[Any], target: NDArray[Any], sample_weight: ArrayLike | None
 ) -> tuple[list[Any], NDArray[Any], NDArray[np.float64] | None]:
-    """The rows of a table that have a weight, and their weights.
+    """The rows of a table with positive weight, and their weights.
 
     Args:
         columns: arrays or pandas columns.
-        target: the answers.
+        target: the targets.
         sample_weight: as for `weighted_rows`.
     """
     if sample_weight is None:
@@ -92,11 +92,11 @@ def counted(
 def repeated(
     x: NDArray[np.float64], target: NDArray[Any], weight: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.float64] | None]:
-    """A table whose rows stand for the weighted one, and the weights that remain.
+    """A table with repeated rows that represents the weighted one, and remaining weights.
 
     Args:
         x: the table as numbers, ``(rows, columns)``.
-        target: the answers, ``(rows,)``.
+        target: targets, ``(rows,)``.
         weight: as for `weighted_rows`.
     """
     if weight is None:
@@ -106,12 +106,12 @@ def repeated(
 
 
 def resampled(weight: NDArray[np.float64], random_state: np.random.RandomState) -> NDArray[np.intp]:
-    """As many rows as there are weights, each as often as its weight says, in ascending order.
+    """Systematic resampling of rows by weight; returns sorted indices, as many as weights.
 
     Args:
-        weight: above zero, ``(rows,)``.
-        random_state: shuffles the rows, as weights that alternate would be in step with the evenly
-            spaced positions, and draws the one number that moves these.
+        weight: positive weights, ``(rows,)``.
+        random_state: random state for shuffling, so that periodic weights do not interfere with the
+            evenly spaced positions, and for their offset.
 
     Example:
         >>> resampled(np.array([3.0, 0.5, 0.5]), np.random.RandomState(0))

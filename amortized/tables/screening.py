@@ -1,17 +1,18 @@
-r"""Which of many columns a network is shown: those that say more than chance, alone or in pairs.
+r"""Selection of columns of a wide table: those associated with the target, alone or in pairs.
 
-Of hundreds of columns some seem to matter by chance, and a network that sees only these believes
-in them. So no more are shown than there is evidence for. With :math:`c_j` the largest absolute
-correlation of column j's ranks, of their distance from the middle or of their absence with the
-answers, and :math:`c_j^0` that with shuffled answers, the evidence of n rows is
+Among hundreds of columns some are correlated with the target by chance, and a network that sees
+only these would overfit. Therefore only columns with evidence for an association are kept. Let
+:math:`c_j` be the largest absolute correlation of the target with the ranks of column j, with their
+distance from the median, and with missingness, and :math:`c_j^0` the same for permuted targets. The
+evidence of n rows is
 
 .. math:: e_j = n c_j^2 - \overline{n (c^0)^2},
 
-whose sum over columns without any bearing is about zero. Columns in the order of their evidence in
-one half of the rows are counted until they hold nearly all of what the other half has for them: a
-few where a few decide, as many as are allowed where many matter a little. An exclusive or shows in
-no column alone and no tree splits on it, so the products of two columns' ranks are looked at as
-well, and count by what they have beyond the largest of all with shuffled answers.
+whose sum over irrelevant columns is about zero. Columns are ordered by their evidence in one half
+of the rows and kept until they account for nearly all evidence in the other half: few if the signal
+is sparse, and as many as allowed if it is dense. An exclusive or is invisible in single columns, so
+the products of two columns' ranks are considered as well, with evidence in excess of the largest
+one for permuted targets.
 """
 
 import numpy as np
@@ -19,21 +20,21 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
 _FEWEST, _NEARLY_ALL = 2, 0.9
-# Pairs of more columns than these are too many: of the rest each is looked at alone.
+# Pairs are considered among at most this many columns; other columns are considered alone.
 _MOST_PAIRED = 4000
 _BLOCK = 512
 
 
 def strongest_columns(x: NDArray[np.floating], target: Numbers, most: int) -> NDArray[np.intp]:
-    """The columns that depend on the target more than chance, or all of them if there are few.
+    """The columns associated with the target beyond chance, or all columns if they are few.
 
     Args:
-        x: numbers, ``(rows, columns)``; missing values take the middle rank.
-        target: ``(rows, outputs)``: the answers, or an indicator of each class.
-        most: how many columns to keep at most; of no more all are kept.
+        x: numbers, ``(rows, columns)``; missing values get the middle rank.
+        target: targets, or class indicators, ``(rows, outputs)``.
+        most: largest number of columns to keep; if there are no more, all are kept.
 
     Returns:
-        Column numbers in ascending order.
+        Column indices in ascending order.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(300, 30))
@@ -56,7 +57,7 @@ def strongest_columns(x: NDArray[np.floating], target: Numbers, most: int) -> ND
 
 
 def _evidence(ranks: Numbers, missing: NDArray[np.bool_], target: Numbers) -> Numbers:
-    """What each column has beyond chance, alone or with another one."""
+    """Evidence of each column, alone or in a pair."""
     target = _unit(target)
     shuffled = np.random.RandomState(0).permutation(target)
     features = [_unit(f) for f in (ranks, np.abs(ranks), missing.astype(np.float64))]
@@ -72,7 +73,7 @@ def _evidence(ranks: Numbers, missing: NDArray[np.bool_], target: Numbers) -> Nu
 
 
 def _unit(columns: Numbers) -> Numbers:
-    """Columns of mean 0 and length 1; a constant one is 0."""
+    """Columns centred and scaled to length 1; constant columns become 0."""
     centred = columns - columns.mean(0)
     return centred / np.maximum(np.linalg.norm(centred, axis=0), 1e-12)
 
@@ -85,7 +86,7 @@ def _in_pairs(ranks: Numbers, target: Numbers) -> Numbers:
         block = slice(start, start + _BLOCK)
         size = np.maximum(squares[:, block].T @ squares, 1e-12)
         own = np.arange(len(size))
-        size[own, start + own] = np.inf  # a square is no pair
+        size[own, start + own] = np.inf  # excludes squares
         for answer in target.T:
             products = np.square((ranks[:, block] * answer[:, None]).T @ ranks) / size
             strength[block] = np.maximum(strength[block], products.max(1))

@@ -1,8 +1,9 @@
-r"""Increasing maps of a regression's answers, under which a network may find them easier.
+r"""Monotone transformations of regression targets that may make them easier to predict.
 
-A map T is fitted to the answers of a table and goes from all numbers to all numbers (the logarithm
-from the positive ones), so each has an exact inverse. A bar of the network with borders a and b
-becomes the bar :math:`[T^{-1}(a), T^{-1}(b)]` of equal mass: its new width holds the Jacobian.
+A transformation T is fitted to the targets of a table and maps the real line onto itself (the
+logarithm maps from positive numbers), so it has an exact inverse. A bar of the network with borders
+a and b becomes the bar :math:`[T^{-1}(a), T^{-1}(b)]` with equal mass, whose width accounts for the
+Jacobian.
 """
 
 from abc import ABC, abstractmethod
@@ -19,13 +20,13 @@ from amortized.tables.encoding import centre_and_unit
 Numbers = NDArray[np.float64]
 TRANSFORMS = ("none", "power", "quantile")
 _MAX_KNOTS = 24
-_FEWEST = 10  # answers that tell their distribution's shape
-_FAR = 20.0  # units, see ``PulledIn``
-_LEAST = 1e-6  # range, in standard deviations of the whole table, that is no rounding
+_FEWEST = 10  # smallest number of targets from which a transformation is fitted
+_FAR = 20.0  # units, see ``Compressed``
+_LEAST = 1e-6  # smallest range above rounding error, in standard deviations of the whole table
 
 
 def check_transforms(names: Any) -> None:
-    """Raises a ValueError where names of transforms are not a tuple or list of known ones."""
+    """Raises a ValueError if names are not a tuple or list of known transformations."""
     if not isinstance(names, tuple | list) or not names or not set(names) <= set(TRANSFORMS):
         raise ValueError(
             f"Expected target_transforms to be a tuple of {TRANSFORMS}; got {names!r}."
@@ -33,19 +34,19 @@ def check_transforms(names: Any) -> None:
 
 
 class TargetTransform(ABC):
-    """An increasing map of numbers and its inverse."""
+    """An increasing transformation and its inverse."""
 
     @abstractmethod
     def forward(self, y: Numbers) -> Numbers:
-        """Answers as the network sees them, up to their mean and scale."""
+        """Transforms targets."""
 
     @abstractmethod
     def inverse(self, t: Numbers) -> Numbers:
-        """What ``forward`` maps to t."""
+        """Inverts ``forward``."""
 
 
 class Unchanged(TargetTransform):
-    """The map that changes nothing."""
+    """The identity."""
 
     def forward(self, y: Numbers) -> Numbers:
         return y
@@ -67,14 +68,14 @@ class Logarithm(TargetTransform):
         return np.exp(np.minimum(t, 700.0)) - self.shift
 
 
-class PulledIn(TargetTransform):
-    r"""What lies far out pulled in to :math:`\pm 20 (1 + \log(|z| / 20))`, all else left as it is.
+class Compressed(TargetTransform):
+    r"""Compresses outliers z beyond 20 units to :math:`\pm 20 (1 + \log(|z| / 20))`.
 
-    One answer of a million scales must not decide the scale on which the others are told apart.
+    A single extreme target would otherwise determine the scale of all others.
 
     Args:
-        centre: from which z is counted.
-        unit: of z.
+        centre: origin of z.
+        unit: unit of z.
     """
 
     def __init__(self, centre: float, unit: float) -> None:
@@ -95,7 +96,7 @@ class YeoJohnson(TargetTransform):
     r"""The power :math:`((1 + y)^\lambda - 1) / \lambda`, below zero that of 2 - lambda, mirrored.
 
     Args:
-        exponent: lambda, from 0 to 2: beyond, the map would not reach all numbers.
+        exponent: lambda, from 0 to 2; otherwise the transformation would not be onto.
 
     References:
         | A New Family of Power Transformations to Improve Normality or Symmetry
@@ -118,11 +119,11 @@ class YeoJohnson(TargetTransform):
 
 
 class NormalQuantiles(TargetTransform):
-    """Quantiles of the answers to those of the standard normal, linear between knots and beyond.
+    """Maps quantiles of the targets to those of the standard normal, piecewise linearly.
 
     Args:
         y: at least two different knots, ascending.
-        t: what they are mapped to, ascending.
+        t: values of the transformation at the knots, ascending.
     """
 
     def __init__(self, y: Numbers, t: Numbers) -> None:
@@ -142,14 +143,14 @@ def _interpolated(x: Numbers, knots: Numbers, values: Numbers) -> Numbers:
 
 
 def fit_transform(name: str, y: Numbers, shift: float) -> TargetTransform:
-    """The map of this name that makes answers look most like a normal distribution.
+    """Fits the named transformation that brings targets closest to normality.
 
     Args:
-        name: one of ``TRANSFORMS``. 'none' leaves the answers but for those far out, which are
-            pulled in. 'power' is Yeo and Johnson's or, where all answers are
-            positive and it fits better, the logarithm; 'quantile' goes by quantiles.
-        y: answers, standardised.
-        shift: what makes answers of y in their own units, up to a factor, when it is added.
+        name: one of ``TRANSFORMS``. 'none' only compresses outliers; 'power' is Yeo and Johnson's
+            or, if all targets are positive and it fits better, the logarithm; 'quantile' maps
+            quantiles.
+        y: standardised targets.
+        shift: constant whose sum with y is proportional to the targets in their own units.
 
     Example:
         >>> y = np.exp(np.linspace(-2, 2, 20))
@@ -163,9 +164,10 @@ def fit_transform(name: str, y: Numbers, shift: float) -> TargetTransform:
         return _normal_quantiles(y)
     transform = Unchanged() if name == "none" else _power(y, shift)
     centre, unit = centre_and_unit(y)
-    # A logarithm pulls in more; a power of what one outlier has scaled sees the outlier alone.
+    # Outliers are not compressed first for a logarithm, which compresses more. A power fitted to
+    # targets with an outlier would be determined by the outlier alone.
     if np.abs(y - centre).max() > _FAR * unit and not isinstance(transform, Logarithm):
-        return PulledIn(centre, unit)
+        return Compressed(centre, unit)
     return transform
 
 
@@ -187,6 +189,6 @@ def _normal_quantiles(y: Numbers) -> TargetTransform:
     values, members = np.unique(np.quantile(y, level), return_inverse=True)
     if len(values) < 2:
         return Unchanged()
-    # Where answers are equal, several levels have one quantile: its place is their middle.
+    # For equal targets several levels share a quantile, which is mapped to their middle.
     scores = np.bincount(members, ndtri(level)) / np.bincount(members)
     return NormalQuantiles(values, scores)

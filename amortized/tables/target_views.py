@@ -1,15 +1,14 @@
-r"""A regression under several views of its table and of its answers: one predictive of them all.
+r"""Regression with several views of a table and transformations of its targets.
 
-Each view standardises its rows' answers, after a map of its own (``target_transforms``), and gets
-from the network the masses of bars. Their borders, mapped back, are borders in the target's units;
-the average of the views is a histogram on all of these, of density
+Each view transforms (``target_transforms``) and standardises the targets of its rows and obtains
+masses of bars from the network. Their borders are mapped back to the target's units. The average
+over views is a histogram on the union of all borders, with the density
 
 .. math:: p(y) = \sum_v w_v \frac{m_{vk}}{T_v^{-1}(b_{k+1}) - T_v^{-1}(b_k)}
           \quad\text{where}\quad T_v^{-1}(b_k) \le y < T_v^{-1}(b_{k+1}),
 
-so it is a ``BarDistribution`` again, and every moment, quantile and score of it is exact. No map
-reaches farther than the bars of the untransformed answers do; what would lie beyond goes into its
-half-normal tails.
+so it is a ``BarDistribution`` again, with exact moments, quantiles and scores. Transformed bars are
+clipped to the range of the untransformed bars; mass beyond it is moved to the half-normal tails.
 """
 
 from collections.abc import Sequence
@@ -39,21 +38,21 @@ class TargetViews:
     Args:
         network: a network for regression.
         x: the table as numbers, ``(rows, columns)``.
-        y: answers, standardised, ``(rows,)``.
-        y_mean: of the answers, in the target's units.
-        y_scale: their unit.
-        columns: the columns to be looked at.
-        unordered: which of the table's columns are categories without an order.
-        n_views: how many views are made.
-        transforms: names of maps of the answers, which the views take in turn.
-        random_state: draws the views.
-        weight: by which they draw rows, ``(rows,)``; None takes each once.
+        y: standardised targets, ``(rows,)``.
+        y_mean: mean of the targets, in their own units.
+        y_scale: scale of the targets.
+        columns: the columns to be used.
+        unordered: whether each column is categorical without an order.
+        n_views: number of views.
+        transforms: names of target transformations, used by the views in turn.
+        random_state: random state of the views.
+        weight: weights of the rows, ``(rows,)``; None uses each row once.
         precision: one of ``PRECISIONS``.
 
     Attributes:
         drawn: rows and columns of each view.
-        views: the views, encoded when the first query comes or by `encode`.
-        borders: of the common bars, in the target's units.
+        views: the views, encoded at the first query or by `encode`.
+        borders: borders of the common bars, in the target's units.
     """
 
     def __init__(
@@ -78,8 +77,8 @@ class TargetViews:
         bars = network.borders.double().cpu().numpy()
         answers: list[Numbers] = []
         images: list[Numbers] = []
-        self._image: list[int] = []  # of each view
-        known: dict[tuple[str, bytes], int] = {}  # views of the same rows share what is fitted
+        self._image: list[int] = []  # index of each view's transformation
+        known: dict[tuple[str, bytes], int] = {}  # views of the same rows share transformations
         for number, view in enumerate(views):
             key = (transforms[number % kinds], view.rows.tobytes())
             if key in known:
@@ -89,7 +88,7 @@ class TargetViews:
             known[key] = number
             transform = fit_transform(key[0], y[view.rows], y_mean / y_scale)
             answer, centre, unit = transform.forward(y[view.rows]), 0.0, 1.0
-            # All rows as they are have been standardised.
+            # All rows without transformation are standardised already.
             if weight is not None or len(answer) < len(y) or not isinstance(transform, Unchanged):
                 centre, unit = location_and_scale(answer)
             answers.append((answer - centre) / unit)
@@ -117,7 +116,7 @@ class TargetViews:
         self._shares = [csr_array(_shares(image, self.borders)) for image in images]
 
     def encode(self) -> "TargetViews":
-        """Encode all views now."""
+        """Encodes all views."""
         self.views.encode()
         return self
 
@@ -133,7 +132,7 @@ class TargetViews:
         """Probability of each common bar, ``(queries, bars)``.
 
         Args:
-            masses: what the network answers under each of `views`, ``(queries, own bars)``.
+            masses: output of the network for each of `views`, ``(queries, own bars)``.
         """
         by_image: list[Any] = [0.0] * len(self._shares)
         for weight, image, own in zip(self._weights, self._image, masses, strict=True):
@@ -149,29 +148,29 @@ class TargetViews:
         return self.of_bars(self.masses(x))
 
     def of_bars(self, masses: Numbers) -> BarDistribution:
-        """The predictive that has these masses.
+        """The predictive with these masses.
 
         Args:
-            masses: of the common bars, ``(queries, bars)``.
+            masses: masses of the common bars, ``(queries, bars)``.
         """
         logits = torch.as_tensor(masses).clamp_min_(torch.finfo(torch.float64).tiny).log_()
         return BarDistribution(logits, torch.as_tensor(self.borders), validate_args=False)
 
 
 def _common_borders(untransformed: Numbers, images: Sequence[Numbers]) -> Numbers:
-    """All borders between the tails of the untransformed bars, and those of the tails."""
+    """All borders within the range of the untransformed bars, including its ends."""
     low, high = untransformed[1], untransformed[-2]
     inner = np.concatenate([image[(image > low) & (image < high)] for image in images])
     return np.unique(np.concatenate((untransformed[[0, 1, -2, -1]], inner)))
 
 
 def _shares(own: Numbers, common: Numbers) -> Numbers:
-    """How much of each bar of its own (rows) a view has in each common bar (columns)."""
+    """The fraction of each bar of a view (rows) in each common bar (columns)."""
     low, high, inner = own[:-1, None], own[1:, None], common[1:-1]
     width = np.maximum(high - low, np.finfo(np.float64).tiny)
     with np.errstate(over="ignore"):
         below = np.clip((inner - low) / width, 0.0, 1.0)
-    # The outermost bars are half-normal tails, half of which lies inside of the outermost border.
+    # The outermost bars are half-normal tails, half of which lies inside the outermost border.
     median = ndtri(0.75)
     below[0] = 2 * ndtr(-np.maximum(median * (own[1] - inner) / width[0], 0.0))
     below[-1] = 2 * ndtr(np.maximum(median * (inner - own[-2]) / width[-1], 0.0)) - 1

@@ -1,9 +1,9 @@
-r"""How much views count that read a table otherwise: as much as held-out rows say.
+r"""Weights of views with alternative representations of a table, by stacking on held-out rows.
 
-Directions in place of columns are all a network needs on one table and a loss on the next. Where
-some views read a table otherwise (``readings``), a view of each kind learns three quarters of
-the rows and answers the others. With :math:`p_i, q_i` the densities of held-out row i as it is and
-read otherwise, the share of the latter is
+Principal directions in place of columns help on some tables and harm on others. If some views use
+an alternative representation (``readings``), one view of each kind is fitted to three quarters of
+the rows and evaluated on the others. With :math:`p_i, q_i` the densities of held-out row i under
+the plain and the alternative representation, the weight of the latter is
 
 .. math:: \arg\max_w \sum_i \log\left((1 - w) p_i + w q_i\right) + \log w + \log (1 - w).
 
@@ -25,16 +25,16 @@ from amortized.tables.readings import KINDS, Reading
 from amortized.tables.views import EncodedViews, masses_together
 
 Numbers = NDArray[np.float64]
-_FEWEST, _MOST_HELD = 24, 256  # rows of a table; held-out rows
+_FEWEST, _MOST_HELD = 24, 256  # smallest number of rows of a table; largest of held-out rows
 _GRID = (np.arange(64) + 0.5) / 64
 
 
 def view_weights(reads: list[Reading], share: float) -> Numbers:
-    """A weight for each view, together 1; those that read otherwise have this share of it.
+    """Weights of the views, which add up to 1.
 
     Args:
-        reads: how each view reads.
-        share: of those that read otherwise.
+        reads: representation used by each view.
+        share: total weight of alternative representations.
 
     Example:
         >>> x, nothing = np.zeros((3, 1)), np.zeros(1, dtype=bool)
@@ -59,20 +59,20 @@ def held_out_share(
     most_rows: int,
     precision: str,
 ) -> float:
-    """The share of views that read a table otherwise than as it is.
+    """The total weight of views with an alternative representation.
 
     Args:
-        network: what encodes and decodes.
+        network: the network.
         x: the table as numbers, ``(rows, columns)``.
-        answer: numbers, or numbers of classes, ``(rows,)``.
-        target: the answers, or an indicator of each class, ``(rows, outputs)``.
-        columns: the columns to be looked at.
-        unordered: which of the table's columns are categories without an order.
-        most_rows: that a view shows the network.
+        answer: targets, or class indices, ``(rows,)``.
+        target: targets, or class indicators, ``(rows, outputs)``.
+        columns: the columns to be used.
+        unordered: whether each column is categorical without an order.
+        most_rows: largest number of rows of a view.
         precision: one of ``PRECISIONS``.
 
     Returns:
-        A number between 0 and 1; a half where all views read alike or rows are few.
+        A number between 0 and 1; 1/2 if all views have the same representation or rows are few.
     """
     if len(x) < _FEWEST or len(KINDS) == 1:
         return 0.5
@@ -100,7 +100,7 @@ def _densities(
     x: NDArray[np.floating],
     precision: str,
 ) -> Iterator[Numbers]:
-    """Density of each held-out answer under each reading, given the rows that were learned."""
+    """Density of each held-out target under each representation, given the other rows."""
     centre, unit = 0.0, 1.0
     if network.config.target == "regression":
         centre, unit = location_and_scale(answer[learned])

@@ -1,9 +1,9 @@
-"""A fitted table as a network sees it: several views of it, each encoded once, read by queries.
+"""Views of a table: variants of the network's input, encoded once and averaged over.
 
-Views differ in the order of columns, which decides how a network over cells groups them, in how
-they read categories and correlated columns (``readings``), and in the rows where there are
-more than it reads, or where weights draw them. Their average depends less on any of these. An
-encoded view of n rows takes the memory that ``amortized.networks.tabular_pfn`` states.
+Views differ in the order of columns, which determines how a network over cells groups them, in the
+representation of categories and correlated columns (``readings``), and in the rows, if there are
+more than the network reads or if they are drawn by weight. Averaging reduces the dependence on
+these choices. ``amortized.networks.tabular_pfn`` states the memory of an encoded view.
 """
 
 import warnings
@@ -23,72 +23,72 @@ from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 from amortized.tables.readings import Reading
 from amortized.tables.sample_weights import resampled
 
-# Cells of one table's views that are encoded together, and of many tables that are answered
-# together: there nothing but the first call's overhead is saved, and more would leave the caches.
+# Largest number of cells of views of one table that are encoded together, and of several tables
+# that are predicted together; more would save little overhead and exceed the caches.
 CELLS_AT_ONCE, CELLS_OF_MANY = 20_000, 5_000
 SMALLEST_CHUNK, LARGEST_CHUNK = 8, 128  # queries that are decoded together
-# Views by default: as many as have this many cells together, within bounds. Small tables cost
-# little and gain most from an average.
+# By default, the number of views is such that they have this many cells in total, within bounds:
+# averages are inexpensive for small tables, which gain most from them.
 _CELLS, _FEWEST_VIEWS, _MOST_VIEWS = 40_000, 2, 8
-_MOST_WANTED = 1000  # each is a pass of the network over the table
-# How many times the rows that it was trained for a network reads: on tables of 2,000 rows, networks
-# trained on up to 1,000 are better for seeing all of them.
+_MOST_WANTED = 1000  # each takes a forward pass over the table
+# Ratio of the largest number of rows in prediction to that in training: networks extrapolate to
+# somewhat longer tables.
 ROWS_BEYOND = 2
 Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS = ("auto", "float32")
-"""What networks over tables compute in: "auto" is bfloat16 on a CPU with instructions for it."""
+"""Precision of networks over tables: "auto" is bfloat16 on CPUs that support it."""
 
 
 def ready(network: Network, device: str) -> Network:
-    """The network on the device and in evaluation mode; most often it is already.
+    """Moves a network to a device and sets evaluation mode, if necessary.
 
     Args:
-        network: any.
-        device: where it shall run.
+        network: any network.
+        device: device on which it is to run.
     """
     here = next(network.parameters()).device == torch.device(device)
     return network if here and not network.training else network.to(device).eval()
 
 
 def rows_read(network: TabularPFN) -> int:
-    """Most rows that a view shows a network: it extrapolates to more than it was trained for."""
+    """Largest number of rows of a view, which may exceed that of training."""
     return ROWS_BEYOND * network.config.max_context
 
 
 def warn_of_unread_rows(network: TabularPFN, n_rows: int, stacklevel: int = 3) -> None:
-    """Warns where ``fit`` was called that each view takes only some of the table's rows.
+    """Warns that each view uses only a part of the table's rows.
 
     Args:
-        network: that the rows are for.
-        n_rows: of the table.
-        stacklevel: as of ``warnings.warn``, 3 if ``fit`` itself calls this.
+        network: the network.
+        n_rows: number of rows of the table.
+        stacklevel: as for ``warnings.warn``; 3 if called by ``fit``.
     """
     most = rows_read(network)
     if n_rows > most:
         warnings.warn(
-            f"Expected at most {most} rows, which this network reads; got {n_rows}. Each of the "
-            f"views takes {most} of them at random: a larger n_estimators uses more of them.",
+            f"Expected at most {most} rows, which this network reads; got {n_rows}. Each view uses "
+            f"{most} random rows: a larger n_estimators uses more of them.",
             stacklevel=stacklevel,
         )
 
 
 def check_precision(precision: str) -> None:
-    """Raises a ValueError if there is none of this name."""
+    """Raises a ValueError for an unknown precision."""
     if precision not in PRECISIONS:
         raise ValueError(f"Expected precision 'auto' or 'float32'; got {precision!r}.")
 
 
 def number_of_views(wanted: int | None, n_rows: int, n_columns: int, max_rows: int) -> int:
-    """How many views to make: the wanted number, or by default fewer of a larger table.
+    """The number of views, by default fewer for larger tables.
 
     Args:
-        wanted: None is the default.
-        n_rows: of the table.
-        n_columns: to be looked at.
-        max_rows: most rows of a view.
+        wanted: requested number; None for the default.
+        n_rows: number of rows of the table.
+        n_columns: number of columns to be used.
+        max_rows: largest number of rows of a view.
 
     Raises:
-        ValueError: if the number is no positive integer.
+        ValueError: if the number is not a positive integer.
 
     Example:
         >>> [number_of_views(None, n, 20, 1000) for n in (100, 1_000, 10_000)]
@@ -106,7 +106,7 @@ def number_of_views(wanted: int | None, n_rows: int, n_columns: int, max_rows: i
 
 
 class View(NamedTuple):
-    """One way of looking at a table: which rows, and which columns in which order."""
+    """Rows and ordered columns of a view."""
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
@@ -121,16 +121,17 @@ def draw_views(
     weight: NDArray[np.float64] | None = None,
     n_kinds: int = 1,
 ) -> list[View]:
-    """Draw views of a table: the first with the columns in their own order, the others shuffled.
+    """Draws views of a table, the first with columns in the given order, the others shuffled.
 
     Args:
-        n_views: how many are wanted; equal ones are not made twice.
-        strata: a number for each row; every stratum keeps a row in each view if there is room.
-        columns: the columns to be seen.
-        max_rows: most rows of a view.
-        random_state: shuffles.
-        weight: by which rows are drawn, ``(rows,)``; None takes each once.
-        n_kinds: how many views in a row differ by something else than rows and columns.
+        n_views: number of views; duplicates are left out.
+        strata: stratum of each row; each stratum has a row in every view if possible.
+        columns: the columns to be used.
+        max_rows: largest number of rows of a view.
+        random_state: random state.
+        weight: weights of the rows, ``(rows,)``; None uses each row once.
+        n_kinds: number of consecutive views that differ in other respects and may share rows and
+            columns.
     """
     if weight is None and len(strata) <= max_rows and len(columns) == 1:
         n_views = min(n_views, n_kinds)
@@ -142,7 +143,7 @@ def draw_views(
             rows = _with_every_stratum(resampled(weight, random_state), strata, weight)
         if len(rows) > max_rows:
             rows = random_state.permutation(rows)
-            # The first row of each stratum goes to the front.
+            # The first row of each stratum is moved to the front.
             first = np.unique(strata[rows], return_index=True)[1]
             rows = np.concatenate((rows[first], np.delete(rows, first)))[:max_rows]
         views.append(View(np.sort(rows), order))
@@ -152,23 +153,23 @@ def draw_views(
 def _with_every_stratum(
     rows: NDArray[np.intp], strata: NDArray[np.intp], weight: NDArray[np.float64]
 ) -> NDArray[np.intp]:
-    """The rows, and of each stratum that has none the heaviest row."""
+    """Adds the row with the largest weight of each stratum that is not represented."""
     heaviest = np.argsort(-weight, kind="stable")
     first = heaviest[np.unique(strata[heaviest], return_index=True)[1]]
     return np.concatenate((first[~np.isin(strata[first], strata[rows])], rows))
 
 
 class EncodedViews:
-    """A table under each of its views, encoded once and read by any number of queries.
+    """The views of a table, encoded once and used by any number of queries.
 
-    Views of one shape go through the network together. Queries are decoded in chunks of few sizes,
-    the last one filled up: a row's answer is the same, at most up to rounding, however the query
-    was split.
+    Views of equal shape are passed through the network together. Queries are decoded in chunks of
+    few sizes, with padding, so that predictions do not depend on how queries are split, up to
+    rounding.
 
     Args:
-        network: what encodes and decodes.
-        reads: how each view reads the table; some may be the same object.
-        answers: for each view, those of its rows as the network wants them.
+        network: the network.
+        reads: representation used by each view; some may be the same object.
+        answers: targets of the rows of each view, in the form that the network expects.
         precision: one of ``PRECISIONS``.
     """
 
@@ -184,7 +185,7 @@ class EncodedViews:
         self._encoded: list[tuple[list[int], EncodedTable]] | None = None
 
     def encode(self) -> "EncodedViews":
-        """Encode now what the first query would otherwise wait for."""
+        """Encodes all views, which otherwise happens at the first query."""
         if self._encoded is None:
             self._encoded = []
             for members in self._batches():
@@ -195,7 +196,7 @@ class EncodedViews:
         return self
 
     def _batches(self) -> list[list[int]]:
-        """Numbers of the views that are encoded together."""
+        """Indices of the views that are encoded together."""
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for number, read in enumerate(self.reads):
             by_shape.setdefault(read.context.shape, []).append(number)
@@ -207,7 +208,7 @@ class EncodedViews:
         ]
 
     def read(self, x: NDArray[np.floating]) -> list[NDArray[np.float64]]:
-        """Queries as each view reads them.
+        """Queries in the representation of each view.
 
         Args:
             x: queries as numbers, ``(queries, columns)``.
@@ -217,7 +218,7 @@ class EncodedViews:
         return [by_read[id(read)] for read in self.reads]
 
     def masses(self, x: NDArray[np.floating]) -> Iterator[list[Tensor]]:
-        """Probabilities of the classes or bars under each view, for one chunk after the other.
+        """Probabilities of the classes or bars under each view, chunk by chunk.
 
         Args:
             x: queries as numbers, ``(queries, columns)``.
@@ -242,10 +243,10 @@ class EncodedViews:
 def chunks_of(n_queries: int) -> Iterator[tuple[int, int]]:
     """Start and size of the chunks in which queries are decoded.
 
-    Sizes are powers of two, of which matrix products treat every row in the same way.
+    Sizes are powers of two, for which matrix products treat every row in the same way.
 
     Args:
-        n_queries: how many queries there are.
+        n_queries: number of queries.
 
     Example:
         >>> list(chunks_of(1)), list(chunks_of(300))
@@ -257,10 +258,10 @@ def chunks_of(n_queries: int) -> Iterator[tuple[int, int]]:
 
 
 def arithmetic(network: TabularPFN, precision: str) -> torch.autocast:
-    """The numbers that a network computes with, as a context manager.
+    """Context manager that sets the precision of a network.
 
     Args:
-        network: what computes.
+        network: the network.
         precision: one of ``PRECISIONS``.
     """
     device = network.unknown_y.device.type
@@ -271,12 +272,12 @@ def arithmetic(network: TabularPFN, precision: str) -> torch.autocast:
 def masses_together(
     asked: Sequence[tuple[EncodedViews, NDArray[np.floating]]],
 ) -> list[list[Tensor]]:
-    """Probabilities for the queries of many tables, those of one shape in one call of the network.
+    """Probabilities for the queries of many tables, with one call for tables of equal shape.
 
-    The same as ``masses`` of each up to rounding, and nothing is kept of the contexts.
+    The result equals ``masses`` of each table up to rounding; encoded contexts are not kept.
 
     Args:
-        asked: for each table its views and its queries as numbers, ``(queries, columns)``.
+        asked: views and queries, as numbers ``(queries, columns)``, of each table.
 
     Returns:
         For each table and view ``(queries, masses)`` in float64.

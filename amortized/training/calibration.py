@@ -1,9 +1,9 @@
-r"""A network's calibration after its training, measured on fresh tasks in seconds.
+r"""Calibration of a network after training, measured on new tasks within seconds.
 
-Where the truth ranks in the answer is uniform over tasks if the answer is exact: the answer of a
-query in its predictive; each latent, and the log density of all, among the posterior's draws. Where
-the program has a density, draws are weighted by it, which sees also an answer that is calibrated on
-average and far too wide.
+If the network were exact, the following ranks would be uniform over tasks: that of a query's target
+in its predictive, and those of each latent and of the log density among posterior draws. If the
+program has a density, the efficiency of importance weights is computed as well, which also detects
+posteriors that are calibrated on average but far too wide.
 
 References:
     Talts et al., Validating Bayesian inference algorithms with simulation-based calibration
@@ -22,8 +22,9 @@ from torch.distributions import Categorical
 
 from amortized.latent_priors.tasks import LatentTaskBatch
 from amortized.latent_priors.trained_prior import import_path
-from amortized.networks import PFN, DistributionTransformer, TabularPFN
+from amortized.networks import TabularPFN
 from amortized.networks.calibration import Calibration
+from amortized.networks.catalogue import NETWORK_TYPES
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
 from amortized.training.config import TrainingConfig
@@ -34,14 +35,14 @@ _MOST_ROWS = 12_000  # of all tasks of one size
 
 
 def measure(network: Any, prior: Any, config: TrainingConfig) -> Calibration | None:
-    """The calibration over small, middle and large tasks; None of a network of another kind.
+    """Calibration over small, medium and large tasks; None for other kinds of networks.
 
     Args:
-        network: trained, in eval mode.
-        prior: that it was trained on.
-        config: of its training, whose batches are avoided.
+        network: the trained network, in eval mode.
+        prior: its training prior.
+        config: its training configuration; training batches are avoided.
     """
-    if not isinstance(network, PFN | TabularPFN | DistributionTransformer):
+    if not isinstance(network, NETWORK_TYPES):
         return None
     device = next(network.parameters()).device
     values: dict[str, list[Tensor]] = {}
@@ -49,7 +50,7 @@ def measure(network: Any, prior: Any, config: TrainingConfig) -> Calibration | N
     sizes = _sizes(network, prior, config)
     for size in sizes:
         n_tasks = int(np.clip(_MOST_ROWS // (size + 1), 40, N_DATASETS))
-        seed = batch_seed(config.seed, size, rank=2**31)  # no rank has such a number
+        seed = batch_seed(config.seed, size, rank=2**31)  # no process has this rank
         batch = prior.sample(n_tasks, size, 1, seed=seed, device=device)
         with seeded(seed), torch.no_grad():
             if isinstance(batch, TaskBatch):
@@ -77,7 +78,7 @@ def _sizes(network: Any, prior: Any, config: TrainingConfig) -> tuple[int, ...]:
 def _verdict(
     values: dict[str, NDArray[np.float64]], sizes: tuple[int, ...], efficiency: Tensor | None
 ) -> Calibration:
-    # Where an answer is NaN the truth has no rank; zero speaks against the network.
+    # If an output is NaN the truth has no rank; zero counts against the network.
     tests = {label: stats.kstest(np.nan_to_num(u), "uniform") for label, u in values.items()}
     worst = min(tests, key=lambda label: float(tests[label].pvalue))
     return Calibration(
@@ -91,7 +92,7 @@ def _verdict(
 
 
 def _of_predictives(network: Any, batch: TaskBatch) -> dict[str, Tensor]:
-    """Where each task's answer lies in its predictive; of a class, at random within its step."""
+    """PIT of one target per task; for a class, a random point within its step."""
     predictive = network(batch.x_context, batch.y_context, batch.x_query, batch.context_mask)
     y = batch.y_query
     if not isinstance(predictive, Categorical):
@@ -100,12 +101,12 @@ def _of_predictives(network: Any, batch: TaskBatch) -> dict[str, Tensor]:
     step, top = (
         p[:, 0].gather(-1, at)[:, 0] for p in (predictive.probs, predictive.probs.cumsum(-1))
     )
-    known = step > 0  # a class that the context lacks has no probability
+    known = step > 0  # a class missing from the context has probability zero
     return {"y": (top - torch.rand_like(top) * step)[known].clamp(0, 1)}
 
 
 def _of_posteriors(network: Any, batch: LatentTaskBatch, names: list[str]) -> dict[str, Tensor]:
-    """The rank of each latent, and of the log density, among the draws of each task's answer."""
+    """Ranks of each latent and of the log density among the posterior draws of each task."""
     answer = network(batch.latent_prior, batch.observations, batch.masks, batch.summary)
     draws = answer.sample((N_DRAWS,))
     seen = torch.stack([mask.all(-1) for mask in batch.masks.values()]).all(0)
@@ -117,12 +118,12 @@ def _of_posteriors(network: Any, batch: LatentTaskBatch, names: list[str]) -> di
 
 
 def _rank(truth: Tensor, draws: Tensor) -> Tensor:
-    """In (0, 1), at random between its neighbours."""
+    """Rank scaled to (0, 1), at random between the neighbouring draws."""
     return ((draws < truth).sum(0) + torch.rand_like(truth)) / (len(draws) + 1)
 
 
 def _efficiency(network: Any, batch: LatentTaskBatch) -> list[Tensor]:
-    """Effective share of the draws under the exact density, task by task; nothing without one."""
+    """Efficiency of importance weights for each task; empty without an exact density."""
     if batch.density is None:
         return []
     answer = network(batch.latent_prior, batch.observations, batch.masks, batch.summary)

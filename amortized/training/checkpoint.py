@@ -1,7 +1,7 @@
-"""The state of a run on disk: a torch file that ends with the SHA-256 of all that is before it.
+"""Checkpoints of training runs: torch files that end with a SHA-256 checksum.
 
-Torch reads a file with a flipped bit without a word, and unpickles what it finds. Here a file is
-checked before it is read, and only tensors, numbers, words and collections of these are read.
+Torch reads corrupted files without an error and may unpickle arbitrary objects. Here the checksum
+is verified first, and only tensors, numbers, strings and collections of these are read.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ _N_COMMENT = len(_LABEL) + 64
 
 
 def write_checkpoint(state: dict[str, Any], path: str | Path) -> None:
-    """Write the state of a run; who is killed meanwhile leaves the one that was there.
+    """Writes the state of a run; an interrupted write leaves the existing file unchanged.
 
-    The checksum is the comment of the zip archive that a torch file is: `torch.load` reads it too.
+    The checksum is stored as the comment of the zip archive, which `torch.load` ignores.
 
     Args:
-        state: tensors, numbers, words, and collections of these.
-        path: the file.
+        state: tensors, numbers, strings, and collections of these.
+        path: path of the file.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -45,25 +45,25 @@ def read_checkpoint(
     *,
     of_run: bool = True,
 ) -> dict[str, Any]:
-    """The state of a run; nothing in the file is run.
+    """Reads the state of a run, without executing anything in the file.
 
     Args:
-        path: the file.
-        map_location: where tensors are put, as for `torch.load`.
-        most_bytes: a larger file is not read.
+        path: path of the file.
+        map_location: device of the tensors, as for `torch.load`.
+        most_bytes: larger files are rejected.
         of_run: whether the file must be the state of a run, rather than any dictionary.
 
     Raises:
-        ValueError: if the file is damaged, or holds anything but a state.
+        ValueError: if the file is damaged, or contains anything other than a state.
     """
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode) or found.st_size > most_bytes:
-            raise ValueError(f"no file, or one of more than {most_bytes} bytes")
+            raise ValueError(f"no file, or a file of more than {most_bytes} bytes")
         content = Path(path).read_bytes()
         body, checksum = content[:-_N_COMMENT], content[-_N_COMMENT:]
         if checksum != _LABEL + hashlib.sha256(body).hexdigest().encode():
-            raise ValueError("another checksum than it ends with")
+            raise ValueError("a wrong checksum")
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
         if unpacked > len(content):
@@ -74,16 +74,16 @@ def read_checkpoint(
             raise ValueError("no state of a network in it")
     except FileNotFoundError:
         raise
-    except Exception as reason:  # what a crafted file raises depends on what is in it
+    except Exception as reason:  # a crafted file may raise any error
         raise ValueError(
             f"Expected {path} to hold the state of a training; got {type(reason).__name__}: "
-            f"{reason!s:.999}. Remove the file to start anew."
+            f"{reason!s:.999}. Remove the file to start again."
         ) from reason
     return stored
 
 
 class CheckedFiles(CheckpointIO):
-    """Lets Lightning write and read its checkpoints by the functions above."""
+    """Makes Lightning write and read checkpoints with the functions above."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -94,7 +94,7 @@ class CheckedFiles(CheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        # A spawned process hands its weights back as a dictionary without the rest of a run.
+        # Spawned processes return their weights as a dictionary without the rest of the state.
         return read_checkpoint(path, map_location or "cpu", of_run=False)
 
     def remove_checkpoint(self, path: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a training needs to know: sizes, lengths, rates and the seed."""
+"""Settings of a training: sizes, lengths, rates and the seed."""
 
 from dataclasses import dataclass, fields
 
@@ -12,25 +12,25 @@ class TrainingConfig:
     Attributes:
         n_steps: length of the whole schedule, in optimizer steps.
         stop_at: step after which this run stops, to be resumed later; None runs to the end.
-        n_tasks: tasks in a batch.
-        n_rows: most rows in a batch, context and query of all tasks together: fewer tasks where
-            contexts are long, so that steps cost alike. None sets no limit.
-        n_context: fewest and most context rows; one number a batch.
-        log_uniform_context: whether that number is log-uniform rather than uniform.
+        n_tasks: largest number of tasks in a batch.
+        n_rows: largest total number of context and query rows in a batch; long contexts then come
+            with fewer tasks, so that all steps have similar cost. None sets no limit.
+        n_context: smallest and largest number of context rows, which is drawn for each batch.
+        log_uniform_context: whether that number is log-uniform instead of uniform.
         n_query: query rows of each task.
         optimizer: "muon" (Muon and AdamW together, torch >= 2.9) or "adamw".
-        lr: peak rate of AdamW.
-        muon_lr: peak rate of Muon.
+        lr: peak learning rate of AdamW.
+        muon_lr: peak learning rate of Muon.
         weight_decay: decoupled weight decay.
-        warmup: share of the steps with a rising rate.
+        warmup: fraction of the steps used for warm-up.
         clip: largest norm of the gradient.
-        ema_decay: decay of the moving average of the weights, which is what is returned.
-        precision: Lightning's, such as "bf16-mixed" or "32-true".
-        compile: whether ``torch.compile`` fuses the network. Faster, but a resumed run is then
-            equal only up to rounding.
-        n_workers: processes that draw tasks beside the training, on the CPU only.
-        checkpoint_every: steps between two checkpoints.
-        seed: of the weights and of every batch.
+        ema_decay: decay of the exponential moving average of the weights, which is returned.
+        precision: precision as for Lightning, such as "bf16-mixed" or "32-true".
+        compile: whether to use ``torch.compile``, which is faster, but makes resumed runs equal
+            only up to rounding.
+        n_workers: number of processes that draw tasks, on the CPU only.
+        checkpoint_every: number of steps between checkpoints.
+        seed: seed of the weights and of all batches.
 
     Raises:
         ValueError: if a value is out of range.
@@ -63,7 +63,7 @@ class TrainingConfig:
         low, high = self.n_context
         if not 0 <= low <= high or (self.log_uniform_context and low < 1):
             raise ValueError(
-                f"Expected n_context as (fewest, most), with fewest >= 1 where it is log-uniform; "
+                f"Expected n_context as (fewest, most), with fewest >= 1 if it is log-uniform; "
                 f"got {self.n_context}."
             )
         for field in fields(self):

@@ -1,7 +1,7 @@
-"""Synthetic batches for Lightning: a batch is a pure function of the seed and of its number.
+"""Synthetic batches for Lightning: each batch is a pure function of the seed and its number.
 
-Batches are counted over the whole training, whatever its steps, epochs and resumed parts are: where
-gradients are accumulated a step takes several batches, and no epoch sees those of another again.
+Batches are numbered over the whole training, independently of steps, epochs and resumed runs. If
+gradients are accumulated a step takes several batches, and no batch is used twice.
 """
 
 import math
@@ -32,15 +32,15 @@ def batch_seed(seed: int, number: int, rank: int = 0) -> int:
 
 
 class NumberedBatches(IterableDataset[TaskBatch | LatentTaskBatch]):
-    """The batches of a training, drawn where they are used; each epoch goes on with the next.
+    """The batches of a training, drawn on demand; each epoch continues with the next number.
 
     Args:
-        prior: draws the tasks.
+        prior: prior of the tasks.
         config: sizes of a batch, and the seed.
-        n_epoch: batches of an epoch; None is one for each step of the training.
-        seen: how many batches the training has had, asked whenever an epoch begins or goes on.
-        device: where tasks are drawn.
-        rank: number of this process among those that train together.
+        n_epoch: number of batches per epoch; None is one for each step of the training.
+        seen: function that returns the number of batches used so far.
+        device: device on which tasks are drawn.
+        rank: rank of this process in distributed training.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class NumberedBatches(IterableDataset[TaskBatch | LatentTaskBatch]):
         self.device, self.rank = device, rank
 
     def __getstate__(self) -> dict[str, Any]:
-        """With the number itself, as a worker process has no training to ask."""
+        """Stores the number itself, because worker processes cannot call ``seen``."""
         return self.__dict__ | {"seen": int(self.seen()).__int__}
 
     def batch(self, number: int) -> TaskBatch | LatentTaskBatch:
-        """The batch of that number, from 0."""
+        """The batch with that number, counted from 0."""
         config = self.config
         seed = batch_seed(config.seed, number, self.rank)
-        # The number of rows is shared by all devices, so that none waits for a longer one.
+        # All devices use the same number of rows, so that none waits for another.
         level = np.random.default_rng(batch_seed(config.seed, number)).random()
         low, high = config.n_context
         if config.log_uniform_context:
@@ -86,12 +86,12 @@ class NumberedBatches(IterableDataset[TaskBatch | LatentTaskBatch]):
 
 
 class FixedBatches(Dataset[TaskBatch | LatentTaskBatch]):
-    """The validation batches: the same tasks whenever they are asked for, of every size alike.
+    """The validation batches: fixed tasks, equally many of every size.
 
     Args:
-        prior: draws the tasks.
+        prior: prior of the tasks.
         config: sizes, and the seed of the training, whose batches are avoided.
-        device: where tasks are drawn.
+        device: device on which tasks are drawn.
     """
 
     def __init__(
@@ -110,19 +110,19 @@ class FixedBatches(Dataset[TaskBatch | LatentTaskBatch]):
         return len(self.sizes)
 
     def __getitem__(self, number: int) -> TaskBatch | LatentTaskBatch:
-        # No process has such a rank, so that no training sees these tasks.
+        # No process has this rank, so these tasks are never used for training.
         seed = batch_seed(self.config.seed, number, rank=2**30)
         sizes = _VALIDATION_TASKS, self.sizes[number], self.config.n_query
         return self.prior.sample(*sizes, seed=seed, device=self.device)
 
 
 class PriorDataModule(lightning.LightningDataModule):
-    """Draws the tasks of a training from a prior; a resumed run goes on with the next batch.
+    """Draws training tasks from a prior; a resumed run continues with the next batch.
 
-    An epoch has the batches of ``config.last_step`` optimizer steps. Validation is on fixed tasks.
+    An epoch has the batches of ``config.last_step`` optimizer steps. Validation uses fixed tasks.
 
     Args:
-        prior: draws the tasks.
+        prior: prior of the tasks.
         config: sizes of a batch, and the seed.
 
     Example:
@@ -137,7 +137,7 @@ class PriorDataModule(lightning.LightningDataModule):
         self.prior, self.config = prior, config
 
     def train_dataloader(self) -> DataLoader[TaskBatch | LatentTaskBatch]:
-        """Numbered batches; outside a trainer those of the first epoch."""
+        """Numbered batches; without a trainer those of the first epoch."""
         trainer = self.trainer
         if trainer is None:
             batches = NumberedBatches(self.prior, self.config)
@@ -154,11 +154,11 @@ class PriorDataModule(lightning.LightningDataModule):
             batches,
             batch_size=None,
             num_workers=self.config.n_workers,
-            generator=torch.Generator(),  # not the global one, whose state is the user's
+            generator=torch.Generator(),  # the state of the global one belongs to the user
         )
 
     def val_dataloader(self) -> DataLoader[TaskBatch | LatentTaskBatch]:
-        """The fixed batches, which several processes divide among themselves."""
+        """The fixed batches, divided among processes."""
         device = "cpu" if self.trainer is None else self.trainer.strategy.root_device
         return DataLoader(
             FixedBatches(self.prior, self.config, device),

@@ -1,4 +1,4 @@
-"""Ctrl-C in a training: the step is finished and its state kept before `KeyboardInterrupt`."""
+"""Ctrl-C during training: the current step is finished and saved before `KeyboardInterrupt`."""
 
 import signal
 import threading
@@ -11,15 +11,15 @@ from lightning.pytorch.callbacks import Callback
 
 
 class Interruption(Callback):
-    """Ends a training after the step during which the user asked for it.
+    """Ends a training after the step during which the user pressed Ctrl-C.
 
-    Asked again, it ends at once, without the state of the step.
+    A second Ctrl-C ends it at once, without saving the step.
     """
 
     asked = False
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        # All processes of a training stop after the same step.
+        # All processes must stop after the same step.
         if trainer.strategy.reduce_boolean_decision(self.asked, all=False):
             self.asked = trainer.should_stop = True
 
@@ -30,7 +30,7 @@ class Interruption(Callback):
 
     @contextmanager
     def heard(self) -> Iterator[None]:
-        """Listens to Ctrl-C, unless somebody else does, and raises what Python raises on it."""
+        """Handles Ctrl-C, unless another handler is installed, and raises `KeyboardInterrupt`."""
         listens = (
             threading.current_thread() is threading.main_thread()
             and signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -39,11 +39,11 @@ class Interruption(Callback):
             signal.signal(signal.SIGINT, self._ask)
         try:
             yield
-        except SystemExit as end:  # Lightning's way to end on Ctrl-C
+        except SystemExit as end:  # raised by Lightning on Ctrl-C
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
-        except RuntimeError as reason:  # workers hear Ctrl-C too, and end at once
+        except RuntimeError as reason:  # workers receive Ctrl-C too, and end at once
             if self.asked:
                 raise KeyboardInterrupt from reason
             raise

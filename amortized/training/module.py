@@ -1,4 +1,4 @@
-"""Prior-data fitting as a LightningModule: minimise a network's loss on tasks of a prior."""
+"""Prior-data fitting as a LightningModule, which minimises a network's loss on tasks of a prior."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ from amortized.training.config import TrainingConfig
 from amortized.training.data import batch_seed
 from amortized.training.optimizer import MuonAdamW, cosine_to_zero
 
-# A run may be cut, stretched and spread otherwise when resumed, but not change what it learns.
+# A resumed run may change its length and parallelisation, but not its objective.
 FIXED = {f.name for f in fields(TrainingConfig)} - {
     "checkpoint_every",
     "compile",
@@ -30,19 +30,19 @@ FIXED = {f.name for f in fields(TrainingConfig)} - {
 
 
 def _plain(value: Any) -> Any:
-    """A setting as a checkpoint holds it, which is read without unpickling objects."""
+    """Converts a setting to a value that a checkpoint can store without pickling objects."""
     if isinstance(value, tuple | list):
         return tuple(_plain(member) for member in value)
     return value if type(value) in (bool, int, float, str, type(None)) else repr(value)
 
 
 def _fields(config: Any) -> dict[str, Any]:
-    """A configuration as plain values, all of which a checkpoint may hold."""
+    """Converts a configuration to plain values for a checkpoint."""
     return {field.name: _plain(getattr(config, field.name)) for field in fields(config)}
 
 
 def _hparams(network: nn.Module) -> dict[str, Any] | None:
-    """What `_from_hparams` makes such a network of; None of a network of another kind."""
+    """The arguments of `_from_hparams` for this network; None for other kinds of networks."""
     for kind, (made, _) in NETWORKS.items():
         if type(network) is made:
             return {"kind": kind, **_fields(network.config)}
@@ -52,7 +52,7 @@ def _hparams(network: nn.Module) -> dict[str, Any] | None:
 def _from_hparams(stored: Any) -> nn.Module:
     if not isinstance(stored, Mapping) or stored.get("kind") not in NETWORKS:
         raise ValueError(
-            f"Expected a network, or the configuration of one among {sorted(NETWORKS)}; got "
+            f"Expected a network, or the configuration of one of {sorted(NETWORKS)}; got "
             f"{stored!r:.99}. Give the network: load_from_checkpoint(path, network=network)."
         )
     made, config = NETWORKS[stored["kind"]]
@@ -63,20 +63,20 @@ def _from_hparams(stored: Any) -> nn.Module:
 class PriorFitting(lightning.LightningModule):
     """Fits a network to a prior.
 
-    Logs ``loss``; on the fixed validation tasks ``val_loss`` and, where the prior has an exact
-    ``posterior_predictive``, ``val_gap``: how many nats a target the network is behind it.
+    Logs ``loss`` and, on fixed validation tasks, ``val_loss``. If the prior has an exact
+    ``posterior_predictive``, also logs ``val_gap``, the divergence from it in nats per target.
 
-    ``hparams`` has the network's configuration and the training's, from which
-    ``load_from_checkpoint`` makes the network anew; one of another kind is given to it:
+    ``hparams`` contains the configurations of network and training, from which
+    ``load_from_checkpoint`` creates the network. A network of another kind must be given:
     ``load_from_checkpoint(path, network=network)``.
 
     Args:
-        network: a module with ``loss(batch)``, a mean negative log-likelihood; or the ``network``
-            of ``hparams``.
+        network: a module with a method ``loss(batch)``, the mean negative log-likelihood; or the
+            ``network`` of ``hparams``.
         config: rates and schedule; or the ``config`` of ``hparams``.
 
     Raises:
-        ValueError: if the configuration is of no network of this package.
+        ValueError: if the configuration belongs to no network of this package.
     """
 
     def __init__(self, network: Any, config: TrainingConfig | Mapping[str, Any]) -> None:
@@ -90,11 +90,11 @@ class PriorFitting(lightning.LightningModule):
         self._seconds, self._began = 0.0, time.monotonic()
 
     def settings(self) -> dict[str, Any]:
-        """What must not change from one part of a run to the next."""
+        """The settings that must not change when a run is resumed."""
         size = getattr(self.network, "config", None)
         settings = {name: getattr(self.config, name) for name in FIXED}
         for field in fields(size) if is_dataclass(size) else ():
-            # Measured on draws, as the borders are, and so up to rounding.
+            # Estimated from draws, like the borders, and therefore equal only up to rounding.
             if field.name not in ("x_range", "scaling"):
                 settings[f"network.{field.name}"] = getattr(size, field.name)
         return {name: _plain(value) for name, value in settings.items()}
@@ -111,12 +111,12 @@ class PriorFitting(lightning.LightningModule):
     def training_step(self, batch: TaskBatch | LatentTaskBatch, batch_idx: int) -> Tensor:
         assert self._loss is not None
         number, rank = self.trainer.fit_loop.total_batch_idx, self.trainer.global_rank
-        # A resumed run draws what it would have drawn.
+        # A resumed run continues with the random numbers of an uninterrupted one.
         with seeded(batch_seed(batch_seed(self.config.seed, number, rank), 0)):
             loss = self._loss(batch)
         if self.trainer.world_size > 1:
-            # Processes wait for the gradient of every parameter, of those too that a batch without
-            # context rows does not use.
+            # Processes wait for gradients of all parameters, but a batch without context rows does
+            # not use all of them.
             loss = loss + 0.0 * torch.stack([p.sum() for p in self.parameters()]).sum()
         self.log("loss", loss, prog_bar=True)
         return loss
@@ -133,7 +133,7 @@ class PriorFitting(lightning.LightningModule):
             self.log("val_gap", loss + known.mean().to(loss), **shared)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the settings, and the wall time of all runs so far, for the card."""
+        """Stores the settings and, for the card, the total wall time so far."""
         checkpoint["settings"] = self.settings()
         checkpoint["seconds"] = self._seconds + time.monotonic() - self._began
 
@@ -141,7 +141,7 @@ class PriorFitting(lightning.LightningModule):
         self._seconds = checkpoint.get("seconds", 0.0)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Drops the gradient of a batch whose loss is not finite: the run goes on without it."""
+        """Drops the gradient of a batch whose loss is not finite."""
         finite = all(
             bool(torch.isfinite(p.grad).all()) for p in self.parameters() if p.grad is not None
         )

@@ -1,4 +1,4 @@
-"""The optimizer of every training: Muon for the matrices of the blocks, AdamW for the rest."""
+"""The optimizer of all trainings: Muon for the matrices of the blocks, AdamW for the rest."""
 
 import math
 from collections.abc import Callable
@@ -10,19 +10,19 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class MuonAdamW(Optimizer):
-    """Two optimizers that step as one, so that a trainer sees a single optimizer.
+    """Muon and AdamW combined to one optimizer.
 
-    Muon replaces a matrix's momentum by its nearest orthogonal matrix; it needs hidden matrices.
-    Embeddings, heads, norms and biases are left to AdamW.
+    Muon replaces a matrix's momentum by its nearest orthogonal matrix, which suits hidden layers.
+    Embeddings, heads, norms and biases use AdamW.
 
     Args:
-        network: its parameters are divided; the matrices inside ``network.blocks`` go to Muon.
+        network: network to optimise; matrices inside ``network.blocks`` use Muon.
         lr: learning rate of AdamW.
-        muon_lr: learning rate of Muon, in AdamW's units (updates of matched root mean square).
-        weight_decay: decoupled, of both.
+        muon_lr: learning rate of Muon, in AdamW's units (updates with equal root mean square).
+        weight_decay: decoupled weight decay of both.
 
     Raises:
-        ValueError: if this torch has no Muon (it came with torch 2.9).
+        ValueError: if this version of torch has no Muon, which requires torch 2.9.
 
     References:
         | Muon is Scalable for LLM Training (Liu et al., 2025), arXiv:2502.16982
@@ -44,7 +44,7 @@ class MuonAdamW(Optimizer):
             AdamW(others, lr=lr, weight_decay=weight_decay, betas=(0.9, 0.98)),
         )
         super().__init__([*matrices, *others], {})
-        # The same dictionaries, so that a schedule that sets a rate here sets it in the members.
+        # The dictionaries are shared, so that schedules change the rates of both optimizers.
         self.param_groups = [group for member in self.members for group in member.param_groups]
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -58,23 +58,23 @@ class MuonAdamW(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of both."""
+        """The states of both optimizers."""
         return {"members": [member.state_dict() for member in self.members]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore both."""
+        """Restores both optimizers."""
         for member, state in zip(self.members, state_dict["members"], strict=True):
             member.load_state_dict(state)
         self.param_groups = [group for member in self.members for group in member.param_groups]
 
 
 def cosine_to_zero(optimizer: Optimizer, n_steps: int, warmup: float) -> LambdaLR:
-    """One global schedule: linear warm-up, then a cosine that ends at zero with the last step.
+    """Linear warm-up, followed by a cosine schedule that ends at zero with the last step.
 
     Args:
-        optimizer: whose rates are scaled.
-        n_steps: length of the whole training, however often it is interrupted.
-        warmup: share of the steps spent warming up.
+        optimizer: the optimizer.
+        n_steps: length of the whole training, including resumed runs.
+        warmup: fraction of the steps used for warm-up.
     """
     n_warmup = max(1, round(warmup * n_steps))
 

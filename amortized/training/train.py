@@ -1,4 +1,4 @@
-"""From a prior to a trained network in one call, in one go or in many."""
+"""Training of a network on a prior, in one run or in several."""
 
 import inspect
 from dataclasses import replace
@@ -47,7 +47,7 @@ Network = (
 
 
 class _Checkpoint(Callback):
-    """Keeps the last checkpoint; a run killed while writing leaves the one before in place."""
+    """Saves the last checkpoint; an interrupted write leaves the previous one in place."""
 
     def __init__(self, path: Path, every: int) -> None:
         self.path, self.every, self.step = path, every, 0
@@ -58,13 +58,13 @@ class _Checkpoint(Callback):
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
         step, before = trainer.global_step, self.step
         self.step = step
-        # Only where a step has ended: gradients that are being accumulated are in no checkpoint.
+        # Only at the end of a step, because accumulated gradients are not part of a checkpoint.
         due = step % self.every == 0 or step == trainer.max_steps or trainer.should_stop
         if step > before and due:
             trainer.save_checkpoint(self.path)
 
 
-# Options of the Trainer that `train` sets itself, and where they are set instead.
+# Options of the Trainer that are set by other arguments of `train`.
 _REFUSED = {
     "max_steps": "TrainingConfig(n_steps=..., stop_at=...)",
     "min_steps": "TrainingConfig(n_steps=...)",
@@ -77,7 +77,7 @@ _VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batch
 
 
 def _listed(members: Any) -> list[Any]:
-    """Lightning takes one plugin, callback or logger, or many."""
+    """A list of plugins, callbacks or loggers, of which Lightning accepts one or several."""
     return list(members) if isinstance(members, list | tuple) else [members] if members else []
 
 
@@ -91,7 +91,7 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def _validates(options: dict[str, Any]) -> bool:
-    """Whether the user wants ``val_loss``: validation is not run for nothing."""
+    """Whether the user requests ``val_loss``; validation is skipped otherwise."""
     monitored = [getattr(each, "monitor", None) for each in _listed(options.get("callbacks"))]
     return any(name in options for name in _VALIDATION) or any(
         str(name).startswith("val_") for name in monitored
@@ -99,7 +99,7 @@ def _validates(options: dict[str, Any]) -> bool:
 
 
 def _validation(config: TrainingConfig, options: dict[str, Any]) -> dict[str, Any]:
-    """Twenty validations in a run where the user does not say how many; none if not wanted."""
+    """Options of validation: by default twenty validations per run, and none if not requested."""
     if not _validates(options):
         return {"limit_val_batches": 0}
     if "val_check_interval" in options or "check_val_every_n_epoch" in options:
@@ -110,14 +110,14 @@ def _validation(config: TrainingConfig, options: dict[str, Any]) -> dict[str, An
 
 
 def _decayed(decay: float, average: Tensor, current: Tensor, n_averaged: Any) -> Tensor:
-    """Torch's exponential moving average; its own function cannot be sent to spawned processes."""
+    """Exponential moving average; torch's own function cannot be pickled for spawned processes."""
     return decay * average + (1 - decay) * current
 
 
 def _callbacks(
     config: TrainingConfig, interruption: Interruption, progress: bool, asked: list[Callback]
 ) -> list[Callback]:
-    """Those of `train`, but for what the user brings along, and the user's."""
+    """The callbacks of `train`, except those that the user replaces, and the user's callbacks."""
     callbacks: list[Callback] = [interruption]
     if not any(isinstance(each, WeightAveraging) for each in asked):
         decaying = partial(_decayed, config.ema_decay)
@@ -154,8 +154,8 @@ def _trainer(
 
 
 def _read_state(path: Path, module: PriorFitting) -> dict[str, Any]:
-    """The state of a run; one that is damaged or is another run's is refused."""
-    # The weights, their average and two moments of each; the rest is small.
+    """Reads the state of a run; damaged files and those of other runs are rejected."""
+    # The weights, their average and two moments; the rest is small.
     size = sum(value.nbytes for value in module.state_dict().values())
     stored = read_checkpoint(path, most_bytes=8 * size + 2**26)
     state, settings, now = stored["state_dict"], stored.get("settings", {}), module.settings()
@@ -165,7 +165,7 @@ def _read_state(path: Path, module: PriorFitting) -> dict[str, Any]:
                 f"Expected {name}={settings[name]!r}, with which {path} was trained; got "
                 f"{now[name]!r}. Give the same settings, or another directory."
             )
-    # Buffers are not trained; a PFN's borders are quantiles of its prior's answers.
+    # Buffers are not trained; a PFN's borders are quantiles of the targets of its prior.
     kept = module.state_dict().keys()
     for name, buffer in module.named_buffers():
         found = state.get(name, None if name in kept else buffer.cpu())
@@ -184,10 +184,12 @@ def _read_state(path: Path, module: PriorFitting) -> dict[str, Any]:
 def _default_size(
     name: str, prior: Prior | LatentTasks, config: TrainingConfig
 ) -> PFNConfig | DistributionTransformerConfig:
-    """The configuration that a name stands for."""
+    """The default configuration of a named network."""
     if name == "dt":
         return DistributionTransformerConfig()
-    if name == "pfn" and isinstance(prior, ProgramPrior):  # others vary the number of features
+    if name == "pfn" and isinstance(
+        prior, ProgramPrior
+    ):  # for others the number of features varies
         n_features = prior.sample(1, 1, 1, seed=0).x_query.shape[-1]
         return PFNConfig(n_features=n_features, max_context=config.n_context[1])
     raise ValueError(
@@ -197,7 +199,7 @@ def _default_size(
 
 
 def _as_read(prior: Any, config: Any) -> Any:
-    """The prior with its answers in the units that such a network can know."""
+    """The prior with targets in units that such a network can handle."""
     of_tables = isinstance(config, TabularPFNConfig) and config.target == "regression"
     return ContextStandardised(prior) if of_tables and prior.units == "raw" else prior
 
@@ -211,36 +213,36 @@ def train(
     progress: bool = True,
     **trainer_options: Any,
 ) -> Any:
-    """Train a network on a prior and return it, averaged over the last steps, in eval mode.
+    """Trains a network on a prior and returns it in eval mode, averaged over the last steps.
 
-    At its end the calibration is measured on fresh tasks, in seconds: ``network.calibration``,
-    which `save` writes beside the weights. `infer` and the estimators say where it is poor.
+    After training, the calibration is measured on new tasks within seconds and stored as
+    ``network.calibration``, which `save` writes with the weights. `infer` and the estimators warn
+    if it is poor.
 
-    With a directory the run writes ``last.ckpt`` and ``metrics.csv`` there, and a call with the
-    same arguments goes on where the last one stopped, to the same weights that an uninterrupted
-    run would have reached. Ctrl-C ends a run after the step in hand, whose state is kept; a second
-    one ends it at once.
+    With a directory, the run writes ``last.ckpt`` and ``metrics.csv`` there. A call with the same
+    arguments continues an earlier run and leads to the same weights as an uninterrupted run. Ctrl-C
+    ends a run after the current step, which is saved; a second Ctrl-C ends it at once.
 
     Args:
-        prior: draws the tasks; for a Distribution Transformer the program of a `ProgramPrior`
-            under the default hyperprior, or `LatentTasks`. A network over rows learns its units,
-            ``prior.units``, and `PFNRegressor` follows; of tables, answers in raw units are
-            standardised by each task's context.
+        prior: prior of the tasks. A Distribution Transformer is trained on the program of a
+            `ProgramPrior` under the default hyperprior, or on `LatentTasks`. A network over rows is
+            trained in the units ``prior.units``, which `PFNRegressor` follows; for tables, targets
+            in raw units are standardised by each task's context.
         network: a network to be trained, or the configuration of a new one; "dt" and, for a
-            `ProgramPrior`, "pfn" stand for those of the default sizes. "npe" and "nle", or a
-            `FlowConfig`, train a flow on simulations of the program under its own prior: the
-            posterior, or the likelihood (see `amortized.simulation_based`).
-        config: lengths, sizes and rates; None takes the defaults. A `FlowTraining` for a flow.
-        directory: where the state of the run is kept; None keeps nothing.
+            `ProgramPrior`, "pfn" select the default sizes. "npe" and "nle", or a `FlowConfig`,
+            train a flow on simulations of the program under its own prior: the posterior, or the
+            likelihood (see `amortized.simulation_based`).
+        config: lengths, sizes and rates; None uses the defaults. A `FlowTraining` for a flow.
+        directory: directory for the state of the run; None saves nothing.
         progress: whether a progress bar is shown.
-        **trainer_options: any of ``lightning.Trainer``, such as ``callbacks``, ``logger``,
-            ``devices``, ``strategy`` or ``max_time``, but for the length of the run, the clipping
-            and the progress bar, which have their own places. Where a callback monitors
-            ``val_loss``, or an option of validation is given, the loss on fixed tasks is measured
-            twenty times, or as often as ``val_check_interval`` says.
+        **trainer_options: options of ``lightning.Trainer``, such as ``callbacks``, ``logger``,
+            ``devices``, ``strategy`` or ``max_time``, except the length of the run, gradient
+            clipping and the progress bar, which have arguments of their own. If a callback monitors
+            ``val_loss``, or an option of validation is given, the loss on fixed tasks is computed
+            twenty times, or according to ``val_check_interval``.
 
     Raises:
-        ValueError: if the directory holds a run with other settings, or a damaged one; or if an
+        ValueError: if the directory contains a run with other settings, or a damaged one; or if an
             option belongs to ``config``.
         KeyboardInterrupt: on Ctrl-C.
 
@@ -262,7 +264,7 @@ def train(
         raise TypeError("Expected a TrainingConfig for this network; got a FlowTraining.")
     config = config or TrainingConfig()
     _check_options(trainer_options)
-    if "precision" in trainer_options:  # part of what a resumed run must not change
+    if "precision" in trainer_options:  # a resumed run must not change it
         config = replace(config, precision=str(trainer_options.pop("precision")))
     with gradients():
         return _train(prior, network, config, directory, progress, trainer_options)
@@ -321,14 +323,14 @@ def _train(
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         callbacks.append(_Checkpoint(checkpoint, config.checkpoint_every))
     trainer = _trainer(config, callbacks, directory, progress, trainer_options)
-    module.train()  # a network that was trained before comes in eval mode
+    module.train()  # a network that was trained before is in eval mode
     with interruption.heard():
         trainer.fit(module, PriorDataModule(prior, config), ckpt_path=resume)
     return _measured(network.eval(), prior, config)
 
 
 def _measured(network: nn.Module, prior: Prior | LatentTasks, config: TrainingConfig) -> nn.Module:
-    """The network with its calibration; of a run that is to be resumed it is not measured."""
+    """Adds the calibration to a network, unless the run is incomplete."""
     done = config.last_step == config.n_steps
     network.calibration = measure(network, prior, config) if done else None  # type: ignore[assignment]
     return network

@@ -1,13 +1,14 @@
-r"""Stationary autoregressions, by a prior of their partial autocorrelations.
+r"""Stationary autoregressions, with a prior on their partial autocorrelations.
 
 .. math:: y_t = m + \sum_{k \le p} w_k (y_{t-k} - m) + \sigma \epsilon_t
 
-A series is stationary exactly where all partial autocorrelations :math:`r_k` lie in (-1, 1), so a
-prior of them is one of stationary series. Levinson's recursion gives the coefficients,
+A series is stationary if and only if all partial autocorrelations :math:`r_k` lie in (-1, 1), so a
+prior on them is a prior on stationary series. Levinson's recursion gives the coefficients,
 
 .. math:: w^{(k)} = (w^{(k-1)} - r_k \, \mathrm{flip}(w^{(k-1)}), r_k),
 
-and, on the way, the law of :math:`y_k` given the first k values: a start at rest costs no burn-in.
+and also the distribution of :math:`y_k` given the first k values, so that simulations start from
+the stationary distribution without burn-in.
 
 References:
     On parametrizing stationary autoregressions by partial autocorrelations (Barndorff-Nielsen and
@@ -24,7 +25,7 @@ from amortized.priors.task import TaskBatch
 
 
 def levinson(partial: Float[Tensor, "*batch order"]) -> list[Float[Tensor, "*batch _"]]:
-    """Coefficients of every order 0, 1, ..., from partial autocorrelations.
+    """Coefficients of all orders 0, 1, ... from partial autocorrelations.
 
     Example:
         >>> levinson(torch.tensor([0.5, -0.4]))[-1]
@@ -40,7 +41,7 @@ def levinson(partial: Float[Tensor, "*batch order"]) -> list[Float[Tensor, "*bat
 def partial_autocorrelations(
     coefficients: Float[Tensor, "*batch order"],
 ) -> Float[Tensor, "*batch order"]:
-    """The inverse of `levinson`; the series is stationary where all are inside (-1, 1).
+    """The inverse of `levinson`; the series is stationary if all are in (-1, 1).
 
     Example:
         >>> partial_autocorrelations(torch.tensor([0.7, -0.4]))
@@ -55,10 +56,10 @@ def partial_autocorrelations(
 
 
 class AutoregressivePrior(Prior):
-    """Stationary autoregressions of random order, most of whose partial autocorrelations are zero.
+    """Stationary autoregressions of random order with mostly zero partial autocorrelations.
 
-    The order is uniform from 1 to ``max_order``; a partial autocorrelation is zero with probability
-    ``sparsity`` and else uniform in (-1, 1), but the last of the order is never zero. Mean and log
+    The order is uniform from 1 to ``max_order``. A partial autocorrelation is zero with probability
+    ``sparsity`` and otherwise uniform in (-1, 1); the last one is never zero. Mean and log
     standard deviation of the series are standard normal. Rows are times 0, 1, 2, ...; the query
     follows the context.
 
@@ -98,9 +99,9 @@ class AutoregressivePrior(Prior):
 def at_rest(
     partial: Float[Tensor, "*batch order"], white: Float[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch n"]:
-    """The stationary series of variance 1 that independent standard normals drive."""
+    """The stationary series of variance 1 driven by independent standard normal innovations."""
     orders, p = levinson(partial), partial.shape[-1]
-    # Variance of y_k given k values before it: it falls with each of them.
+    # Variance of y_k given the k values before it.
     variance = torch.cat((torch.ones_like(partial[..., :1]), (1 - partial.square())), -1).cumprod(
         -1
     )

@@ -1,12 +1,13 @@
-r"""Parts of a time series as linear stochastic differential equations, exact at any times.
+r"""Components of a time series as linear stochastic differential equations, exact at any times.
 
-A part is a Gaussian state whose move over a time :math:`h` is known in closed form,
+A component is a Gaussian state whose transition over a time :math:`h` has a closed form,
 
 .. math:: x(t + h) = A(h) x(t) + \epsilon, \quad \epsilon \sim N(0, Q(h)), \qquad f(t) = H x(t),
 
-so that a Gaussian process of n points costs n steps of a Kalman filter instead of a matrix of
-:math:`n^2` entries. A sum of processes stacks their states; a product with a periodic one turns
-each state at the frequency of each harmonic. Hyperparameters are numbers or tensors of one batch.
+so that a Gaussian process of n points takes n steps of a Kalman filter instead of a matrix with
+:math:`n^2` entries. A sum of processes concatenates their states; a product with a periodic process
+rotates each state at the frequency of each harmonic. Hyperparameters are numbers or tensors with
+a common batch shape.
 
 References:
     Kalman filtering and smoothing solutions to temporal Gaussian process regression models
@@ -28,18 +29,18 @@ from torch.distributions import Distribution
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 
 Number = Tensor | float | Distribution
-"""A hyperparameter; where it is a distribution, a `StructuralSeries` learns it."""
+"""A hyperparameter; if it is a distribution, a `StructuralSeries` infers it."""
 _ABOVE_ZERO = ("lengthscale", "period", "n_harmonics")
 
 
 class Component(ABC):
-    """One part of a series: a linear Gaussian state that is known at any times.
+    """A component of a series: a linear Gaussian state in continuous time.
 
     Matrices have shape ``(*batch, n, state, state)``, for hyperparameters of shape ``(*batch,)``.
     """
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # type: ignore[arg-type]  # every part is a dataclass
+        for field in fields(self):  # type: ignore[arg-type]  # every component is a dataclass
             value = getattr(self, field.name)
             if isinstance(value, Tensor | Distribution | Component) or isinstance(value, str):
                 continue
@@ -69,16 +70,16 @@ class Component(ABC):
 
     @property
     def is_noiseless(self) -> bool:
-        """Whether the state moves without noise and keeps its covariance."""
+        """Whether the state evolves without noise and keeps its covariance."""
         return False
 
     def model(self, t: Tensor, noise: Number, mean: Number = 0.0) -> LinearGaussianModel:
-        """The part seen with noise at times t, as a model for `kalman_filter`.
+        """The component observed with noise at times t, as a model for `kalman_filter`.
 
         Args:
-            t: times in ascending order, ``(n,)``; equal ones are seen twice.
+            t: times in ascending order, ``(n,)``; equal times are repeated observations.
             noise: standard deviation of each observation, ``(*batch,)``.
-            mean: of all observations, ``(*batch,)``.
+            mean: mean of all observations, ``(*batch,)``.
 
         Example:
             >>> t = torch.tensor([0.0, 0.3, 2.0], dtype=torch.float64)
@@ -109,7 +110,7 @@ class Component(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Sum(Component):
-    """Independent parts that add up."""
+    """The sum of independent components."""
 
     parts: Sequence[Component]
 
@@ -132,13 +133,13 @@ class Sum(Component):
 
 @dataclass(frozen=True, eq=False)
 class Product(Component):
-    r"""The process whose covariance is the product of two, one of which never changes by noise.
+    r"""The process whose covariance is a product of two, one of which is free of process noise.
 
-    With a periodic factor :math:`A = A_1 \otimes A_2` and :math:`Q = Q_1 \otimes P_2`: a pattern
-    that changes slowly.
+    With a periodic factor, :math:`A = A_1 \otimes A_2` and :math:`Q = Q_1 \otimes P_2`, it is a
+    pattern that changes slowly.
 
     Attributes:
-        changing: any part.
+        changing: any component.
         repeating: a `Periodic`, or a `Seasonal` without drift.
     """
 
@@ -171,7 +172,7 @@ def as_number(value: Number, like: Tensor) -> Tensor:
     if isinstance(value, Distribution):
         raise ValueError(
             f"Expected a number or a tensor as hyperparameter; got the distribution {value}. Give "
-            "the part to a StructuralSeries, which puts draws in its place."
+            "the part to a StructuralSeries, which replaces it by draws."
         )
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
@@ -187,12 +188,12 @@ def unit_vector(like: Tensor, n: int) -> Tensor:
 
 
 def matrices(rows: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Entries ``(*batch, n)`` as matrices, rows by columns last."""
+    """Combines entries ``(*batch, n)`` to matrices ``(*batch, n, rows, columns)``."""
     return torch.stack([torch.stack(list(row), -1) for row in rows], -2)
 
 
 def block_diagonal(blocks: Sequence[Tensor]) -> Tensor:
-    """Blocks ``(*batch, k, k)`` of batches that broadcast, on one diagonal."""
+    """A block-diagonal matrix of blocks ``(*batch, k, k)``, whose batches broadcast."""
     batch = torch.broadcast_shapes(*(block.shape[:-2] for block in blocks))
     size = sum(block.shape[-1] for block in blocks)
     columns, start = [], 0

@@ -1,8 +1,8 @@
-r"""Gaussian processes of Matern covariance as stochastic differential equations.
+r"""Gaussian processes with Matern covariance as stochastic differential equations.
 
-With :math:`\nu = p + 1/2` and :math:`\lambda = \sqrt{2 \nu} / \ell` the process and its first p
-derivatives are a Markov process. Derivative i is kept divided by :math:`\lambda^i`, and time is
-measured in :math:`1 / \lambda`, so the matrices are polynomials times an exponential.
+With :math:`\nu = p + 1/2` and :math:`\lambda = \sqrt{2 \nu} / \ell`, the process and its first p
+derivatives form a Markov process. Derivative i is divided by :math:`\lambda^i`, and time is
+measured in units of :math:`1 / \lambda`, so the matrices are polynomials times an exponential.
 
 References:
     Kalman filtering and smoothing solutions to temporal Gaussian process regression models
@@ -34,12 +34,12 @@ _HALVES = {"matern12": 0, "matern32": 1, "matern52": 2}
 
 @dataclass(frozen=True, eq=False)
 class Matern(Component):
-    """A Gaussian process of Matern covariance, stationary.
+    """A stationary Gaussian process with Matern covariance.
 
     Attributes:
         kind: "matern12", "matern32" or "matern52".
-        lengthscale: in units of time.
-        outputscale: its standard deviation.
+        lengthscale: lengthscale, in units of time.
+        outputscale: standard deviation.
 
     Example:
         >>> Matern("matern32", 2.0, 1.0).transition(torch.zeros(1))
@@ -57,7 +57,7 @@ class Matern(Component):
             raise ValueError(f"Expected kind to be one of {sorted(_HALVES)}; got {self.kind!r}.")
 
     def _rate(self, like: Tensor) -> Tensor:
-        """``sqrt(2 nu) / lengthscale``, ready to meet gaps."""
+        """``sqrt(2 nu) / lengthscale``, shaped to broadcast with gaps."""
         lengthscale = as_number(self.lengthscale, like)
         return (math.sqrt(2 * _HALVES[self.kind] + 1) / lengthscale).unsqueeze(-1)
 
@@ -79,8 +79,8 @@ class Matern(Component):
         p = _HALVES[self.kind]
         # The derivative of gammainc takes the logarithm of its argument.
         twice = (2 * self._rate(h) * h).clamp_min(torch.finfo(h.dtype).tiny)
-        # Moments of exp(-2 s) over (0, u): small gaps keep all their digits, which the difference
-        # of the stationary covariance and what is left of it would lose.
+        # Moments of exp(-2 s) over (0, u) are accurate for small gaps, unlike the difference of the
+        # stationary covariance and its transition.
         moments = [
             math.factorial(m)
             / 2.0 ** (m + 1)
@@ -102,7 +102,7 @@ class Matern(Component):
         return self._diffusion(h) * matrices(rows)
 
     def _diffusion(self, like: Tensor) -> Tensor:
-        """Spectral density of the driving noise in scaled time, for which ``f`` has its sd."""
+        """Spectral density of the driving noise in scaled time, which gives ``f`` its scale."""
         p = _HALVES[self.kind]
         scale = as_number(self.outputscale, like)
         density = 2.0 ** (2 * p + 1) * math.factorial(p) ** 2 / math.factorial(2 * p)

@@ -1,4 +1,4 @@
-"""Patterns that repeat, as sums of resonators: each harmonic turns at its own frequency.
+"""Periodic components as sums of resonators, one for each harmonic.
 
 References:
     Explicit link between periodic covariance functions and state space models (Solin and
@@ -28,13 +28,14 @@ from amortized.priors.state_space.components import (
 class Periodic(Component):
     r"""A periodic Gaussian process, :math:`s^2 \exp(-2 \sin^2(\pi (t - t') / p) / \ell^2)`.
 
-    Its Fourier series is cut after ``n_harmonics``, each a resonator that never loses its energy.
+    Its Fourier series is truncated after ``n_harmonics``, each an undamped resonator.
 
     Attributes:
-        period: in units of time.
-        lengthscale: relative, without a unit; the shorter, the more harmonics are needed.
-        outputscale: its standard deviation.
-        n_harmonics: 12 are exact to 1e-11 for lengthscales above 1; for .5 take 24.
+        period: period, in units of time.
+        lengthscale: dimensionless lengthscale; shorter ones need more harmonics.
+        outputscale: standard deviation.
+        n_harmonics: number of harmonics; 12 are exact to 1e-11 for lengthscales above 1, and 24 for
+            lengthscales above 0.5.
     """
 
     period: Number
@@ -69,13 +70,13 @@ class Periodic(Component):
 
 @dataclass(frozen=True, eq=False)
 class Seasonal(Component):
-    """A pattern that repeats, of a few harmonics, each of which may wander.
+    """A seasonal pattern of a few harmonics, whose coefficients may be random walks.
 
     Attributes:
-        period: in units of time.
-        n_harmonics: at most half the period in steps; that many leave the pattern free.
+        period: period, in units of time.
+        n_harmonics: number of harmonics; half the number of steps per period allows any pattern.
         scale: standard deviation of the pattern at the first time.
-        drift: standard deviation of its change after one unit of time; 0 repeats it for ever.
+        drift: standard deviation of its change per unit of time; 0 for a fixed pattern.
     """
 
     period: Number
@@ -106,9 +107,9 @@ class Seasonal(Component):
 
 
 def _rotations(h: Tensor, period: Tensor, harmonics: Sequence[int]) -> Tensor:
-    """Turns of each harmonic over a gap, block diagonal."""
+    """Block-diagonal rotation matrices of the harmonics over a gap."""
     order = torch.as_tensor(list(harmonics), dtype=h.dtype, device=h.device)
-    turn = torch.remainder(h / period.unsqueeze(-1), 1.0)  # keeps digits late in a long series
+    turn = torch.remainder(h / period.unsqueeze(-1), 1.0)  # accurate late in a long series
     angle = 2 * math.pi * turn.unsqueeze(-1) * order
     cos, sin = angle.cos(), angle.sin()
     return block_diagonal(matrices([[cos, sin], [-sin, cos]]).unbind(-3))
@@ -116,7 +117,7 @@ def _rotations(h: Tensor, period: Tensor, harmonics: Sequence[int]) -> Tensor:
 
 def _scaled_bessel(x: Tensor, n: int) -> Tensor:
     r"""``exp(-x) (I_0, 2 I_1, ..., 2 I_n)(x)``, which add up to nearly 1."""
-    # Ratios I_k / I_{k-1} by their continued fraction, from far out: neither can overflow.
+    # Ratios I_k / I_{k-1} from their continued fraction, evaluated backwards, cannot overflow.
     ratio, ratios = torch.zeros_like(x), []
     for order in range(2 * n + 40, 0, -1):
         ratio = x / (2 * order + x * ratio)

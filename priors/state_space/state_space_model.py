@@ -97,10 +97,10 @@ class LinearGaussianModel(StateSpaceModel):
 
         x_0 ~ N(m_0, P_0),    x_t ~ N(A x_{t-1} + b, Q),    y_t ~ N(H x_t + d, R)
 
-    The first observation sees ``x_0`` itself: there is no transition before it. ``Q``, ``P_0`` and
-    ``R`` may be singular. Every tensor may carry one leading batch dimension: one model a series.
-    Those that change with time carry two, ``(batch or 1, time, ...)``; entry t of ``A``, ``Q`` and
-    ``b`` is that of the transition to ``x_t``, so that their entry 0 is never read.
+    The first observation is of ``x_0`` itself, without a preceding transition. ``Q``, ``P_0`` and
+    ``R`` may be singular. Every tensor may have a leading batch dimension, for one model per
+    series. Time-varying tensors have two, ``(batch or 1, time, ...)``; entry t of ``A``, ``Q`` and
+    ``b`` belongs to the transition to ``x_t``, so entry 0 is not used.
 
     Attributes:
         transition: ``A``, ``(state, state)``.
@@ -159,7 +159,9 @@ class LinearGaussianModel(StateSpaceModel):
         if len(batches) > 1:
             raise ValueError(f"Expected one batch size in all tensors; got {sorted(batches)}.")
         if len(times) > 1:
-            raise ValueError(f"Expected one number of steps in all tensors; got {sorted(times)}.")
+            raise ValueError(
+                f"Expected equal numbers of steps in all tensors; got {sorted(times)}."
+            )
 
     def _shapes(self) -> dict[str, torch.Size]:
         """The shape of every tensor without its batch dimension."""
@@ -181,7 +183,7 @@ class LinearGaussianModel(StateSpaceModel):
 
     @property
     def n_steps(self) -> int | None:
-        """Number of steps for which there are matrices; None where none changes with time."""
+        """Number of steps of time-varying tensors; None if there are none."""
         for name, shape in self._shapes().items():
             value = getattr(self, name)
             if value is not None and value.ndim == len(shape) + 2:
@@ -235,7 +237,7 @@ class LinearGaussianModel(StateSpaceModel):
 
 
 def _at_time(value: Any, t: int, n_dims: int) -> Any:
-    """A tensor of ``n_dims`` dimensions and perhaps a batch, as it is at step t."""
+    """The value at step t of a tensor with ``n_dims`` dimensions and possibly a batch."""
     if value is None or value.ndim < n_dims + 2:
         return value
     now = value[:, t]

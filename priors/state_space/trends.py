@@ -1,4 +1,4 @@
-"""Levels and slopes that wander: random walks, in continuous time."""
+"""Trends: levels and slopes that are random walks in continuous time."""
 
 from dataclasses import dataclass
 
@@ -16,10 +16,10 @@ from amortized.priors.state_space.components import (
 
 @dataclass(frozen=True, eq=False)
 class LocalLevel(Component):
-    """A random walk: ``drift`` is its standard deviation after one unit of time.
+    """A level that is a random walk.
 
     Attributes:
-        drift: 0 is a constant.
+        drift: standard deviation of the change per unit of time; 0 for a constant.
         start: standard deviation at the first time.
     """
 
@@ -41,11 +41,11 @@ class LocalLevel(Component):
 
 @dataclass(frozen=True, eq=False)
 class LocalTrend(Component):
-    """A slope that is a random walk, and the line along it.
+    """A level whose slope is a random walk.
 
     Attributes:
-        bend: standard deviation of the slope's change after one unit of time; 0 is a straight line.
-        slope: standard deviation of the slope at the first time, where the line itself is 0.
+        bend: standard deviation of the slope's change per unit of time; 0 for a straight line.
+        slope: standard deviation of the slope at the first time, where the level is 0.
     """
 
     bend: Number

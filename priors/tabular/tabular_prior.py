@@ -27,6 +27,9 @@ from amortized.priors.task import TaskBatch
 # With fewer rows, quantiles and scales are unreliable: more are drawn and then discarded.
 _LEAST_ROWS = 64
 
+TableDraw = tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]
+"""Raw columns, and the scores that determine the target."""
+
 
 class TabularPrior(Prior):
     """A prior over classification or regression tables.
@@ -88,9 +91,7 @@ class TabularPrior(Prior):
         self.max_cells = max_cells
 
     @abstractmethod
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         """Draws raw columns and the scores that determine the target."""
 
     def _dress(self, columns: Float[Tensor, "batch columns rows"]) -> Tensor:

@@ -23,6 +23,7 @@ from amortized.latent_priors.problems import PROBLEMS
 from amortized.latent_priors.tasks import LatentTasks
 from amortized.latent_priors.trained_prior import trained_prior
 from amortized.networks import PFN, DistributionTransformer, TabularPFN
+from amortized.networks.catalogue import NETWORK_TYPES
 from amortized.plotting import compare_methods
 from amortized.posterior import Posterior
 from amortized.priors.context_standardised import ContextStandardised
@@ -105,10 +106,11 @@ def _of_network(
     n_datasets: int,
     seed: int,
 ) -> Report:
-    if not isinstance(network, PFN | TabularPFN | DistributionTransformer):
+    if not isinstance(network, NETWORK_TYPES):
+        names = ", ".join(each.__name__ for each in NETWORK_TYPES)
         raise ValueError(
-            "Expected a PFN, TabularPFN or DistributionTransformer; got "
-            f"{type(network).__name__}. For other networks run the diagnostics themselves."
+            f"Expected a network among {names}; got {type(network).__name__}. For other networks "
+            "run the diagnostics themselves."
         )
     name, began = network.config.prior, time.perf_counter()
     of_latents = isinstance(network, DistributionTransformer)

@@ -20,7 +20,7 @@ from torch import Tensor
 from amortized.priors.tabular.columns import dense_codes, draw_integer, log_uniform, shuffle_codes
 from amortized.priors.tabular.families.rules import RulePrior, and_functions_of
 from amortized.priors.tabular.inputs import heavy_weights
-from amortized.priors.tabular.tabular_prior import TabularPrior
+from amortized.priors.tabular.tabular_prior import TableDraw, TabularPrior
 from amortized.priors.tabular.targets import draw_classes, flip_some
 
 _N_POOL, _N_TERMS, _MOST_LEVELS = 24, 12, 6
@@ -51,9 +51,7 @@ class CategoryRulePrior(TabularPrior):
 
     _noiseless = 0.9
 
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         codes = _draw_levels(n_tasks, n_features, n_rows)
         return codes.to(torch.get_default_dtype()), and_functions_of(_answer(codes)[:, None])
 

@@ -7,12 +7,10 @@ may depend on the class (quadratic boundaries) or not (linear ones).
 """
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from amortized.priors.tabular.columns import draw_integer, log_uniform, standardise
 from amortized.priors.tabular.inputs import draw_inputs, heavy_weights
-from amortized.priors.tabular.tabular_prior import TabularPrior
+from amortized.priors.tabular.tabular_prior import TableDraw, TabularPrior
 
 _N_SCORES = 3
 
@@ -29,9 +27,7 @@ class ClusterPrior(TabularPrior):
     # Membership is exact: the overlap comes from the clusters.
     _noiseless = 0.8
 
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         n_clusters = draw_integer(2, 12)
         odds = log_uniform(0.15, 1.0, n_tasks, n_clusters)
         which = torch.multinomial(odds, n_rows, replacement=True)[:, None]

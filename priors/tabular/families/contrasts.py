@@ -15,7 +15,7 @@ from torch import Tensor
 from amortized.priors.tabular.columns import draw_integer, log_uniform, standardise
 from amortized.priors.tabular.inputs import heavy_weights
 from amortized.priors.tabular.mechanisms import apply_by_task
-from amortized.priors.tabular.tabular_prior import TabularPrior
+from amortized.priors.tabular.tabular_prior import TableDraw, TabularPrior
 
 _N_SCORES = 4
 _FAMILIES = ("linear", "additive", "quadratic", "perceptron")
@@ -33,9 +33,7 @@ class ContrastPrior(TabularPrior):
 
     _noiseless = 0.7
 
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         columns, parts = _with_factors(n_tasks, n_features, n_rows)
         scores = _answers(parts, contrast=True)
         curved = (torch.rand(n_tasks) < 1 / 3).nonzero()[:, 0]

@@ -13,13 +13,12 @@ References:
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.tabular.columns import standardise
 from amortized.priors.tabular.inputs import draw_inputs
 from amortized.priors.tabular.mechanisms import additive, fourier, linear
-from amortized.priors.tabular.tabular_prior import TabularPrior
+from amortized.priors.tabular.tabular_prior import TableDraw, TabularPrior
 
 _N_SCORES = 4
 
@@ -33,9 +32,7 @@ class StudentProcessPrior(TabularPrior):
         torch.Size([2, 10])
     """
 
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         columns = draw_inputs(n_tasks, n_features, n_rows)
         freedom = torch.tensor([1.0, 2.0, 4.0, 1e3])[torch.randint(4, (n_tasks, 1, 1))]
         scores = torch.zeros(n_tasks, _N_SCORES, n_rows)

@@ -14,7 +14,7 @@ from amortized.priors.tabular.columns import draw_integer, dress, log_uniform, s
 from amortized.priors.tabular.families.category_rules import exact_classes
 from amortized.priors.tabular.inputs import draw_inputs
 from amortized.priors.tabular.mechanisms import additive
-from amortized.priors.tabular.tabular_prior import TabularPrior
+from amortized.priors.tabular.tabular_prior import TableDraw, TabularPrior
 
 _MOST_LEVELS = 200
 
@@ -30,9 +30,7 @@ class LevelPrior(TabularPrior):
 
     _noiseless = 0.7
 
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         n_coded = draw_integer(1, min(3, n_features))
         codes, effects = _draw_categories(n_tasks, n_coded, n_rows)
         if n_features == n_coded:

@@ -13,13 +13,12 @@ References:
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.tabular.columns import draw_integer, log_uniform, standardise
 from amortized.priors.tabular.inputs import draw_inputs, heavy_weights
 from amortized.priors.tabular.mechanisms import draw_activation
-from amortized.priors.tabular.tabular_prior import TabularPrior
+from amortized.priors.tabular.tabular_prior import TableDraw, TabularPrior
 
 _N_SCORES = 6
 # Architectures per batch; tasks of a group share depth, width and activations, but not weights.
@@ -35,9 +34,7 @@ class NeuralNetworkPrior(TabularPrior):
         torch.Size([2, 10])
     """
 
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         columns = draw_inputs(n_tasks, n_features, n_rows)
         groups = columns.chunk(_N_GROUPS)
         return columns, torch.cat([_network(group) for group in groups])

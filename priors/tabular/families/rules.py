@@ -19,7 +19,7 @@ from torch import Tensor
 
 from amortized.priors.tabular.columns import draw_integer
 from amortized.priors.tabular.inputs import draw_inputs
-from amortized.priors.tabular.tabular_prior import TabularPrior
+from amortized.priors.tabular.tabular_prior import TableDraw, TabularPrior
 
 _N_LITERALS = 5
 _N_SCORES = 3
@@ -41,9 +41,7 @@ class RulePrior(TabularPrior):
     # Rules are mostly exact; most of the noise is label noise.
     _noiseless = 0.8
 
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         columns = draw_inputs(n_tasks, n_features, n_rows)
         used = draw_integer(1, _N_LITERALS) + torch.randint(-1, 2, (n_tasks, 1))
         used = torch.arange(_N_LITERALS) < used.clamp(1, min(_N_LITERALS, 2 * n_features))

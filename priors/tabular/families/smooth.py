@@ -19,7 +19,7 @@ from torch import Tensor
 
 from amortized.priors.tabular.columns import draw_integer, log_uniform, standardise
 from amortized.priors.tabular.mechanisms import fourier
-from amortized.priors.tabular.tabular_prior import TabularPrior
+from amortized.priors.tabular.tabular_prior import TableDraw, TabularPrior
 
 _N_SCORES = 2
 _MOST_CAUSES = 6
@@ -36,9 +36,7 @@ class SmoothPrior(TabularPrior):
 
     _noiseless = 0.9
 
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         flat = (2 * torch.rand(n_tasks, n_features, n_rows) - 1) * 3**0.5
         normal = torch.randn_like(flat).clamp(-3, 3)
         columns = torch.where(torch.rand(n_tasks, 1, 1) < 0.6, flat, normal)

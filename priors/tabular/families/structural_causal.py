@@ -16,13 +16,12 @@ References:
 """
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.tabular.columns import draw_integer, log_uniform, standardise
 from amortized.priors.tabular.inputs import draw_inputs, heavy_weights, shape_some
 from amortized.priors.tabular.mechanisms import apply_by_task, linear
-from amortized.priors.tabular.tabular_prior import TabularPrior
+from amortized.priors.tabular.tabular_prior import TableDraw, TabularPrior
 
 # Mean probabilities of the families; smooth and additive relations are the most common.
 _FAMILIES = {
@@ -48,9 +47,7 @@ class StructuralCausalPrior(TabularPrior):
         (torch.Size([4, 60, 5]), torch.Size([4, 40]))
     """
 
-    def _columns(
-        self, n_tasks: int, n_features: int, n_rows: int
-    ) -> tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scores rows"]]:
+    def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         n_nodes = int(log_uniform(2.0, 13.0, 1))
         # A third more values than columns, so that some always stay hidden.
         size = max(3, -(-(4 * n_features // 3 + 3) // n_nodes))
