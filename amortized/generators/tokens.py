@@ -1,0 +1,76 @@
+"""Sequences of tokens from any function that gives the logits of the next one."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from amortized.generators.generator import Generator
+
+__all__ = ["TokenGenerator"]
+
+
+class TokenGenerator(Generator):
+    """An autoregressive model of tokens, such as a small torch module.
+
+    The state of a sequence is all of its tokens, the prompt included, ``(n, length)``.
+
+    Args:
+        logits: ``logits(tokens) -> (n, n_tokens)`` of the next token given those so far,
+            ``(n, length)`` of integers; the length is 0 at first if there is no prompt.
+        n_steps: tokens to generate.
+        prompt: tokens that all sequences begin with, ``(length,)``.
+        temperature: the logits are divided by it.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Example:
+        >>> def never_twice(tokens):  # three tokens, none of them twice in a row
+        ...     last = tokens[:, -1:]
+        ...     return torch.zeros(len(tokens), 3).scatter(1, last, -torch.inf)
+        >>> generator = TokenGenerator(never_twice, 4, prompt=[0])
+        >>> bool((generator.draw(5).diff(dim=1) != 0).all())
+        True
+    """
+
+    def __init__(
+        self,
+        logits: Callable[[Tensor], Tensor],
+        n_steps: int,
+        prompt: list[int] | Tensor = (),  # type: ignore[assignment]
+        temperature: float = 1.0,
+    ) -> None:
+        if n_steps < 1 or not temperature > 0:
+            raise ValueError(
+                "Expected n_steps of at least 1 and a positive temperature; got "
+                f"{n_steps} and {temperature}."
+            )
+        self.n_steps, self.temperature, self._logits = n_steps, temperature, logits
+        self._prompt = torch.as_tensor(prompt, dtype=torch.long).reshape(1, -1)
+
+    def log_probs(self, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n tokens"]:
+        """Log probabilities of the next token."""
+        with torch.no_grad():
+            logits = self._logits(tokens)
+        if logits.ndim != 2 or len(logits) != len(tokens):
+            raise ValueError(
+                f"Expected logits of shape ({len(tokens)}, n_tokens); got {tuple(logits.shape)}."
+            )
+        return (logits.double() / self.temperature).log_softmax(-1)
+
+    def start(self, n: int, generator: torch.Generator) -> Tensor:
+        return self.extend(self._prompt.expand(n, -1), 0, generator)
+
+    def extend(self, state: Tensor, t: int, generator: torch.Generator) -> Tensor:
+        shares = self.log_probs(state).exp()
+        drawn = torch.multinomial(shares, 1, generator=generator)
+        return torch.cat([state, drawn], 1)
+
+    def value(self, state: Tensor, t: int) -> Tensor:
+        return state[:, -1]
+
+    def force(self, state: Tensor | None, t: int, value: Tensor) -> Tensor:
+        before = self._prompt.expand(len(value), -1) if state is None else state
+        return torch.cat([before, value.long().reshape(-1, 1)], 1)
