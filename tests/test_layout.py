@@ -17,7 +17,7 @@ LEVELS = (
     {"networks", "sampling", "predictive"},
     {"simulation_based"},
     {"posterior", "training", "pretrained", "infer", "tables", "mcmc"},
-    {"estimators", "diagnostics", "uncertainty", "crowds", "generators"},
+    {"estimators", "diagnostics", "uncertainty", "crowds", "generators", "hierarchy"},
     {"recipes", "forecasting", "debiased"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "__main__"},

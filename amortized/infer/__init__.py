@@ -15,9 +15,11 @@ from amortized.infer.groups import named_program
 from amortized.infer.options import check_options
 from amortized.infer.problem import Data, make_problem
 from amortized.infer.programs import by_sampler, exactly
+from amortized.infer.ragged import infer_ragged, is_ragged
 from amortized.infer.sequential import Origin
 from amortized.infer.simulated import by_learned_likelihood, by_posterior_flow
 from amortized.infer.states import StateModel, infer_states
+from amortized.latent_priors.conversion import Draws
 from amortized.one_at_a_time import gradients
 from amortized.posterior.posterior import Posterior
 from amortized.priors.prior import Prior
@@ -32,9 +34,7 @@ from amortized.sampling.smc import smc
 from amortized.sampling.vi import vi
 from amortized.seeding import seeded
 
-LatentPrior = (
-    Mapping[str, Distribution] | Mapping[str, Tensor] | GaussianMixture | Posterior | Tensor
-)
+LatentPrior = Mapping[str, Distribution] | Mapping[str, Tensor] | GaussianMixture | Draws | Tensor
 METHODS: dict[str, Callable[..., Posterior]] = {
     "exact": exactly,
     "nuts": by_sampler(nuts, "nuts", checked_chains),
@@ -75,7 +75,8 @@ def infer(
         y: observations ``(n,)`` or ``(batch, n)``, or ``(n, *event)`` or ``(batch, n, *event)`` of
             a program whose rows are arrays. Without inputs the program's own observation decides
             whether the first dimension is the rows or the batch. NaN stands for a missing
-            observation, which is integrated out.
+            observation, which is integrated out. For datasets of different sizes, x and y are lists
+            with an entry for each; those of equal size are answered together.
         data: in place of x and y, one dataset by the names of the program's arguments, for a
             program with arguments and observed sites of any names. Arrays of numbers are handed
             on as tensors, anything else as it is. A mapping as ``x`` means the same.
@@ -84,7 +85,8 @@ def infer(
             trusted (see `amortized.infer.cascade`); otherwise "smc". ``diagnostics["stage"]`` says
             which.
         latent_prior: replaces the program's own: distributions by name of the latent; or for all
-            latents a `GaussianMixture` over unconstrained space, an earlier posterior, or draws.
+            latents a `GaussianMixture` over unconstrained space, an earlier posterior, draws, or
+            what `amortized.hierarchy.learn_latent_prior` returns.
         n_draws: draws for each dataset.
         seed: equal seeds give equal draws.
         **options: options of the method; see its function in `amortized.sampling`. ``start`` may be
@@ -122,6 +124,8 @@ def infer(
         raise ValueError(f"Expected a method among {['auto', *METHODS]}; got {method!r}.")
     functions = (automatically, METHODS["smc"]) if method == "auto" else (METHODS[method],)
     check_options(method, *functions, given=options)
+    if is_ragged(x, y):
+        return _of_list(model, x, y, latent_prior, seed, method=method, n_draws=n_draws, **options)
     with precision(torch.float32), gradients():
         began = time.perf_counter()  # excludes waiting for other threads
         problem = make_problem(model, x, y, latent_prior)
@@ -133,4 +137,19 @@ def infer(
     if named_program(problem.program) is None:  # data by names are not rows
         posterior.origin = Origin(problem, model, latent_prior, options)
     warn_of_doubt(posterior.diagnostics.get("doubt"))
+    return posterior
+
+
+def _of_list(model: Any, x: Any, y: Any, latent_prior: Any, seed: int, **options: Any) -> Posterior:
+    """The answer to a list of datasets of different sizes."""
+    if "start" in options:
+        raise ValueError("Expected no start with a list of datasets; got one. Give a latent prior.")
+    began = time.perf_counter()
+
+    def of_equal_size(x: Tensor, y: Tensor, latent_prior: Any, seed: int) -> Posterior:
+        return infer(model, x, y, latent_prior=latent_prior, seed=seed, **options)
+
+    inputs, answers = (None, x) if y is None else (x, y)
+    posterior = infer_ragged(of_equal_size, inputs, answers, latent_prior, seed)
+    posterior.diagnostics["seconds"] = time.perf_counter() - began
     return posterior
