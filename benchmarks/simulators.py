@@ -48,7 +48,7 @@ BARS = {
 }
 
 
-class Simulated(dist.TorchDistribution):
+class Hidden(dist.TorchDistribution):
     """Draws from a law, and hides its density."""
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
@@ -147,7 +147,7 @@ class Task:
         def model(x: Tensor, y: Tensor | None = None) -> Any:
             prior = families[self.prior](x.new_tensor(self.one), x.new_tensor(self.two))
             law = self.law(pyro.sample("theta", prior.to_event(1)), len(x))
-            return pyro.sample("y", Simulated(law) if hide else law, obs=y)
+            return pyro.sample("y", Hidden(law) if hide else law, obs=y)
 
         return model
 

@@ -23,6 +23,7 @@ from amortized.simulation_based import (
     FlowTraining,
     LikelihoodFlow,
     PosteriorFlow,
+    Simulated,
     learned_program,
     simulate,
 )
@@ -273,6 +274,26 @@ def test_failed_simulations_are_counted_and_left_out():
     torch.testing.assert_close(one.y, two.y)
     with pytest.raises(ValueError, match="all 5 simulations failed.*did not converge"):
         simulate(simulator, torch.full((5, 1), 3.0), x[:5], seed=1)
+
+
+def numbers(mean, rng):
+    return mean + rng.normal(size=2)
+
+
+def of_function(x, y=None):
+    mean = pyro.sample("mean", dist.Normal(x.new_zeros(()), 1.0))
+    return pyro.sample("y", Simulated(numbers, mean, shape=(2,)), obs=y)
+
+
+def test_a_function_of_numpy_is_simulated_alike_with_equal_seeds():
+    x = torch.zeros(300, 2, 0)
+    simulator, u = ProgramSimulator(of_function, x[0]), torch.full((300, 1), 2.0)
+    one, same, other = (simulate(simulator, u, x, seed=seed).y for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert abs(float(one.mean()) - 2) < 5 / math.sqrt(600)
+    assert float(one.std()) == pytest.approx(1, abs=5 / math.sqrt(1200))
+    with pytest.raises(ValueError, match=r"Expected data of shape \(3,\) from the simulator"):
+        Simulated(numbers, torch.tensor(0.0), shape=(3,)).sample()
 
 
 def test_rows_are_read_as_the_density_says():

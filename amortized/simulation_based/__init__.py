@@ -1,5 +1,6 @@
 """Inference for programs that can only be simulated: flows learned from simulations."""
 
+from amortized.simulation_based.black_box import Simulated
 from amortized.simulation_based.config import FlowConfig, FlowTraining
 from amortized.simulation_based.likelihood_flow import (
     LearnedProgram,
@@ -15,6 +16,7 @@ __all__ = [
     "LearnedProgram",
     "LikelihoodFlow",
     "PosteriorFlow",
+    "Simulated",
     "Simulations",
     "learned_program",
     "simulate",

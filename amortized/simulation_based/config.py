@@ -114,7 +114,7 @@ class FlowTraining:
     batch_size: int = 200
     lr: float = 1e-3
     held_out: float = 0.1
-    patience: int = 10
+    patience: int = 8
     max_epochs: int = 500
     max_seconds: float | None = None
     n_jobs: int = 1

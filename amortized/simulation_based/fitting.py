@@ -13,7 +13,7 @@ from tqdm import tqdm
 from amortized.seeding import nothing_drawn
 from amortized.simulation_based.config import FlowTraining
 
-_LOWER, _N_RATES = 3.0, 4  # the rate falls by this factor, and there are so many
+_LOWER, _N_RATES = 3.0, 3  # the rate falls by this factor, and there are so many
 _LEAST_GAIN = 1e-3  # nats that count as progress
 _CLIP = 5.0
 _DECAY = 1e-4

@@ -171,9 +171,11 @@ def learn(
         last = torch.rand(len(u)).argsort().argsort() < round(training.held_out * len(u))
     with torch.no_grad():
         residual, inputs = network.prepare(u, x, y)
-    held_out = last.repeat_interleave(len(residual) // len(u))
-    members = list(network.ensemble.members)
-    fitted = fit(members, residual, inputs, held_out, training, progress)
+    n_each = len(residual) // len(u)  # a likelihood may be that of single rows
+    held_out = last.repeat_interleave(n_each)
+    members, size = list(network.ensemble.members), training.batch_size * n_each
+    settings = replace(training, batch_size=size)
+    fitted = fit(members, residual, inputs, held_out, settings, progress)
     network.eval().requires_grad_(False)
     if of_posterior:
         kept = Simulations(u[last], x[last], y[last], int(last.sum()), 0, 0.0)
