@@ -1,8 +1,10 @@
-"""Cholesky factors of covariances: computed in float64, and solved against."""
+"""Cholesky factors of covariances: computed in float64, and solved against; squared lengths."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+_FEW = 8
 
 
 def solve_lower(
@@ -12,6 +14,17 @@ def solve_lower(
     if factor.shape[-1] == 1:
         return vector / factor[..., 0]
     return torch.linalg.solve_triangular(factor, vector.unsqueeze(-1), upper=False).squeeze(-1)
+
+
+def squared_length(vector: Float[Tensor, "*v dim"]) -> Float[Tensor, "*v"]:
+    """Sum of squares of each vector; of few entries one by one, as torch's sum of few is slow."""
+    if vector.shape[-1] > _FEW:
+        return vector.square().sum(-1)
+    first, *others = vector.unbind(-1)
+    total = first.square()
+    for entry in others:
+        total = total + entry.square()
+    return total
 
 
 def cholesky_factor(covariance: Float[Tensor, "*batch dim dim"]) -> Float[Tensor, "*batch dim dim"]:

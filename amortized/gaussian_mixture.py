@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from amortized.cholesky import cholesky_factor, solve_lower
+from amortized.cholesky import cholesky_factor, solve_lower, squared_length
 from amortized.seeding import seeded
 
 
@@ -136,10 +136,10 @@ class GaussianMixture(Distribution):
             inverse = torch.linalg.solve_triangular(self.scale_tril, eye, upper=False)
             values = value.flatten(0, n_outer - 1).movedim(0, -2).unsqueeze(-3)
             z = (values - self.means.unsqueeze(-2)) @ inverse.mT  # (*batch, k, values, dim)
-            squares = z.square().sum(-1).movedim(-1, 0).unflatten(0, value.shape[:n_outer])
+            squares = squared_length(z).movedim(-1, 0).unflatten(0, value.shape[:n_outer])
         else:
             centred = value.unsqueeze(-2) - self.means
-            squares = solve_lower(self.scale_tril, centred).square().sum(-1)
+            squares = squared_length(solve_lower(self.scale_tril, centred))
         return -0.5 * (squares + self.dim * math.log(2 * math.pi)) - log_det
 
     def log_prob(self, value: Float[Tensor, "*values dim"]) -> Float[Tensor, "*shape"]:
@@ -287,7 +287,7 @@ class GaussianMixture(Distribution):
         factor = torch.linalg.solve_triangular(upper, factor.mT, upper=True).mT
         gain = factor @ (factor.mT @ (off @ rows).unsqueeze(-1))
         innovation = cholesky_factor(_with_unit(seen @ seen.mT))
-        quadratic = solve_lower(innovation, off).square().sum(-1)
+        quadratic = squared_length(solve_lower(innovation, off))
         fit = -0.5 * quadratic - innovation.diagonal(dim1=-1, dim2=-2).log().sum(-1)
         log_weights = self.log_weights.double() + fit
         constant = 0.5 * z.shape[-1] * math.log(2 * math.pi)

@@ -59,6 +59,7 @@ _NO_GENERATOR = {
     *(functional.rrelu, torch.dropout, torch.dropout_, torch.native_dropout, torch.rrelu),
 }
 _DRAWS: dict[Any, Callable[..., Tensor]] = {f: f for f in (*_FRESH, *_LAYERS, *_OF_TENSORS)} | _LIKE
+_DRAWING = _NO_GENERATOR | _DRAWS.keys()
 
 
 class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
@@ -94,6 +95,8 @@ class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
 
     @no_type_check  # a type-checking wrapper would change the caller's frame
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _DRAWING:  # nearly every call
+            return func(*args, **kwargs) if kwargs else func(*args)
         draws, kwargs = _DRAWS.get(func), dict(kwargs or {})
         if func in _NO_GENERATOR:
             device = _device_of(args, kwargs)

@@ -1,5 +1,8 @@
 """Every test starts from the same random state; torch's default float32 stays, networks use it."""
 
+from functools import wraps
+from typing import get_args
+
 import hypothesis
 import jaxtyping
 import pyro
@@ -8,6 +11,39 @@ import pytest
 # Examples are the same in every run, and a busy machine fails no test.
 hypothesis.settings.register_profile("amortized", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("amortized")
+
+
+def _has_shapes(annotation):
+    """Whether an annotation names the shape of an array; one that is still a string may."""
+    if isinstance(annotation, type) and issubclass(annotation, jaxtyping.AbstractArray):
+        return True
+    return isinstance(annotation, str) or any(map(_has_shapes, get_args(annotation)))
+
+
+def _checked(*, typechecker, jaxtyped=jaxtyping.jaxtyped):
+    """Checks as jaxtyping does, but once a call: it checks arguments twice and binds them."""
+
+    def decorate(function):
+        if isinstance(function, type):
+            return jaxtyped(typechecker=typechecker)(function)
+        typed = typechecker(function)
+        shapes = any(map(_has_shapes, getattr(function, "__annotations__", {}).values()))
+
+        @wraps(function)
+        def checked(*args, **kwargs):
+            if jaxtyping.config.jaxtyping_disable:
+                return function(*args, **kwargs)
+            if not shapes:
+                return typed(*args, **kwargs)
+            with jaxtyped("context"):
+                return typed(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+jaxtyping.jaxtyped = _checked  # what the import hook of --jaxtyping-packages decorates with
 
 
 @pytest.fixture(autouse=True)

@@ -78,7 +78,7 @@ def test_components_whose_points_see_one_place_only_keep_their_shape():
 def test_fifty_single_updates_stay_with_the_posterior_of_all_rows():
     """By the released network of normal samples; by its answers alone they drift by nats."""
     tasks = named_tasks("dt-normal")
-    batch = tasks.sample(6, 50, seed=1)
+    batch = tasks.sample(4, 50, seed=1)
     x, y = batch.density.x.double(), batch.density.y.double()
     posterior = batch.latent_prior
     for i in range(50):

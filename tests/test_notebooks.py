@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
@@ -14,10 +15,23 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """One kernel for all notebooks, as importing takes longer than most cells."""
+    manager = KernelManager()
+    yield manager
+    if manager.has_kernel:
+        manager.shutdown_kernel(now=True)
+
+
 @each_notebook
-def test_notebook_runs(path):
+def test_notebook_runs(path, kernel):
     book = nbformat.read(path, as_version=4)
-    NotebookClient(book, timeout=600, resources={"metadata": {"path": path.parent}}).execute()
+    book.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))  # it finds no names of another
+    options = {"timeout": 600, "resources": {"metadata": {"path": path.parent}}}
+    client = NotebookClient(book, kernel, **options)
+    client.execute()
+    client.kc.stop_channels()
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)  # its figures are seen
 

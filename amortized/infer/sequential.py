@@ -46,6 +46,7 @@ from amortized.seeding import seeded
 N_COMPONENTS = 12  # of a mixture that adapts
 _SMALL = 0.01  # divergence, in nats, that needs no correction
 _N_TAIL = 10_000  # draws that the thousandth of a mixture's mass is found from
+_N_EM = 50  # EM steps of a fit that adapts to the density afterwards
 _N_JUDGED = 1000  # draws of each mixture that it is judged by
 
 
@@ -199,5 +200,5 @@ def _fitted(density: ProgramDensity, start: GaussianMixture) -> GaussianMixture:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what comes of it is judged
         draws = smc(density, 2000, start=FromMixture(start))
-    mixtures = stacked([fit_draws(u, N_COMPONENTS) for u in draws.u])
+    mixtures = stacked([fit_draws(u, N_COMPONENTS, n_steps=_N_EM) for u in draws.u])
     return adapt(mixtures, log_density(density))

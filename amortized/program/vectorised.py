@@ -110,6 +110,7 @@ class ForBatches(TorchFunctionMode):
     than torch's decomposition of it.
     """
 
+    @no_type_check  # a checking wrapper would cost more than most of the operations
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.linalg.cholesky:
             factor, info = torch.linalg.cholesky_ex(*args, **(kwargs or {}))
@@ -119,7 +120,7 @@ class ForBatches(TorchFunctionMode):
             if options == {"reduction": "none"} and len(args) == 2:
                 logits, y = args
                 return softplus(logits, threshold=40.0) - y * logits
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 def loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:

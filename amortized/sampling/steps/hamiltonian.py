@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amortized.cholesky import squared_length
 from amortized.sampling.steps.tempering import Evaluates, Point
 
 TARGET_ACCEPT = 0.8  # mean over all particles
@@ -109,7 +110,7 @@ def hamiltonian_move(
     step = (tuning.step.unsqueeze(-1) * jitter).unsqueeze(-1)
     factor = tuning.factor
     velocity = torch.randn_like(point.u)
-    before = point.log_density(beta) - 0.5 * velocity.square().sum(-1)
+    before = point.log_density(beta) - 0.5 * squared_length(velocity)
 
     new = point
     velocity = velocity + 0.5 * step * _times(factor.mT, point.gradient)
@@ -117,7 +118,7 @@ def hamiltonian_move(
         new = path.at(new.u + step * _times(factor, velocity), beta)
         share = 0.5 if i == n_leapfrog - 1 else 1.0
         velocity = velocity + share * step * _times(factor.mT, new.gradient)
-    after = new.log_density(beta) - 0.5 * velocity.square().sum(-1)
+    after = new.log_density(beta) - 0.5 * squared_length(velocity)
 
     # A particle at zero density moves to any point of positive density.
     log_ratio = torch.where(before == -torch.inf, torch.inf, after - before)
