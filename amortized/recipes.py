@@ -15,7 +15,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from amortized.diagnostics import calibration_rows
-from amortized.networks import PFN, PFNConfig, TabularPFN, TabularPFNConfig, new_network
+from amortized.networks import (
+    PFN,
+    PFNConfig,
+    SeriesPFN,
+    SeriesPFNConfig,
+    TabularPFN,
+    TabularPFNConfig,
+    new_network,
+)
 from amortized.pretrained import as_stored, card_rows, card_text, load, replace_card, save
 from amortized.pretrained.storage import SHIPPED
 from amortized.priors import Prior, TaskBatch, named_prior
@@ -36,7 +44,7 @@ class Recipe(NamedTuple):
         begins_with: released network whose weights initialise the new one, as far as shapes agree.
     """
 
-    network: PFNConfig | TabularPFNConfig
+    network: PFNConfig | SeriesPFNConfig | TabularPFNConfig
     stages: tuple[TrainingConfig, ...]
     begins_with: str | None = None
 
@@ -95,6 +103,16 @@ _GP_1D = replace(_GP, n_steps=22_000, n_context=(1, 50), log_uniform_context=Fal
 _CURVES = PFNConfig(n_features=1, max_context=100, d_hidden=192, frequencies=(0.5, 100.0))
 _CURVE_STEPS = replace(_GP, n_context=(1, 99), log_uniform_context=False)
 
+# It begins at an average of exact answers, from which a few thousand steps are enough.
+_SERIES = TrainingConfig(
+    n_steps=4_000,
+    n_context=(6, 512),
+    log_uniform_context=True,
+    n_query=12,
+    ema_decay=0.998,
+    checkpoint_every=100,
+)
+
 RECIPES: Mapping[str, Recipe] = {
     "gp-1d": Recipe(
         PFNConfig(n_features=1, max_context=50, d_hidden=192, frequencies=(0.1, 20.0)),
@@ -117,6 +135,7 @@ RECIPES: Mapping[str, Recipe] = {
         (replace(_CURVE_STEPS, n_steps=14_000, lr=7e-4, muon_lr=2e-3),),
         begins_with="learning-curve",
     ),
+    "series": Recipe(SeriesPFNConfig(), (_SERIES,)),
     "tabular-classifier": Recipe(
         _CLASSES, (_TABLES, _LARGER_TABLES, replace(_LARGER_TABLES, n_steps=2400, seed=2))
     ),
@@ -150,7 +169,7 @@ OF_THE_TRAINING = (
 """Rows of a card that are written after training and kept when the card is renewed."""
 
 
-def untrained(name: str, released: Path) -> PFN | TabularPFN:
+def untrained(name: str, released: Path) -> PFN | SeriesPFN | TabularPFN:
     """The network with which the first stage of a recipe starts.
 
     Args:
@@ -162,7 +181,7 @@ def untrained(name: str, released: Path) -> PFN | TabularPFN:
     begun = None if recipe.begins_with is None else load(released / recipe.begins_with)
     if isinstance(begun, TabularPFN) and begun.config.target == getattr(config, "target", None):
         return begun.extended(cast(TabularPFNConfig, config))
-    network = cast(PFN | TabularPFN, new_network(named_prior(name), config, seed))
+    network = cast(PFN | SeriesPFN | TabularPFN, new_network(named_prior(name), config, seed))
     if begun is not None:
         own = dict(network.named_parameters())
         for key, weight in begun.named_parameters():
@@ -171,7 +190,9 @@ def untrained(name: str, released: Path) -> PFN | TabularPFN:
     return network
 
 
-def average_so_far(name: str, checkpoint: Path, released: Path = SHIPPED) -> PFN | TabularPFN:
+def average_so_far(
+    name: str, checkpoint: Path, released: Path = SHIPPED
+) -> PFN | SeriesPFN | TabularPFN:
     """The moving average of the weights of an unfinished training.
 
     Args:
@@ -191,7 +212,9 @@ def held_out(prior: Prior, config: TrainingConfig, n_batches: int = 100) -> list
     return [cast(TaskBatch, batches.batch(step)) for step in range(n_batches)]
 
 
-def log_likelihood(network: PFN | TabularPFN, batches: list[TaskBatch]) -> tuple[float, float]:
+def log_likelihood(
+    network: PFN | SeriesPFN | TabularPFN, batches: list[TaskBatch]
+) -> tuple[float, float]:
     """Mean log-likelihood per query point and its standard error over tasks of these sizes."""
     with torch.inference_mode():
         per_task = torch.cat(
@@ -203,7 +226,9 @@ def log_likelihood(network: PFN | TabularPFN, batches: list[TaskBatch]) -> tuple
     return per_task.mean().item(), per_task.std().item() / len(per_task) ** 0.5
 
 
-def training_flops(network: PFN | TabularPFN, batches: list[TaskBatch], n_steps: int) -> float:
+def training_flops(
+    network: PFN | SeriesPFN | TabularPFN, batches: list[TaskBatch], n_steps: int
+) -> float:
     """Floating-point operations of a training in matrix products and attention."""
     counter = FlopCounterMode(display=False)
     with counter:
@@ -222,7 +247,7 @@ def _stage(config: TrainingConfig, seconds: float) -> str:
     )
 
 
-def card(name: str, network: PFN | TabularPFN, seconds: tuple[float, ...]) -> str:
+def card(name: str, network: PFN | SeriesPFN | TabularPFN, seconds: tuple[float, ...]) -> str:
     """Builds CARD.md of a trained network; all numbers are measured here.
 
     Args:
@@ -249,7 +274,7 @@ def card(name: str, network: PFN | TabularPFN, seconds: tuple[float, ...]) -> st
     return card_text(name, PRIORS[name].__doc__ or "", rows | measured(name, network))
 
 
-def measured(name: str, network: PFN | TabularPFN) -> dict[str, str]:
+def measured(name: str, network: PFN | SeriesPFN | TabularPFN) -> dict[str, str]:
     """The rows of a card that are measured on the network: score and calibration.
 
     Args:

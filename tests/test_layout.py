@@ -12,7 +12,7 @@ LEVELS = (
     {"one_at_a_time", "seeding", "tensor_file", "inference_data"},
     {"program"},
     {"priors"},
-    {"distributions", "attention", "gaussian_mixture", "plotting"},
+    {"distributions", "attention", "gaussian_mixture", "plotting", "series"},
     {"latent_priors"},
     {"networks", "sampling", "predictive", "posterior_file"},
     {"posterior_summary"},

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Categorical
 
 from amortized.latent_priors.tasks import LatentTaskBatch
-from amortized.networks import PFN, DistributionTransformer, TabularPFN
+from amortized.networks import PFN, DistributionTransformer, SeriesPFN, TabularPFN
 from amortized.networks.calibration import Calibration
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
@@ -39,7 +39,7 @@ def measure(network: Any, prior: Any, config: TrainingConfig) -> Calibration | N
         prior: that it was trained on.
         config: of its training, whose batches are avoided.
     """
-    if not isinstance(network, PFN | TabularPFN | DistributionTransformer):
+    if not isinstance(network, PFN | SeriesPFN | TabularPFN | DistributionTransformer):
         return None
     device = next(network.parameters()).device
     values: dict[str, list[Tensor]] = {}

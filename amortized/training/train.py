@@ -23,6 +23,7 @@ from amortized.networks import (
     DistributionTransformer,
     DistributionTransformerConfig,
     PFNConfig,
+    SeriesPFNConfig,
     TabularPFNConfig,
     new_network,
 )
@@ -198,7 +199,12 @@ def _as_read(prior: Any, config: Any) -> Any:
 
 def train(
     prior: Prior | LatentTasks,
-    network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | str,
+    network: nn.Module
+    | PFNConfig
+    | SeriesPFNConfig
+    | TabularPFNConfig
+    | DistributionTransformerConfig
+    | str,
     config: TrainingConfig | None = None,
     *,
     directory: str | Path | None = None,
@@ -255,7 +261,12 @@ def train(
 
 def _train(
     prior: Prior | LatentTasks,
-    network: nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | str,
+    network: nn.Module
+    | PFNConfig
+    | SeriesPFNConfig
+    | TabularPFNConfig
+    | DistributionTransformerConfig
+    | str,
     config: TrainingConfig,
     directory: str | Path | None,
     progress: bool,
