@@ -105,11 +105,10 @@ _CURVE_STEPS = replace(_GP, n_context=(1, 99), log_uniform_context=False)
 
 # It begins at an average of exact answers, from which a few thousand steps are enough.
 _SERIES = TrainingConfig(
-    n_steps=4_000,
+    n_steps=1_600,
     n_context=(6, 512),
     log_uniform_context=True,
     n_query=12,
-    ema_decay=0.998,
     checkpoint_every=100,
 )
 

@@ -53,6 +53,7 @@ class SeriesPFNConfig:
         n_layers: blocks.
         d_hidden: hidden width of the gated MLP.
         d_head: hidden width of the head.
+        n_models: how many models of each series are read, those of the highest evidence.
         prior: name of the prior it is trained on, or None.
         units: of the prior; series are standardised in any case.
     """
@@ -65,6 +66,7 @@ class SeriesPFNConfig:
     n_layers: int = 3
     d_hidden: int = 96
     d_head: int = 48
+    n_models: int = 48
     prior: str | None = None
     units: Units | None = None
 
@@ -160,6 +162,7 @@ class SeriesPFN(nn.Module):
         horizon = int(steps.max()) if len(steps) else 1
         with torch.no_grad(), torch.autocast(y.device.type, enabled=False):
             found = candidates(y, seen, last, _periods(x_context), horizon)
+            found = found.strongest(self.config.n_models)
         return self.decide(found, y, seen, last, _periods(x_context), steps)
 
     def decide(
@@ -197,7 +200,7 @@ class SeriesPFN(nn.Module):
         at = steps - 1
         scale = found.scale[..., at].mT
         dof = found.dof[:, None, None]
-        scale = scale * (dof / (dof - 2)).sqrt()  # the normal of a Student's variance
+        scale = scale * (dof / (dof - 2).clamp_min(0.5)).sqrt()  # the normal of a Student's variance
         loc = found.loc[..., at].mT + 3 * (change[1] / 3).tanh() * scale
         scale = scale * (2 * (change[2] / 2).tanh()).exp()
         tail = _TAIL + change[3]
@@ -205,7 +208,7 @@ class SeriesPFN(nn.Module):
             torch.cat((weight + F.logsigmoid(-tail), weight + F.logsigmoid(tail)), -1),
             torch.cat((loc, loc), -1),
             torch.cat((scale, scale * math.exp(_WIDER)), -1),
-            found.is_log.repeat(2),
+            found.is_log.repeat(1, 2)[:, None],
         )
 
     def loss(self, batch: TaskBatch) -> Tensor:
@@ -265,7 +268,7 @@ def _model_signs(found: Candidates, log_weight: Tensor, usable: Tensor, series: 
     steep = (behind + 1).log()
     own = torch.cat(
         (behind / 20, steep, log_weight.exp()[..., None], relative, signs[..., 2:],
-         found.is_log[:, None].expand(*usable.shape, 1).to(signs)), -1,
+         found.is_log[..., None].to(signs)), -1,
     )  # fmt: skip
     own = own.masked_fill(~usable[..., None], 0.0)
     return torch.cat((own, series[:, None].expand(-1, own.shape[1], -1)), -1)

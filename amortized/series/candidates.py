@@ -4,7 +4,7 @@ A series is read in standard units; series of positive values are also read on t
 whose evidence has the Jacobian of the map, so that all models compete for the same data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,10 +26,10 @@ class Candidates:
         loc: of y, or of log y, in units of the data, ``(B, C, H)``.
         scale: of a Student's t, likewise.
         dof: ``(B,)``.
-        is_log: which models are of log y, ``(C,)``.
+        is_log: which models are of log y, ``(B, C)``.
         log_evidence: in standard units of y; -inf where a model cannot be used, ``(B, C)``.
         signs: of the innovations, ``(B, C, N_SIGNS)``.
-        kind: number of each model, ``(C,)``.
+        kind: number of each model, ``(B, C)``.
         centre: mean of each series, ``(B,)``.
         spread: its standard deviation, ``(B,)``.
         impulse: responses of the autoregressions to a shock, of y and of log y, ``(2 B, K, H)``;
@@ -52,13 +52,27 @@ class Candidates:
         weight = self.log_evidence.log_softmax(-1)[:, None]
         dof = self.dof[:, None, None].double()
         loc, scale = self.loc.double().mT, self.scale.double().mT
-        return SeriesPredictive(weight.double(), loc, scale, self.is_log, dof)
+        return SeriesPredictive(weight.double(), loc, scale, self.is_log[:, None], dof)
+
+    def strongest(self, n: int) -> "Candidates":
+        """The n models of each series with the highest evidence."""
+        if n >= self.kind.shape[1]:
+            return self
+        which = self.log_evidence.topk(n, -1).indices
+
+        def chosen(value: Tensor) -> Tensor:
+            index = which if value.ndim == 2 else which[..., None].expand(-1, -1, value.shape[2])
+            return value.gather(1, index)
+
+        names = ("loc", "scale", "is_log", "log_evidence", "signs", "kind")
+        return replace(self, **{name: chosen(getattr(self, name)) for name in names})
 
     def in_standard_units(self) -> tuple[Tensor, Tensor]:
         """Centres and scales of the forecasts of y, in spreads from the mean, ``(B, C, H)``."""
         centre, spread = self.centre[:, None, None], self.spread[:, None, None]
-        value = torch.where(self.is_log[:, None], self.loc.clamp(-60, 60).exp(), self.loc)
-        slope = torch.where(self.is_log[:, None], value, 1.0)
+        is_log = self.is_log[..., None]
+        value = torch.where(is_log, self.loc.clamp(-60, 60).exp(), self.loc)
+        slope = torch.where(is_log, value, 1.0)
         mean = ((value - centre) / spread).clamp(-1e3, 1e3)
         return mean, (self.scale * slope / spread).clamp(1e-6, 1e3)
 
@@ -103,7 +117,7 @@ def candidates(
             loc, scale = c + s * r.mean[rows], s * r.sd[rows]
             parts.append((loc, scale, evidence, r.signs[rows], flag, kind))
     loc, scale, evidence, signs = (torch.cat([p[i] for p in parts], 1) for i in range(4))
-    is_log, kind = (torch.cat([p[i] for p in parts]) for i in (4, 5))
+    is_log, kind = (torch.cat([p[i] for p in parts]).expand(b, -1) for i in (4, 5))
     dof = readings[0].dof[:b]
     impulse = readings[-1].impulse
     return Candidates(loc, scale, dof, is_log, evidence, signs, kind, centre, spread, impulse)

@@ -36,7 +36,7 @@ def joint_draws(
         steps: ahead, those of ``law``, ``(H,)``.
         n: paths.
     """
-    c, dtype = len(found.kind), law.loc.dtype
+    c, dtype = found.kind.shape[1], law.loc.dtype
     n_copies = law.loc.shape[-1] // c
     order = torch.arange(c * n_copies).view(n_copies, c).T.flatten()  # copies of a model together
     weight = law.log_weights[row][:, order].exp()
@@ -63,10 +63,10 @@ def _standard_paths(
     found: Candidates, row: int, model: int, seen: Tensor, periods: tuple[float, ...], horizon: int
 ) -> Tensor:
     """A root of the correlation of one model's forecasts, ``(horizon, shocks)``."""
-    number = int(found.kind[model]) % (N_KINDS // 2)
+    number = int(found.kind[row, model]) % (N_KINDS // 2)
     if number >= structures.N_KINDS:
         assert found.impulse is not None
-        is_log = bool(found.is_log[model])
+        is_log = bool(found.is_log[row, model])
         response = found.impulse[row + len(found.centre) * is_log, number - structures.N_KINDS]
         lag = torch.arange(horizon)[:, None] - torch.arange(horizon)
         root = torch.where(lag >= 0, response.double()[lag.clamp_min(0)], 0.0)
