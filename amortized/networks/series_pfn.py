@@ -188,13 +188,14 @@ class SeriesPFN(nn.Module):
         log_weight = found.log_evidence.log_softmax(-1).clamp_min(_LEAST)
         series = _series_signs(found, y, seen, last, periods)
         model = _model_signs(found, log_weight, usable, series)
-        tokens = self.embed_model(model) + self.kinds(found.kind)
+        dtype = self.kinds.weight.dtype  # the models may be run in double precision
+        tokens = self.embed_model(model.to(dtype)) + self.kinds(found.kind)
         for block in self.blocks:
             tokens, _ = block.among(tokens, usable)
         tokens = self.of_model(self.norm(tokens))
         features = _step_signs(found, log_weight, steps, last, periods)
-        hidden = F.gelu(tokens[:, :, None] + self.of_step(features))
-        change = self.out(F.gelu(self.mix(hidden)).float()).permute(3, 0, 2, 1)  # (4, B, n, C)
+        hidden = F.gelu(tokens[:, :, None] + self.of_step(features.to(dtype)))
+        change = self.out(F.gelu(self.mix(hidden)).float()).permute(3, 0, 2, 1).to(found.loc)
         prior = log_weight.masked_fill(~usable, -torch.inf)[:, None]
         weight = (prior + change[0]).log_softmax(-1)
         at = steps - 1

@@ -136,3 +136,14 @@ class SeriesPredictive(Distribution):
         weight, which = self.log_weights.topk(n_components, -1)
         loc, scale, is_log = (p.gather(-1, which) for p in (self.loc, self.scale, self.is_log))
         return SeriesPredictive(weight.log_softmax(-1), loc, scale, is_log, self.dof)
+
+    def padded(self, n_components: int) -> "SeriesPredictive":
+        """The same mixture with components of weight zero, up to a number."""
+        more = n_components - self.loc.shape[-1]
+        if more <= 0:
+            return self
+        weight = torch.nn.functional.pad(self.log_weights, (0, more), value=-torch.inf)
+        loc = torch.nn.functional.pad(self.loc, (0, more))
+        scale = torch.nn.functional.pad(self.scale, (0, more), value=1.0)
+        is_log = torch.nn.functional.pad(self.is_log, (0, more))
+        return SeriesPredictive(weight, loc, scale, is_log, self.dof)
