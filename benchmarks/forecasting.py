@@ -80,13 +80,14 @@ def seasonal_naive(y: np.ndarray, period: int, h: int) -> np.ndarray:
 
 def damped_ets(y: np.ndarray, period: int, h: int) -> np.ndarray:
     """Additive, with a damped trend and, for periods up to 24, a season; by statsmodels."""
+    import pandas
     from statsmodels.tsa.exponential_smoothing.ets import ETSModel
 
     seasonal = 2 <= period <= 24 and len(y) >= 2 * period + 2
     season = {"seasonal": "add", "seasonal_periods": period} if seasonal else {}
-    fitted = ETSModel(y, trend="add", damped_trend=True, **season).fit(disp=False)
+    fitted = ETSModel(pandas.Series(y), trend="add", damped_trend=True, **season).fit(disp=False)
     ahead = fitted.get_prediction(len(y), len(y) + h - 1)
-    return normal(np.asarray(ahead.predicted_mean), np.sqrt(ahead.forecast_variance))
+    return normal(np.asarray(ahead.predicted_mean), np.sqrt(np.asarray(ahead.forecast_variance)))
 
 
 def of_statsforecast(name: str, **options: object) -> Method:

@@ -46,9 +46,7 @@ class Effects:
         return ((x @ self.cov) * x).sum(-1)
 
 
-def covariate_effects(
-    y: Tensor, seen: Tensor, x: Tensor, periods: tuple[float, ...]
-) -> Effects:
+def covariate_effects(y: Tensor, seen: Tensor, x: Tensor, periods: tuple[float, ...]) -> Effects:
     """Effects in one series.
 
     Args:

@@ -173,9 +173,7 @@ class StructuralForecaster(BaseEstimator):
         for group in groups(self._values, self.periods_):
             steps = torch.arange(1, int(h) + 1) + group.late
             with torch.no_grad():
-                found = candidates(
-                    group.y, group.seen, group.last, group.periods, int(steps[-1])
-                )
+                found = candidates(group.y, group.seen, group.last, group.periods, int(steps[-1]))
                 if shift is not None:  # effects add up in y, not in log y
                     found = _moved(found, *shift, steps)
                 found = found.strongest(_KEPT)

@@ -48,9 +48,7 @@ def series_table(y: Any, t: Any = None, *, counts: bool = False) -> SeriesTable:
         if t is not None and len(t) != len(y):
             raise ValueError(f"Expected t as a list of {len(y)} times, one each; got {len(t)}.")
         times = [None] * len(y) if t is None else t
-        tables = [
-            series_table(one, at, counts=counts) for one, at in zip(y, times, strict=True)
-        ]
+        tables = [series_table(one, at, counts=counts) for one, at in zip(y, times, strict=True)]
         values = [v for table in tables for v in table.values]
         return SeriesTable(values, [g for table in tables for g in table.grids], False)
     index, names = getattr(y, "index", None), getattr(y, "columns", None)

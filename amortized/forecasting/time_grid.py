@@ -156,7 +156,7 @@ def _of_months(order: NDArray[np.intp], index: Any, wall: Any) -> TimeGrid:
     """One row a month at most; days within the month do not count."""
     import pandas
 
-    month = np.asarray(wall.year * 12 + wall.month)
+    month = np.asarray(wall.year * 12 + wall.month, dtype=np.intp)
     apart = np.diff(month)
     if len(apart) and apart.min() < 1:
         raise ValueError(

@@ -201,7 +201,9 @@ class SeriesPFN(nn.Module):
         at = steps - 1
         scale = found.scale[..., at].mT
         dof = found.dof[:, None, None]
-        scale = scale * (dof / (dof - 2).clamp_min(0.5)).sqrt()  # the normal of a Student's variance
+        scale = (
+            scale * (dof / (dof - 2).clamp_min(0.5)).sqrt()
+        )  # the normal of a Student's variance
         loc = found.loc[..., at].mT + 3 * (change[1] / 3).tanh() * scale
         scale = scale * (2 * (change[2] / 2).tanh()).exp()
         tail = _TAIL + change[3]

@@ -52,7 +52,7 @@ def joint_draws(
         white = torch.randn(int(paths.sum()), correlated.shape[1], dtype=torch.float64)
         z[paths] = (white @ correlated[steps - 1].T).to(dtype)
     if law.dof is not None:
-        dof = law.dof[row].double().expand(n, 1)
+        dof = law.dof[row].flatten()[:1].double().expand(n, 1)
         z = z * (dof / (2 * torch._standard_gamma(dof / 2))).sqrt().to(dtype)
     step = torch.arange(len(steps))
     y = law.loc[row][step, which] + law.scale[row][step, which] * z
