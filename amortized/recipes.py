@@ -105,11 +105,11 @@ _CURVE_STEPS = replace(_GP, n_context=(1, 99), log_uniform_context=False)
 
 # It begins at an average of exact answers, from which a few thousand steps are enough.
 _SERIES = TrainingConfig(
-    n_steps=1_600,
+    n_steps=700,
     n_context=(6, 512),
     log_uniform_context=True,
     n_query=12,
-    checkpoint_every=100,
+    checkpoint_every=25,
 )
 
 RECIPES: Mapping[str, Recipe] = {

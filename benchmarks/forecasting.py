@@ -117,7 +117,7 @@ def lightgbm_lags(y: np.ndarray, period: int, h: int) -> np.ndarray:
         change = np.diff(past)
         rows = np.lib.stride_tricks.sliding_window_view(change, n_lags + 1)
         model = lightgbm.LGBMRegressor(
-            n_estimators=200, learning_rate=0.05, num_leaves=8, min_child_samples=5, verbose=-1,
+            n_estimators=100, learning_rate=0.1, num_leaves=8, min_child_samples=5, verbose=-1,
             n_jobs=1,
         ).fit(rows[:, :-1], rows[:, -1])  # fmt: skip
         course = list(change[-n_lags:])
@@ -125,11 +125,8 @@ def lightgbm_lags(y: np.ndarray, period: int, h: int) -> np.ndarray:
             course.append(float(model.predict(np.array(course[-n_lags:])[None])[0]))
         return past[-1] + np.cumsum(course[n_lags:])
 
-    mean, errors = forecast(y), []
-    for end in (len(y) - h, len(y) - 2 * h):
-        if end >= 12:
-            errors.append(y[end : end + h] - forecast(y[:end]))
-    spread = np.sqrt(np.mean(np.square(errors)))
+    mean, end = forecast(y), max(len(y) - h, 8)
+    spread = np.sqrt(np.mean(np.square(y[end:] - forecast(y[:end]))))
     growth = np.sqrt(np.arange(1, h + 1))
     return normal(mean, spread * growth / np.sqrt(np.mean(growth**2)))
 

@@ -267,5 +267,5 @@ def test_report_of_networks(network, tmp_path):
         page.sections["Calibration"]
     )
     assert len(page.figures) == 6
-    with pytest.raises(ValueError, match="Expected a PFN, TabularPFN"):
+    with pytest.raises(ValueError, match="Expected a PFN, SeriesPFN, TabularPFN"):
         report(torch.nn.Linear(1, 1))

@@ -21,7 +21,7 @@ from amortized.diagnostics.trial import PosteriorTrial, latent_trial
 from amortized.diagnostics.uniformity import Uniformity
 from amortized.latent_priors.problems import PROBLEMS, named_tasks
 from amortized.latent_priors.tasks import LatentTasks
-from amortized.networks import PFN, DistributionTransformer, TabularPFN
+from amortized.networks import PFN, DistributionTransformer, SeriesPFN, TabularPFN
 from amortized.plotting import compare_methods
 from amortized.posterior import Posterior
 from amortized.priors.context_standardised import ContextStandardised
@@ -103,9 +103,9 @@ def _of_network(
     n_datasets: int,
     seed: int,
 ) -> Report:
-    if not isinstance(network, PFN | TabularPFN | DistributionTransformer):
+    if not isinstance(network, PFN | SeriesPFN | TabularPFN | DistributionTransformer):
         raise ValueError(
-            "Expected a PFN, TabularPFN or DistributionTransformer; got "
+            "Expected a PFN, SeriesPFN, TabularPFN or DistributionTransformer; got "
             f"{type(network).__name__}. For other networks run the diagnostics themselves."
         )
     name, began = network.config.prior, time.perf_counter()
@@ -181,7 +181,7 @@ def calibration_rows(
 
 
 def _judge_pfn(
-    network: PFN | TabularPFN,
+    network: PFN | SeriesPFN | TabularPFN,
     prior: Prior,
     sizes: Sequence[int] | None,
     n_datasets: int,
