@@ -14,6 +14,7 @@ from amortized.priors.regression.gaussian_process import (
     standardised_inputs,
     uniform_inputs,
 )
+from amortized.priors.series.series_prior import SeriesPrior
 from amortized.priors.tabular.table_mixtures import diverse_table_prior, table_prior
 from amortized.program.vectorised import precision
 
@@ -111,11 +112,20 @@ def learning_curve_discrepancy() -> LearningCurvePrior:
     return LearningCurvePrior(noise=(-5.5, 1.25), discrepancy=(-4.0, 1.0))
 
 
+def series() -> SeriesPrior:
+    """Time series of many kinds, with seasons of a given period; see ``SeriesPrior``.
+
+    Values of up to 512 steps, and forecasts of up to 64 steps.
+    """
+    return SeriesPrior()
+
+
 PRIORS: Mapping[str, Callable[[], Prior]] = {
     "gp-1d": gp_1d,
     "gp": gp,
     "learning-curve": learning_curve,
     "learning-curve-discrepancy": learning_curve_discrepancy,
+    "series": series,
     "tabular-classifier": tabular_classifier,
     "tabular-regressor": tabular_regressor,
     "tabular-classifier-2": tabular_classifier_2,

@@ -265,3 +265,35 @@ def test_wrong_use_is_refused(wrong, no_shape_checks):
     call, message = wrong
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("kernel", ["matern12", "matern32", "matern52"])
+def test_the_filter_gives_the_dense_answers(kernel):
+    """At irregular times, in any order, some of them equal, in double precision."""
+    size = {"lengthscale": 0.7, "outputscale": 1.3, "noise": 0.2}
+    dense = GaussianProcessPrior(kernel, **size, solver="dense")
+    linear = GaussianProcessPrior(kernel, **size, solver="state-space")
+    batch = double(dense.sample(2, 60, 25, seed=0))
+    batch.x_context[:, 5] = batch.x_context[:, 6]
+    batch.x_query[:, 3] = batch.x_context[:, 2]
+    one, other = dense.posterior_predictive(batch), linear.posterior_predictive(batch)
+    torch.testing.assert_close(other.mean, one.mean, atol=1e-8, rtol=0)
+    torch.testing.assert_close(other.stddev, one.stddev, atol=1e-8, rtol=0)
+    rows = batch.x_context, batch.y_context
+    torch.testing.assert_close(
+        linear.log_evidence(*rows), dense.log_evidence(*rows), atol=1e-8, rtol=1e-10
+    )
+
+
+def test_the_filter_is_taken_where_it_is_faster():
+    prior = GaussianProcessPrior("matern32", lengthscale=0.5, outputscale=1.0, noise=0.1)
+    assert not prior._is_linear(torch.zeros(1, 200, 1)) and prior._is_linear(torch.zeros(1, 201, 1))
+    assert not prior._is_linear(torch.zeros(1, 500, 2))
+    smooth = GaussianProcessPrior("rbf", lengthscale=0.5, outputscale=1.0, noise=0.1)
+    assert not smooth._is_linear(torch.zeros(1, 500, 1))
+    for wrong, message in ((("rbf", "state-space"), "one feature and a kernel"),
+                           (("matern12", "sparse"), "Expected solver among")):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            GaussianProcessPrior(
+                wrong[0], lengthscale=1.0, outputscale=1.0, noise=0.1, solver=wrong[1]
+            )

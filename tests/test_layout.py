@@ -12,7 +12,7 @@ LEVELS = (
     {"one_at_a_time", "seeding"},
     {"program"},
     {"priors"},
-    {"distributions", "attention", "gaussian_mixture", "plotting"},
+    {"distributions", "attention", "gaussian_mixture", "plotting", "series"},
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
     {"simulation_based"},

@@ -9,6 +9,7 @@ from amortized.latent_priors.tasks import LatentTasks
 from amortized.networks.distribution_transformer import DistributionTransformer
 from amortized.networks.dt_config import DistributionTransformerConfig
 from amortized.networks.pfn import PFN, PFNConfig
+from amortized.networks.series_pfn import SeriesPFN, SeriesPFNConfig
 from amortized.networks.tabular_pfn import TabularPFN, TabularPFNConfig
 from amortized.priors.prior import Prior
 
@@ -16,6 +17,7 @@ from amortized.priors.prior import Prior
 NETWORKS: Mapping[str, tuple[Any, Any]] = {
     "dt": (DistributionTransformer, DistributionTransformerConfig),
     "pfn": (PFN, PFNConfig),
+    "series-pfn": (SeriesPFN, SeriesPFNConfig),
     "tabular-pfn": (TabularPFN, TabularPFNConfig),
 }
 NETWORK_TYPES: tuple[Any, ...] = tuple(network for network, _ in NETWORKS.values())

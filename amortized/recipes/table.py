@@ -10,7 +10,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from amortized.latent_priors.problems import PROBLEMS, Problem
-from amortized.networks import DistributionTransformerConfig, PFNConfig, TabularPFNConfig
+from amortized.networks import (
+    DistributionTransformerConfig,
+    PFNConfig,
+    SeriesPFNConfig,
+    TabularPFNConfig,
+)
 from amortized.training import TrainingConfig
 
 
@@ -26,7 +31,7 @@ class Recipe(NamedTuple):
             is computed by quadrature; 0 if there are too many latents for quadrature.
     """
 
-    network: PFNConfig | TabularPFNConfig | DistributionTransformerConfig
+    network: PFNConfig | SeriesPFNConfig | TabularPFNConfig | DistributionTransformerConfig
     stages: tuple[TrainingConfig, ...]
     begins_with: str | None = None
     n_reference: int = 0
@@ -86,6 +91,15 @@ _GP_1D = replace(_GP, n_steps=22_000, n_context=(1, 50), log_uniform_context=Fal
 _CURVES = PFNConfig(n_features=1, max_context=100, d_hidden=192, frequencies=(0.5, 100.0))
 _CURVE_STEPS = replace(_GP, n_context=(1, 99), log_uniform_context=False)
 
+# It begins at an average of exact answers, from which a few thousand steps are enough.
+_SERIES = TrainingConfig(
+    n_steps=1_600,
+    n_context=(6, 512),
+    log_uniform_context=True,
+    n_query=12,
+    checkpoint_every=100,
+)
+
 _OF_ROWS: Mapping[str, Recipe] = {
     "gp-1d": Recipe(
         PFNConfig(n_features=1, max_context=50, d_hidden=192, frequencies=(0.1, 20.0)),
@@ -108,6 +122,7 @@ _OF_ROWS: Mapping[str, Recipe] = {
         (replace(_CURVE_STEPS, n_steps=14_000, lr=7e-4, muon_lr=2e-3),),
         begins_with="learning-curve",
     ),
+    "series": Recipe(SeriesPFNConfig(), (_SERIES,)),
     "tabular-classifier": Recipe(
         _CLASSES, (_TABLES, _LARGER_TABLES, replace(_LARGER_TABLES, n_steps=2400, seed=2))
     ),

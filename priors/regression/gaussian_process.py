@@ -19,10 +19,15 @@ from torch.distributions import Distribution, Normal
 
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.kernels import KERNELS
+from amortized.priors.state_space.matern import Matern
+from amortized.priors.state_space.one_series import Smoothed, smoothed
 from amortized.priors.task import TaskBatch
 
 # Small relative to the noise; keeps the covariance of nearly equal inputs positive definite.
 JITTER = 1e-6
+SOLVERS = ("auto", "dense", "state-space")
+MARKOV = ("matern12", "matern32", "matern52")
+_MOST_DENSE = 200  # rows, above which the filter is faster
 
 
 def uniform_inputs(low: float, high: float) -> Callable[..., Tensor]:
@@ -62,6 +67,8 @@ class GaussianProcessPrior(ProgramPrior):
         n_features: number of features, or (fewest, most), drawn log-uniformly once per batch,
             because functions of few features vary most and need most of the training.
         inputs: ``(n_tasks, n_rows, n_features) -> x``.
+        solver: of the exact answers: "dense" is cubic in the rows; "state-space", for one feature
+            and a Matern kernel, is linear, by a Kalman filter; "auto" takes it above 200 rows.
         scale_by_dimension: whether lengthscales grow with the root of the number of features, so
             that functions of many features are no rougher than those of one.
 
@@ -91,6 +98,7 @@ class GaussianProcessPrior(ProgramPrior):
         n_features: int | tuple[int, int] = 1,
         inputs: Callable[..., Tensor] = standardised_inputs,
         scale_by_dimension: bool = False,
+        solver: str = "auto",
     ) -> None:
         if kernel not in KERNELS:
             raise ValueError(f"Expected kernel to be one of {sorted(KERNELS)}; got {kernel!r}.")
@@ -102,6 +110,14 @@ class GaussianProcessPrior(ProgramPrior):
         fewest, most = (n_features, n_features) if isinstance(n_features, int) else n_features
         if not 1 <= fewest <= most:
             raise ValueError(f"Expected 1 <= fewest <= most features; got {n_features!r}.")
+        if solver not in SOLVERS:
+            raise ValueError(f"Expected solver among {SOLVERS}; got {solver!r}.")
+        if solver == "state-space" and (kernel not in MARKOV or most > 1):
+            raise ValueError(
+                f"Expected one feature and a kernel among {MARKOV} with solver='state-space'; got "
+                f"{kernel!r} and n_features={n_features!r}. Take solver='auto'."
+            )
+        self.solver = solver
         self.kernel = kernel
         self.n_features = (fewest, most)
         self.inputs = inputs
@@ -182,6 +198,18 @@ class GaussianProcessPrior(ProgramPrior):
         if hyperparameters is None:
             hyperparameters = self._fixed(batch.x_context)
         x, z = batch.x_context, batch.x_query
+        if self._is_linear(x):
+            laws = [
+                self._along_time(
+                    torch.cat((x[i], z[i])),
+                    torch.cat((y, torch.full_like(z[i, :, 0], torch.nan))),
+                    {name: value[i] for name, value in hyperparameters.items()},
+                )
+                for i, y in enumerate(batch.y_context)
+            ]
+            n, noise = x.shape[1], hyperparameters["noise"].square()[..., None] + JITTER
+            mean, variance = (torch.stack([law[k][n:] for law in laws]) for k in (0, 1))
+            return Normal(mean.to(x), (variance.to(x) + noise).sqrt())
         # Alg. 2.1 of Rasmussen and Williams.
         scale = torch.linalg.cholesky(self.noisy_covariance(x, hyperparameters))
         cross = torch.linalg.solve_triangular(
@@ -203,11 +231,33 @@ class GaussianProcessPrior(ProgramPrior):
         """Exact log density of the targets, with the function integrated out."""
         if hyperparameters is None:
             hyperparameters = self._fixed(x)
+        if self._is_linear(x):
+            each = [
+                {name: value[i] for name, value in hyperparameters.items()} for i in range(len(x))
+            ]
+            laws = [self._along_time(*rows).log_evidence for rows in zip(x, y, each, strict=True)]
+            return torch.stack(laws).to(x)
         scale = torch.linalg.cholesky(self.noisy_covariance(x, hyperparameters))
         whitened = torch.linalg.solve_triangular(scale, y[..., None], upper=False)
         # Alg. 2.1, line 7; torch's multivariate normal does not support an empty context.
         log_normaliser = scale.diagonal(dim1=-1, dim2=-2).log() + 0.5 * math.log(2 * math.pi)
         return -(0.5 * whitened.squeeze(-1).square() + log_normaliser).sum(-1)
+
+    def _is_linear(self, x: Tensor) -> bool:
+        """Whether the answers for such contexts come from a filter."""
+        if self.solver != "auto" or x.shape[-1] > 1 or self.kernel not in MARKOV:
+            return self.solver == "state-space"
+        return x.shape[-2] > _MOST_DENSE
+
+    def _along_time(self, x: Tensor, y: Tensor, hyperparameters: dict[str, Tensor]) -> Smoothed:
+        """The function at rows in any order, and the evidence of those that are not NaN."""
+        t, order = x[:, 0].double().sort(stable=True)
+        values = {name: value.double() for name, value in hyperparameters.items()}
+        part = Matern(self.kernel, values["lengthscale"][0], values["outputscale"])
+        noise = values["noise"].square() + JITTER
+        law = smoothed(part, t, y.double()[order], noise)
+        back = order.argsort()
+        return Smoothed(law.mean[back], law.variance[back], law.log_evidence)
 
     def _fixed(self, x: Tensor) -> dict[str, Tensor]:
         if not self.is_fixed:

@@ -22,7 +22,7 @@ from amortized.diagnostics.uniformity import Uniformity
 from amortized.latent_priors.problems import PROBLEMS
 from amortized.latent_priors.tasks import LatentTasks
 from amortized.latent_priors.trained_prior import trained_prior
-from amortized.networks import PFN, DistributionTransformer, TabularPFN
+from amortized.networks import DistributionTransformer, TabularPFN
 from amortized.networks.catalogue import NETWORK_TYPES
 from amortized.plotting import compare_methods
 from amortized.posterior import Posterior
@@ -186,7 +186,7 @@ def calibration_rows(
 
 
 def _judge_pfn(
-    network: PFN | TabularPFN,
+    network: Any,
     prior: Prior,
     sizes: Sequence[int] | None,
     n_datasets: int,

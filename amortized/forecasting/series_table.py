@@ -1,0 +1,100 @@
+"""One series or many, as users give them, on their grids of equal steps."""
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from amortized.arrays import as_tensor
+from amortized.forecasting.time_grid import TimeGrid, time_grid
+
+FEWEST = 3
+_LARGEST = 1e100  # squares of larger values overflow
+
+
+@dataclass(frozen=True)
+class SeriesTable:
+    """Series of equal steps.
+
+    Attributes:
+        values: of each series, up to its last row; NaN where missing.
+        grids: of each series.
+        single: whether one series was given by itself.
+        names: of the columns, if they have some.
+    """
+
+    values: list[NDArray[np.float64]]
+    grids: list[TimeGrid]
+    single: bool
+    names: Any = None
+
+
+def series_table(y: Any, t: Any = None, *, counts: bool = False) -> SeriesTable:
+    """Read series.
+
+    Args:
+        y: one series, ``(n,)``; several of equal length as columns, ``(n, n_series)``; a pandas
+            series or frame, whose index of dates is read; or a list of series of any lengths.
+        t: times of the rows, as for `time_grid`; None takes the index, or one step after the other.
+        counts: whether values must be counts.
+
+    Raises:
+        ValueError: if a value is infinite or too large, a series has fewer than three values, or
+            counts are negative or not whole.
+    """
+    if isinstance(y, list | tuple) and len(y) and not _is_number(y[0]):
+        if t is not None and len(t) != len(y):
+            raise ValueError(f"Expected t as a list of {len(y)} times, one each; got {len(t)}.")
+        times = [None] * len(y) if t is None else t
+        tables = [series_table(one, at, counts=counts) for one, at in zip(y, times, strict=True)]
+        values = [v for table in tables for v in table.values]
+        return SeriesTable(values, [g for table in tables for g in table.grids], False)
+    index, names = getattr(y, "index", None), getattr(y, "columns", None)
+    if t is None and getattr(getattr(index, "dtype", None), "kind", "") in "MO" and _dated(index):
+        t = index
+    data = as_tensor(y, "y", allow_nan=True).numpy()
+    if data.ndim not in (1, 2) or data.shape[0] < 1 or data.size == 0:
+        raise ValueError(
+            f"Expected y of shape (n,) or (n, n_series), or a list of series; got {data.shape}."
+        )
+    grid = time_grid(t, len(data))
+    columns = data[grid.order].reshape(len(data), -1).T
+    values = [_checked(_placed(column, grid), counts) for column in columns]
+    return SeriesTable(values, [grid] * len(values), data.ndim == 1, names)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or value is None or np.ndim(value) == 0
+
+
+def _dated(index: Any) -> bool:
+    return type(index).__name__ in ("DatetimeIndex", "PeriodIndex")
+
+
+def _placed(column: NDArray[np.float64], grid: TimeGrid) -> NDArray[np.float64]:
+    full = np.full(int(grid.place[-1]) + 1, np.nan)
+    full[grid.place] = column
+    return full
+
+
+def _checked(values: NDArray[np.float64], counts: bool) -> NDArray[np.float64]:
+    known = values[~np.isnan(values)]
+    if len(known) < FEWEST:
+        raise ValueError(
+            f"Expected at least {FEWEST} values in each series; got {len(known)} that are not "
+            "missing."
+        )
+    if np.abs(known).max() > _LARGEST:
+        raise ValueError(
+            f"Expected values up to {_LARGEST:g} in size; got {np.abs(known).max():g}. Divide the "
+            "series by a power of ten."
+        )
+    if counts and ((known < 0).any() or (known != np.round(known)).any()):
+        wrong = known[(known < 0) | (known != np.round(known))][0]
+        raise ValueError(
+            f"Expected counts, which are whole and not negative; got {wrong:g}. Give counts=False "
+            "for values of other kinds."
+        )
+    return values[int(np.flatnonzero(~np.isnan(values))[0]) :]  # it begins with its first value

@@ -1,0 +1,195 @@
+"""Times of a series as numbers of equal steps, with the periods that their calendar suggests."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DAY = 86_400
+# Seconds of a step, and the periods of its day, week or year in steps.
+_PERIODS = {
+    900: (96.0, 672.0),
+    1800: (48.0, 336.0),
+    3600: (24.0, 168.0),
+    _DAY: (7.0,),
+    7 * _DAY: (52.0,),
+}
+_SHORTEST_MONTH = 25 * _DAY
+_TOLERANCE = 1e-6  # of a step
+
+
+@dataclass(frozen=True)
+class TimeGrid:
+    """Where the rows of a series stand.
+
+    Attributes:
+        order: of the rows in time, ``(n,)``.
+        place: number of each row's step, in that order, from 0, ``(n,)``.
+        periods: in steps; (1.0,) if the calendar suggests none.
+        future: the times of the next h steps.
+    """
+
+    order: NDArray[np.intp]
+    place: NDArray[np.intp]
+    periods: tuple[float, ...]
+    future: Callable[[int], Any]
+
+
+def time_grid(t: Any, n: int) -> TimeGrid:
+    """The grid of times.
+
+    Args:
+        t: numbers, dates (NumPy's or pandas's, with a time zone or not), or a pandas index of
+            them; None is one step after the other.
+        n: number of rows.
+
+    Raises:
+        ValueError: if times are missing or come twice, or are no multiples of one step.
+
+    Example:
+        >>> time_grid([0.0, 0.5, 2.0], 3).place
+        array([0, 1, 4])
+    """
+    if t is None:
+        place = np.arange(n)
+        return TimeGrid(place, place, (1.0,), lambda h: np.arange(n, n + h))
+    if len(t) != n:
+        raise ValueError(f"Expected {n} times, one for each value; got {len(t)}.")
+    kind = np.asarray(t).dtype.kind
+    if kind in "iuf":
+        return _of_numbers(np.asarray(t, dtype=np.float64))
+    if kind not in "MO":
+        raise ValueError(f"Expected times as numbers or dates; got {np.asarray(t).dtype}.")
+    return _of_dates(t)
+
+
+def _refuse_repeated(sorted_times: Any) -> None:
+    again = np.flatnonzero(sorted_times[1:] == sorted_times[:-1])
+    if len(again):
+        raise ValueError(
+            f"Expected distinct times; got {len(again)} that come twice, such as "
+            f"{sorted_times[again[0]]}. Aggregate them first, as by groupby(level=0).mean()."
+        )
+
+
+def _of_numbers(t: NDArray[np.float64]) -> TimeGrid:
+    if not np.isfinite(t).all():
+        raise ValueError("Expected finite times; some are NaN or infinite. Leave these rows out.")
+    order = np.argsort(t, kind="stable")
+    t = t[order]
+    _refuse_repeated(t)
+    step = float(np.diff(t).min()) if len(t) > 1 else 1.0
+    place = _places((t - t[0]) / step)
+    last = t[-1]
+    return TimeGrid(order, place, (1.0,), lambda h: last + step * np.arange(1, h + 1))
+
+
+def _places(x: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Whole numbers of steps."""
+    whole = np.round(x)
+    off = np.abs(x - whole)
+    if off.max() > max(_TOLERANCE, 1e-12 * float(np.abs(x).max())):
+        raise ValueError(
+            "Expected times that are multiples of one step, the smallest difference; got some "
+            f"between, such as {x[int(off.argmax())]:.4g} steps after the first. Put the series on "
+            "a regular grid, as by resample, or give t=np.arange(n) if the steps count as equal."
+        )
+    return whole.astype(np.intp)
+
+
+def _of_dates(t: Any) -> TimeGrid:
+    import pandas  # type: ignore[import-untyped]
+
+    index = t.to_timestamp() if isinstance(t, pandas.PeriodIndex) else pandas.Index(t)
+    try:
+        index = pandas.DatetimeIndex(index)
+    except (TypeError, ValueError) as reason:
+        raise ValueError(f"Expected times as numbers or dates; got {reason}.") from reason
+    if index.hasnans:
+        raise ValueError("Expected dates without NaT. Leave these rows out.")
+    order = np.argsort(index.asi8, kind="stable")
+    index = index[order]
+    _refuse_repeated(index)
+    wall = index.tz_localize(None)  # clock times: a day has 24 hours of them
+    clock, world = _seconds(wall), _seconds(index)
+    step = float(np.diff(world).min()) if len(index) > 1 else float(_DAY)
+    if step >= _SHORTEST_MONTH and not _multiples(clock, step):
+        return _of_months(order, index, wall)
+    if _skips_weekends(wall, clock):
+        days = wall.values.astype("datetime64[D]")
+        place = np.busday_count(days[0], days).astype(np.intp)
+        return TimeGrid(order, place, (5.0,), lambda h: _business_days(index[-1], h))
+    local = step > 20 * 3600 and not _multiples(world, step)
+    if local:
+        step = float(np.diff(clock).min())
+    seconds = clock if local else world
+    place = _places((seconds - seconds[0]) / step)
+    periods = _PERIODS.get(round(step), (1.0,))
+    return TimeGrid(order, place, periods, lambda h: _next(index[-1], step, local, h))
+
+
+def _seconds(index: Any) -> NDArray[np.float64]:
+    nanoseconds = index.as_unit("ns").asi8
+    return (nanoseconds - nanoseconds[0]) / 1e9
+
+
+def _multiples(seconds: NDArray[np.float64], step: float) -> bool:
+    x = seconds / step
+    return bool(np.abs(x - np.round(x)).max() < _TOLERANCE)
+
+
+def _skips_weekends(wall: Any, clock: NDArray[np.float64]) -> bool:
+    """Whether these are business days, of at least two weeks."""
+    apart = np.diff(clock)
+    return (
+        len(wall) >= 8
+        and float(apart.min()) == _DAY
+        and bool((wall.dayofweek < 5).all())
+        and _multiples(clock, _DAY)
+    )
+
+
+def _of_months(order: NDArray[np.intp], index: Any, wall: Any) -> TimeGrid:
+    """One row a month at most; days within the month do not count."""
+    import pandas
+
+    month = np.asarray(wall.year * 12 + wall.month, dtype=np.intp)
+    apart = np.diff(month)
+    if len(apart) and apart.min() < 1:
+        raise ValueError(
+            "Expected times that are multiples of one step, or at most one in a month; got two in "
+            f"{wall[int(apart.argmin())]:%Y-%m} at other distances. Put the series on a regular "
+            "grid, as by resample."
+        )
+    step = math.gcd(*apart.tolist()) if len(apart) else 1
+    at_end = bool(wall.is_month_end.all())
+
+    def future(h: int) -> Any:
+        offset = pandas.offsets.MonthEnd if at_end else pandas.DateOffset
+        ahead = [(offset(step * k) if at_end else offset(months=step * k)) for k in range(1, h + 1)]
+        return pandas.DatetimeIndex([index[-1] + each for each in ahead])
+
+    period = 12 / step
+    periods = (period,) if period >= 2 and period == int(period) else (1.0,)
+    return TimeGrid(order, (month - month[0]) // step, periods, future)
+
+
+def _business_days(last: Any, h: int) -> Any:
+    import pandas
+
+    return pandas.date_range(last, periods=h + 1, freq="B")[1:]
+
+
+def _next(last: Any, step: float, local: bool, h: int) -> Any:
+    import pandas
+
+    ahead = pandas.to_timedelta(step * np.arange(1, h + 1), unit="s")
+    if not local:
+        return last + ahead
+    wall = last.tz_localize(None) + ahead
+    return pandas.DatetimeIndex(wall).tz_localize(
+        last.tz, ambiguous="NaT", nonexistent="shift_forward"
+    )

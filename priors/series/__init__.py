@@ -1,0 +1,1 @@
+"""Priors of time series: parts that are simulated by filters, and their mixture."""
