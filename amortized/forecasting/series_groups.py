@@ -58,7 +58,7 @@ def groups(
         size = WITH_GAPS if gaps else TOGETHER
         for start in range(0, len(members), size):
             part = members[start : start + size]
-            yield _group(part, values, late, gaps, shown)  # type: ignore[arg-type]
+            yield _group(part, values, late, gaps, shown)
 
 
 def shown_periods(periods: tuple[float, ...], n: int) -> tuple[float, ...]:
