@@ -18,7 +18,7 @@ def solve_lower(
 
 def squared_length(vector: Float[Tensor, "*v dim"]) -> Float[Tensor, "*v"]:
     """Sum of squares of each vector; of few entries one by one, as torch's sum of few is slow."""
-    if vector.shape[-1] > _FEW:
+    if not 0 < vector.shape[-1] <= _FEW:
         return vector.square().sum(-1)
     first, *others = vector.unbind(-1)
     total = first.square()

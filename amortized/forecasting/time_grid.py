@@ -147,7 +147,7 @@ def _skips_weekends(wall: Any, clock: NDArray[np.float64]) -> bool:
     return (
         len(wall) >= 8
         and float(apart.min()) == _DAY
-        and bool((wall.dayofweek < 5).all())
+        and bool((wall.day_of_week < 5).all())
         and _multiples(clock, _DAY)
     )
 

@@ -42,7 +42,13 @@ from amortized.training.module import PriorFitting
 CHECKPOINT = "last.ckpt"
 
 Network = (
-    nn.Module | PFNConfig | TabularPFNConfig | DistributionTransformerConfig | FlowConfig | str
+    nn.Module
+    | PFNConfig
+    | SeriesPFNConfig
+    | TabularPFNConfig
+    | DistributionTransformerConfig
+    | FlowConfig
+    | str
 )
 
 

@@ -1,16 +1,18 @@
 """A preview of a prior of series: a figure of some of its draws."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amortized.priors.prior import Prior
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+else:  # Matplotlib loads when something is drawn
+    Figure = Any
 
 
 def preview(
     prior: Prior, *, n_series: int = 12, n_context: int = 120, n_query: int = 24, seed: int = 0
-) -> "Figure":
+) -> Figure:
     """Draws series and plots them, what is seen and what is asked in two colours.
 
     Args:
