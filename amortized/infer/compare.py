@@ -59,7 +59,7 @@ class ModelComparison:
     """Programs compared on one dataset, or on each dataset of a batch.
 
     Attributes:
-        posteriors: of each program, by name.
+        posteriors: posteriors of each program, by name.
         prior: prior probabilities, ``(n_models,)``, in the same order.
         log_evidence: ``(*batch, n_models)``.
         log_evidence_error: its Monte Carlo standard error, 0 where the evidence is exact.

@@ -19,7 +19,7 @@ class DiscreteMarginals(Mapping[str, Tensor]):
     ``(*batch, *shape, values)``.
 
     Args:
-        density: of the program.
+        density: density of the program.
         many: whether there is a batch.
         u: draws, ``(batch, n, dim)``.
         log_weights: ``(batch, n)``; None for equal weights.

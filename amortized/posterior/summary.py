@@ -47,8 +47,8 @@ def precision_of(
     Args:
         value: its draws, ``(n, *batch, *event)``.
         n_datasets: in the batch.
-        n_chains: that the draws are made of.
-        log_weights: of the draws, ``(n, *batch)``.
+        n_chains: number of chains of the draws.
+        log_weights: log weights of the draws, ``(n, *batch)``.
         cluster: labels of draws that depend on each other, ``(n, *batch)``.
     """
     n_draws = len(value)

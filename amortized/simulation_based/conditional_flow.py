@@ -186,7 +186,7 @@ class FlowMember(nn.Module):
 
     Args:
         embedding: from inputs to numbers.
-        flow: of zuko, given these numbers.
+        flow: flow of zuko, given these numbers.
     """
 
     def __init__(self, embedding: nn.Module, flow: Any) -> None:

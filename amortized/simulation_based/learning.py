@@ -39,7 +39,7 @@ class Learned(NamedTuple):
 
     Attributes:
         network: in eval mode, with its calibration.
-        simulations: that worked.
+        simulations: successful simulations.
         fit: losses, epochs and seconds.
     """
 
@@ -146,8 +146,8 @@ def learn(
     """Trains a new flow on simulations and measures it on those held out.
 
     Args:
-        simulations: of any latents for a likelihood; of the prior's for a posterior.
-        simulator: of the program.
+        simulations: simulations of any latents for a likelihood; of the prior's for a posterior.
+        simulator: simulator of the program.
         config: sizes; the data's are filled in.
         training: rates and limits.
         progress: whether a bar is shown.

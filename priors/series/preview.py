@@ -18,7 +18,7 @@ def preview(
         n_series: how many.
         n_context: values seen.
         n_query: values asked.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Example:
         >>> from amortized.priors.series.series_prior import SeriesPrior
