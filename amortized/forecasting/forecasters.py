@@ -82,7 +82,7 @@ class StructuralForecaster(BaseEstimator):
     def fit(
         self, y: ArrayLike, X: ArrayLike | None = None, t: Any = None
     ) -> "StructuralForecaster":
-        """Take series; the models are run when a forecast is asked for.
+        """Stores the series; the models are run when a forecast is requested.
 
         Args:
             y: one series, ``(n,)``; several as columns, ``(n, n_series)``; a pandas series or

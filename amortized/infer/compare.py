@@ -318,7 +318,7 @@ def _check_level(level: float) -> None:
 
 
 class AveragedPredictive(Distribution):
-    """Predictive of each asked row, averaged over programs.
+    """Predictive of each new row, averaged over programs.
 
     Args:
         parts: predictive of each program, of equal batch shape ``(*batch, m)``.

@@ -11,7 +11,7 @@ _MEMORY = 2**28  # bytes that one evaluation may keep
 
 
 class DiscreteMarginals(Mapping[str, Tensor]):
-    r"""Marginal probabilities, averaged over draws of the continuous latents, once asked for.
+    r"""Marginal probabilities, averaged over draws of the continuous latents, on demand.
 
     .. math:: p(z_i = v \mid y) = \sum_j w_j \, p(z_i = v \mid u_j, y)
 

@@ -109,7 +109,7 @@ class Posterior:
         Raises:
             ValueError: if this is not a posterior of one dataset by `infer`.
         """
-        # Diagnostics import this module, so they are imported when asked for.
+        # Diagnostics import this module, so they are imported on demand.
         return import_module("amortized.diagnostics").report(self, seed=seed)
 
     def __getitem__(self, name: str) -> Tensor:

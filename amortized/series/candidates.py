@@ -1,4 +1,4 @@
-r"""All that the models say of a batch of series, in y and in log y, in one set of components.
+r"""The forecasts of all models for a batch of series, for y and log y, as one set of components.
 
 A series is read in standard units; series of positive values are also read on their logarithm,
 whose evidence has the Jacobian of the map, so that all models compete for the same data.

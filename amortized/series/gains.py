@@ -1,4 +1,4 @@
-"""Gains of Kalman filters: what a filter does that does not depend on the values of a series."""
+"""Gains of Kalman filters, which do not depend on the values of a series."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,4 +1,4 @@
-r"""Conditional normalising flows: densities that bend, of a vector given numbers.
+r"""Conditional normalising flows: flexible densities of a vector given other numbers.
 
 A flow maps a vector r to a standard normal one by autoregressive transforms
 :math:`z_i = t(r_i; h(r_{<i}, c))`, each an affine map followed by a monotonic rational-quadratic

@@ -1,4 +1,4 @@
-"""From a simulator, or simulations of it, to a trained and measured flow."""
+"""Training of a flow on simulations, and measurement of its calibration."""
 
 import warnings
 from collections.abc import Mapping
@@ -80,7 +80,7 @@ def train_flow(
 
 
 def rows_of(rows: str, prior: ProgramPrior, n_rows: int) -> str:
-    """How rows are read: as asked, or as the program's own density says.
+    """How rows are read: as requested, or as determined from the program's density.
 
     Args:
         rows: as in `FlowConfig`.

@@ -1,4 +1,4 @@
-"""Simulations of a program, with those that failed counted and left out."""
+"""Simulations of a program; failed simulations are counted and left out."""
 
 import time
 import warnings

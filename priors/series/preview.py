@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def preview(
     prior: Prior, *, n_series: int = 12, n_context: int = 120, n_query: int = 24, seed: int = 0
 ) -> "Figure":
-    """Draws series and plots them, what is seen and what is asked in two colours.
+    """Draws series and plots them, with context and query in different colours.
 
     Args:
         prior: such as a `SeriesPrior`, whose first column of x is time.
