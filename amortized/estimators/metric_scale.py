@@ -13,8 +13,8 @@ from amortized.distributions import BarDistribution
 
 # Margin of the unit interval on each side on which a metric has no bound.
 MARGIN = 0.1
-# Fraction of the margin beyond which values are not distinguished. They are extreme, and the mean of
-# a predictive with a bar that extends to infinity would not exist.
+# Fraction of the margin beyond which values are not distinguished. They are extreme, and a
+# predictive with a bar that extends to infinity would have no mean.
 EDGE = 0.01
 
 

@@ -10,8 +10,8 @@ With the evidence :math:`Z_m = p(y \mid x, m)` of each program m and its prior p
 
 An evidence that is estimated comes with its Monte Carlo standard error, and so do probabilities and
 Bayes factors: their intervals take the errors of the log evidences as independent and normal. The
-intervals say nothing of the priors, to whose width evidences are sensitive however many rows there
-are.
+intervals do not cover the choice of priors, to whose width evidences remain sensitive for any
+number of rows.
 
 References:
     | Bayes factors (Kass and Raftery, 1995)

@@ -1,4 +1,4 @@
-"""The discrete latents of a program, answered beside draws of its continuous ones."""
+"""The discrete latents of a program, given draws of its continuous ones."""
 
 from collections.abc import Iterator, Mapping
 
