@@ -85,7 +85,7 @@ def predictive_band(
     """Plots the median and central band of a predictive along one input.
 
     Args:
-        predictive: of batch shape ``(m,)``, with an ``icdf``.
+        predictive: predictive of batch shape ``(m,)``, with an ``icdf``.
         position: position of each member along the axis.
         label: label in the legend.
         ax: axes to draw on; None creates a figure.

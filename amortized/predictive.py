@@ -33,7 +33,7 @@ class ProgramPredictive(Distribution):
     Args:
         model: the Pyro program ``model(x, y=None)`` of one dataset.
         latents: posterior draws, each ``(n, batch, ...)``.
-        log_weights: of the draws, normalised over n, ``(n, batch)``.
+        log_weights: log weights of the draws, normalised over n, ``(n, batch)``.
         x: requested inputs, ``(batch, m, n_features)``.
         x_known: inputs of the dataset, ``(batch, k, n_features)``.
         y_known: its answers, ``(batch, k)``.

@@ -252,7 +252,7 @@ def test_vi_neither_empties_nor_fills_the_users_parameters(guide):
 
 @pytest.mark.parametrize("method", [*METHODS, "auto"])
 def test_a_plate_of_some_rows_is_refused(method):
-    with pytest.raises(ValueError, match="all their rows; got 'data', which takes 5 of 12"):
+    with pytest.raises(ValueError, match="without subsampling; got 'data', which takes 5 of 12"):
         infer(line_in_plates(size=5), X[0], Y[0], method=method)
 
 

@@ -502,7 +502,7 @@ WRONG_MODELS = {
     ),
     "numbers of steps": (
         {"transition": EYE.expand(1, 5, 2, 2), "transition_offset": EYE[0].expand(1, 4, 2)},
-        r"one number of steps in all tensors; got \[4, 5\]",
+        r"equal numbers of steps in all tensors; got \[4, 5\]",
     ),
     "batches over time": (
         {"transition": EYE.expand(3, 5, 2, 2), "initial_mean": EYE[0].expand(4, 2)},

@@ -287,7 +287,7 @@ def test_rows_that_views_leave_out_are_said(target, no_shape_checks):
     network = network_of(target, max_context=40, n_bars=20)
     make = PFNClassifier if target == "classification" else PFNRegressor
     y = (x[:, 0] > 0).astype(int)
-    message = "Expected at most 80 rows, which this network reads; got 81. Each of the views takes"
+    message = "Expected at most 80 rows, which this network reads; got 81. Each view uses"
     with pytest.warns(UserWarning, match=message):
         make(network, n_estimators=1).fit(x, y)
     with warnings.catch_warnings():

@@ -145,9 +145,9 @@ def test_too_many_repetitions_are_ratios():
 
 
 WRONG = {
-    "negative": ([-1.0] + [1.0] * (N - 1), "zero or more; got -1.0"),
-    "infinite": ([np.inf] + [1.0] * (N - 1), "finite sample_weight, zero or more; got inf"),
-    "missing": ([np.nan] + [1.0] * (N - 1), "finite sample_weight, zero or more; got nan"),
+    "negative": ([-1.0] + [1.0] * (N - 1), "non-negative sample_weight; got -1.0"),
+    "infinite": ([np.inf] + [1.0] * (N - 1), "finite non-negative sample_weight; got inf"),
+    "missing": ([np.nan] + [1.0] * (N - 1), "finite non-negative sample_weight; got nan"),
     "all zero": (np.zeros(N), "above zero; got zero for every row"),
     "too few": (np.ones(N - 1), "for each of 40 rows; got shape"),
     "a matrix": (np.ones((N, 2)), "for each of 40 rows; got shape"),

@@ -146,5 +146,5 @@ def test_wrong_series(no_shape_checks):
         StructuralSeries(noise=0.1)
     with pytest.raises(ValueError, match="noise > 0; got -1"):
         StructuralSeries(noise=-1.0, level=LocalLevel(1.0, 1.0))
-    with pytest.raises(ValueError, match=r"none of \['level_drift', 'noise'\].*learn them"):
+    with pytest.raises(ValueError, match=r"none for \['level_drift', 'noise'\].*infer them"):
         two_latents().log_evidence(torch.zeros(3, 1), torch.zeros(3))

@@ -94,8 +94,8 @@ def log_score(trial: Trial, oracle: Trial | None = None) -> LogScore:
     A method that equals the oracle raises no alarm at all.
 
     Args:
-        trial: of the method.
-        oracle: of the exact answer on the same datasets: run with equal seed and sizes.
+        trial: trial of the method.
+        oracle: trial of the exact method on the same datasets, run with equal seed and sizes.
 
     Example:
         >>> from amortized.priors.regression.normal_mean import NormalMeanPrior

@@ -13,8 +13,8 @@ from amortized.distributions import BarDistribution
 
 # Margin of the unit interval on each side on which a metric has no bound.
 MARGIN = 0.1
-# The part of a margin past which values are not told apart: they are far beyond the usual ones, and
-# a bar of a predictive that reached on to infinity would have no mean.
+# Fraction of the margin beyond which values are not distinguished. They are extreme, and a
+# predictive with a bar that extends to infinity would have no mean.
 EDGE = 0.01
 
 

@@ -29,7 +29,7 @@ class Effects:
     Attributes:
         mean: ``(n_features,)``.
         cov: ``(n_features, n_features)``.
-        centre: of the columns, ``(n_features,)``.
+        centre: centre of the columns, ``(n_features,)``.
     """
 
     mean: Tensor
@@ -53,7 +53,7 @@ def covariate_effects(y: Tensor, seen: Tensor, x: Tensor, periods: tuple[float, 
         y: the series, ``(T,)``.
         seen: steps with a value, ``(T,)``.
         x: covariates of every step that is seen, ``(T, n_features)``.
-        periods: of the seasons.
+        periods: periods of the seasons.
     """
     last = torch.tensor([len(y) - 1])
     centre = x[seen].mean(0)

@@ -104,11 +104,11 @@ def backtest(
     """Forecast from the last origins that have h steps after them.
 
     Args:
-        values: of each series, NaN where missing.
-        periods: of each.
+        values: values of each series, NaN where missing.
+        periods: periods of each series.
         decide: from models to a predictive, batch ``(B, H)``.
         h: steps ahead.
-        n_origins: of each series.
+        n_origins: number of origins of each series.
     """
     pasts: list[Array] = []
     futures, owner, scale = [], [], []

@@ -44,15 +44,15 @@ class StructuralForecaster(BaseEstimator):
     integrated out. Many series are answered in one call.
 
     Parameters:
-        period: of the season in steps, or several; None takes those of the calendar if times are
-            dates (12 of months, 7 of days, 24 and 168 of hours), and no season otherwise. Periods
-            that a series does not show nearly twice are left out.
+        period: period of the season in steps, or several; None takes those of the calendar if times
+            are dates (12 of months, 7 of days, 24 and 168 of hours), and no season otherwise.
+            Periods that a series does not show nearly twice are left out.
         counts: whether values are counts: answers are then whole and not negative.
         max_steps: steps of each series that are read, the last ones.
-        random_state: of `sample_paths`.
+        random_state: random state of `sample_paths`.
 
     Attributes:
-        periods_: of each series.
+        periods_: periods of each series.
         n_series_: how many.
         columns_: their names, if a frame had them.
 
@@ -82,7 +82,7 @@ class StructuralForecaster(BaseEstimator):
     def fit(
         self, y: ArrayLike, X: ArrayLike | None = None, t: Any = None
     ) -> "StructuralForecaster":
-        """Take series; the models are run when a forecast is asked for.
+        """Stores the series; the models are run when a forecast is requested.
 
         Args:
             y: one series, ``(n,)``; several as columns, ``(n, n_series)``; a pandas series or
@@ -316,7 +316,7 @@ class PFNForecaster(StructuralForecaster):
         period: as in `StructuralForecaster`.
         counts: as in `StructuralForecaster`.
         max_steps: as in `StructuralForecaster`; the network was trained on up to 512.
-        random_state: of `sample_paths`.
+        random_state: random state of `sample_paths`.
 
     References:
         | Transformers Can Do Bayesian Inference (Mueller et al., 2022), arXiv:2112.10510

@@ -22,7 +22,7 @@ class Group:
         seen: ``(1, T)`` without gaps, ``(B, T)`` with them.
         last: step of each series' last value, ``(B,)``.
         late: how many missing steps follow it.
-        periods: of the seasons that the series show.
+        periods: periods of the seasons that the series show.
     """
 
     members: list[int]
@@ -41,8 +41,8 @@ def groups(
     """Divide series into groups.
 
     Args:
-        values: of each series, NaN where missing; the first is not.
-        periods: of each.
+        values: values of each series, NaN where missing; the first is not.
+        periods: periods of each series.
         keep: which numbers are wanted.
     """
     alike: dict[tuple[tuple[float, ...], int, bool], list[int]] = {}

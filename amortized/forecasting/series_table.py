@@ -19,10 +19,10 @@ class SeriesTable:
     """Series of equal steps.
 
     Attributes:
-        values: of each series, up to its last row; NaN where missing.
-        grids: of each series.
+        values: values of each series, up to its last row; NaN where missing.
+        grids: grids of each series.
         single: whether one series was given by itself.
-        names: of the columns, if they have some.
+        names: names of the columns, if they have some.
     """
 
     values: list[NDArray[np.float64]]

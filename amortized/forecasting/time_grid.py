@@ -26,7 +26,7 @@ class TimeGrid:
     """Where the rows of a series stand.
 
     Attributes:
-        order: of the rows in time, ``(n,)``.
+        order: order of the rows in time, ``(n,)``.
         place: number of each row's step, in that order, from 0, ``(n,)``.
         periods: in steps; (1.0,) if the calendar suggests none.
         future: the times of the next h steps.

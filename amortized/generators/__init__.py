@@ -1,4 +1,4 @@
-"""Sequences drawn step by step, steered to where a potential is high."""
+"""Sequences generated step by step, and sequential Monte Carlo that targets high potentials."""
 
 from amortized.generators.conditional import ParticleGibbs
 from amortized.generators.curves import CurveGenerator

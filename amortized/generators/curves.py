@@ -1,4 +1,4 @@
-"""Joint draws of a network's predictions: each value that is drawn joins the context.
+"""Joint draws of a network's predictions: each value that is drawn is added to the context.
 
 A prior-data fitted network predicts each query by itself. Drawn one after another, with all earlier
 draws in the context, the values make joint draws, as of a whole learning curve.

@@ -34,8 +34,8 @@ class Lookahead:
     """A learnt lookahead, called as ``lookahead(state, t) -> (n,)``, the logarithm of psi.
 
     Attributes:
-        models: of each step but the last, with the scale of what they predict; None where the
-            later potentials were the same for all.
+        models: models of each step but the last, with the scale of what they predict; None where
+            the later potentials were the same for all.
     """
 
     def __init__(self, features: Features, n_steps: int) -> None:

@@ -47,7 +47,8 @@ class _UpTo(Messenger):
 
     Attributes:
         drawn: the latents that were drawn.
-        log_potential: of this observation, and of those that the latents known do not account for.
+        log_potential: log potential of this observation, and of those that the latents known do not
+            account for.
     """
 
     def __init__(self, known: Mapping[str, Tensor], last: int, counted: int) -> None:
@@ -166,7 +167,7 @@ def sample_program(
     Args:
         program: a Pyro program; see `ProgramGenerator`.
         data: its arguments by name.
-        n_particles: of each run.
+        n_particles: number of particles of each run.
         n_runs: independent runs; see `sample_sequences`.
         ess_threshold: as for `sample_sequences`.
         seed: equal seeds give equal draws.

@@ -35,10 +35,10 @@ class Particles(NamedTuple):
     """The particles of several runs, one run after another.
 
     Attributes:
-        state: of each particle.
+        state: state of each particle.
         log_weights: ``(runs, n)``; the largest of a run is not above the log of its weight sum.
-        log_psi: of the lookahead at the last step, ``(runs, n)``.
-        log_evidence: of each run so far, up to its weights, ``(runs,)``.
+        log_psi: log psi of the lookahead at the last step, ``(runs, n)``.
+        log_evidence: log evidence of each run so far, up to its weights, ``(runs,)``.
         origin: first ancestor of each particle, ``(runs, n)``.
     """
 

@@ -1,4 +1,4 @@
-"""Many related tasks: the prior that their latents have in common, learned from all of them."""
+"""Hierarchical models: a common prior of the latents of many related tasks, learned from all."""
 
 from amortized.hierarchy.learned_prior import LearnedPrior, learn_latent_prior
 

@@ -141,13 +141,13 @@ class Chains:
     """The state of all chains.
 
     Attributes:
-        likelihoods: of the tasks.
+        likelihoods: likelihoods of the tasks.
         local: their normal approximations.
-        prior: of the population.
+        prior: prior of the population.
         population: its present state.
         u: present latents.
-        component: of the population that each task belongs to.
-        log_likelihood: of the present latents.
+        component: component of the population that each task belongs to.
+        log_likelihood: log likelihood of the present latents.
         steps: log sizes of the moves along each coordinate: shifts, stretches.
     """
 
@@ -288,7 +288,7 @@ def sample_population(
 
     Args:
         densities: the tasks, in groups of equal numbers of rows.
-        prior: of the population.
+        prior: prior of the population.
         n_components: K.
         n_draws: in all chains together; a multiple of their number.
         n_chains: chains, which begin apart.

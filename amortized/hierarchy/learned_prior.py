@@ -34,7 +34,7 @@ class LearnedPrior:
     """The latents' prior for a new task of a population, given the tasks seen; a `latent_prior`.
 
     Attributes:
-        mixture: of the latents of a new task, in unconstrained space.
+        mixture: mixture of the latents of a new task, in unconstrained space.
         population: draws of the population's ``mean`` ``(n, dim)`` and ``covariance``
             ``(n, dim, dim)`` there, with the diagnostics of the chains.
         tasks: latents of the tasks seen, each given the data of all, in their own units.

@@ -76,18 +76,18 @@ def infer(
             a program whose rows are arrays. Without inputs the program's own observation decides
             whether the first dimension is the rows or the batch. NaN stands for a missing
             observation, which is integrated out. For datasets of different sizes, x and y are lists
-            with an entry for each; those of equal size are answered together.
-        data: in place of x and y, one dataset by the names of the program's arguments, for a
-            program with arguments and observed sites of any names. Arrays of numbers are handed
-            on as tensors, anything else as it is. A mapping as ``x`` means the same.
-        method: one of `METHODS`, or "auto": "exact" where there is an exact answer; otherwise a
-            network's answer, if one is for the program, weighed, and replaced where it cannot be
-            trusted (see `amortized.infer.cascade`); otherwise "smc". ``diagnostics["stage"]`` says
-            which.
-        latent_prior: replaces the program's own: distributions by name of the latent; or for all
-            latents a `GaussianMixture` over unconstrained space, an earlier posterior, draws, or
-            what `amortized.hierarchy.learn_latent_prior` returns.
-        n_draws: draws for each dataset.
+            with an entry for each; those of equal size are processed together.
+        data: instead of x and y, one dataset by the names of the program's arguments, for a program
+            with arguments and observed sites of any names. Arrays of numbers are passed on as
+            tensors, other arguments unchanged. A mapping as ``x`` has the same meaning.
+        method: one of `METHODS`, or "auto": "exact" if there is a closed form; otherwise the
+            posterior of a network for the program, if there is one, importance-weighted, and
+            replaced if the weights are unreliable (see `amortized.infer.cascade`); otherwise "smc".
+            ``diagnostics["stage"]`` states which was used.
+        latent_prior: replaces the program's own prior: distributions by name of the latent; or for
+            all latents a `GaussianMixture` over unconstrained space, an earlier posterior, draws,
+            or the result of `amortized.hierarchy.learn_latent_prior`.
+        n_draws: number of draws for each dataset.
         seed: equal seeds give equal draws.
         **options: options of the method; see its function in `amortized.sampling`. ``start`` may be
             an earlier posterior, a torch distribution over unconstrained space, or a mixture of

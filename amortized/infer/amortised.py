@@ -1,8 +1,8 @@
 r"""One-pass posteriors: a Distribution Transformer conditioned on the latent prior and the data.
 
-The answer is a Gaussian mixture over u, the latents in unconstrained space. This module only checks
+The output is a Gaussian mixture over u, the latents in unconstrained space. This module only checks
 whether the prior and the data lie in the network's training range; `amortized.infer.cascade`
-weights the answer by the exact density.
+weights it by the exact density.
 """
 
 import warnings
@@ -36,7 +36,7 @@ Network = DistributionTransformer | str | Path
 
 @dataclass(frozen=True)
 class Answer:
-    """A network's answer to a batch of datasets.
+    """A network's posterior for each dataset of a batch.
 
     Attributes:
         mixture: the posterior over the model's u, of batch shape ``(batch,)``.
@@ -52,11 +52,11 @@ class Answer:
 
 
 def by_network(problem: Problem, n_draws: int, network: Network | None = None) -> Posterior:
-    """The unweighted one-pass answer of a Distribution Transformer.
+    """The unweighted one-pass posterior of a Distribution Transformer.
 
     Args:
         problem: the inference problem.
-        n_draws: draws from the answer's mixture.
+        n_draws: number of draws from the mixture.
         network: as for `network_answer`.
     """
     return in_one_pass(problem, network_answer(problem, network), n_draws)
@@ -84,7 +84,7 @@ def network_answer(problem: Problem, network: Network | None = None) -> Answer:
 
 
 def in_one_pass(problem: Problem, answer: Answer, n_draws: int) -> Posterior:
-    """Turns a network's answer into a posterior, without weighting by the density.
+    """Converts a network's output to a `Posterior`, without weighting by the density.
 
     Warns:
         UserWarning: if the network was measured to be poor even inside its training range.
@@ -178,7 +178,7 @@ def _loaded(name: str) -> DistributionTransformer:
 
 
 def one_pass(problem: Problem, network: DistributionTransformer, place: Embedding) -> Answer:
-    """The network's answer for every dataset of a problem, in float64.
+    """The network's posterior for every dataset of a problem, in float64.
 
     Raises:
         ValueError: if the data or the latents do not match the network's program.

@@ -1,17 +1,17 @@
-r"""The cascade of `auto`: a network's answer weighted by the exact density, or replaced.
+r"""The cascade of `auto`: a network's posterior weighted by the exact density, or replaced.
 
-Each dataset is answered by the first stage whose check it passes:
+For each dataset, the first stage whose check succeeds is used:
 
 1. "exact": a closed form, if there is one for all datasets.
 2. "importance": draws of the network's mixture q, mixed with a share of prior draws, with weights
    :math:`w = p(u) p(y \mid u) / q(u)`; accepted if Pareto's k-hat is below 0.7 and the effective
    sample size is at least 40% of the draws.
 3. "adapted": the same with the mixture adapted to the posterior.
-4. "smc": tempered SMC from the adapted mixture, or from its own start if the network's answer has
-   hardly any weight.
+4. "smc": tempered SMC from the adapted mixture, or from its own start if the effective
+   sample size of the network's draws is near zero.
 5. "nuts": if the particles are in doubt (see `sampling.checks.verdict`) and the chains are not.
 
-For a simulator, which has no density, the result is the network's answer, as "dt".
+For a simulator, which has no density, the result is the network's posterior, as for "dt".
 
 Weights only reveal what the draws cover: a mode found neither by the network nor by the prior draws
 remains undetected, as for any sampler.
@@ -87,7 +87,7 @@ def automatically(
         posterior = in_one_pass(problem, answer, n_draws)
         posterior.diagnostics["stage"] = _stages(problem, ["dt"] * len(problem.y))
         return posterior
-    options.pop("start", None)  # the run starts from the network's answer
+    options.pop("start", None)  # the run starts from the network's posterior
     draws, stages = cascade(answer.density, FromMixture(answer.mixture), n_draws, **options)
     draws.diagnostics["inside_training_range"] = answer.inside
     posterior = posterior_from_draws(problem, answer.density, draws, "auto")
@@ -108,7 +108,7 @@ def cascade(
 
     Returns:
         draws, weighted if some of the datasets end at "importance" or "adapted". Diagnostics
-        ``k_hat`` and ``efficiency`` judge the network's answer: the weights' tail, and their
+        ``k_hat`` and ``efficiency`` evaluate the network's posterior: the weights' tail, and their
         effective number as a share of the draws.
     """
     draws, efficiency = weigh(density, answer, n_draws)
@@ -137,7 +137,7 @@ def cascade(
 
 
 def _trusted(draws: Draws, efficiency: Tensor) -> Bool[Tensor, " batch"]:
-    """Whether the weights are good enough to be the answer."""
+    """Whether the weights are good enough for the result."""
     good = (draws.diagnostics["k_hat"] < 0.7) & (efficiency >= _LEAST_EFFICIENCY)
     return good & ~any_doubt(draws.diagnostics)
 

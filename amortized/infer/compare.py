@@ -10,8 +10,8 @@ With the evidence :math:`Z_m = p(y \mid x, m)` of each program m and its prior p
 
 An evidence that is estimated comes with its Monte Carlo standard error, and so do probabilities and
 Bayes factors: their intervals take the errors of the log evidences as independent and normal. The
-intervals say nothing of the priors, to whose width evidences are sensitive however many rows there
-are.
+intervals do not cover the choice of priors, to whose width evidences remain sensitive for any
+number of rows.
 
 References:
     | Bayes factors (Kass and Raftery, 1995)
@@ -59,7 +59,7 @@ class ModelComparison:
     """Programs compared on one dataset, or on each dataset of a batch.
 
     Attributes:
-        posteriors: of each program, by name.
+        posteriors: posteriors of each program, by name.
         prior: prior probabilities, ``(n_models,)``, in the same order.
         log_evidence: ``(*batch, n_models)``.
         log_evidence_error: its Monte Carlo standard error, 0 where the evidence is exact.
@@ -318,7 +318,7 @@ def _check_level(level: float) -> None:
 
 
 class AveragedPredictive(Distribution):
-    """Predictive of each asked row, averaged over programs.
+    """Predictive of each new row, averaged over programs.
 
     Args:
         parts: predictive of each program, of equal batch shape ``(*batch, m)``.

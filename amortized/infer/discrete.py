@@ -1,4 +1,4 @@
-"""The discrete latents of a program, answered beside draws of its continuous ones."""
+"""The discrete latents of a program, given draws of its continuous ones."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,7 +11,7 @@ _MEMORY = 2**28  # bytes that one evaluation may keep
 
 
 class DiscreteMarginals(Mapping[str, Tensor]):
-    r"""Marginal probabilities, averaged over draws of the continuous latents, once asked for.
+    r"""Marginal probabilities, averaged over draws of the continuous latents, on demand.
 
     .. math:: p(z_i = v \mid y) = \sum_j w_j \, p(z_i = v \mid u_j, y)
 
@@ -19,7 +19,7 @@ class DiscreteMarginals(Mapping[str, Tensor]):
     ``(*batch, *shape, values)``.
 
     Args:
-        density: of the program.
+        density: density of the program.
         many: whether there is a batch.
         u: draws, ``(batch, n, dim)``.
         log_weights: ``(batch, n)``; None for equal weights.

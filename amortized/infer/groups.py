@@ -20,7 +20,7 @@ class ProgramGroups:
 
     Args:
         problem: the program and its data.
-        density: of the program.
+        density: density of the program.
     """
 
     problem: Problem

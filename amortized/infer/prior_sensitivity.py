@@ -44,9 +44,9 @@ class PriorSensitivity:
 
     Attributes:
         labels: labels of the priors; the first is the base.
-        posterior: of batch shape ``(n_priors,)``, in the order of the labels: ``mean``, ``std``,
-            ``quantile``, ``log_evidence`` (None if the method has none) and ``diagnostics`` have
-            one value per prior.
+        posterior: posterior of batch shape ``(n_priors,)``, in the order of the labels: ``mean``,
+            ``std``, ``quantile``, ``log_evidence`` (None if the method has none) and
+            ``diagnostics`` have one value per prior.
         distance: half the symmetric Kullback-Leibler divergence of each posterior from the base
             posterior, in nats.
     """

@@ -280,7 +280,7 @@ def _closed_form(problem: Problem, density: ProgramDensity) -> tuple[Any, str]:
 
 
 def _without_latents(problem: Problem, density: ProgramDensity, n_draws: int) -> Posterior:
-    """The answer of a program without continuous latents.
+    """The posterior of a program without continuous latents.
 
     Such is Gaussian-process regression with known hyperparameters, its function integrated out; or
     a program of discrete latents only, whose joint draws are independent.

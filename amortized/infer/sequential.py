@@ -58,7 +58,7 @@ class Origin:
         problem: the program, its prior at the beginning, and all rows so far.
         model: as given to `infer`.
         latent_prior: as given to `infer`.
-        options: of the method; None after an update, which has none.
+        options: options of the method; None after an update, which has none.
     """
 
     problem: Problem
@@ -137,7 +137,7 @@ def next_mixture(
     """A mixture for the density of each dataset, and its divergence from it in nats.
 
     Args:
-        density: of the next posterior.
+        density: density of the next posterior.
         earlier: the mixture before the new rows.
         other: a network's answer, where there is one.
     """

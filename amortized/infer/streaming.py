@@ -178,7 +178,7 @@ def drift(
         y: their observations, ``(*batch, n)``.
         posterior: after the update with the last of them.
         network: as for method "dt".
-        latent_prior: that the stream began with; None for the program's own.
+        latent_prior: initial latent prior of the stream; None for the program's own.
     """
     at_once = update(model, latent_prior, x, y, n_draws=1, network=network)
     if posterior.mixture is None or at_once.mixture is None:

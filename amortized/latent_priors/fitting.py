@@ -103,7 +103,8 @@ def as_mixture(
         latent_prior: a `GaussianMixture`; a distribution; a dictionary of distributions by name;
             or draws of u, ``(n, dim)``.
         layout: names of the latents in the order of u, for a dictionary.
-        n_components: of the fit to each latent or to the draws; the product over latents has more.
+        n_components: number of components of the fit to each latent or to the draws; the product
+            over latents has more.
 
     Raises:
         ValueError: if it is none of these, or names other latents.

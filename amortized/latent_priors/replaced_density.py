@@ -22,7 +22,7 @@ class LatentPriorDensity(ProgramDensity):
         latent_prior: prior over u, one mixture for all datasets or one for each.
 
     Attributes:
-        latent_prior: of batch shape ``(batch,)``, in the dtype of the data.
+        latent_prior: latent prior of batch shape ``(batch,)``, in the dtype of the data.
 
     Raises:
         ValueError: if the mixture's dimension or batch does not match.

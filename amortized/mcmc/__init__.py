@@ -1,4 +1,4 @@
-"""Markov kernels as objects: moves, their combinations, and tests that they are right."""
+"""Markov kernels as objects: moves, their combinations, and tests of their correctness."""
 
 from amortized.mcmc.annealing import AnnealedSampler, ImportanceSampler, WeightedSampler
 from amortized.mcmc.combinations import cycle, mix, repeat, temper

@@ -52,7 +52,7 @@ class AnnealedSampler(WeightedSampler):
     kernel at the new temperature. Without resampling this is annealed importance sampling.
 
     Args:
-        kernel: of the target; it is used at each temperature.
+        kernel: kernel of the target; it is used at each temperature.
         reference: a `Target` with exact draws, whose log density is normalised.
         temperatures: increasing, the last one 1.
         n_points: points of each run.

@@ -83,7 +83,7 @@ def mix(*kernels: Kernel, weights: Sequence[float] | None = None) -> Kernel:
     """One of the kernels in each step, chosen at random for all points together.
 
     Args:
-        kernels: of one target.
+        kernels: kernels of one target.
         weights: positive chances, up to a factor; None for equal ones. They do not depend on the
             state: a choice that does would break invariance.
 
@@ -111,7 +111,7 @@ def temper(kernel: Kernel, beta: float, reference: Any = None) -> Kernel:
     """The same kernel for the tempered target, between a reference and the kernel's own.
 
     Args:
-        kernel: of the target at ``beta=1``.
+        kernel: kernel of the target at ``beta=1``.
         beta: between 0 and 1.
         reference: target at ``beta=0``, such as the prior; None for a constant.
 

@@ -28,7 +28,7 @@ class MeanTest(NamedTuple):
     Attributes:
         p_value: chance of a deviation as large in any column, if all means are zero.
         column: the one with the largest deviation.
-        deviation: of this column, in standard errors.
+        deviation: deviation of this column, in standard errors.
     """
 
     p_value: float
@@ -82,10 +82,10 @@ class RankFeatures:
 
     Args:
         reference: draws of the scalars, ``(m, scalars)``.
-        names: of the scalars.
+        names: names of the scalars.
 
     Attributes:
-        names: of the columns of the features.
+        names: names of the columns of the features.
     """
 
     def __init__(self, reference: Float[Tensor, "m scalars"], names: list[str]) -> None:

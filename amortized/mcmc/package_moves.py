@@ -46,7 +46,7 @@ class Hamiltonian(Kernel):
 
     Args:
         target: a differentiable density.
-        step_size: of the leapfrog integrator, in units of ``factor``.
+        step_size: step size of the leapfrog integrator, in units of ``factor``.
         factor: Cholesky factor of the inverse mass matrix, ``(dim, dim)``; None for the identity.
 
     Example:
@@ -86,7 +86,7 @@ class NoUTurn(Kernel):
 
     Args:
         target: a differentiable density.
-        step_size: of the leapfrog integrator.
+        step_size: step size of the leapfrog integrator.
         max_tree_depth: a trajectory has at most ``2**max_tree_depth`` steps.
     """
 
@@ -136,7 +136,7 @@ class TemperedSMC(WeightedSampler):
     Args:
         density: the log density of one dataset.
         target: the same density as a target, with exact draws.
-        n_particles: of each run, a multiple of 4.
+        n_particles: number of particles of each run, a multiple of 4.
     """
 
     def __init__(self, density: ProgramDensity, target: Any, n_particles: int = 128) -> None:

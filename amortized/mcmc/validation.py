@@ -39,9 +39,9 @@ class Check:
     """One property of a kernel or sampler.
 
     Attributes:
-        name: of the property.
+        name: name of the property.
         passed: whether it holds, as far as can be seen; None where it cannot be judged.
-        p_value: of a test; None for properties that hold or not without chance.
+        p_value: p-value of a test; None for properties that hold or not without chance.
         detail: what deviates most, or was seen.
     """
 
@@ -56,7 +56,7 @@ class Validation:
     """The outcome of `validate`.
 
     Attributes:
-        checks: of each property.
+        checks: checks of each property.
         level: chance of a false alarm of all tests together.
     """
 

@@ -14,8 +14,8 @@ class Calibration:
     Attributes:
         n_datasets: number of tasks.
         n_context: sizes of their contexts.
-        p_value: of the test that the ranks of the true values are uniform, over all quantities
-            together.
+        p_value: p-value of the test that the ranks of the true values are uniform, over all
+            quantities together.
         deviation: largest distance of their distribution function from the uniform one.
         worst: the quantity with the largest deviation.
         efficiency: relative effective sample size of a posterior's draws after weighting by the

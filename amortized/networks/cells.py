@@ -31,7 +31,7 @@ class ColumnStatistics(NamedTuple):
     """Statistics of the columns, computed from the context.
 
     Attributes:
-        mean: of the observed values, ``(batch, 1, columns)``.
+        mean: mean of the observed values, ``(batch, 1, columns)``.
         scale: their standard deviation; 1 for constant columns.
         ordered: the values in ascending order, ``(batch, columns, rows)``; missing ones are
             infinite and last.

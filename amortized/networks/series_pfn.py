@@ -55,7 +55,7 @@ class SeriesPFNConfig:
         d_head: hidden width of the head.
         n_models: how many models of each series are read, those of the highest evidence.
         prior: name of the prior it is trained on, or None.
-        units: of the prior; series are standardised in any case.
+        units: units of the prior; series are standardised in any case.
     """
 
     n_features: int = 3
@@ -116,7 +116,7 @@ class SeriesPFN(nn.Module):
         """Creates an untrained network, which averages the models by their evidence.
 
         Args:
-            prior: whose units are recorded.
+            prior: training prior, whose units are recorded.
             config: size of the network.
             seed: seed of the weights.
         """
@@ -177,11 +177,11 @@ class SeriesPFN(nn.Module):
         """The predictive of some steps ahead, given what the models say.
 
         Args:
-            found: of `candidates`.
+            found: result of `candidates`.
             y: series.
             seen: steps with a value, ``(batch, time)`` or ``(1, time)``.
             last: last step of each series, ``(batch,)``.
-            periods: of the seasons.
+            periods: periods of the seasons.
             steps: ahead, 1 or more, ``(n,)``.
         """
         usable = found.log_evidence.isfinite()

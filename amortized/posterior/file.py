@@ -32,8 +32,8 @@ def write_posterior(path: str | Path, arguments: Mapping[str, Any], groups: Grou
 
     Args:
         path: new, empty, or a saved posterior, which is replaced.
-        arguments: of `amortized.posterior.Posterior`; functions are left out.
-        groups: of its equally weighted draws.
+        arguments: arguments of `amortized.posterior.Posterior`; functions are left out.
+        groups: groups of its equally weighted draws.
     """
     tensors: dict[str, Tensor] = {}
     for group, values in {"draws": arguments["draws"], "discrete": arguments["discrete"]}.items():
@@ -59,11 +59,11 @@ def write_posterior(path: str | Path, arguments: Mapping[str, Any], groups: Grou
 
 
 def read_posterior(path: str | Path) -> dict[str, Any]:
-    """The arguments of a saved posterior.
+    """Reads the arguments of a saved posterior.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if the file is damaged, or something else.
+        ValueError: if the file is damaged, or contains something else.
     """
     tensors, values = read_tensors(path, _KIND)
 

@@ -36,7 +36,7 @@ class Posterior:
     Args:
         draws: ``{name: (n, *batch, *event)}``, with an empty batch for one dataset. Empty if the
             model has no latents, only an evidence and a predictive.
-        log_weights: of the draws, ``(n, *batch)``; None for equal weights.
+        log_weights: log weights of the draws, ``(n, *batch)``; None for equal weights.
         n_chains: number of chains that the draws are made of, chain after chain.
         cluster: draws with equal labels depend on each other, ``(n, *batch)`` integers, such as the
             first ancestor of a particle; None where they depend along chains.
@@ -104,12 +104,12 @@ class Posterior:
         """Method, calibration at these inputs, fit and a reference: reasons to distrust it.
 
         Args:
-            seed: of the datasets and draws; see `amortized.diagnostics.report`.
+            seed: seed of the datasets and draws; see `amortized.diagnostics.report`.
 
         Raises:
             ValueError: if this is not a posterior of one dataset by `infer`.
         """
-        # Diagnostics import this module, so they are imported when asked for.
+        # Diagnostics import this module, so they are imported on demand.
         return import_module("amortized.diagnostics").report(self, seed=seed)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -252,7 +252,7 @@ class Posterior:
         there are none.
 
         Args:
-            name: of the latent.
+            name: name of the latent.
 
         Returns:
             ``(*batch, *shape, values)``, in the order of the distribution's ``enumerate_support``:

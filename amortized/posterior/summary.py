@@ -42,13 +42,13 @@ def precision_of(
     log_weights: Tensor | None,
     cluster: Tensor | None,
 ) -> dict[str, Tensor]:
-    """How precise what is said of a latent is; each ``(*batch, *event)``, none for few draws.
+    """Precision of the estimates for a latent, each ``(*batch, *event)``; empty for few draws.
 
     Args:
-        value: its draws, ``(n, *batch, *event)``.
-        n_datasets: in the batch.
-        n_chains: that the draws are made of.
-        log_weights: of the draws, ``(n, *batch)``.
+        value: draws of the latent, ``(n, *batch, *event)``.
+        n_datasets: number of datasets in the batch.
+        n_chains: number of chains of the draws.
+        log_weights: log weights of the draws, ``(n, *batch)``.
         cluster: labels of draws that depend on each other, ``(n, *batch)``.
     """
     n_draws = len(value)

@@ -134,7 +134,7 @@ def log_densities(
 
     Args:
         model: the program.
-        layout: of its continuous latents.
+        layout: layout of its continuous latents.
         discrete: its discrete latents.
         u: the particle.
         x: inputs of its dataset.

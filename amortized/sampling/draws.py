@@ -16,7 +16,7 @@ class Draws(NamedTuple):
 
     Attributes:
         u: unconstrained latents, ``(batch, n, dim)``.
-        log_weights: of the draws, ``(batch, n)``; None for equal weights.
+        log_weights: log weights of the draws, ``(batch, n)``; None for equal weights.
         log_evidence: ``(batch,)``; None if the sampler does not estimate it.
         n_chains: number of chains that the n draws consist of, one chain after another.
         diagnostics: numbers for the user; values per dataset are ``(batch,)`` tensors.

@@ -37,7 +37,7 @@ class FromMixture:
     """A Gaussian mixture for each dataset.
 
     Attributes:
-        mixture: of batch shape ``(batch,)``.
+        mixture: mixture of batch shape ``(batch,)``.
     """
 
     mixture: GaussianMixture
@@ -111,7 +111,7 @@ class FromDistribution:
     """Any torch distribution over u with batch shape ``(batch,)``, as a start.
 
     Attributes:
-        distribution: of event shape ``(dim,)``.
+        distribution: distribution of event shape ``(dim,)``.
         index: indices of the chosen datasets; None means all.
     """
 

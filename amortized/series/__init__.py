@@ -1,1 +1,1 @@
-"""What classical models say of a series: many filters and regressions, run at once and exact."""
+"""Exact forecasts of a series by many classical models: filters and regressions, vectorised."""

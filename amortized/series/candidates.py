@@ -1,4 +1,4 @@
-r"""All that the models say of a batch of series, in y and in log y, in one set of components.
+r"""The forecasts of all models for a batch of series, for y and log y, as one set of components.
 
 A series is read in standard units; series of positive values are also read on their logarithm,
 whose evidence has the Jacobian of the map, so that all models compete for the same data.
@@ -23,12 +23,12 @@ class Candidates:
     """Forecasts of C models for B series and H steps, with their evidence.
 
     Attributes:
-        loc: of y, or of log y, in units of the data, ``(B, C, H)``.
-        scale: of a Student's t, likewise.
+        loc: location of y, or of log y, in units of the data, ``(B, C, H)``.
+        scale: scale of a Student's t, likewise.
         dof: ``(B,)``.
         is_log: which models are of log y, ``(B, C)``.
         log_evidence: in standard units of y; -inf where a model cannot be used, ``(B, C)``.
-        signs: of the innovations, ``(B, C, N_SIGNS)``.
+        signs: signs of the innovations, ``(B, C, N_SIGNS)``.
         kind: number of each model, ``(B, C)``.
         centre: mean of each series, ``(B,)``.
         spread: its standard deviation, ``(B,)``.
@@ -86,7 +86,7 @@ def candidates(
         y: series, ``(B, T)``; what is not seen is not read.
         seen: ``(B, T)``, or ``(1, T)`` if all series share it.
         last: number of the last step of each series, ``(B,)``.
-        periods: of the seasons.
+        periods: periods of the seasons.
         horizon: steps ahead.
     """
     there = (seen & (torch.arange(y.shape[1]) <= last[:, None])).expand(y.shape)

@@ -30,7 +30,7 @@ class Reading:
     """What K models say of each of B series, for H steps ahead.
 
     Attributes:
-        mean: of the forecasts, ``(B, K, H)``.
+        mean: mean of the forecasts, ``(B, K, H)``.
         sd: their scale, that of a Student's t of ``dof`` degrees, ``(B, K, H)``.
         dof: degrees of freedom, ``(B,)``.
         log_evidence: ``(B, K)``.
@@ -58,7 +58,7 @@ def structural_readings(
         y: series, about standardised, ``(B, T)``; what is not seen is not read.
         seen: steps with a value, ``(B, T)``, or ``(1, T)`` if all series share them.
         last: number of the last step of each series, ``(B,)``.
-        periods: of the seasons.
+        periods: periods of the seasons.
         horizon: steps ahead.
 
     Returns:

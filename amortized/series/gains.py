@@ -1,4 +1,4 @@
-"""Gains of Kalman filters: what a filter does that does not depend on the values of a series."""
+"""Gains of Kalman filters, which do not depend on the values of a series."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,8 +17,8 @@ class Gains(NamedTuple):
 
     Attributes:
         gain: ``(T, R, K, S)``; 0 where a step is missing.
-        variance: of the innovations, relative to the scale, ``(T, R, K)``.
-        cov: of the states after each of some steps, ``(ends, R, K, S, S)``.
+        variance: variance of the innovations, relative to the scale, ``(T, R, K)``.
+        cov: covariance of the states after each of some steps, ``(ends, R, K, S, S)``.
     """
 
     gain: Tensor
@@ -62,9 +62,9 @@ def complete_gains(
     """The course for series without missing steps, kept for later calls.
 
     Args:
-        periods: of `structures`.
+        periods: periods of `structures`.
         which: number of the state space among them.
-        n_steps: of the series.
+        n_steps: number of steps of the series.
         ends: steps whose covariances are wanted.
     """
     longest = -(-n_steps // _ROUND) * _ROUND

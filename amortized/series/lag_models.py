@@ -46,7 +46,7 @@ def lag_readings(y: Tensor, last: Tensor, period: int, horizon: int) -> Reading:
     Args:
         y: series without gaps, about standardised, ``(B, T)``; nothing after the last step is read.
         last: number of the last step of each series, ``(B,)``.
-        period: of the season, 1 for none.
+        period: period of the season, 1 for none.
         horizon: steps ahead.
 
     Returns:

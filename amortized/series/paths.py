@@ -32,7 +32,7 @@ def joint_draws(
         found: what the models say.
         row: number of the series.
         seen: its steps up to the last one, ``(1, T)``.
-        periods: of the seasons.
+        periods: periods of the seasons.
         steps: ahead, those of ``law``, ``(H,)``.
         n: paths.
     """

@@ -17,7 +17,7 @@ class SeriesPredictive(Distribution):
 
     Args:
         log_weights: normalised over the last axis, ``(*batch, C)``.
-        loc: of y, or of log y, ``(*batch, C)``.
+        loc: location of y, or of log y, ``(*batch, C)``.
         scale: likewise.
         is_log: which components are of log y, ``(C,)``.
         dof: degrees of freedom, ``(*batch, 1)``, if components are Student's t; None if normal.

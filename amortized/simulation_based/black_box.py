@@ -19,7 +19,7 @@ class Simulated(dist.TorchDistribution):
         function: ``function(*latents, rng)`` of NumPy arrays and a ``numpy.random.Generator``,
             from which all its random numbers should come; returns an array of the shape given.
         *latents: what the data depend on, as the program draws it.
-        shape: of the data, ``(rows,)`` or ``(rows, *event)``.
+        shape: shape of the data, ``(rows,)`` or ``(rows, *event)``.
 
     Raises:
         ValueError: if the function returns another shape.

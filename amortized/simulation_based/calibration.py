@@ -50,8 +50,8 @@ def measure_posterior(
     Args:
         network: trained, in eval mode.
         held_out: simulations from the prior that it was not trained on.
-        density: of the program, for any data; None for a simulator.
-        seed: of the draws.
+        density: density of the program, for any data; None for a simulator.
+        seed: seed of the draws.
     """
     u, x, y = held_out.u[:_MOST], held_out.x[:_MOST], held_out.y[:_MOST]
     inputs = network.inputs(x, y)
@@ -78,7 +78,7 @@ def measure_likelihood(
 
     Args:
         network: trained, in eval mode.
-        residual: of held-out data, as `LikelihoodFlow.prepare` makes them.
+        residual: residual of held-out data, as `LikelihoodFlow.prepare` makes them.
         given: what they depend on.
         n_rows: rows of a dataset.
     """
@@ -100,9 +100,9 @@ def _told_apart(u: Tensor, draws: Tensor, inputs: Tensor, seed: int) -> Tensor:
 
     Args:
         u: the truth, ``(n, dim)``.
-        draws: of the answers, ``(draws, n, dim)``.
+        draws: draws of the answers, ``(draws, n, dim)``.
         inputs: what they are given, ``(n, numbers)``.
-        seed: of the folds and the classifier.
+        seed: seed of the folds and the classifier.
     """
     both = torch.cat([u.unsqueeze(0), draws[:_N_RIVALS]])
     spread = both.flatten(0, 1).std(0).clamp_min(1e-12)

@@ -1,4 +1,4 @@
-r"""Conditional normalising flows: densities that bend, of a vector given numbers.
+r"""Conditional normalising flows: flexible densities of a vector given other numbers.
 
 A flow maps a vector r to a standard normal one by autoregressive transforms
 :math:`z_i = t(r_i; h(r_{<i}, c))`, each an affine map followed by a monotonic rational-quadratic
@@ -186,7 +186,7 @@ class FlowMember(nn.Module):
 
     Args:
         embedding: from inputs to numbers.
-        flow: of zuko, given these numbers.
+        flow: flow of zuko, given these numbers.
     """
 
     def __init__(self, embedding: nn.Module, flow: Any) -> None:

@@ -103,7 +103,7 @@ class FlowTraining:
         max_epochs: most epochs of each flow.
         max_seconds: most seconds of training, simulations left out; None sets no limit.
         n_jobs: processes that run a simulator that cannot be vectorised; -1 takes all cores.
-        seed: of the simulations, the weights and the order of the steps.
+        seed: seed of the simulations, the weights and the order of the steps.
 
     Raises:
         ValueError: if a value is out of range.

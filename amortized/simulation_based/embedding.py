@@ -1,4 +1,4 @@
-"""From the rows of a dataset to the numbers that a flow is given."""
+"""Embedding of the rows of a dataset as the context of a flow."""
 
 import torch
 from jaxtyping import Float

@@ -26,7 +26,7 @@ class Fit(NamedTuple):
     Attributes:
         losses: mean negative log density of held-out simulations at the best epoch, by member.
         n_epochs: epochs of each member.
-        seconds: of the training.
+        seconds: seconds of the training.
         stopped: whether a limit of epochs or seconds ended it, rather than a lack of progress.
     """
 

@@ -1,4 +1,4 @@
-"""From a simulator, or simulations of it, to a trained and measured flow."""
+"""Training of a flow on simulations, and measurement of its calibration."""
 
 import warnings
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class Learned(NamedTuple):
 
     Attributes:
         network: in eval mode, with its calibration.
-        simulations: that worked.
+        simulations: successful simulations.
         fit: losses, epochs and seconds.
     """
 
@@ -80,7 +80,7 @@ def train_flow(
 
 
 def rows_of(rows: str, prior: ProgramPrior, n_rows: int) -> str:
-    """How rows are read: as asked, or as the program's own density says.
+    """How rows are read: as requested, or as determined from the program's density.
 
     Args:
         rows: as in `FlowConfig`.
@@ -146,8 +146,8 @@ def learn(
     """Trains a new flow on simulations and measures it on those held out.
 
     Args:
-        simulations: of any latents for a likelihood; of the prior's for a posterior.
-        simulator: of the program.
+        simulations: simulations of any latents for a likelihood; of the prior's for a posterior.
+        simulator: simulator of the program.
         config: sizes; the data's are filled in.
         training: rates and limits.
         progress: whether a bar is shown.

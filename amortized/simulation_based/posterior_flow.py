@@ -119,7 +119,7 @@ class FromFlow:
 
     Attributes:
         network: trained.
-        inputs: of each dataset, as `PosteriorFlow.inputs` makes them.
+        inputs: inputs of each dataset, as `PosteriorFlow.inputs` makes them.
     """
 
     network: PosteriorFlow

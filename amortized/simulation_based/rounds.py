@@ -1,4 +1,4 @@
-r"""Simulations where the data matter: the posterior of one round proposes the next.
+r"""Sequential simulation: the posterior of each round is the proposal of the next.
 
 *Likelihoods.* A round draws latents from the posterior under the likelihood learned so far, by SMC,
 and the likelihood is learned again from all simulations: it does not depend on where the latents

@@ -1,4 +1,4 @@
-"""Simulations of a program, with those that failed counted and left out."""
+"""Simulations of a program; failed simulations are counted and left out."""
 
 import time
 import warnings
@@ -30,7 +30,7 @@ class Simulations:
         y: data, ``(n, rows, *event)``.
         n_calls: simulations asked for, failed ones included.
         n_failed: those that raised, or whose data are not finite; they are left out.
-        seconds: that they took.
+        seconds: time that they took.
     """
 
     u: Float[Tensor, "n dim"]
@@ -70,7 +70,7 @@ def simulate(
     exception is a failed simulation.
 
     Args:
-        simulator: of the program.
+        simulator: simulator of the program.
         u: the latents in unconstrained space.
         x: inputs of each dataset.
         seed: equal seeds give equal data.

@@ -23,6 +23,7 @@ from amortized.networks import (
     DistributionTransformer,
     DistributionTransformerConfig,
     PFNConfig,
+    SeriesPFNConfig,
     TabularPFNConfig,
     new_network,
 )

@@ -60,15 +60,16 @@ class GaussianProcessPrior(ProgramPrior):
 
     Args:
         kernel: "rbf", "matern12", "matern32", "matern52" or "periodic".
-        lengthscale: of each feature (automatic relevance determination), in units of x.
+        lengthscale: lengthscale of each feature (automatic relevance determination), in units of x.
         outputscale: standard deviation s of the function.
         noise: standard deviation of the noise.
-        period: of each feature; required by the periodic kernel and rejected by the others.
+        period: period of each feature; required by the periodic kernel and rejected by the others.
         n_features: number of features, or (fewest, most), drawn log-uniformly once per batch,
             because functions of few features vary most and need most of the training.
         inputs: ``(n_tasks, n_rows, n_features) -> x``.
-        solver: of the exact answers: "dense" is cubic in the rows; "state-space", for one feature
-            and a Matern kernel, is linear, by a Kalman filter; "auto" takes it above 200 rows.
+        solver: solver of the exact answers: "dense" is cubic in the rows; "state-space", for one
+            feature and a Matern kernel, is linear, by a Kalman filter; "auto" takes it above 200
+            rows.
         scale_by_dimension: whether lengthscales grow with the root of the number of features, so
             that functions of many features are no rougher than those of one.
 

@@ -38,7 +38,7 @@ class LinearRegressionPosterior:
     """The exact posterior of one or several linear regressions.
 
     Attributes:
-        mean: of the weights, ``(*batch, k)``, with the intercept last if there is one.
+        mean: mean of the weights, ``(*batch, k)``, with the intercept last if there is one.
         precision_tril: Cholesky factor of the weights' precision, ``(*batch, k, k)``, in units of
             the inverse noise variance if that is unknown.
         log_evidence: ``log p(y | x)``, ``(*batch,)``.

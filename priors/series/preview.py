@@ -13,14 +13,14 @@ else:  # Matplotlib loads when something is drawn
 def preview(
     prior: Prior, *, n_series: int = 12, n_context: int = 120, n_query: int = 24, seed: int = 0
 ) -> Figure:
-    """Draws series and plots them, what is seen and what is asked in two colours.
+    """Draws series and plots them, with context and query in different colours.
 
     Args:
         prior: such as a `SeriesPrior`, whose first column of x is time.
         n_series: how many.
         n_context: values seen.
         n_query: values asked.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Example:
         >>> from amortized.priors.series.series_prior import SeriesPrior

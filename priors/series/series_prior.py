@@ -37,7 +37,7 @@ _SHARES = (0.25, 0.15, 0.03, 0.12, 0.25, 0.08, 0.04, 0.08)
 
 
 class SeriesPrior(Prior):
-    """Series that are seen up to a time, and asked at some of the steps that follow.
+    """Series observed up to a time, with queries at some of the following steps.
 
     A row of x is (time, period, second period); time counts steps from 0, and a period of 1 is
     none. Periods and gaps are shared by the tasks of a batch. Targets have a standard deviation of

@@ -23,7 +23,7 @@ class Smoothed(NamedTuple):
     Attributes:
         mean: at each time, ``(n,)``.
         variance: without the noise, ``(n,)``.
-        log_evidence: of the values.
+        log_evidence: log evidence of the values.
     """
 
     mean: Tensor
@@ -43,7 +43,7 @@ def smoothed(
         part: with hyperparameters that are numbers.
         t: times in ascending order, which may be equal.
         y: values; NaN where only the function is asked for.
-        noise_variance: of each value.
+        noise_variance: noise variance of each value.
 
     Example:
         >>> from amortized.priors.state_space.matern import Matern

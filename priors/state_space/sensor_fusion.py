@@ -36,7 +36,7 @@ class SensorFusion(StateSpaceModel):
     """The sensor-fusion program; observations are ``(range, bearing)``.
 
     Attributes:
-        dtype: of states and observations.
+        dtype: dtype of states and observations.
         device: device of states and observations.
 
     Example:

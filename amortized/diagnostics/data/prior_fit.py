@@ -122,7 +122,7 @@ def prior_fit(
         network: a `PFN` or `TabularPFN` for regression.
         x: inputs in the network's units, in the order in which they were observed.
         y: targets in the network's units.
-        prior: that the network was trained on; None is the one its config names. The prior of a
+        prior: training prior of the network; None is the one its config names. The prior of a
             table network is not simulated.
         seed: seed of the folds and of the prior's datasets.
 

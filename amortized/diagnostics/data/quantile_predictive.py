@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 LEVELS = (0.01, 0.05, *(k / 10 for k in range(1, 10)), 0.95, 0.99)
-"""Levels that a model is asked for."""
+"""Levels of the quantiles that a model predicts."""
 
 
 class QuantilePredictive(Distribution):

@@ -27,7 +27,7 @@ class Modes(NamedTuple):
     """Modes of draws, largest first.
 
     Attributes:
-        shares: of the draws, ``(n_modes,)``; they add up to 1.
+        shares: shares of the draws, ``(n_modes,)``; they add up to 1.
         labels: index of each draw's mode, ``(n,)``.
     """
 

@@ -93,7 +93,7 @@ def precision(
 
     Args:
         values: the draws of each dataset, one chain after another.
-        log_weights: of the draws; None for equal weights.
+        log_weights: log weights of the draws; None for equal weights.
         n_chains: number of chains that the draws consist of.
         cluster: draws with the same label are dependent; None for chains.
 

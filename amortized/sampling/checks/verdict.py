@@ -112,7 +112,7 @@ def warn_of_doubt(doubt: list[str] | list[list[str]] | None, stacklevel: int = 2
 
     Args:
         doubt: the diagnostic of one dataset or of several; None if the draws were not judged.
-        stacklevel: of the warning; 2 is the caller's caller.
+        stacklevel: stacklevel of the warning; 2 is the caller's caller.
     """
     of_each = [[each] if isinstance(each, str) else each for each in doubt or []]
     doubtful = [each for each in of_each if each]

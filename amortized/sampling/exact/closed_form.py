@@ -48,8 +48,8 @@ class ExactPosterior:
     """A posterior in closed form, for a batch of datasets.
 
     Attributes:
-        distribution: of u itself if every latent is real, otherwise of the elements of the one
-            latent.
+        distribution: distribution of u itself if every latent is real, otherwise of the elements of
+            the one latent.
         log_evidence: ``(batch,)``.
         family: name of the family.
         latents: packs latents ``{name: (..., batch, *event)}`` into a value of the distribution,

@@ -34,7 +34,7 @@ class NormalGamma(Distribution):
     Args:
         scale: distribution of v, batch shape ``(batch,)``; inverse gamma for a variance, gamma for
             a precision.
-        mean: of the other entries, ``(batch, k)``.
+        mean: mean of the other entries, ``(batch, k)``.
         precision: P, ``(batch, k, k)``.
         place: index of v in the vector of k + 1 entries.
     """

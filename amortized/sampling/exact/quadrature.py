@@ -20,8 +20,8 @@ class GridPosterior(NamedTuple):
 
     Attributes:
         log_evidence: log of the integral of the density, ``(batch,)``.
-        mean: of the latents, ``(batch, dim)``.
-        covariance: of the latents, ``(batch, dim, dim)``.
+        mean: mean of the latents, ``(batch, dim)``.
+        covariance: covariance of the latents, ``(batch, dim, dim)``.
     """
 
     log_evidence: Float[Tensor, " batch"]

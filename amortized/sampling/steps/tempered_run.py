@@ -71,12 +71,12 @@ class State(NamedTuple):
     Attributes:
         point: the particles, one island after another.
         beta: current temperature, ``(batch,)``.
-        log_evidence: of the data tempered by beta, as estimated by each island,
+        log_evidence: log evidence of the data tempered by beta, as estimated by each island,
             ``(batch, islands)``.
         family: first ancestor of each particle, ``(batch, n)``.
         influence: influence of each first ancestor's descendants on the log evidence of its island,
             ``(batch, n)``.
-        tuning: of the moves.
+        tuning: tuning of the moves.
         n_stages: number of completed stages, ``(batch,)``.
         start_ess: relative effective sample size of the start under full weights, ``(batch,)``.
         correlation: the largest correlation of a feature with itself before the last stage's moves.

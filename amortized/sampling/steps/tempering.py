@@ -28,7 +28,7 @@ class Point(NamedTuple):
         reference: ``log q(u)``; -inf where any quantity is not finite.
         gain: ``log p(u) + log p(y | u) - log q(u)``; if every beta is 1, ``log p(u, y)`` itself,
             with a reference of 0.
-        gradient: of ``log pi_beta(u)``, for the beta at which the point was evaluated.
+        gradient: gradient of ``log pi_beta(u)``, for the beta at which the point was evaluated.
     """
 
     u: Float[Tensor, "batch n dim"]
