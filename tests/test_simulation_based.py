@@ -177,15 +177,15 @@ def test_rounds_of_snl_give_the_posterior_and_the_evidence():
         hidden,
         Y,
         method="snl",
-        network=replace(LIKELIHOOD, rows="exchangeable"),
+        network=replace(LIKELIHOOD, rows="exchangeable", n_bins=0),  # affine is exact here
         training=QUICK,
-        n_simulations=400,
+        n_simulations=600,
         n_rounds=2,
     )
-    assert abs(posterior.mean["mean"] - mean) < 0.3 * sd
+    assert abs(posterior.mean["mean"] - mean) < 0.4 * sd
     assert abs(posterior.std["mean"] / sd - 1) < 0.25
-    assert float(posterior.log_evidence) == pytest.approx(float(evidence), abs=0.5)
-    assert posterior.diagnostics["n_simulations"] == 400
+    assert float(posterior.log_evidence) == pytest.approx(float(evidence), abs=0.6)
+    assert posterior.diagnostics["n_simulations"] == 600
 
 
 def test_a_truncated_round_keeps_the_prior_within_the_region():
@@ -218,6 +218,23 @@ def test_a_learned_likelihood_serves_samplers_other_priors_and_comparison(likeli
     assert float(posterior.log_evidence) == pytest.approx(float(tight), abs=0.6)
     comparison = compare({"learned": program, "exact": open_}, Y)
     assert float(comparison.probabilities["learned"]) == pytest.approx(0.5, abs=0.15)
+
+
+def test_counts_have_probabilities():
+    def counts(x, y=None):
+        log_rate = pyro.sample("log_rate", dist.Normal(x.new_tensor(1.0), 0.7))
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("y", dist.Poisson(log_rate.exp()), obs=y)
+
+    settings = replace(QUICK, n_rows=2, n_simulations=3000, max_epochs=15)
+    network = train(ProgramPrior(counts), LIKELIHOOD, settings, progress=False)
+    assert network.config.rows == "exchangeable" and network.cell.tolist() == [1.0]
+    y = torch.arange(6.0)
+    for rate in (3.0, 6.0):
+        u = torch.tensor([math.log(rate)])  # a normal latent is its own u
+        each = torch.stack([network.log_prob(u, torch.zeros(1, 0), k[None]) for k in y]).exp()
+        exact_each = torch.distributions.Poisson(rate).log_prob(y).exp()
+        assert (each - exact_each).abs().max() < 0.07
 
 
 def test_independent_rows_serve_any_number_of_rows(likelihood):

@@ -44,5 +44,5 @@ def test_a_simulator_is_answered_by_a_network_trained_on_it():
         assert (posterior.mean["mean"] - exact).abs().max() < 0.25
         assert posterior.log_evidence is None
     assert posterior.diagnostics["stage"] == ["dt"] * len(y)
-    with pytest.raises(ValueError, match="Noisy, has no log_prob. A network trained on"):
+    with pytest.raises(ValueError, match="Noisy, has no log_prob. Use a network trained on"):
         infer(simulator, y, method="smc")

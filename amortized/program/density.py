@@ -116,7 +116,8 @@ class ProgramDensity:
         if self.is_simulator and not allow_simulator:
             raise ValueError(
                 f"Expected an observation with a density; {', '.join(simulated)}, has no log_prob. "
-                "Use a network trained on the program: infer(..., method='dt', network=...)."
+                "Use a network trained on the program: infer(..., method='dt', network=...), or "
+                "learn from simulations: method='npe' or 'snl'."
             )
         if not self.is_simulator:
             check_observation(trace, y, may_miss(model))

@@ -169,7 +169,7 @@ def learn(
     with seeded(training.seed):
         network: Any = (PosteriorFlow if of_posterior else LikelihoodFlow)(config)
         last = torch.rand(len(u)).argsort().argsort() < round(training.held_out * len(u))
-    with torch.no_grad():
+    with torch.no_grad(), seeded(training.seed + 1):
         residual, inputs = network.prepare(u, x, y)
     n_each = len(residual) // len(u)  # a likelihood may be that of single rows
     held_out = last.repeat_interleave(n_each)

@@ -4,6 +4,9 @@ Trained on pairs (u, y), whatever distribution the u come from, the maximiser of
 :math:`\log q(y \mid u)` is the likelihood. So the simulations of several rounds add up, the prior
 may be replaced afterwards, and rows that are independent given the latents are learned one by one.
 
+Counts and other numbers on a lattice are spread over its cells by uniform noise before they are
+learned, and the probability of one is the density at its centre times the width of the cell.
+
 References:
     | Sequential neural likelihood (Papamakarios, Sterratt and Murray, 2019), arXiv 1805.07226
 """
@@ -35,6 +38,8 @@ from amortized.simulation_based.config import FlowConfig
 from amortized.simulation_based.embedding import Flat
 from amortized.simulation_based.standardising import Standardised
 
+_MOST_VALUES = 0.6  # different values of a lattice, as a share of the simulations
+
 
 class LikelihoodFlow(nn.Module):
     """The density of the data given the latents, as an ensemble of flows.
@@ -47,6 +52,7 @@ class LikelihoodFlow(nn.Module):
     """
 
     calibration: Calibration | None
+    cell: Tensor
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
@@ -56,6 +62,7 @@ class LikelihoodFlow(nn.Module):
         n_y = (config.width - config.n_features) * n_rows
         n_given = config.dim + config.n_features * n_rows
         self.values, self.given = Standardised(n_y), Standardised(n_given)
+        self.register_buffer("cell", torch.zeros(n_y))  # width of a lattice's cell; 0 of none
         self.start = LinearStart(n_y, n_given)
         sizes = n_y, n_given, config.n_transforms, config.n_bins, config.d_hidden
         members = [FlowMember(Flat(), new_flow(*sizes)) for _ in range(config.n_members)]
@@ -64,6 +71,9 @@ class LikelihoodFlow(nn.Module):
     def prepare(self, u: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Takes the units from simulations; returns residuals and inputs to train on."""
         value, given = self._split(u, x, y)
+        columns = value.reshape(-1, value.shape[-1]).T
+        self.cell.copy_(torch.tensor([_cell(column) for column in columns]))
+        value = value + (torch.rand_like(value) - 0.5) * self.cell
         self.values.fit(value.reshape(-1, value.shape[-1]))
         self.given.fit(given.reshape(-1, given.shape[-1]))
         value = self.values(value).flatten(0, -2)
@@ -92,7 +102,8 @@ class LikelihoodFlow(nn.Module):
         value, given = self._split(u, x, y)
         log_det, value, given = self.values.log_det(value), self.values(value), self.given(given)
         residual = self.start.residual(value, given)
-        each = self.ensemble.log_prob(residual, given) + self.start.log_det + log_det
+        cells = torch.where(self.cell > 0, self.cell, 1.0).log().sum()
+        each = self.ensemble.log_prob(residual, given) + self.start.log_det + log_det + cells
         return each.sum(-1) if self.alike else each
 
     def draw(self, u: Tensor, x: Tensor) -> Tensor:
@@ -104,7 +115,20 @@ class LikelihoodFlow(nn.Module):
         noise = torch.randn(value.shape)
         member: Any = self.ensemble.members[0]
         value = self.values.inverse(self.start.inverse(member.inverse(noise, given), given))
+        width = torch.where(self.cell > 0, self.cell, 1.0)
+        value = torch.where(self.cell > 0, (value / width).round() * width, value)
         return value.reshape(rows, *event)
+
+
+def _cell(column: Float[Tensor, " n"]) -> float:
+    """The distance of neighbours on the lattice that numbers lie on; 0 where they lie on none."""
+    found = column.double().unique()
+    if not 1 < len(found) < _MOST_VALUES * len(column):
+        return 0.0
+    gaps = found.diff()
+    steps = gaps / gaps.min()
+    even = (steps - steps.round()).abs() < 0.01 + 1e-4 * steps  # single precision
+    return float(gaps.min()) if bool(even.all()) else 0.0
 
 
 @dataclass(frozen=True)
