@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 	.venv/bin/python -m amortized.demo
 
 test: $(INSTALLED)
-	.venv/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(INSTALLED)
 	.venv/bin/ruff check .

@@ -78,7 +78,8 @@ def test_components_whose_points_see_one_place_only_keep_their_shape():
 def test_fifty_single_updates_stay_with_the_posterior_of_all_rows():
     """By the released network of normal samples; by its answers alone they drift by nats."""
     tasks = named_tasks("dt-normal")
-    batch = tasks.sample(4, 50, seed=1)
+    # Of other seeds a first row may have a posterior with a neck, for which SMC takes a minute.
+    batch = tasks.sample(4, 50, seed=5)
     x, y = batch.density.x.double(), batch.density.y.double()
     posterior = batch.latent_prior
     for i in range(50):
