@@ -17,7 +17,7 @@ LEVELS = (
     {"networks", "sampling", "predictive", "posterior_file"},
     {"posterior_summary"},
     {"posterior", "training", "pretrained", "infer", "tables"},
-    {"estimators", "diagnostics", "uncertainty", "crowds"},
+    {"estimators", "diagnostics", "uncertainty", "crowds", "hierarchy"},
     {"recipes", "dt_recipes", "forecasting", "debiased"},
     {"amortized"},  # amortized/__init__.py
     {"demo", "__main__"},
