@@ -9,6 +9,7 @@ from amortized.priors.prior import Prior
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.gaussian_process import GaussianProcessPrior
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.scaled_gaussian_process import ScaledGaussianProcessPrior
 from amortized.priors.task import TaskBatch
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "LinearRegressionPrior",
     "Prior",
     "ProgramPrior",
+    "ScaledGaussianProcessPrior",
     "TaskBatch",
     "named_prior",
 ]
