@@ -9,6 +9,7 @@ from amortized.priors.prior import Prior
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.gaussian_process import GaussianProcessPrior
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
+from amortized.priors.regression.scaled_gaussian_process import ScaledGaussianProcessPrior
 from amortized.priors.series.series_prior import SeriesPrior
 from amortized.priors.task import TaskBatch
 
@@ -18,6 +19,7 @@ __all__ = [
     "LinearRegressionPrior",
     "Prior",
     "ProgramPrior",
+    "ScaledGaussianProcessPrior",
     "SeriesPrior",
     "TaskBatch",
     "named_prior",

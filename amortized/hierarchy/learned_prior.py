@@ -96,8 +96,8 @@ def learn_latent_prior(
         >>> def height(x, y=None):
         ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
         ...     return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
-        >>> towns = [(None, [4.1, 5.9]), (None, [5.0]), (None, [6.2, 4.7]), (None, [4.4, 5.2])]
-        >>> learned = learn_latent_prior(height, towns, n_draws=400, thin=2)
+        >>> towns = [(None, [4.1, 5.9, 4.8]), (None, [5.0, 5.4]), (None, [6.2, 4.7])] * 4
+        >>> learned = learn_latent_prior(height, towns, n_draws=320, thin=2)
         >>> bool(infer(height, [9.0], latent_prior=learned).mean["mean"] < 8.0)  # shrunk
         True
     """

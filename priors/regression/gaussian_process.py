@@ -19,6 +19,7 @@ from torch.distributions import Distribution, Normal
 
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.kernels import KERNELS
+from amortized.priors.regression.network_kernels import NETWORK_KERNELS
 from amortized.priors.state_space.matern import Matern
 from amortized.priors.state_space.one_series import Smoothed, smoothed
 from amortized.priors.task import TaskBatch
@@ -59,11 +60,13 @@ class GaussianProcessPrior(ProgramPrior):
     fixed, the exact posterior predictive and evidence are available.
 
     Args:
-        kernel: "rbf", "matern12", "matern32", "matern52" or "periodic".
+        kernel: "rbf", "matern12", "matern32", "matern52" or "periodic"; or "relu" or "erf", the
+            limit of wide networks with this activation.
         lengthscale: lengthscale of each feature (automatic relevance determination), in units of x.
-        outputscale: standard deviation s of the function.
+        outputscale: standard deviation s of the function, or factor on that of a network.
         noise: standard deviation of the noise.
         period: period of each feature; required by the periodic kernel and rejected by the others.
+        depth: number of hidden layers of a network kernel.
         n_features: number of features, or (fewest, most), drawn log-uniformly once per batch,
             because functions of few features vary most and need most of the training.
         inputs: ``(n_tasks, n_rows, n_features) -> x``.
@@ -96,13 +99,20 @@ class GaussianProcessPrior(ProgramPrior):
         outputscale: Distribution | float,
         noise: Distribution | float,
         period: Distribution | float | None = None,
+        depth: int = 1,
         n_features: int | tuple[int, int] = 1,
         inputs: Callable[..., Tensor] = standardised_inputs,
         scale_by_dimension: bool = False,
         solver: str = "auto",
     ) -> None:
-        if kernel not in KERNELS:
-            raise ValueError(f"Expected kernel to be one of {sorted(KERNELS)}; got {kernel!r}.")
+        known = [*KERNELS, *NETWORK_KERNELS]
+        if kernel not in known:
+            raise ValueError(f"Expected kernel to be one of {sorted(known)}; got {kernel!r}.")
+        if depth < 1 or (depth != 1 and kernel not in NETWORK_KERNELS):
+            raise ValueError(
+                f"Expected a depth >= 1 with a network kernel, {list(NETWORK_KERNELS)}, and none "
+                f"with others; got {depth!r} with {kernel!r}."
+            )
         if (kernel == "periodic") != (period is not None):
             raise ValueError(
                 f"Expected a period with the periodic kernel and with no other; got kernel "
@@ -119,7 +129,7 @@ class GaussianProcessPrior(ProgramPrior):
                 f"{kernel!r} and n_features={n_features!r}. Take solver='auto'."
             )
         self.solver = solver
-        self.kernel = kernel
+        self.kernel, self.depth = kernel, depth
         self.n_features = (fewest, most)
         self.inputs = inputs
         self.scale_by_dimension = scale_by_dimension
@@ -171,8 +181,11 @@ class GaussianProcessPrior(ProgramPrior):
         lengthscale = hyperparameters["lengthscale"]
         if self.scale_by_dimension:
             lengthscale = lengthscale * math.sqrt(x.shape[-1])
-        periods = [hyperparameters["period"]] if self.kernel == "periodic" else []
-        correlation = KERNELS[self.kernel](x, z, lengthscale, *periods)
+        if self.kernel in NETWORK_KERNELS:
+            correlation = NETWORK_KERNELS[self.kernel](x, z, lengthscale, self.depth)
+        else:
+            periods = [hyperparameters["period"]] if self.kernel == "periodic" else []
+            correlation = KERNELS[self.kernel](x, z, lengthscale, *periods)
         return correlation * hyperparameters["outputscale"].square()[..., None, None]
 
     def noisy_covariance(
@@ -218,7 +231,11 @@ class GaussianProcessPrior(ProgramPrior):
         )
         whitened = torch.linalg.solve_triangular(scale, batch.y_context[..., None], upper=False)
         mean = (cross.transpose(-1, -2) @ whitened).squeeze(-1)
-        prior_variance = hyperparameters["outputscale"].square()[..., None]
+        each = {
+            name: value.unsqueeze(1).expand(len(value), z.shape[1], *value.shape[1:])
+            for name, value in hyperparameters.items()
+        }
+        prior_variance = self.covariance(z.unsqueeze(2), z.unsqueeze(2), each)[..., 0, 0]
         noise = hyperparameters["noise"].square()[..., None] + JITTER
         variance = (prior_variance - cross.square().sum(-2)).clamp_min(0) + noise
         return Normal(mean, variance.sqrt())
