@@ -15,6 +15,7 @@ from amortized.lazy import lazily
 
 if TYPE_CHECKING:
     from amortized.diagnostics import report
+    from amortized.empirical_bayes import fit_parameters
     from amortized.estimators import (
         BayesianClassifier,
         BayesianRegressor,
@@ -41,6 +42,7 @@ else:
             "Posterior": "amortized.posterior",
             "available": "amortized.pretrained",
             "compare": "amortized.infer.compare",
+            "fit_parameters": "amortized.empirical_bayes",
             "infer": "amortized.infer",
             "load": "amortized.pretrained",
             "report": "amortized.diagnostics",
@@ -71,6 +73,7 @@ __all__ = [
     "Posterior",
     "available",
     "compare",
+    "fit_parameters",
     "infer",
     "load",
     "report",

@@ -310,6 +310,16 @@ def test_a_network_that_grows_its_context_draws_jointly():
     assert abs(chance[0] - right) < 1e-6 and abs(chance[1] - 1e-3) < 1e-9
 
 
+def test_inputs_outside_of_the_training_range_are_said():
+    class Trained(ExactNetwork):
+        class config:  # noqa: N801
+            x_range = [[0.0, 1.0]]
+
+    CurveGenerator(Trained(), [0.0], [0.5], [1.0])
+    with pytest.warns(UserWarning, match="where the network was trained"):
+        CurveGenerator(Trained(), [0.0], [0.5], [2.0])
+
+
 def test_equal_seeds_give_equal_draws():
     before = torch.get_rng_state()
     one, two, other = (sample_sequences(Chain(), reward, 20, seed=seed) for seed in (1, 1, 2))

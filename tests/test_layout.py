@@ -16,7 +16,7 @@ LEVELS = (
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
     {"simulation_based"},
-    {"posterior", "training", "pretrained", "infer", "tables", "mcmc"},
+    {"posterior", "training", "pretrained", "infer", "tables", "mcmc", "empirical_bayes"},
     {"estimators", "diagnostics", "uncertainty", "crowds", "generators", "hierarchy"},
     {"recipes", "forecasting", "debiased"},
     {"amortized"},  # amortized/__init__.py

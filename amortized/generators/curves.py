@@ -4,6 +4,7 @@ A prior-data fitted network predicts each query by itself. Drawn one after anoth
 draws in the context, the values make joint draws, as of a whole learning curve.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,8 @@ class CurveGenerator(Generator):
     Args:
         network: a `PFN`; called as ``network(x_context, y_context, x_query)`` it returns a
             distribution of batch shape ``(n, 1)``.
-        x_context: known inputs, ``(n, n_features)``, or ``(n,)`` of one feature.
+        x_context: known inputs, in the units of the network, ``(n, n_features)``, or ``(n,)`` of
+            one feature.
         y_context: their values, ``(n,)``.
         x_query: inputs of the values to draw, ``(steps, n_features)`` or ``(steps,)``.
         chunk: sequences that go through the network at once.
@@ -49,6 +51,7 @@ class CurveGenerator(Generator):
                 "Expected x_context (n, n_features), y_context (n,) and x_query (steps, "
                 f"n_features); got {tuple(x.shape)}, {tuple(y.shape)} and {tuple(query.shape)}."
             )
+        _warn_outside(network, torch.cat([x, query]))
         self._network, self._x, self._y, self._query = network, x, y, query
         self.n_steps, self._chunk = len(query), chunk
 
@@ -96,6 +99,22 @@ class CurveGenerator(Generator):
     def force(self, state: Tensor | None, t: int, value: Tensor) -> Tensor:
         value = value.reshape(-1, 1)
         return value if state is None else torch.cat([state, value], 1)
+
+
+def _warn_outside(network: Any, x: Tensor) -> None:
+    """Warns of inputs that the network has not met in training."""
+    trained = getattr(getattr(network, "config", None), "x_range", None)
+    if not trained:
+        return
+    low, high = torch.tensor(trained, dtype=x.dtype).mT
+    if bool(((x < low) | (x > high)).any()):
+        warnings.warn(
+            f"Expected inputs between {low.tolist()} and {high.tolist()}, where the network was "
+            f"trained; got {x.amin(0).tolist()} to {x.amax(0).tolist()}. Its predictions there "
+            "mean little; learning curves take epochs as shares of the whole training.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _columns(x: Tensor, name: str) -> Tensor:

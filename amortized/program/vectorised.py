@@ -226,7 +226,8 @@ def warn_of_parameters(trace: Any) -> None:
         warnings.warn(
             f"The program has pyro.param {names}, which is not inferred: every method uses the "
             "value in Pyro's store, which is the initial one unless you set it. Give it a prior, "
-            "pyro.sample(name, dist...), if it is unknown.",
+            "pyro.sample(name, dist...), if it is unknown, or fit it by marginal likelihood first: "
+            "amortized.fit_parameters(program, x, y).program.",
             UserWarning,
             stacklevel=4,
         )
