@@ -201,6 +201,7 @@ def _from_grid(y: Tensor, n: int, size: int = 300) -> Tensor:
         height = CountShares(share).log_prob(y.double())
         for i, (mean, sd) in enumerate(((m1, s1), (m2, s2))):
             height = height - 0.5 * ((points[:, i] - mean) / sd) ** 2
+        height = height.nan_to_num(-math.inf)  # rates of more than one a day break the recursion
         kept = points[height > height.max() - 25]
         steps = [line[1] - line[0] for line in lines]
         box = [
