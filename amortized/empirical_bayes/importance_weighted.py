@@ -21,8 +21,8 @@ from torch.distributions import MultivariateNormal
 
 from amortized.empirical_bayes.parameters import Parameters, WithParameters
 from amortized.program.density import ProgramDensity
-from amortized.sampling.laplace import fit_modes
 from amortized.sampling.checks.pareto import smooth_weights
+from amortized.sampling.laplace import fit_modes
 
 _N_CHECKED = 4000  # draws of the guide that judge it
 _MOST_K_HAT = 0.7
