@@ -8,10 +8,11 @@ Each row n has a Markov chain :math:`z_n` that lasts over the whole fit. In each
 and the parameters take a step along the estimate of :math:`\nabla \log p_\theta(y)`
 
 .. math:: \sum_n \alpha_n \nabla \log p_\theta(z_n', y_n) + (1 - \alpha_n) \nabla \log
-          p_\theta(z_n, y_n) - \beta_n \nabla \log p_\theta(z_n').
+          p_\theta(z_n, y_n) - c \, \beta_n \nabla \log p_\theta(z_n').
 
-The last term has mean zero; :math:`\beta_n` is the acceptance rate so far. Where most proposals are
-accepted it cancels the noise of the first one.
+The last term has mean zero; :math:`\beta_n` is the row's acceptance rate so far, and c the
+coefficient of a regression of the other terms on it, from the steps so far. Where most proposals
+are accepted, it cancels the noise of the first term.
 
 References:
     Wei and Tanner, A Monte Carlo implementation of the EM algorithm (1990).
@@ -113,6 +114,7 @@ class Chains:
         self._shape = x.new_zeros(len(x), n_chains)
         self.now = self._propose()
         self.accept = torch.full_like(self.now.log_likelihood[:, :1], 0.5)
+        self._shared, self._power = 0.0, 0.0
 
     def _propose(self) -> Terms:
         with torch.no_grad():
@@ -133,11 +135,28 @@ class Chains:
         """The log densities of given latents under the current parameters."""
         return self._run(latents, dict(latents))
 
-    def advance(self, control_variate: bool = True) -> Tensor:
-        """Moves every chain, and returns what has the gradient of the log evidence.
+    def gradient(self, theta: Tensor, control_variate: bool = True) -> Tensor:
+        """Moves every chain, and estimates the gradient of the log evidence.
 
-        The value is no log evidence; its gradient with respect to the parameters is an estimate.
+        Args:
+            theta: the vector on which the program's parameters depend.
+            control_variate: whether to subtract it; the mean is the same.
         """
+        terms, control = self._advance()
+        (own,) = torch.autograd.grad(terms, theta, retain_graph=True)
+        if not control_variate or not control.requires_grad:
+            return own
+        (noise,) = torch.autograd.grad(control, theta, retain_graph=True, allow_unused=True)
+        if noise is None:  # no parameter of the latents' law
+            return own
+        # The coefficient of this step comes from earlier ones, so that no bias enters.
+        coefficient = self._shared / self._power if self._power > 0 else 0.0
+        self._shared = _MEMORY * self._shared + float(own @ noise)
+        self._power = _MEMORY * self._power + float(noise @ noise)
+        return own - coefficient * noise
+
+    def _advance(self) -> tuple[Tensor, Tensor]:
+        """Moves every chain, and returns scalars whose gradients are the terms of the estimate."""
         proposal = self._propose()
         old, new = self.at(self.now.latents), self.at(proposal.latents)
         change = (new.log_likelihood - old.log_likelihood).detach()
@@ -148,15 +167,14 @@ class Chains:
         terms = torch.where(alpha > 0, alpha * (new.log_prior + new.log_likelihood), 0.0)
         kept = (alpha < 1) & (old.log_likelihood > -torch.inf)
         terms = terms + torch.where(kept, (1 - alpha) * (old.log_prior + old.log_likelihood), 0.0)
-        if control_variate:
-            terms = terms - self.accept * new.log_prior
+        control = self.accept * torch.where(new.log_prior > -torch.inf, new.log_prior, 0.0)
         self.now = Terms(
             {n: _chosen(taken, v, self.now.latents[n]) for n, v in proposal.latents.items()},
             torch.where(taken, new.log_prior, old.log_prior).detach(),
             torch.where(taken, new.log_likelihood, old.log_likelihood).detach(),
         )
         self.accept = _MEMORY * self.accept + (1 - _MEMORY) * alpha.mean(1, keepdim=True)
-        return terms.mean(1).sum()
+        return terms.mean(1).sum(), control.mean(1).sum()
 
 
 def _chosen(taken: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -195,9 +213,7 @@ def fit_monte_carlo_em(
     with torch.enable_grad():
         for _ in range(n_steps):
             program.values = parameters.values(theta)
-            loss = -chains.advance()
-            optimiser.zero_grad()
-            loss.backward(inputs=[theta])
+            theta.grad = -chains.gradient(theta)
             optimiser.step()
             schedule.step()
             visited.append(theta.detach().clone())
