@@ -358,7 +358,7 @@ def test_no_epoch_sees_the_batches_of_another(options, expected, n_workers):
 
 KINDS = {
     "adamw": {"optimizer": "adamw"},
-    "cells": {"prior": named_prior("tabular-regressor"), "network": CELLS, "n_context": (4, 8)},
+    "cells": {"prior": LinearRegressionPrior(2), "network": CELLS, "n_context": (4, 8)},
     "latents": {
         "prior": NormalMeanPrior(),
         "network": DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1),

@@ -1,6 +1,6 @@
 """Previews of a prior over tables: summary statistics of tasks, and a figure."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,8 @@ from amortized.priors.task import TaskBatch
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+else:  # Matplotlib is loaded where something is drawn
+    Axes = Figure = Any
 
 
 def summarise(batch: TaskBatch) -> dict[str, Float[Tensor, " batch"]]:
@@ -64,7 +66,7 @@ def preview(
     n_context: int = 300,
     n_query: int = 200,
     seed: int = 0,
-) -> "Figure":
+) -> Figure:
     """Draws tasks and plots four of them above the summary statistics of all.
 
     A task is shown by its two most predictive columns, coloured by the targets.
@@ -97,7 +99,7 @@ def preview(
     return figure
 
 
-def _plot_task(axis: "Axes", batch: TaskBatch) -> None:
+def _plot_task(axis: Axes, batch: TaskBatch) -> None:
     x, y = batch.x_context[0], batch.y_context[0]
     z = (x - x.nanmean(0)).nan_to_num(0.0)
     one_hot = torch.nn.functional.one_hot(y.long()).to(y.dtype) if _whole(y) else y[:, None]
