@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 # Bytes of one block of scores, about the cache of one core.
 _PIECE = 2**21
+# Sums of ten thousands of exponentials of such scores, times values, stay far below overflow.
+_LARGEST_SCORE = 60.0
 
 
 @cache
@@ -78,7 +80,9 @@ def blocked_attention(
     Torch's fused CPU kernel gains nothing from bfloat16, but matrix products do on CPUs with native
     support. Therefore :math:`\mathrm{softmax}(QK^\top/\sqrt{w})V` is computed in blocks that fit
     in the cache: the scores of several tasks and heads, or of some rows of one. The softmax is kept
-    for the gradient, which takes ``2 batch heads rows context`` bytes.
+    for the gradient, which takes ``2 batch heads rows context`` bytes. Without a gradient, and with
+    scores so small that their exponentials cannot overflow, these multiply the values and their
+    sums divide the products.
 
     Args:
         queries: one query vector per row.
@@ -97,19 +101,42 @@ def blocked_attention(
         added = torch.zeros_like(mask, dtype=queries.dtype).masked_fill(~mask, least)
         added = added.repeat_interleave(heads, 0)[:, None]
     inputs = ((queries / math.sqrt(width)).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1))
-    parts = zip(*(tensor.split(together) for tensor in inputs), strict=True)
+    is_small = _are_small(inputs, added)
+    parts = zip(*(tensor.split(together) for tensor in (*inputs, is_small)), strict=True)
     masks = (None,) * -(-len(inputs[0]) // together) if added is None else added.split(together)
     attended = [
-        torch.cat([_attend(rows, k, v, m) for rows in q.split(most_rows, 1)], 1)
-        for (q, k, v), m in zip(parts, masks, strict=True)
+        _joined([_attend(rows, k, v, m, small) for rows in q.split(most_rows, 1)], 1)
+        for (q, k, v, s), m in zip(parts, masks, strict=True)
+        for small in [bool(s.all())]
     ]
-    return torch.cat(attended).view_as(queries)
+    return _joined(attended, 0).view_as(queries)
 
 
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, added: Tensor | None) -> Tensor:
+def _are_small(inputs: tuple[Tensor, Tensor, Tensor], added: Tensor | None) -> Tensor:
+    """For which heads the exponentials of the scores cannot overflow, ``(batch heads,)``."""
+    queries, keys, values = inputs
+    if added is not None or any(tensor.requires_grad for tensor in inputs):
+        return torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
+    longest = [torch.linalg.vector_norm(tensor, dim=-1).amax(-1).float() for tensor in inputs[:2]]
+    return longest[0] * longest[1] < _LARGEST_SCORE
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _attend(
+    queries: Tensor, keys: Tensor, values: Tensor, added: Tensor | None, small: bool
+) -> Tensor:
     """One block, ``(heads of tasks, rows, width)``, with scaled queries."""
     scores = torch.bmm(queries, keys.transpose(1, 2))
-    return torch.bmm(torch.softmax(scores if added is None else scores + added, -1), values)
+    if not small:
+        return torch.bmm(torch.softmax(scores if added is None else scores + added, -1), values)
+    weights = scores.exp_()
+    total = weights.sum(-1, keepdim=True)
+    if keys.shape[1] < values.shape[2]:
+        return torch.bmm(weights.div_(total), values)
+    return torch.bmm(weights, values).div_(total)
 
 
 def attend_reference(

@@ -76,6 +76,19 @@ def test_pieces_are_the_formula(mask, piece, n_rows, n_context, monkeypatch):
             torch.testing.assert_close(one[exists], other[exists], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("piece", [256, 2**21], ids="{} bytes".format)
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e4])
+@pytest.mark.parametrize("n_context", [7, 130])
+def test_without_a_gradient_it_is_the_formula(n_context, size, piece, monkeypatch):
+    """Also where exponentials of the scores themselves would overflow, in one head or in all."""
+    monkeypatch.setattr(blocked, "_PIECE", piece)
+    q, k, v = qkv(70, n_context, torch.float64)
+    q[0, 0] *= size
+    torch.testing.assert_close(
+        blocked.blocked_attention(q, k, v), attend_reference(q, k, v), rtol=1e-5, atol=1e-6
+    )
+
+
 @each_mask
 def test_bfloat16_is_close(mask):
     q, k, v = qkv()

@@ -5,6 +5,9 @@ another set (query to context, components to data), or from a cache. Output proj
 zero, so a new network is the identity and depth does not slow down the start of training.
 """
 
+from collections.abc import Callable
+
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +16,10 @@ from amortized.attention import Rotation, attend, rotate
 
 KeysValues = tuple[Tensor, Tensor]
 _ALL = slice(None)
+
+
+def _unchanged(keys_values: KeysValues) -> KeysValues:
+    return keys_values
 
 
 class Attention(nn.Module):
@@ -67,7 +74,17 @@ class Norm(nn.RMSNorm):
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
         """Scales the last dimension to a mean square of 1, then by the weight."""
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        if x.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        # There is no fused kernel for this: torch would go through float32 in many passes.
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        least = torch.finfo(torch.float32).eps if self.eps is None else self.eps
+        # The scale is not rounded: an error of it is one of every score of the row.
+        scale = (size.square() / x.shape[-1] + least).rsqrt()
+        scaled = x * scale
+        if not torch.is_grad_enabled():
+            return scaled.mul_(self.weight).to(x.dtype)
+        return (scaled * self.weight).to(x.dtype)
 
 
 class GatedMLP(nn.Module):
@@ -127,6 +144,7 @@ class Block(nn.Module):
         *,
         context: slice = _ALL,
         updated: slice = _ALL,
+        changed: Callable[[KeysValues], KeysValues] = _unchanged,
     ) -> tuple[Float[Tensor, "batch updated d_model"], KeysValues]:
         """Passes rows that attend to each other through the block.
 
@@ -138,14 +156,17 @@ class Block(nn.Module):
             rotation: rotation angles of all rows.
             context: the rows that are attended to.
             updated: the rows that are updated.
+            changed: what is attended to, made of the keys and values.
 
         Returns:
             The updated rows, and the keys and values of the context.
         """
         normed = self.attention_norm(rows)
         turn = [None if rotation is None else rotation.rows(part) for part in (context, updated)]
-        keys_values = self.attention.keys_values(normed[:, context], turn[0])
-        rows, normed = rows[:, updated], normed[:, updated]
+        keys_values = changed(self.attention.keys_values(normed[:, context], turn[0]))
+        if updated != _ALL:
+            # Of a slice that is not contiguous a linear layer makes a product for each row.
+            rows, normed = rows[:, updated].contiguous(), normed[:, updated].contiguous()
         return self._updated(rows, normed, keys_values, mask, turn[1]), keys_values
 
     def _updated(

@@ -43,9 +43,13 @@ class RowBlock(nn.Module):
             context: cells of the rows that are attended to.
             n_context: number of context rows in each task, without padding.
         """
-        keys, values = self.block.keys_values(context.flatten(0, 1))
+        return self._sharpened(self.block.keys_values(context.flatten(0, 1)), n_context)
+
+    def _sharpened(self, keys_values: KeysValues, n_context: Tensor) -> KeysValues:
+        # In the layout that attention reads, once for the context itself and for all queries.
+        keys, values = (tensor.contiguous() for tensor in keys_values)
         factor = (n_context.clamp_min(1) / _USUAL_CONTEXT)[:, None] ** self.sharpness
-        factor = factor.repeat_interleave(context.shape[1], 0)[..., None, None]
+        factor = factor.repeat_interleave(len(keys) // len(n_context), 0)[..., None, None]
         return keys * factor.to(keys.dtype), values
 
     def forward(
@@ -58,6 +62,20 @@ class RowBlock(nn.Module):
         if mask is not None:
             mask = mask.repeat_interleave(cells.shape[1], 0)
         return self.block(cells.flatten(0, 1), keys_values, mask).view_as(cells)
+
+    def among(
+        self,
+        context: Float[Tensor, "batch groups context d_model"],
+        n_context: Float[Tensor, " batch"],
+        mask: Bool[Tensor, "batch context"] | None = None,
+    ) -> tuple[Float[Tensor, "batch groups context d_model"], KeysValues]:
+        """``forward`` of the context itself, and its ``keys_values``; normalises only once."""
+        if mask is not None:
+            mask = mask.repeat_interleave(context.shape[1], 0)
+        rows, kept = self.block.among(
+            context.flatten(0, 1), mask, changed=lambda both: self._sharpened(both, n_context)
+        )
+        return rows.view_as(context), kept
 
 
 class CellBlock(nn.Module):
@@ -82,6 +100,7 @@ class CellBlock(nn.Module):
     ) -> Float[Tensor, "batch kept rows d_model"]:
         """Lets the cells of each row attend to each other."""
         n_tasks, n_groups, n_rows, _ = cells.shape
-        by_row = cells.transpose(1, 2).reshape(n_tasks * n_rows, n_groups, -1)
+        # In this order in memory too: linear layers are slow on what is not contiguous.
+        by_row = cells.transpose(1, 2).contiguous().view(n_tasks * n_rows, n_groups, -1)
         updated, _ = self.features.among(by_row, updated=slice(1 if self.is_last else None))
         return updated.unflatten(0, (n_tasks, n_rows)).transpose(1, 2).contiguous()

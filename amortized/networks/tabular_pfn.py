@@ -289,13 +289,12 @@ class TabularPFN(nn.Module):
             mask = F.pad(mask, (self.config.n_thinking, 0), value=True)
         kept = []
         for block in self.blocks.cells:
-            cells = block.mix_features(cells)
-            kept.append(block.rows.keys_values(cells, n_rows))
-            cells = block.rows(cells, kept[-1], mask)
+            cells, keys_values = block.rows.among(block.mix_features(cells), n_rows, mask)
+            kept.append(keys_values)
         summary = self.widen(cells)
         for block in self.blocks.rows:
-            kept.append(block.keys_values(summary, n_rows))
-            summary = block(summary, kept[-1], mask)
+            summary, keys_values = block.among(summary, n_rows, mask)
+            kept.append(keys_values)
         retrieved = None
         if answers.slot is not None:
             state = self.norm(summary[:, 0, self.config.n_thinking :])
