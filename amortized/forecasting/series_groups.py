@@ -1,6 +1,6 @@
 """Series in groups that are run together: those of the same seasons, with gaps or without."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,31 +34,27 @@ class Group:
 
 
 def groups(
-    values: Sequence[NDArray[np.float64]],
-    periods: Sequence[tuple[float, ...]],
-    keep: Callable[[int], bool] = lambda _: True,
+    values: Sequence[NDArray[np.float64]], periods: Sequence[tuple[float, ...]]
 ) -> Iterator[Group]:
     """Divide series into groups.
 
     Args:
         values: of each series, NaN where missing; the first is not.
         periods: of each.
-        keep: which numbers are wanted.
     """
-    alike: dict[tuple[object, ...], list[int]] = {}
+    alike: dict[tuple[tuple[float, ...], int, bool], list[int]] = {}
     for i, series in enumerate(values):
         known = ~np.isnan(series)
         last = int(np.flatnonzero(known)[-1])
         shown = shown_periods(periods[i], last + 1)
         gaps = not bool(known[: last + 1].all())
-        if keep(i):
-            alike.setdefault((shown, len(series) - 1 - last, gaps), []).append(i)
+        alike.setdefault((shown, len(series) - 1 - last, gaps), []).append(i)
     for (shown, late, gaps), members in alike.items():
         members.sort(key=lambda i: len(values[i]))
         size = WITH_GAPS if gaps else TOGETHER
         for start in range(0, len(members), size):
             part = members[start : start + size]
-            yield _group(part, values, late, gaps, shown)  # type: ignore[arg-type]
+            yield _group(part, values, late, gaps, shown)
 
 
 def shown_periods(periods: tuple[float, ...], n: int) -> tuple[float, ...]:
