@@ -90,16 +90,17 @@ def damped_ets(y: np.ndarray, period: int, h: int) -> np.ndarray:
     return normal(np.asarray(ahead.predicted_mean), np.sqrt(np.asarray(ahead.forecast_variance)))
 
 
-def of_statsforecast(name: str, **options: object) -> Method:
-    """A method of statsforecast; its intervals are normal."""
+def of_statsforecast(name: str) -> Method:
+    """A method of statsforecast; intervals are normal, and ARIMA approximates as R's does."""
 
     def method(y: np.ndarray, period: int, h: int) -> np.ndarray:
         import statsforecast.models as models
 
         season = period if len(y) >= 2 * period + 2 else 1
-        if name == "AutoETS" and season > 24:
+        if name != "AutoTheta" and season > 24:
             season = 1
-        model = getattr(models, name)(season_length=season, **options)
+        fast = {"approximation": len(y) > 150 or season >= 12} if name == "AutoARIMA" else {}
+        model = getattr(models, name)(season_length=season, **fast)
         said = model.forecast(y=y, h=h, level=[90])
         sd = (said["hi-90"] - said["lo-90"]) / (2 * stats.norm.ppf(0.95))
         return normal(np.asarray(said["mean"]), np.asarray(sd))

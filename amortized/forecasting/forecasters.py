@@ -8,6 +8,7 @@ a network that was trained on series of many kinds, and knows what no model amon
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -367,8 +368,6 @@ def _from_first(values: Array) -> Array:
 
 def _moved(found: Candidates, shift: Tensor, variance: Tensor, steps: Tensor) -> Candidates:
     """The models of y with the effects of covariates, and no models of log y."""
-    from dataclasses import replace
-
     loc, scale = found.loc.clone(), found.scale.clone()
     loc[..., steps - 1] += shift
     scale[..., steps - 1] = (scale[..., steps - 1].square() + variance).sqrt()

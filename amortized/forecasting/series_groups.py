@@ -1,6 +1,6 @@
 """Series in groups that are run together: those of the same seasons, with gaps or without."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,16 +34,13 @@ class Group:
 
 
 def groups(
-    values: Sequence[NDArray[np.float64]],
-    periods: Sequence[tuple[float, ...]],
-    keep: Callable[[int], bool] = lambda _: True,
+    values: Sequence[NDArray[np.float64]], periods: Sequence[tuple[float, ...]]
 ) -> Iterator[Group]:
     """Divide series into groups.
 
     Args:
         values: values of each series, NaN where missing; the first is not.
         periods: periods of each series.
-        keep: which numbers are wanted.
     """
     alike: dict[tuple[tuple[float, ...], int, bool], list[int]] = {}
     for i, series in enumerate(values):
@@ -51,8 +48,7 @@ def groups(
         last = int(np.flatnonzero(known)[-1])
         shown = shown_periods(periods[i], last + 1)
         gaps = not bool(known[: last + 1].all())
-        if keep(i):
-            alike.setdefault((shown, len(series) - 1 - last, gaps), []).append(i)
+        alike.setdefault((shown, len(series) - 1 - last, gaps), []).append(i)
     for (shown, late, gaps), members in alike.items():
         members.sort(key=lambda i: len(values[i]))
         size = WITH_GAPS if gaps else TOGETHER

@@ -36,6 +36,9 @@ from amortized.series.candidates import N_KINDS, Candidates, candidates
 from amortized.series.predictive import SeriesPredictive
 
 _TAIL, _WIDER = -4.0, math.log(3.0)  # log share and log scale of the wide components
+# Log shares and scales, in spreads of the average, of two components for what no model expects:
+# where all models are of log y, values below zero would be impossible.
+_RARE = ((-7.0, 10.0), (-12.0, 1000.0))
 _LEAST = -40.0  # log probability of a model, below which it cannot come back
 _N_MODEL, _N_SERIES, _N_STEP = 10, 10, 8
 
@@ -207,12 +210,21 @@ class SeriesPFN(nn.Module):
         loc = found.loc[..., at].mT + 3 * (change[1] / 3).tanh() * scale
         scale = scale * (2 * (change[2] / 2).tanh()).exp()
         tail = _TAIL + change[3]
+        rare = torch.tensor(_RARE, dtype=loc.dtype)
+        middle, spread = (part[:, 0, :, None] for part in _average(found, log_weight, steps))
+        middle = found.centre[:, None, None] + found.spread[:, None, None] * middle
+        spread = found.spread[:, None, None] * spread
+        shape = (*middle.shape[:2], len(rare))
+        usual = (-rare[:, 0].exp().sum()).log1p()
         return SeriesPredictive(
-            torch.cat((weight + F.logsigmoid(-tail), weight + F.logsigmoid(tail)), -1),
-            torch.cat((loc, loc), -1),
-            torch.cat((scale, scale * math.exp(_WIDER)), -1),
-            found.is_log.repeat(1, 2)[:, None],
-        )
+            torch.cat(
+                (weight + F.logsigmoid(-tail) + usual, weight + F.logsigmoid(tail) + usual,
+                 rare[:, 0].expand(shape)), -1,
+            ),
+            torch.cat((loc, loc, middle.expand(shape)), -1),
+            torch.cat((scale, scale * math.exp(_WIDER), spread * rare[:, 1]), -1),
+            F.pad(found.is_log.repeat(1, 2), (0, len(rare)))[:, None],
+        )  # fmt: skip
 
     def loss(self, batch: TaskBatch) -> Tensor:
         """Mean negative log-likelihood of the query targets; a surprise counts at most 20 nats."""
@@ -277,15 +289,21 @@ def _model_signs(found: Candidates, log_weight: Tensor, usable: Tensor, series: 
     return torch.cat((own, series[:, None].expand(-1, own.shape[1], -1)), -1)
 
 
+def _average(found: Candidates, log_weight: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and spread of the average by evidence, in standard units, ``(B, 1, n)``."""
+    mean, scale = (part[..., steps - 1] for part in found.in_standard_units())
+    weight = log_weight.exp()[..., None]
+    middle = (weight * mean).sum(1, keepdim=True)
+    spread = (weight * (scale.square() + (mean - middle).square())).sum(1, keepdim=True).sqrt()
+    return middle, spread.clamp_min(1e-4)
+
+
 def _step_signs(
     found: Candidates, log_weight: Tensor, steps: Tensor, last: Tensor, periods: tuple[float, ...]
 ) -> Tensor:
     """What is known of each model's forecast of each step, ``(B, C, n, _N_STEP)``."""
     mean, scale = (part[..., steps - 1] for part in found.in_standard_units())
-    weight = log_weight.exp()[..., None]
-    middle = (weight * mean).sum(1, keepdim=True)
-    spread = (weight * (scale.square() + (mean - middle).square())).sum(1, keepdim=True).sqrt()
-    spread = spread.clamp_min(1e-4)
+    middle, spread = _average(found, log_weight, steps)
     ahead = steps.to(mean).expand(mean.shape)
     n = (last + 1).to(mean)[:, None, None]
     return torch.stack(

@@ -44,7 +44,7 @@ def described(name: str, recipe: Recipe, network: Any, n_stages: int) -> dict[st
     """The rows of a card that describe a network and its training so far."""
     prior, config = named_prior(name), network.config
     stages = recipe.stages[:n_stages]
-    flops = sum(training_flops(network, held_out(prior, s, 20), s.n_steps) for s in stages)
+    flops = sum(training_flops(network, held_out(prior, s, 20), s.last_step) for s in stages)
     return {
         "Context": f"up to {config.max_context} rows, {config.n_features} features",
         "Compute": f"{flops:.2g} FLOPs",

@@ -95,9 +95,11 @@ def average_so_far(name: str, checkpoint: Path, released: Path = SHIPPED) -> Any
 def _stage(config: TrainingConfig, seconds: float) -> str:
     """One training stage as a line of text."""
     low, high = config.n_context
+    last = f"{config.last_step:,}"
+    steps = last if config.last_step == config.n_steps else f"{last} of {config.n_steps:,}"
     queries = f", {config.n_query} query rows per task" if config.n_query > 1 else ""
     return (
-        f"{config.n_steps:,} steps of up to {config.n_tasks} tasks, context {low} to {high} rows"
+        f"{steps} steps of up to {config.n_tasks} tasks, context {low} to {high} rows"
         f"{queries}, seed {config.seed}; {seconds:,.0f} s"
     )
 
@@ -156,16 +158,17 @@ def _train_and_release(name: str, options: argparse.Namespace) -> None:
     for number, stage in enumerate(recipe.stages, 1):
         if remaining == 0:
             return
-        if remaining is not None and remaining < stage.n_steps:
+        whole = stage.last_step
+        if remaining is not None and remaining < whole:
             stage = replace(stage, stop_at=remaining)
         directory = options.runs / name / str(number)
         accelerator = options.accelerator
         network = train(
             tasks_of(name), network, stage, directory=directory, accelerator=accelerator
         )
-        if stage.last_step < stage.n_steps:
+        if stage.last_step < whole:
             return
-        remaining = None if remaining is None else remaining - stage.n_steps
+        remaining = None if remaining is None else remaining - whole
         seconds.append(read_checkpoint(directory / CHECKPOINT)["seconds"])
         text = card(name, as_stored(network.cpu()), tuple(seconds))
         print(text, save(network, options.to / name, text))

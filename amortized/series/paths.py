@@ -28,7 +28,8 @@ def joint_draws(
 
     Args:
         law: predictive of each step, batch ``(B, H)``, whose components are one copy or more of
-            the models of ``found``.
+            the models of ``found``, and perhaps some more, whose steps depend on each other as
+            those of the first model.
         found: what the models say.
         row: number of the series.
         seen: its steps up to the last one, ``(1, T)``.
@@ -37,14 +38,16 @@ def joint_draws(
         n: paths.
     """
     c, dtype = found.kind.shape[1], law.loc.dtype
-    n_copies = law.loc.shape[-1] // c
+    n_copies, size = law.loc.shape[-1] // c, law.loc.shape[-1]
     order = torch.arange(c * n_copies).view(n_copies, c).T.flatten()  # copies of a model together
+    order = torch.cat((order, torch.arange(c * n_copies, size)))
+    model_of = torch.where(torch.arange(size) < c * n_copies, torch.arange(size) % c, 0)
     weight = law.log_weights[row][:, order].exp()
     levels = weight.cumsum(-1) / weight.sum(-1, keepdim=True)
     u = torch.rand(n, 1, dtype=dtype)
     which = torch.searchsorted(levels, u.expand(n, len(steps)).T.contiguous())
     which = order[which.clamp_max(len(order) - 1)].T  # (n, H)
-    anchor = which[:, len(steps) // 2] % c
+    anchor = model_of[which[:, len(steps) // 2]]
     z = torch.empty(n, len(steps), dtype=dtype)
     for model in anchor.unique().tolist():
         paths = anchor == model
