@@ -32,19 +32,19 @@ def plain(x, y=None):
     return PRIOR.model(x, y)
 
 
+class Posteriors(dict):
+    """The answer of each method, computed when it is first asked for."""
+
+    def __missing__(self, method):
+        model, n_draws = PRIOR if method == "exact" else plain, N_DRAWS.get(method, 1000)
+        options = OPTIONS.get(method, {})
+        self[method] = infer(model, X, Y, method=method, n_draws=n_draws, **options)
+        return self[method]
+
+
 @pytest.fixture(scope="module")
 def posteriors():
-    return {
-        method: infer(
-            PRIOR if method == "exact" else plain,
-            X,
-            Y,
-            method=method,
-            n_draws=N_DRAWS.get(method, 1000),
-            **OPTIONS.get(method, {}),
-        )
-        for method in METHODS
-    }
+    return Posteriors()
 
 
 @each_method
