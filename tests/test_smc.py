@@ -147,7 +147,7 @@ def test_calibration_catches_planted_faults(mutant, monkeypatch):
     MUTANTS[mutant](monkeypatch)
     warnings.simplefilter("ignore")  # that it may warn as well is not the question
     try:
-        p_value, doubtful = sbc_p_values(noise_and_mean, SAMPLERS["smc from the prior"], 400)
+        p_value, doubtful = sbc_p_values(noise_and_mean, SAMPLERS["smc from the prior"], 200)
         assert p_value < ALARM or doubtful > 0.1
     except ValueError:  # as well: the fault may leave no way to the posterior
         pass

@@ -378,7 +378,7 @@ def either(x, y=None):
 def test_pareto_scale_stays_below_the_least():
     """p(s | y) is s^(3 n) N(log s) / s below min y: the normal law of log s, tilted, cut there."""
     y = np.array([2.5, 3.0, 4.0, 2.2])
-    posterior = infer(minimum, y, method="smc", n_draws=4000, seed=1)
+    posterior = infer(minimum, y, method="smc", n_draws=2000, seed=1)
     top, n = math.log(2.2), len(y)
     # exp(3 n t) N(t; 0, 1) is exp(9 n^2 / 2) N(t; 3 n, 1).
     log_mass = stats.norm.logcdf(top - 3 * n)

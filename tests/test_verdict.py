@@ -133,7 +133,7 @@ def test_smc_on_a_spike_and_slab_is_right_or_in_doubt(start):
 
 def test_smc_leaves_a_minor_mode_where_it_starts():
     at_minor = GaussianMixture.from_moments(tensor(-8.0), tensor(1.0).unsqueeze(1))
-    posterior, said = asked(minor_mode, ONE, "smc", start=at_minor)
+    posterior, said = asked(minor_mode, ONE, "smc", start=at_minor, n_particles=256)
     assert said or abs(posterior.mean["theta"] - 6.0) < 0.02
 
 
@@ -193,7 +193,7 @@ def test_a_banana_that_is_too_bent_is_right_or_in_doubt(method):
 
 @pytest.mark.parametrize("method", ["nuts", "hmc", "laplace", "vi"])
 def test_one_mode_of_two_is_in_doubt(method):
-    posterior, said = asked(two_modes, torch.full((4,), 12.0), method)
+    posterior, said = asked(two_modes, torch.full((4,), 12.0), method, n_draws=400)
     assert said or abs((posterior.draws["mean"] > 0).double().mean() - 0.5) < 0.15
 
 
