@@ -89,7 +89,8 @@ def infer(
             or the result of `amortized.hierarchy.learn_latent_prior`.
         n_draws: number of draws for each dataset.
         seed: equal seeds give equal draws.
-        **options: options of the method; see its function in `amortized.sampling`. ``start`` may be
+        **options: options of the method; see its function in `amortized.sampling`, or, for "npe"
+            and "snl", in `amortized.infer.simulated`. ``start`` may be
             an earlier posterior, a torch distribution over unconstrained space, or a mixture of
             normals.
 

@@ -56,6 +56,7 @@ def by_posterior_flow(
     Warns:
         UserWarning: if the network was measured to be poor.
     """
+    _refuse_missing(problem)
     new = network if isinstance(network, FlowConfig) else None
     diagnostics: dict[str, Any] = {}
     if network is None or new is not None:
@@ -118,6 +119,7 @@ def by_learned_likelihood(
     Warns:
         UserWarning: if the learned likelihood was measured to be poor.
     """
+    _refuse_missing(problem)
     new = network if isinstance(network, FlowConfig) else None
     diagnostics: dict[str, Any] = {}
     if network is None or new is not None:
@@ -192,6 +194,10 @@ def _check_data(config: FlowConfig, problem: Problem) -> None:
             f"Expected data as the network was trained on, y of shape {(rows, *config.event)} and "
             f"{config.n_features} inputs a row; got {found[0]} and {found[1]}."
         )
+
+
+def _refuse_missing(problem: Problem) -> None:
+    """Raises an error before anything is simulated."""
     if problem.y.isnan().any():
         raise ValueError(
             "Expected data without missing answers for a flow; got NaN. Leave them out of the "
