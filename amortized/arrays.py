@@ -138,10 +138,25 @@ def validate_data(estimator: Any, X: Any, y: Any = "no_validation", **options: A
     """`sklearn.utils.validation.validate_data` that also accepts tensors and masked arrays."""
     if options.get("y_numeric") and y is not None:
         # Checked here because scikit-learn looks for NaN before it converts None to NaN.
-        y = check_array(column_or_1d(without_mask(y), warn=True), ensure_2d=False, input_name="y")
+        y = without_mask(y)
+        several = options.get("multi_output") and number_of_outputs(y) > 1
+        y = check_array(
+            y if several else column_or_1d(y, warn=True), ensure_2d=False, input_name="y"
+        )
     y = y if isinstance(y, str) else without_mask(y)
     with _only_numbers(X, options.get("dtype")):
         return sklearn.utils.validation.validate_data(estimator, without_mask(X), y, **options)
+
+
+def number_of_outputs(y: Any) -> int:
+    """Columns of targets, 1 where there are none, of anything that numpy makes an array of.
+
+    Example:
+        >>> number_of_outputs([[1.0, 2.0]]), number_of_outputs([1.0, 2.0])
+        (2, 1)
+    """
+    shape = np.asarray(y).shape
+    return int(shape[1]) if len(shape) == 2 else 1
 
 
 def check_array(array: Any, *, dtype: Any = np.float64, **options: Any) -> Any:

@@ -398,7 +398,7 @@ BAD_FITS = {
     "fewer y than X": (X, Y[:5], "inconsistent numbers of samples"),
     "one list": (X[:, 0], Y, "Expected 2D array, got 1D array"),
     "three dimensions": (X[..., None], Y, "Found array with dim 3"),
-    "two targets": (X, np.stack([Y, Y], 1), "y should be a 1d array"),
+    "targets of three dimensions": (X, Y[:, None, None], "Found array with dim 3"),
     "strings in X": ([["a"], ["b"]], [1, 2], "could not convert string to float"),
     "strings in y": (X[:2], ["a", "b"], "could not convert string to float"),
     "complex X": (with_one(X, 1j), Y, "Complex data not supported"),

@@ -7,6 +7,7 @@ from amortized.estimators.early_stopping import EarlyStopping, survivors
 from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
 from amortized.estimators.pfn_attribution import ShapleyValues, shapley_values
 from amortized.estimators.pfn_classifier import PFNClassifier
+from amortized.estimators.pfn_density import PFNDensity
 from amortized.estimators.pfn_imputer import PFNImputer
 from amortized.estimators.pfn_regressor import PFNRegressor
 from amortized.estimators.pfn_tables import predict_tables
@@ -26,6 +27,7 @@ __all__ = [
     "EarlyStoppingCallback",
     "LearningCurveRegressor",
     "PFNClassifier",
+    "PFNDensity",
     "PFNImputer",
     "PFNRegressor",
     "ShapleyValues",

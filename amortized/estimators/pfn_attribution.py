@@ -77,6 +77,8 @@ def shapley_values(
             "Expected a network over tables, which reads missing cells; got a "
             f"{type(estimator.network_).__name__}. Take network='tabular-regressor'."
         )
+    if isinstance(estimator, PFNRegressor) and estimator.y_train_.ndim == 2:
+        raise ValueError("Expected an estimator of one output; got several. Fit one to each.")
     if not isinstance(n_permutations, Integral) or n_permutations < 2 or n_permutations % 2:
         raise ValueError(
             f"Expected n_permutations to be an even integer >= 2; got {n_permutations!r}."

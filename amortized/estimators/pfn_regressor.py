@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags, check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from amortized.arrays import validate_data
+from amortized.arrays import check_array, validate_data
 from amortized.distributions import BarDistribution
 from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.estimators.encoded_rows import EncodedRows, outside
 from amortized.estimators.fitted_file import FittedFile
+from amortized.estimators.joint_outputs import JointOutputs
 from amortized.estimators.regression_data import RegressionData
 from amortized.estimators.reporting import (
     RegressorReport,
@@ -71,7 +72,8 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
     proportion (systematic resampling, with the same number of rows). The order of rows does not
     matter.
 
-    For several targets, use ``sklearn.multioutput.MultiOutputRegressor(PFNRegressor())``.
+    With several outputs, y ``(n, outputs)``, each has its own mean and quantiles given the inputs;
+    draws and log densities are joint, each output given those before it (``joint_outputs``).
 
     Parameters:
         network: name of a pretrained network, folder of a saved one, a ``PFN`` or a ``TabularPFN``.
@@ -136,6 +138,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         tags.input_tags.categorical = reads_tables
         tags.input_tags.string = reads_tables
         tags.input_tags.sparse = reads_tables
+        tags.target_tags.multi_output = True
         return tags
 
     def fit(
@@ -145,7 +148,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
 
         Args:
             X: inputs, ``(n, n_features)``; finite numbers for a network over rows.
-            y: targets, ``(n,)``, finite numbers.
+            y: targets, ``(n,)``, or several outputs, ``(n, outputs)``; finite numbers.
             sample_weight: number of observations of each row, ``(n,)``; None is one.
 
         Raises:
@@ -159,7 +162,9 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
                 rows.
         """
         self._prepare(X, y, sample_weight)
-        if isinstance(self._context, TargetViews):
+        if self._n_outputs > 1:
+            self._outputs  # noqa: B018
+        elif isinstance(self._context, TargetViews):
             self._context.encode()
         warn_of_doubts(self.network_)
         warn_of_misfit(self)
@@ -208,16 +213,18 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
             encoder, rows = self._read_table(X, y, sample_weight, further)
             self._hold(rows, rows_read(self.network_), further=further)
             self.encoder_: TableEncoder = encoder
-            self._learn_table()
+            learn = self._learn_table
         else:
             rows = self._read_rows(X, y, sample_weight, further)
             self._hold(rows, self.network_.config.max_context, further=further)
-            self._learn_rows(further)
+            learn = partial(self._learn_rows, further)
+        (self._learn_outputs if self._n_outputs > 1 else learn)()
         if np.ptp(self.y_train_) == 0 and self._is_standardised and not further:
             warnings.warn(
                 "The target does not vary; the scale of predictions is arbitrary.", stacklevel=3
             )
-        self.__dict__.pop("_context", None)
+        for made in ("_context", "_outputs"):
+            self.__dict__.pop(made, None)
         return self
 
     def _network(self) -> Any:
@@ -275,6 +282,14 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
             precision=self.precision,
         )
 
+    @cached_property
+    def _outputs(self) -> JointOutputs:
+        """The estimators of several outputs; made when they are first asked for."""
+        single = self.get_params(deep=False) | {"network": self.network_}
+        single["random_state"] = self._views_seed
+        x, y, weight = self._held()
+        return JointOutputs(lambda: type(self)(**single), self._plain(x), y, weight)
+
     def _numbers(self, X: ArrayLike) -> NDArray[np.float64]:
         """Queries in the representation of the encoded context."""
         check_is_fitted(self)
@@ -292,7 +307,9 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
 
     def _views(self) -> EncodedViews | None:
         """All inputs of a network over tables."""
-        return self._context.views if isinstance(self._context, TargetViews) else None
+        if self._n_outputs > 1 or not isinstance(self._context, TargetViews):
+            return None
+        return self._context.views
 
     def _answered(self, masses: Sequence[Tensor], method: str) -> Any:
         """The result of a method, from the masses of `_views`."""
@@ -313,7 +330,16 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
 
         Returns:
             A distribution of batch shape ``(m,)`` in float64, with a few kilobytes per row.
+
+        Raises:
+            ValueError: if there are several outputs.
         """
+        check_is_fitted(self)
+        if self._n_outputs > 1:
+            raise ValueError(
+                f"Expected one output; got {self._n_outputs}, whose predictives have bars of their "
+                "own. Take predict, predict_quantiles, sample_y or log_density."
+            )
         return self._context.predictive(self._numbers(X))
 
     def predict(
@@ -324,7 +350,13 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         Args:
             X: inputs, ``(m, n_features)``.
             return_std: whether to return the standard deviation as well.
+
+        Returns:
+            Each ``(m,)``, or ``(m, outputs)`` where there are several.
         """
+        check_is_fitted(self)
+        if self._n_outputs > 1:
+            return self._outputs.predict(self._inputs(X), return_std)
         if not return_std:
             return torch.cat([part.mean for part in self._predictives(X)]).numpy()
         moments = [torch.stack((part.mean, part.stddev)) for part in self._predictives(X)]
@@ -334,7 +366,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
     def predict_quantiles(
         self, X: ArrayLike, q: ArrayLike = (0.1, 0.5, 0.9)
     ) -> NDArray[np.float64]:
-        """Quantiles of the posterior predictive, ``(m, len(q))``.
+        """Quantiles of the posterior predictive, ``(m, len(q))`` or ``(m, outputs, len(q))``.
 
         Args:
             X: inputs, ``(m, n_features)``.
@@ -343,7 +375,10 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         Raises:
             ValueError: if a level is out of range.
         """
+        check_is_fitted(self)
         levels = quantile_levels(q)
+        if self._n_outputs > 1:
+            return self._outputs.stacked("predict_quantiles", self._inputs(X), levels.numpy())
         parts = [part.icdf(levels[:, None]) for part in self._predictives(X)]
         return torch.cat(parts, dim=1).T.numpy()
 
@@ -353,24 +388,53 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         n_samples: int = 1,
         random_state: int | np.random.RandomState | None = 0,
     ) -> NDArray[np.float64]:
-        """Independent draws of each row's target, ``(m, n_samples)``.
+        """Draws of each row's target, ``(m, n_samples)``, or of all outputs jointly.
+
+        Rows are drawn independently of each other. Several outputs of a row are drawn one given the
+        other, ``(m, outputs, n_samples)``.
 
         Args:
             X: inputs, ``(m, n_features)``.
             n_samples: draws for each row.
             random_state: as in scikit-learn.
         """
+        check_is_fitted(self)
         n_samples, random = number_of_draws(n_samples), check_random_state(random_state)
+        if self._n_outputs > 1:
+            return self._outputs.sample(self._inputs(X), n_samples, random)
         parts = []
         for part in self._predictives(X):
             levels = random.uniform(size=(n_samples, *part.batch_shape))
             parts.append(part.icdf(torch.as_tensor(levels)))
         return torch.cat(parts, dim=1).T.numpy()
 
+    def log_density(self, X: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Log density of each row's target, of several outputs the joint one, ``(m,)``, in nats.
+
+        Args:
+            X: inputs, ``(m, n_features)``.
+            y: targets, ``(m,)`` or ``(m, outputs)``.
+        """
+        check_is_fitted(self)
+        target = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        if target.shape[1:] != ((self._n_outputs,) if self._n_outputs > 1 else ()):
+            raise ValueError(
+                f"Expected y with {self._n_outputs} outputs, as in fitting; got shape "
+                f"{target.shape}."
+            )
+        if self._n_outputs > 1:
+            inputs = self._inputs(X)
+            check_consistent_length(inputs, target)
+            return self._outputs.log_density(inputs, target)
+        check_consistent_length(X, target)
+        predictives, asked = self._predictives(X), torch.as_tensor(target).split(ROWS_AT_ONCE)
+        return torch.cat([p.log_prob(y) for p, y in zip(predictives, asked, strict=True)]).numpy()
+
     def __getstate__(self) -> dict[str, Any]:
         """The state without the encoded context, which is large and fast to compute."""
         state = super().__getstate__().copy()
-        state.pop("_context", None)
+        for made in ("_context", "_outputs"):
+            state.pop(made, None)
         if not isinstance(self.network, PFN | TabularPFN):
             state.pop("network_", None)
         return state
@@ -380,4 +444,5 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         if hasattr(self, "X_train_"):
             if not hasattr(self, "network_"):
                 self.network_ = ready(self._network(), self.device)
-            self._make_views()
+            if self._n_outputs == 1:
+                self._make_views()

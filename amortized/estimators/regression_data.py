@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 
-from amortized.arrays import check_array, validate_data, without_mask
+from amortized.arrays import check_array, number_of_outputs, validate_data, without_mask
 from amortized.estimators.encoded_rows import outside
 from amortized.estimators.reporting import observed_rows
 from amortized.estimators.seen_rows import HoldsRows, SeenRows
+from amortized.networks import TabularPFN
 from amortized.tables.encoding import (
+    Numbers,
     TableEncoder,
     in_canonical_order,
     location_and_scale,
@@ -36,7 +39,9 @@ class RegressionData(HoldsRows):
     def _read_rows(
         self, X: ArrayLike, y: ArrayLike | None, sample_weight: Any, further: bool
     ) -> SeenRows:
-        x, target = validate_data(self, X, y, dtype=np.float64, y_numeric=True, reset=not further)
+        checks: Any = {"dtype": np.float64, "y_numeric": True, "multi_output": True}
+        x, target = validate_data(self, X, y, reset=not further, **checks)
+        target = self._outputs_of(target, further)
         refuse_extremes(x, "X")
         refuse_extremes(target, "y")
         columns, target, weight = counted(list(x.T), target.astype(np.float64), sample_weight)
@@ -45,6 +50,36 @@ class RegressionData(HoldsRows):
             return SeenRows(x, target, weight)
         before = self._held()
         return before.added(np.concatenate((before.x, x)), target, weight)
+
+    def _outputs_of(self, y: Any, further: bool) -> Any:
+        """One output as ``(rows,)``, several as they are; as many as so far."""
+        n_outputs = number_of_outputs(y)
+        if further and n_outputs != self._n_outputs:
+            raise ValueError(
+                f"Expected y with {self._n_outputs} outputs, as so far; got {n_outputs}."
+            )
+        return y if n_outputs > 1 else column_or_1d(y, warn=True)
+
+    def _learn_outputs(self) -> None:
+        """Put inputs and several outputs into units, in the order in which they came."""
+        x, y, _ = self._held()
+        table = isinstance(self.network_, TabularPFN)
+        self.X_train_ = self.encoder_.fit_numbers(x).astype(np.float32) if table else x
+        self._y_mean, self._y_scale = location_and_scale(y)
+        self.y_train_ = (y - self._y_mean) / self._y_scale
+
+    def _plain(self, x: Numbers) -> NDArray[Any]:
+        """Inputs as an estimator of one output reads them."""
+        return self.encoder_.plain(x) if isinstance(self.network_, TabularPFN) else x
+
+    def _inputs(self, X: ArrayLike) -> NDArray[Any]:
+        """Queries as the estimators of several outputs read them."""
+        check_is_fitted(self)
+        if isinstance(self.network_, TabularPFN):
+            columns = validated_columns(self, X, reset=False)
+            return self._plain(self.encoder_.numbers(columns))
+        inputs: NDArray[Any] = validate_data(self, X, dtype=np.float64, reset=False)
+        return inputs
 
     def _learn_rows(self, further: bool) -> None:
         rows, target, weight = repeated(*self._held())
@@ -82,7 +117,7 @@ class RegressionData(HoldsRows):
         if y is None:
             raise ValueError("This estimator requires y to be passed, but the target y is None.")
         columns = validated_columns(self, X, reset=not further)
-        y = column_or_1d(without_mask(y), warn=True)
+        y = self._outputs_of(without_mask(y), further)
         target = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         check_consistent_length(columns[0], target)
         refuse_extremes(target, "y")

@@ -63,7 +63,7 @@ def warn_of_misfit(estimator: Any) -> None:
     Args:
         estimator: the fitted estimator.
     """
-    if isinstance(estimator.network_, PFN):
+    if isinstance(estimator.network_, PFN) and estimator.y_train_.ndim == 1:
         rows = estimator._observed
         x, y = (torch.as_tensor(v[rows]) for v in (estimator.X_train_, estimator.y_train_))
         if (misfit := gross_misfit(estimator.network_, x, y)) is not None:
@@ -98,6 +98,11 @@ class RegressorReport:
             seed: seed of all random numbers.
         """
         check_is_fitted(self)
+        if self.y_train_.ndim == 2:
+            raise ValueError(
+                f"Expected one output; got {self.y_train_.shape[1]}. Fit an estimator to each and "
+                "take its report."
+            )
         if not isinstance(self.network_, PFN):
             return _report_of_table(self, seed)
         network = deepcopy(self.network_).cpu()  # modules are moved in place

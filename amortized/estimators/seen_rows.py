@@ -26,7 +26,7 @@ class SeenRows(NamedTuple):
 
     Attributes:
         x: encoded columns, ``(rows, columns)``; missing values are NaN.
-        y: targets, or class indices, ``(rows,)``.
+        y: targets, or class indices, ``(rows,)``; several outputs are ``(rows, outputs)``.
         weight: number of observations of each row, ``(rows,)``; None is one each.
     """
 
@@ -35,15 +35,15 @@ class SeenRows(NamedTuple):
     weight: Numbers | None
 
     def table(self) -> Numbers:
-        """All values in one array, ``(rows, columns + 1)``, or + 2 with weights."""
-        parts = (self.x, self.y[:, None], *(() if self.weight is None else (self.weight[:, None],)))
-        return np.concatenate(parts, axis=1)
+        """All values in one array: columns, outputs, and weights if there are any."""
+        return np.column_stack((self.x, self.y, *(() if self.weight is None else (self.weight,))))
 
     @classmethod
-    def of_table(cls, table: Numbers, n_columns: int) -> "SeenRows":
+    def of_table(cls, table: Numbers, n_columns: int, n_outputs: int) -> "SeenRows":
         """The inverse of ``table()``."""
-        weight = table[:, n_columns + 1] if table.shape[1] > n_columns + 1 else None
-        return cls(table[:, :n_columns], table[:, n_columns], weight)
+        end = n_columns + n_outputs
+        y = table[:, n_columns] if n_outputs == 1 else table[:, n_columns:end]
+        return cls(table[:, :n_columns], y, table[:, end] if table.shape[1] > end else None)
 
     def added(self, x: Numbers, y: Numbers, weight: Numbers | None) -> "SeenRows":
         """These rows followed by new ones.
@@ -111,6 +111,7 @@ class HoldsRows:
     _seen: Numbers
     _views_seed: int
     _weighted: bool
+    _n_outputs: int = 1
 
     def _held(self) -> SeenRows:
         """The stored rows."""
@@ -119,7 +120,7 @@ class HoldsRows:
                 "Expected an estimator that stores its rows; got one from a file of an older "
                 "version, to which none can be added. Fit it again to all rows."
             )
-        return SeenRows.of_table(self._seen, self.n_features_in_)
+        return SeenRows.of_table(self._seen, self.n_features_in_, self._n_outputs)
 
     def _hold(self, rows: SeenRows, n_read: int, *, further: bool) -> None:
         """Stores rows.
@@ -129,6 +130,10 @@ class HoldsRows:
             n_read: largest number of rows that the network reads.
             further: whether rows were stored before.
         """
+        if rows.y.ndim == 2:
+            self._n_outputs = rows.y.shape[1]
+        else:
+            self.__dict__.pop("_n_outputs", None)
         table, n_held = rows.table(), len(self._seen) if further else 0
         n_new, n_before = len(table) - n_held, self.n_samples_seen_ if further else 0
         if further:

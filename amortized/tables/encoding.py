@@ -194,6 +194,57 @@ class TableEncoder:
         ]
         return np.stack(encoded, axis=1) if encoded else np.empty((len(columns[0]), 0))
 
+    def numbers(self, columns: Sequence[Any]) -> Numbers:
+        """Rows of a table like the fitted one as `read` returns them; new categories are missing.
+
+        Args:
+            columns: arrays or pandas columns of equal length.
+        """
+        return self._numbers(columns, range(len(columns)))
+
+    def plain(self, numbers: Numbers) -> NDArray[Any]:
+        """What `read` returned, with the codes of categories without an order as text again.
+
+        Args:
+            numbers: ``(rows, columns)``.
+
+        Returns:
+            Floats, or objects where there is such a column, missing values of which are None.
+        """
+        unordered = [
+            j
+            for j, known in enumerate(self.categories)
+            if known is not None and not self.ordered[j]
+        ]
+        if not unordered:
+            return numbers
+        return self._texts(numbers.astype(object), unordered)
+
+    def named(self, table: NDArray[Any]) -> NDArray[Any]:
+        """What `plain` returned, with ordered categories and times as such again.
+
+        Args:
+            table: ``(rows, columns)``, none of them missing.
+
+        Returns:
+            Floats, or objects where a column holds categories or times.
+        """
+        ordered = [j for j, is_ordered in enumerate(self.ordered) if is_ordered]
+        if not ordered and not any(self.times):
+            return table
+        table = self._texts(table.astype(object), ordered)
+        for j in np.flatnonzero(self.times):
+            microseconds = np.round(table[:, j].astype(np.float64) * 86_400e6).astype("int64")
+            table[:, j] = microseconds.astype("datetime64[us]").astype(object)
+        return table
+
+    def _texts(self, table: NDArray[Any], positions: Sequence[int]) -> NDArray[Any]:
+        for j in positions:
+            known = self.categories[j] or [""]
+            codes = np.clip(table[:, j].astype(np.float64), 0, len(known) - 1)
+            table[:, j] = [None if np.isnan(code) else known[int(code)] for code in codes]
+        return table
+
     def state(self) -> dict[str, Any]:
         """The fitted state, as lists and numbers."""
         return {
