@@ -1,6 +1,7 @@
 """Model comparison: exact evidences, calibrated probabilities, intervals, averaged predictive."""
 
 import math
+import sys
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from scipy import stats
 
+from amortized.infer import infer
 from amortized.infer.compare import AveragedPredictive, ModelComparison, compare
 
 NOISE = 0.5
@@ -237,3 +239,26 @@ WRONG = {
 def test_wrong_inputs(make, message, no_shape_checks):
     with pytest.raises(ValueError, match=f"{message}"):
         make()
+
+
+def test_a_check_gives_both_evidences_and_says_where_they_disagree(monkeypatch):
+    x, y, _ = draws_of_polynomials(1)
+    models = {name: MODELS[name] for name in ("degree 0", "degree 1")}
+    found = compare(models, x[0], y[0], method="exact", check="importance")
+    assert found.apart.abs().max() < 4 and not found.in_doubt.any()
+    row = found.summary()["degree 0"]
+    assert row["check"] == pytest.approx(row["log_evidence"], abs=5 * row["check_error"] + 1e-6)
+    assert "apart" in repr(found)
+    with pytest.raises(ValueError, match="check='nested'"):
+        _ = compare(models, x[0], y[0], method="exact").apart
+
+    def wrong(model, x, y, *, method, **options):
+        answer = infer(model, x, y, method=method, **options)
+        if method == "importance" and model is MODELS["degree 1"]:
+            answer.log_evidence = answer.log_evidence + 2
+        return answer
+
+    monkeypatch.setattr(sys.modules["amortized.infer.compare"], "infer", wrong)
+    with pytest.warns(UserWarning, match="'degree 1': 'exact' and 'importance' disagree"):
+        off = compare(models, x[0], y[0], method="exact", check="importance")
+    assert off.in_doubt.tolist() == [False, True]

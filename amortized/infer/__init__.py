@@ -29,8 +29,10 @@ from amortized.sampling.checks.verdict import measured, warn_of_doubt
 from amortized.sampling.hmc import hmc
 from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
+from amortized.sampling.nested import nested
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import smc
+from amortized.sampling.surrogate import surrogate
 from amortized.sampling.vi import vi
 from amortized.seeding import seeded
 
@@ -42,6 +44,8 @@ METHODS: dict[str, Callable[..., Posterior]] = {
     "hmc": by_sampler(hmc, "hmc", checked_chains),
     "laplace": by_sampler(laplace, "laplace", checked_approximation),
     "importance": by_sampler(importance, "importance", measured),
+    "nested": by_sampler(nested, "nested"),
+    "surrogate": by_sampler(surrogate, "surrogate"),
     "vi": by_sampler(vi, "vi", checked_approximation),
     "dt": by_network,
     "npe": by_posterior_flow,

@@ -21,7 +21,7 @@ References:
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -44,6 +44,7 @@ else:  # checked at run time in the tests; Matplotlib loads when something is dr
     Axes = Any
 
 _N_ERRORS = 4000  # draws of the evidences' errors, for intervals of probabilities
+_SURE = 4.0  # standard errors beyond which evidences of two methods disagree
 
 
 class Interval(NamedTuple):
@@ -64,7 +65,8 @@ class ModelComparison:
         log_evidence: ``(*batch, n_models)``.
         log_evidence_error: its Monte Carlo standard error, 0 where the evidence is exact.
         in_doubt: whether the checks of the method doubt this posterior and so its evidence,
-            ``(*batch, n_models)``.
+            ``(*batch, n_models)``; also where a second method finds another evidence.
+        check: the same comparison by a second method; None if there is none.
     """
 
     posteriors: dict[str, Posterior]
@@ -72,6 +74,19 @@ class ModelComparison:
     log_evidence: Float[Tensor, "*batch n_models"]
     log_evidence_error: Float[Tensor, "*batch n_models"]
     in_doubt: Tensor
+    check: "ModelComparison | None" = None
+
+    @property
+    def apart(self) -> Float[Tensor, "*batch n_models"]:
+        """Differences from the log evidences of the check, in their joint standard errors."""
+        if self.check is None:
+            raise ValueError(
+                "Expected a comparison with check='nested' or another method; got one "
+                "without a check."
+            )
+        difference = self.log_evidence - self.check.log_evidence
+        error = torch.hypot(self.log_evidence_error, self.check.log_evidence_error)
+        return difference / error.clamp(min=1e-6 * (1 + self.log_evidence.abs()))
 
     @property
     def names(self) -> list[str]:
@@ -126,8 +141,10 @@ class ModelComparison:
     def summary(self) -> dict[str, dict[str, float]]:
         """For each program its evidence with its error, its probability and interval.
 
-        Over a batch: means over the datasets, and ``best``, the share of datasets in which the
-        program is the most probable one.
+        With a check: its evidence and error, and how many joint errors the two are apart.
+
+        Over a batch: means over the datasets, ``apart`` at its largest, and ``best``, the share of
+        datasets in which the program is the most probable one.
         """
         intervals = self.probability_intervals()
         best = self._log_joint().argmax(-1)
@@ -141,6 +158,12 @@ class ModelComparison:
                 "low": intervals[name].low.mean().item(),
                 "high": intervals[name].high.mean().item(),
             }
+            if self.check is not None:
+                row["check"] = self.check.log_evidence[..., i].mean().item()
+                row["check_error"] = (
+                    self.check.log_evidence_error[..., i].square().mean().sqrt().item()
+                )
+                row["apart"] = self.apart[..., i].abs().amax().item()
             if best.ndim:
                 row["best"] = (best == i).double().mean().item()
             rows[name] = row
@@ -203,6 +226,7 @@ def compare(
     *,
     prior: Mapping[str, float] | None = None,
     method: str = "auto",
+    check: str | None = None,
     n_draws: int = 1000,
     seed: int = 0,
     **options: Any,
@@ -217,8 +241,11 @@ def compare(
         x: inputs of one dataset or of many, as for `amortized.infer.infer`.
         y: observations.
         prior: probability of each program before the data, up to a factor; None for equal ones.
-        method: one that estimates the evidence: "exact", "smc", "importance" or "auto", which takes
-            "smc" where the first choice of "auto" for a program has no evidence.
+        method: one that estimates the evidence: "exact", "smc", "nested", "surrogate", "importance"
+            or "auto", which takes "smc" where the first choice of "auto" for a program has no
+            evidence.
+        check: a second such method, with its default options, whose evidences are given beside
+            those of the first: "nested" has nothing in common with "smc".
         n_draws: draws of each posterior.
         seed: equal seeds give equal results.
         **options: of the method.
@@ -228,7 +255,8 @@ def compare(
             are impossible under one of the programs.
 
     Warns:
-        UserWarning: for each program whose posterior, and with it the evidence, is in doubt.
+        UserWarning: for each program whose posterior, and with it the evidence, is in doubt, and
+            for each whose two evidences are more than four joint standard errors apart.
 
     Example:
         >>> import pyro, pyro.distributions as dist
@@ -245,6 +273,36 @@ def compare(
     if not isinstance(models, Mapping) or len(models) < 2:
         raise ValueError(f"Expected two models or more, {{name: program}}; got {models!r}.")
     shares = _prior(list(models), prior)
+    found = _compared(models, shares, x, y, method, n_draws, seed, options)
+    if check is None:
+        return found
+    found = replace(found, check=_compared(models, shares, x, y, check, n_draws, seed, {}))
+    differs = found.apart.abs() > _SURE
+    for i, name in enumerate(found.names):
+        if bool(differs[..., i].any()):
+            at = found.apart[..., i].abs().flatten().argmax()
+            warnings.warn(
+                f"Model {name!r}: {method!r} and {check!r} disagree on the log evidence, "
+                f"{found.log_evidence[..., i].flatten()[at]:.2f} and "
+                f"{found.check.log_evidence[..., i].flatten()[at]:.2f}: do not rely on either. "  # type: ignore[union-attr]
+                "Give both more particles or live points, or reparametrise the program.",
+                UserWarning,
+                stacklevel=2,
+            )
+    return replace(found, in_doubt=found.in_doubt | differs)
+
+
+def _compared(
+    models: Mapping[str, Program | Prior],
+    shares: Tensor,
+    x: Data,
+    y: Data | None,
+    method: str,
+    n_draws: int,
+    seed: int,
+    options: dict[str, Any],
+) -> ModelComparison:
+    """The comparison by one method."""
     posteriors = {
         name: _with_evidence(name, model, x, y, method, n_draws, seed, options)
         for name, model in models.items()
@@ -276,11 +334,11 @@ def _with_evidence(
             raise ValueError(f"Model {name!r}: {reason}") from reason
     for each in caught:
         if issubclass(each.category, UserWarning):
-            warnings.warn(f"Model {name!r}: {each.message}", each.category, stacklevel=3)
+            warnings.warn(f"Model {name!r}: {each.message}", each.category, stacklevel=4)
     if not _has_evidence(posterior):
         raise ValueError(
             f"Expected a method that estimates the evidence and its error; {method!r} does not for "
-            f"model {name!r}. Use 'auto', 'exact', 'smc' or 'importance'."
+            f"model {name!r}. Use 'auto', 'exact', 'smc', 'nested' or 'importance'."
         )
     return posterior
 

@@ -65,7 +65,13 @@ class LatentPriorDensity(ProgramDensity):
     ) -> tuple[Float[Tensor, "batch particles"], Float[Tensor, "batch particles"]]:
         """Log density of the latent prior, and the log likelihood."""
         _, log_likelihood = super().log_prior_and_likelihood(u)
-        return self.latent_prior.log_prob(u.transpose(0, 1)).T, log_likelihood
+        return self.log_prior(u), log_likelihood
+
+    def log_prior(
+        self, u: Float[Tensor, "batch particles dim"]
+    ) -> Float[Tensor, "batch particles"]:
+        """Log density of the latent prior."""
+        return self.latent_prior.log_prob(u.transpose(0, 1)).T
 
     def log_density_of_one(self, u: Float[Tensor, " dim"]) -> Float[Tensor, ""]:
         """Log posterior density at one point for the first dataset."""

@@ -129,6 +129,7 @@ class ProgramDensity:
         self.supports = {name: base_support(fn) for name, fn in self.priors.items()}
         self.dim = self.layout.dim
         self.vectorised = True
+        self._n_calls = [0]  # shared with the densities of chosen datasets
         self._bytes: dict[tuple[torch.Size, torch.Size], int] = {}  # by the shapes of one dataset
         settle(self, trace)
 
@@ -136,6 +137,11 @@ class ProgramDensity:
     def n_datasets(self) -> int:
         """Number of datasets in the batch."""
         return self.x.shape[0]
+
+    @property
+    def n_calls(self) -> int:
+        """Number of points at which the likelihood was evaluated so far, over all datasets."""
+        return self._n_calls[0]
 
     def take(self, index: Tensor) -> "ProgramDensity":
         """The density of the chosen datasets alone."""
@@ -155,7 +161,7 @@ class ProgramDensity:
     ) -> tuple[Float[Tensor, "batch particles"], Float[Tensor, "batch particles"]]:
         """Log prior with the Jacobian's log determinant, and log likelihood, in one run."""
         self._check(u)
-
+        self._n_calls[0] += u.shape[0] * u.shape[1]
         with nothing_drawn():
             return self.over_all(self.evaluate, u)
 
@@ -180,8 +186,21 @@ class ProgramDensity:
     def log_prior(
         self, u: Float[Tensor, "batch particles dim"]
     ) -> Float[Tensor, "batch particles"]:
-        """Log prior density of u, including the log determinant of the Jacobian."""
-        return self.log_prior_and_likelihood(u)[0]
+        """Log prior density of u, including the log determinant of the Jacobian.
+
+        The runs end with the last latent: the likelihood is not evaluated.
+        """
+        if self.discrete is not None:
+            return self.log_prior_and_likelihood(u)[0]
+        self._check(u)
+        with nothing_drawn():
+            return self.over_all(self._log_prior_of_one, u)
+
+    def _log_prior_of_one(self, u: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        run = Evaluate(self.layout, u)
+        run_for_latents(run, self.model, x, y)
+        run.require_all()
+        return run.log_prior
 
     def log_likelihood(
         self, u: Float[Tensor, "batch particles dim"]

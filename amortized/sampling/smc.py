@@ -83,7 +83,8 @@ def smc(
         draws, the log evidence with its standard error, and diagnostics: ``n_stages``, ``start``,
         ``temperature`` (the one reached; 1 is the posterior), ``prior_share``, ``start_ess``
         (relative effective sample size of the start), ``n_particles``, ``accept``, ``correlation``
-        (with the start of the last stage), and those of `checks.verdict.LIMITS` that
+        (with the start of the last stage), ``likelihood_calls`` (points at which the likelihood was
+        evaluated, of all datasets together), and those of `checks.verdict.LIMITS` that
         put a dataset in doubt.
 
     Raises:
@@ -112,7 +113,8 @@ def smc(
         after = _stable(some, before, after, uneven[again])
         answer = put_draws(answer, again, _arrived(before, _better(before, after)))
     name = start if isinstance(start, str) else type(start).__name__
-    return answer._replace(diagnostics=answer.diagnostics | {"start": name})
+    numbers = {"start": name, "likelihood_calls": density.n_calls}
+    return answer._replace(diagnostics=answer.diagnostics | numbers)
 
 
 def _check_arrived(temperature: Float[Tensor, " batch"]) -> None:

@@ -67,6 +67,18 @@ LIMITS: dict[str, Limit] = {
         "independent estimates of the log evidence differ by so much beyond their errors",
         "give more particles, or a start closer to the posterior",
     ),
+    "insertion_p": Limit(
+        1e-3,
+        False,
+        "new points of nested sampling do not rank uniformly among the live ones",
+        "give more n_steps",
+    ),
+    "run_scatter": Limit(
+        2.0,
+        True,
+        "evidences of nested sampling's runs differ by so many times what chance explains",
+        "give more n_live and n_steps",
+    ),
     "poor_weights": Limit(
         0.5,
         True,
