@@ -145,6 +145,8 @@ def test_no_other_file_reads_or_sets_the_global_random_state():
         for folder in ("amortized", "priors", "pretrained")
         for path in (root / folder).rglob("*.py")
         if path.name != "seeding.py"
+        # `validate` compares the state before and after, to find kernels that draw from it.
+        and path.relative_to(root) != Path("amortized/mcmc/validation.py")
     ]
     names = "initial_seed|manual_seed|seed|get_rng_state|set_rng_state"
     used = re.compile(rf"\b(torch|torch\.random|torch\.cuda|random)\.({names})\(|\bfork_rng\b")
