@@ -1,5 +1,7 @@
 """Forecasters: exact averages against the Kalman filter, calibration, and awkward series."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -133,6 +135,18 @@ def test_units_do_not_matter(make):
 
 
 @each_forecaster
+@pytest.mark.parametrize("level", [1e5, 1e9, 1e12])
+def test_a_high_level_does_not_widen_the_forecast(make, level):
+    """Noise of one part in a trillion is noise, not the rounding of a constant."""
+    y = np.random.default_rng(0).normal(size=60)
+    one, other = (
+        make().fit(level * up + y).predict_quantiles(2, [0.05, 0.5, 0.95]) for up in (0, 1)
+    )
+    width = (one[:, 2] - one[:, 0])[:, None]
+    assert (np.abs(other - level - one) < 0.1 * width).all()
+
+
+@each_forecaster
 def test_gaps_and_times_are_the_same_thing(make):
     y = monthly()
     kept = np.r_[0:10, 14:60]
@@ -226,6 +240,17 @@ def test_report():
 def test_wrong_parameters(options, message):
     with pytest.raises(ValueError, match=message):
         StructuralForecaster(**options).fit(monthly())
+
+
+@pytest.mark.parametrize(
+    ("last", "message"), [(1e12, "within 10,000,000 of"), (1e5, "at least 3 values among the last")]
+)
+def test_times_far_apart_are_refused(last, message):
+    with (
+        pytest.raises(ValueError, match=f"Expected .*{message}"),
+        pytest.warns(UserWarning) if last == 1e5 else nullcontext(),
+    ):
+        StructuralForecaster().fit([1.0, 2.0, 3.0, 4.0], t=[0.0, 1.0, 2.0, last])
 
 
 def test_wrong_questions():

@@ -162,6 +162,9 @@ def test_predictive_is_a_distribution(dof):
     torch.testing.assert_close(law.cdf(grid[1:])[:, 0], below, atol=1e-3, rtol=0)
     level = torch.linspace(0.01, 0.99, 30, dtype=F64)[:, None]
     torch.testing.assert_close(law.cdf(law.icdf(level)), level, atol=1e-6, rtol=0)
+    rare = torch.tensor([1e-9, 1e-7, 1e-5], dtype=F64)[:, None]
+    torch.testing.assert_close(law.cdf(law.icdf(rare)), rare, atol=0, rtol=1e-3)
+    torch.testing.assert_close(1 - law.cdf(law.icdf(1 - rare)), rare, atol=0, rtol=1e-3)
     if dof is None:  # a log of Student's t has no mean
         mean = torch.trapezoid(density * grid[:, 0], grid[:, 0])
         second = torch.trapezoid(density * (grid[:, 0] - mean) ** 2, grid[:, 0])

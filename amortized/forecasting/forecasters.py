@@ -25,7 +25,7 @@ from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.forecasting.covariate_effects import Effects, covariate_effects
 from amortized.forecasting.forecast_report import ForecastReport, backtest
 from amortized.forecasting.series_groups import Group, groups, shown_periods
-from amortized.forecasting.series_table import series_table
+from amortized.forecasting.series_table import FEWEST, series_table
 from amortized.networks import SeriesPFN
 from amortized.pretrained import load
 from amortized.seeding import seeded
@@ -109,7 +109,7 @@ class StructuralForecaster(BaseEstimator):
                 f"{self.max_steps:,} are read; max_steps says how many.",
                 stacklevel=2,
             )
-        self._values = [_from_first(v[-self.max_steps :]) for v in table.values]
+        self._values = [_read_part(v, self.max_steps) for v in table.values]
         self.n_series_ = len(self._values)
         self.periods_ = [
             shown_periods(self._periods(grid.periods), len(v))
@@ -278,7 +278,7 @@ class StructuralForecaster(BaseEstimator):
         return (paths[..., 0] if self._single else paths).numpy()
 
     def _as_counts(self, y: Tensor) -> Tensor:
-        return y.round().clamp_min(0.0) if self.counts else y
+        return y.round().clamp_min(0.0) + 0.0 if self.counts else y  # without negative zeros
 
     def future_index(self, h: int) -> Any:
         """The times of the next h steps, in the units of ``t`` or of the index.
@@ -361,9 +361,16 @@ class PFNForecaster(StructuralForecaster):
             )
 
 
-def _from_first(values: Array) -> Array:
-    """A window of a series, from its first value on."""
-    return values[int(np.flatnonzero(~np.isnan(values))[0]) :]
+def _read_part(values: Array, most: int) -> Array:
+    """The last steps of a series, from the first that has a value."""
+    values = values[-most:]
+    known = np.flatnonzero(~np.isnan(values))
+    if len(known) < FEWEST:
+        raise ValueError(
+            f"Expected at least {FEWEST} values among the last {most:,} steps of each series; got "
+            f"{len(known)}. Give a larger max_steps, or leave out times that are far apart."
+        )
+    return values[int(known[0]) :]
 
 
 def _moved(found: Candidates, shift: Tensor, variance: Tensor, steps: Tensor) -> Candidates:

@@ -19,6 +19,7 @@ _PERIODS = {
 }
 _SHORTEST_MONTH = 25 * _DAY
 _TOLERANCE = 1e-6  # of a step
+_MOST_STEPS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,12 @@ def _places(x: NDArray[np.float64]) -> NDArray[np.intp]:
             "Expected times that are multiples of one step, the smallest difference; got some "
             f"between, such as {x[int(off.argmax())]:.4g} steps after the first. Put the series on "
             "a regular grid, as by resample, or give t=np.arange(n) if the steps count as equal."
+        )
+    if np.abs(whole).max() > _MOST_STEPS:
+        raise ValueError(
+            f"Expected times within {_MOST_STEPS:,} of the smallest steps between them; got "
+            f"{np.abs(whole).max():.4g}. Leave out the times that are far away, or give the steps "
+            "as t=np.arange(n)."
         )
     return whole.astype(np.intp)
 

@@ -15,7 +15,8 @@ from amortized.series.predictive import SeriesPredictive
 
 N_KINDS = 2 * (structures.N_KINDS + lag_models.N_KINDS)
 _FEWEST = 4  # values for autoregressions
-_TOLERANCE = 1e-6  # of the spread of a series, relative to its level
+_ROUNDINGS = 4  # a spread of so many is that of a constant
+_OF_CONSTANT = 1e-3  # unit of a constant series, relative to its level
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,14 @@ def candidates(
 
 def _units(y: Tensor, there: Tensor, n: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of what is seen; of a constant, a small part of its size."""
-    known = torch.where(there, y, 0.0).double()
-    centre = known.sum(1) / n
-    spread = ((known - centre[:, None]).square() * there).sum(1).div(n).sqrt()
-    least = _TOLERANCE * centre.abs()
-    spread = torch.where(spread > least, spread, 1e3 * least)
+    first = y.gather(1, there.int().argmax(1, keepdim=True)).double()
+    # A high level costs no digits of the spread, and a constant has none at all.
+    known = torch.where(there, y.double() - first, 0.0)
+    mean = known.sum(1) / n
+    spread = ((known - mean[:, None]).square() * there).sum(1).div(n).sqrt()
+    centre = mean + first[:, 0]
+    least = _ROUNDINGS * torch.finfo(y.dtype).eps * centre.abs()
+    spread = torch.where(spread > least, spread, _OF_CONSTANT * centre.abs())
     return centre.to(y), torch.where(spread > 0, spread, 1.0).to(y)
 
 

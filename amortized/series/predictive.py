@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 from torch.distributions import Distribution, StudentT, constraints
 
@@ -82,28 +82,37 @@ class SeriesPredictive(Distribution):
 
     def icdf(self, value: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Quantiles, by bisection and secants; levels broadcast with the batch."""
-        level = value.clamp(1e-6, 1 - 1e-6)
         n_heavy = int((self.log_weights > _FAINT).sum(-1).max())
-        if n_heavy < self.loc.shape[-1]:
+        # Faint components have a part in levels that are as rare.
+        far = bool(torch.minimum(value, 1 - value).min() < 100 * math.exp(_FAINT))
+        if n_heavy < self.loc.shape[-1] and not far:
             return self.pruned(n_heavy).icdf(value)
-        reach = 40.0 if self.dof is not None else 6.0
-        ends = torch.stack((self.loc - reach * self.scale, self.loc + reach * self.scale))
-        ends = torch.where(self.is_log, ends.clamp_max(80.0).exp(), ends)
-        heavy = self.log_weights > _FAINT
-        low = ends[0].masked_fill(~heavy, torch.inf).amin(-1)
-        high = ends[1].masked_fill(~heavy, -torch.inf).amax(-1)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        level = value.to(self.loc).expand(shape)
+        # A mixture's quantile lies between the least and the largest of its components'.
+        each = self.loc + self.scale * self._standard_quantile(level)[..., None]
+        each = torch.where(self.is_log, each.clamp_max(700.0).exp(), each)
+        heavy = self.log_weights > (-torch.inf if far else _FAINT)
+        low = each.masked_fill(~heavy, torch.inf).amin(-1)
+        high = each.masked_fill(~heavy, -torch.inf).amax(-1)
         # Tails of log y are far out: halves are taken of the inverse hyperbolic sine.
         slope = torch.where(self.is_log, self.loc.clamp(-80.0, 80.0).exp(), 1.0)
         weight = self.log_weights.exp()
         middle = (weight * torch.where(self.is_log, slope, self.loc)).sum(-1)
         unit = (weight * self.scale * slope).sum(-1)
-        shape = torch.broadcast_shapes(level.shape, self.batch_shape)
-        low, high = (((end - middle) / unit).asinh().expand(shape) for end in (low, high))
+        low, high = (((end - middle) / unit).asinh() for end in (low, high))
 
         def excess(v: Tensor) -> Tensor:
             return self.cdf(middle + unit * v.sinh()) - level
 
         return middle + unit * _root(excess, low, high).sinh()
+
+    def _standard_quantile(self, level: Tensor) -> Tensor:
+        """Quantile of one component in standard units."""
+        if self.dof is None:
+            return torch.special.ndtri(level)
+        dof = self.dof[..., 0].expand(level.shape).numpy()
+        return torch.from_numpy(stdtrit(dof, level.double().numpy())).to(level)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         variance = self.scale.square()
