@@ -305,6 +305,33 @@ def test_banana_has_the_moments_of_the_grid():
         assert abs(posterior.std[name] / std - 1) < 0.1
 
 
+def dark_energy(x, y=None):
+    """Distance moduli of supernovae: the posterior is curved and cut at a bound."""
+    h0 = pyro.sample("h0", dist.Uniform(60.0, 80.0))
+    matter = pyro.sample("matter", dist.Uniform(0.05, 0.7))
+    w0 = pyro.sample("w0", dist.Uniform(-2.0, -0.3))
+    mean = distance_modulus(x, h0, matter, w0)
+    return pyro.sample("y", dist.Normal(mean, 0.047).to_event(1), obs=y)
+
+
+def distance_modulus(x, h0, matter, w0):
+    node, weight = (torch.as_tensor(v) for v in np.polynomial.legendre.leggauss(12))
+    at = 0.5 * x * (node + 1)
+    e = matter * (1 + at) ** 3 + (1 - matter) * (1 + at) ** (3 * (1 + w0))
+    return 5 * ((1 + x[:, 0]) / h0 * x[:, 0] * (weight / e.sqrt()).sum(-1)).log10()
+
+
+def test_normals_with_heavy_weights_are_no_start():
+    """Their path would meet the rest of a curved posterior only at its end."""
+    x = torch.linspace(0.05, 1.2, 20, dtype=torch.float64).unsqueeze(-1)
+    y = distance_modulus(x, 70.0, 0.3, -1.0)
+    shares = [
+        replicates._path(density, "auto", 0.1)[0].prior_share.item()
+        for density in (ProgramDensity(dark_energy, x[None], y[None]), DENSITY)
+    ]
+    assert shares[0] == 1 and shares[1] < 1
+
+
 def test_laplace_admits_that_the_banana_is_no_normal():
     density = ProgramDensity(banana, ZERO, torch.zeros(1, 1, dtype=torch.float64))
     poor, good = (laplace(each, 1000).diagnostics["k_hat"] for each in (density, DENSITY))

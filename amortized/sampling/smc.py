@@ -33,6 +33,7 @@ from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.bridge import bridge_evidence
 from amortized.sampling.checks.importance_check import compared, joined, second_opinion, widened
+from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.checks.verdict import any_doubt, measured
 from amortized.sampling.draws import Draws, put_draws, take_draws
 from amortized.sampling.laplace import fit_modes
@@ -46,6 +47,7 @@ _MORE = 4  # factor on the particles for a dataset in doubt; the moves are doubl
 LEAST_ACCEPT = 0.01  # acceptance below which more moves do not help either
 _UNEVEN = 0.32  # gap between mean and tail acceptance above which there may be too few moves
 _N_EM = 30  # EM steps of the fit to the draws: a proposal need not be optimal
+_N_TRIAL, _HEAVY = 512, 0.7  # draws that try a start, and the tail index of poor weights
 _N_SCOUTS, _SHORT = 128, Limits(0.5, 0.3, 9)  # a short run from the prior
 _N_NEAR = 128  # draws whose mutual distances define what is distant
 _DEEP = 15.0  # a region this many nats below the highest draw, plus 2 per dimension, has no mass
@@ -167,9 +169,12 @@ def _path(
     if start == "laplace":
         return path, modes
     trials = (Path(density), path)
-    share = [start_ess(trial.at(trial.sample_start(128), 0 * shares).gain) for trial in trials]
-    # If hardly any weight is left, the normals are in the wrong place and the prior is better.
-    better = (share[0] > share[1]) | (share[1] < 0.03)
+    gains = [trial.at(trial.sample_start(_N_TRIAL), 0 * shares).gain for trial in trials]
+    share = [start_ess(gain) for gain in gains]
+    # If hardly any weight is left, the normals are in the wrong place; if the weights have a heavy
+    # tail, the normals miss a part of the posterior that the path would reach only at its end.
+    heavy = smooth_weights(gains[1]).k_hat > _HEAVY
+    better = (share[0] > share[1]) | (share[1] < 0.03) | heavy
     return Path(density, fitted, torch.where(better, 1.0, shares)), modes
 
 
