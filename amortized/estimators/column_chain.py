@@ -54,14 +54,12 @@ class ColumnChain:
             x, target = before(self.table[known], j), self.table[known, j]
             weight = None if self.weight is None else self.weight[known]
             levels = None if self._classifier is None else levels_of(target)
-            with warnings.catch_warnings():  # nobody has asked for this estimator
+            with warnings.catch_warnings():  # the user sees only the warnings of the whole table
                 warnings.simplefilter("ignore", UserWarning)
                 if levels is None:
                     target = target.astype(np.float64)
                     fitted = self._regressor().fit(x, target, weight)
-                    whole = self._classifier is not None and bool(
-                        (target == np.round(target)).all()
-                    )
+                    whole = self._classifier is not None and is_of_integers(target)
                     self._links[j] = _NumberLink(fitted, whole)
                 else:
                     codes = [levels.index(value) for value in target.tolist()]

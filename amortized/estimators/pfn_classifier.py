@@ -26,6 +26,7 @@ from amortized.tables.encoding import (
     MAX_COLUMNS,
     in_canonical_order,
     validated_columns,
+    with_tables,
 )
 from amortized.tables.sample_weights import counted, repeated
 from amortized.tables.screening import strongest_columns
@@ -125,12 +126,7 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.categorical = True
-        tags.input_tags.string = True
-        tags.input_tags.sparse = True
-        return tags
+        return with_tables(super().__sklearn_tags__())
 
     def fit(
         self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None

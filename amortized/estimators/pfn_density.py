@@ -14,7 +14,7 @@ from amortized.estimators.asked import number_of_draws
 from amortized.estimators.column_chain import ColumnChain
 from amortized.estimators.pfn_classifier import PFNClassifier
 from amortized.estimators.pfn_regressor import PFNRegressor
-from amortized.tables.encoding import TableEncoder, validated_columns
+from amortized.tables.encoding import TableEncoder, validated_columns, with_tables
 
 Numbers = NDArray[np.float64]
 
@@ -78,12 +78,7 @@ class PFNDensity(DensityMixin, BaseEstimator):
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.categorical = True
-        tags.input_tags.string = True
-        tags.input_tags.sparse = True
-        return tags
+        return with_tables(super().__sklearn_tags__())
 
     def fit(self, X: ArrayLike, y: Any = None) -> "PFNDensity":
         """Keep the table whose rows will be learned from.

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from amortized.estimators.pfn_classifier import PFNClassifier
 from amortized.estimators.pfn_regressor import PFNRegressor
-from amortized.tables.encoding import TableEncoder, objects_of, validated_columns
+from amortized.tables.encoding import TableEncoder, objects_of, validated_columns, with_tables
 
 
 class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -56,12 +56,7 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.input_tags.categorical = True
-        tags.input_tags.string = True
-        tags.input_tags.sparse = True
-        return tags
+        return with_tables(super().__sklearn_tags__())
 
     def fit(self, X: ArrayLike, y: Any = None) -> "PFNImputer":
         """Stores the training table.

@@ -33,6 +33,7 @@ from amortized.tables.encoding import (
     MAX_COLUMNS,
     TableEncoder,
     validated_columns,
+    with_tables,
 )
 from amortized.tables.screening import strongest_columns
 from amortized.tables.target_transforms import check_transforms
@@ -131,13 +132,9 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         self.random_state = random_state
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
         named = isinstance(self.network, str | Path) and kind_of(self.network) == "tabular-pfn"
         reads_tables = named or isinstance(self.network, TabularPFN)
-        tags.input_tags.allow_nan = reads_tables
-        tags.input_tags.categorical = reads_tables
-        tags.input_tags.string = reads_tables
-        tags.input_tags.sparse = reads_tables
+        tags = with_tables(super().__sklearn_tags__(), reads_tables)
         tags.target_tags.multi_output = True
         return tags
 

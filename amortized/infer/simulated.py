@@ -74,7 +74,7 @@ def by_posterior_flow(
     density = problem.density(allow_simulator=True)
     answer = FromFlow(trained, trained.inputs(problem.x, problem.y))
     inside = trained.inside(answer.inputs)
-    diagnostics |= {"inside_training_range": inside} | _told(trained.calibration)
+    diagnostics |= {"inside_training_range": inside} | _calibration_entries(trained.calibration)
     if density.is_simulator:
         with torch.no_grad():
             draws = Draws(answer.sample(n_draws), None, None, 1, diagnostics)
@@ -133,7 +133,9 @@ def by_learned_likelihood(
     density: ProgramDensity = learned_problem.density()
     draws = judged(smc(density, n_draws))
     _warn(trained.calibration, None, "")
-    draws = draws._replace(diagnostics=draws.diagnostics | diagnostics | _told(trained.calibration))
+    draws = draws._replace(
+        diagnostics=draws.diagnostics | diagnostics | _calibration_entries(trained.calibration)
+    )
     return posterior_from_draws(learned_problem, density, draws, "snl")
 
 
@@ -205,7 +207,7 @@ def _refuse_missing(problem: Problem) -> None:
         )
 
 
-def _told(calibration: Calibration | None) -> dict[str, Any]:
+def _calibration_entries(calibration: Calibration | None) -> dict[str, Any]:
     if calibration is None:
         return {}
     return {"calibration": str(calibration), "calibrated": not calibration.doubts}

@@ -1,6 +1,13 @@
 """Calibration of a network as measured after training; it is stored with the weights."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
 
 # With thousands of tasks a test detects irrelevant deviations, so p-value and size must agree.
 ALARM, LARGE = 0.01, 0.08
@@ -35,6 +42,33 @@ class Calibration:
     efficiency: float | None = None
     prior: str | None = None
 
+    @classmethod
+    def of_ranks(
+        cls,
+        ranks: Mapping[str, Float[Tensor, " tasks"]],
+        n_context: tuple[int, ...],
+        efficiency: float | None = None,
+    ) -> "Calibration":
+        """Tests the uniformity of ranks in [0, 1] of some quantities.
+
+        Args:
+            ranks: ranks of each quantity, see `random_rank`.
+            n_context: as the attribute.
+            efficiency: as the attribute.
+        """
+        # If an output is NaN the truth has no rank; zero counts against the network.
+        values = {name: np.nan_to_num(u.double().cpu().numpy()) for name, u in ranks.items()}
+        tests = {name: stats.kstest(u, "uniform") for name, u in values.items()}
+        worst = min(tests, key=lambda name: float(tests[name].pvalue))
+        return cls(
+            n_datasets=len(values[worst]),
+            n_context=n_context,
+            p_value=min(1.0, float(tests[worst].pvalue) * len(tests)),
+            deviation=float(tests[worst].statistic),
+            worst=worst,
+            efficiency=efficiency,
+        )
+
     @property
     def doubts(self) -> list[str]:
         """Reasons to distrust the network, as sentences; empty if there are none."""
@@ -60,3 +94,10 @@ class Calibration:
         if self.efficiency is not None:
             text += f", efficiency of importance weights {self.efficiency:.2g}"
         return text
+
+
+def random_rank(
+    truth: Float[Tensor, "..."], draws: Float[Tensor, "draws ..."]
+) -> Float[Tensor, "..."]:
+    """Rank of the truth among draws, scaled to (0, 1), at random between its neighbours."""
+    return ((draws < truth).sum(0) + torch.rand_like(truth)) / (len(draws) + 1)

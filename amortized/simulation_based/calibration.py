@@ -26,7 +26,7 @@ from scipy import stats
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor
 
-from amortized.networks.calibration import Calibration
+from amortized.networks.calibration import Calibration, random_rank
 from amortized.program.density import ProgramDensity
 from amortized.seeding import seeded
 from amortized.simulation_based.likelihood_flow import LikelihoodFlow
@@ -57,18 +57,20 @@ def measure_posterior(
     inputs = network.inputs(x, y)
     with seeded(seed), torch.no_grad():
         draws = network.sample(_N_DRAWS, inputs)
-        found = {name: _rank(u[:, i], draws[..., i]) for i, name in enumerate(network.config.names)}
-        found["the log density"] = _rank(
+        found = {
+            name: random_rank(u[:, i], draws[..., i]) for i, name in enumerate(network.config.names)
+        }
+        found["the log density"] = random_rank(
             network.log_prob(u, inputs), network.log_prob(draws, inputs)
         )
         points, spread = u.roll(1, 0), u.std(0).clamp_min(1e-12)  # another dataset's truth
         distances = [((each - points) / spread).square().sum(-1) for each in (u, draws)]
-        found["the distance to a random point"] = _rank(*distances)
-        found["a classifier's score"] = _told_apart(u, draws, inputs, seed)
+        found["the distance to a random point"] = random_rank(*distances)
+        found["a classifier's score"] = _classifier_rank(u, draws, inputs, seed)
         efficiency = None
         if density is not None:
             efficiency = _efficiency(network, density.of_data(x.double(), y.double()), inputs)
-    return _verdict(found, y.shape[1], efficiency)
+    return Calibration.of_ranks(found, (y.shape[1],), efficiency)
 
 
 def measure_likelihood(
@@ -92,10 +94,10 @@ def measure_likelihood(
     found = {f"number {i} of the data": torch.special.ndtr(z[:, i]) for i in range(z.shape[1])}
     size = z.square().sum(-1).numpy()
     found["the log density"] = torch.as_tensor(stats.chi2.cdf(size, z.shape[1]))
-    return _verdict(found, n_rows, None)
+    return Calibration.of_ranks(found, (n_rows,))
 
 
-def _told_apart(u: Tensor, draws: Tensor, inputs: Tensor, seed: int) -> Tensor:
+def _classifier_rank(u: Tensor, draws: Tensor, inputs: Tensor, seed: int) -> Tensor:
     """The rank of the truth's score among those of draws for the same data, in two folds.
 
     Args:
@@ -123,12 +125,7 @@ def _told_apart(u: Tensor, draws: Tensor, inputs: Tensor, seed: int) -> Tensor:
         scores[:, ~chosen] = judge.predict_proba(others)[:, 1].reshape(len(rows), -1)
     found = torch.as_tensor(scores)
     found = found + 1e-9 * torch.rand_like(found)  # leaves of a tree give ties
-    return _rank(found[0], found[1:])
-
-
-def _rank(truth: Tensor, draws: Tensor) -> Tensor:
-    """In (0, 1), at random between its neighbours."""
-    return ((draws < truth).sum(0) + torch.rand_like(truth)) / (len(draws) + 1)
+    return random_rank(found[0], found[1:])
 
 
 def _efficiency(network: PosteriorFlow, density: ProgramDensity, inputs: Tensor) -> float:
@@ -140,19 +137,3 @@ def _efficiency(network: PosteriorFlow, density: ProgramDensity, inputs: Tensor)
     log_weights = log_weights.where(log_weights.isfinite(), -torch.inf)
     share = 1 / log_weights.softmax(-1).square().sum(-1) / _N_DRAWS
     return float(torch.where(log_weights.isfinite().any(-1), share, 0.0).median())
-
-
-def _verdict(found: dict[str, Tensor], n_rows: int, efficiency: float | None) -> Calibration:
-    tests = {
-        label: stats.kstest(np.nan_to_num(u.double().numpy()), "uniform")
-        for label, u in found.items()
-    }
-    worst = min(tests, key=lambda label: float(tests[label].pvalue))
-    return Calibration(
-        n_datasets=len(found[worst]),
-        n_context=(n_rows,),
-        p_value=min(1.0, float(tests[worst].pvalue) * len(tests)),
-        deviation=float(tests[worst].statistic),
-        worst=worst,
-        efficiency=efficiency,
-    )

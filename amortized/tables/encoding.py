@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
 
 from amortized.arrays import check_array, validate_data, without_mask
 
@@ -27,6 +28,18 @@ MAX_COLUMNS = 100  # columns of a wider table that an estimator passes to a netw
 # resolve the other values of a column with an outlier.
 FAR = 100.0
 LARGEST_SQUARED = 1e150  # squares of larger numbers overflow
+
+
+def with_tables(tags: Tags, reads: bool = True) -> Tags:
+    """Tags of an estimator that reads any table: missing values, categories, strings, sparse ones.
+
+    Args:
+        tags: tags of the base class, which are changed.
+        reads: whether it reads such tables, or dense numbers only.
+    """
+    for name in ("allow_nan", "categorical", "string", "sparse"):
+        setattr(tags.input_tags, name, reads)
+    return tags
 
 
 def validated_columns(estimator: BaseEstimator, X: Any, *, reset: bool) -> list[Any]:

@@ -15,15 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 from torch.distributions import Categorical
 
 from amortized.latent_priors.tasks import LatentTaskBatch
 from amortized.latent_priors.trained_prior import import_path
 from amortized.networks import TabularPFN
-from amortized.networks.calibration import Calibration
+from amortized.networks.calibration import Calibration, random_rank
 from amortized.networks.catalogue import NETWORK_TYPES
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
@@ -60,11 +58,10 @@ def measure(network: Any, prior: Any, config: TrainingConfig) -> Calibration | N
                 efficiencies += _efficiency(network, batch)
         for label, u in found.items():
             values.setdefault(label, []).append(u)
-    joined = {label: torch.cat(parts).double().cpu().numpy() for label, parts in values.items()}
-    verdict = _verdict(
-        joined, sizes, torch.cat(efficiencies) if any(map(len, efficiencies)) else None
-    )
-    return replace(verdict, prior=import_path(prior))
+    joined = {label: torch.cat(parts) for label, parts in values.items()}
+    weighted = any(map(len, efficiencies))
+    efficiency = float(torch.cat(efficiencies).median()) if weighted else None
+    return replace(Calibration.of_ranks(joined, sizes, efficiency), prior=import_path(prior))
 
 
 def _sizes(network: Any, prior: Any, config: TrainingConfig) -> tuple[int, ...]:
@@ -73,22 +70,6 @@ def _sizes(network: Any, prior: Any, config: TrainingConfig) -> tuple[int, ...]:
     low, high = config.n_context
     low = max(low, 1) if not isinstance(network, TabularPFN) else max(low, 2)
     return tuple(sorted({low, round((low * max(high, low)) ** 0.5), max(high, low)}))
-
-
-def _verdict(
-    values: dict[str, NDArray[np.float64]], sizes: tuple[int, ...], efficiency: Tensor | None
-) -> Calibration:
-    # If an output is NaN the truth has no rank; zero counts against the network.
-    tests = {label: stats.kstest(np.nan_to_num(u), "uniform") for label, u in values.items()}
-    worst = min(tests, key=lambda label: float(tests[label].pvalue))
-    return Calibration(
-        n_datasets=len(values[worst]),
-        n_context=sizes,
-        p_value=min(1.0, float(tests[worst].pvalue) * len(tests)),
-        deviation=float(tests[worst].statistic),
-        worst=worst,
-        efficiency=None if efficiency is None else float(efficiency.median()),
-    )
 
 
 def _of_predictives(network: Any, batch: TaskBatch) -> dict[str, Tensor]:
@@ -112,14 +93,11 @@ def _of_posteriors(network: Any, batch: LatentTaskBatch, names: list[str]) -> di
     seen = torch.stack([mask.all(-1) for mask in batch.masks.values()]).all(0)
     dim = batch.u.shape[-1]
     labels = names if len(names) == dim else [f"latent {i}" for i in range(dim)]
-    found = {label: _rank(batch.u[:, i], draws[..., i])[seen] for i, label in enumerate(labels)}
+    found = {
+        label: random_rank(batch.u[:, i], draws[..., i])[seen] for i, label in enumerate(labels)
+    }
     at_truth, at_draws = answer.log_prob(batch.u), answer.log_prob(draws)
-    return found | {"the log density": _rank(at_truth, at_draws)[seen]}
-
-
-def _rank(truth: Tensor, draws: Tensor) -> Tensor:
-    """Rank scaled to (0, 1), at random between the neighbouring draws."""
-    return ((draws < truth).sum(0) + torch.rand_like(truth)) / (len(draws) + 1)
+    return found | {"the log density": random_rank(at_truth, at_draws)[seen]}
 
 
 def _efficiency(network: Any, batch: LatentTaskBatch) -> list[Tensor]:
