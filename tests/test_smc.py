@@ -326,7 +326,7 @@ def test_normals_with_heavy_weights_are_no_start():
     x = torch.linspace(0.05, 1.2, 20, dtype=torch.float64).unsqueeze(-1)
     y = distance_modulus(x, 70.0, 0.3, -1.0)
     shares = [
-        replicates._path(density, "auto", 0.1)[0].prior_share.item()
+        replicates._path(density, "auto", 0.1, 0.5)[0].prior_share.item()
         for density in (ProgramDensity(dark_energy, x[None], y[None]), DENSITY)
     ]
     assert shares[0] == 1 and shares[1] < 1

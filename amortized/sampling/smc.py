@@ -101,7 +101,7 @@ def smc(
     if not 0 <= prior_share <= 1:
         raise ValueError(f"Expected prior_share between 0 and 1; got {prior_share}.")
     limits = Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
-    path, modes = _path(density, start, prior_share)
+    path, modes = _path(density, start, prior_share, ess_target)
     answer, found = _attempt(path, modes, n_particles, n_draws, limits)
     _check_arrived(answer.diagnostics["temperature"])
     uneven = answer.diagnostics["accept"] - answer.diagnostics["tail_accept"] > _UNEVEN
@@ -151,7 +151,10 @@ class Found(NamedTuple):
 
 
 def _path(
-    density: ProgramDensity, start: Start | Distribution | str, prior_share: float
+    density: ProgramDensity,
+    start: Start | Distribution | str,
+    prior_share: float,
+    ess_target: float,
 ) -> tuple[Path, GaussianMixture | None]:
     """The path, and the normals at the modes if they were computed."""
     if isinstance(start, str) and start not in ("auto", "laplace", "prior"):
@@ -171,9 +174,10 @@ def _path(
     trials = (Path(density), path)
     gains = [trial.at(trial.sample_start(_N_TRIAL), 0 * shares).gain for trial in trials]
     share = [start_ess(gain) for gain in gains]
-    # If hardly any weight is left, the normals are in the wrong place; if the weights have a heavy
-    # tail, the normals miss a part of the posterior that the path would reach only at its end.
-    heavy = smooth_weights(gains[1]).k_hat > _HEAVY
+    # If hardly any weight is left, the normals are in the wrong place; if weights that need several
+    # stages have a heavy tail, the normals miss a part of the posterior that their path would reach
+    # only at its end.
+    heavy = (smooth_weights(gains[1]).k_hat > _HEAVY) & (share[1] < ess_target)
     better = (share[0] > share[1]) | (share[1] < 0.03) | heavy
     return Path(density, fitted, torch.where(better, 1.0, shares)), modes
 
