@@ -43,9 +43,9 @@ def importance(
     start = fit_modes(density) if start is None else start
     shares = torch.full((density.n_datasets,), float(prior_share))
     path = Path(density, start, shares)
-    point = path.at(path.sample_start(n_draws), 0.0 * shares)
-    smoothed = smooth_weights(point.gain)
+    u = path.sample_start(n_draws)
+    smoothed = smooth_weights(path.log_weights(u))
     poor = ~((smoothed.k_hat < _MOST_K_HAT) & (smoothed.ess >= _LEAST_ESS * n_draws))
     diagnostics = {"k_hat": smoothed.k_hat, "start": name, "poor_weights": poor.double()}
     error = (1 / smoothed.ess - 1 / n_draws).clamp(min=0.0).sqrt()
-    return Draws(point.u, smoothed.log_weights, smoothed.log_mean, 1, diagnostics, error)
+    return Draws(u, smoothed.log_weights, smoothed.log_mean, 1, diagnostics, error)

@@ -106,10 +106,9 @@ def fit_modes(
     draws = lots.flatten(1, 2)
     ends = draws.quantile(draws.new_tensor([0.16, 0.84]), dim=1)
     scale = ((ends[1] - ends[0]) / 2).clamp(1e-4, 1e4).unsqueeze(1)  # (batch, 1, dim)
-    one = torch.ones(density.n_datasets, dtype=draws.dtype)
     if start is not None:
         lots = tame(as_start(start).sample(n_prior)).unflatten(1, (n_modes, -1))
-    scores = path.at(lots.flatten(1, 2), one).log_density(one).unflatten(1, lots.shape[1:3])
+    scores = path.log_density(lots.flatten(1, 2)).unflatten(1, lots.shape[1:3])
     lost = scores.amax((1, 2)) == -torch.inf
     if lost.any():
         raise ValueError(
@@ -208,8 +207,7 @@ def _newton_steps(
         longest = 4 * math.sqrt(u.shape[-1])
         step = width * step * (longest / step.norm(dim=-1, keepdim=True)).clamp(max=1.0)
         tried = at.unsqueeze(2) + _STEPS[:, None] * step.unsqueeze(2)  # (batch, k, steps, dim)
-        one = torch.ones(len(active), dtype=u.dtype)
-        scores = here.at(tried.flatten(1, 2), one).log_density(one).unflatten(1, tried.shape[1:3])
+        scores = here.log_density(tried.flatten(1, 2)).unflatten(1, tried.shape[1:3])
         best, index = scores.max(-1)
         better = best > score[active]
         chosen = tried.gather(2, index[..., None, None].expand(-1, -1, 1, u.shape[-1])).squeeze(2)

@@ -47,7 +47,7 @@ _MORE = 4  # factor on the particles for a dataset in doubt; the moves are doubl
 LEAST_ACCEPT = 0.01  # acceptance below which more moves do not help either
 _UNEVEN = 0.32  # gap between mean and tail acceptance above which there may be too few moves
 _N_EM = 30  # EM steps of the fit to the draws: a proposal need not be optimal
-_N_TRIAL, _HEAVY = 512, 0.7  # draws that try a start, and the tail index of poor weights
+_N_TRIAL, _HEAVY = 256, 0.7  # draws that try a start, and the tail index of poor weights
 _N_SCOUTS, _SHORT = 128, Limits(0.5, 0.3, 9)  # a short run from the prior
 _N_NEAR = 128  # draws whose mutual distances define what is distant
 _DEEP = 15.0  # a region this many nats below the highest draw, plus 2 per dimension, has no mass
@@ -172,7 +172,7 @@ def _path(
     if start == "laplace":
         return path, modes
     trials = (Path(density), path)
-    gains = [trial.at(trial.sample_start(_N_TRIAL), 0 * shares).gain for trial in trials]
+    gains = [trial.log_weights(trial.sample_start(_N_TRIAL)) for trial in trials]
     share = [start_ess(gain) for gain in gains]
     # If hardly any weight is left, the normals are in the wrong place; if weights that need several
     # stages have a heavy tail, the normals miss a part of the posterior that their path would reach

@@ -80,7 +80,7 @@ def second_opinion(
     path = Path(density, proposal, shares)
     n = min(_MOST, max(_FEWEST, draws.u.shape[1]))
     u = path.sample_start(n)
-    smoothed = smooth_weights(path.at(u, 0 * shares).gain)
+    smoothed = smooth_weights(path.log_weights(u))
     usable = (smoothed.k_hat < _MOST_K_HAT) & (smoothed.ess > _LEAST_ESS)
     error = (1 / smoothed.ess - 1 / n).clamp(min=0.0).sqrt()
     numbers = {"k_hat": smoothed.k_hat, "ess": smoothed.ess, "usable": usable}

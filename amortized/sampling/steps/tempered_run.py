@@ -164,8 +164,9 @@ def _hopeless(beta: Tensor, before: Tensor, stage: int) -> Bool[Tensor, " batch"
 def _initial_state(path: Path, n_particles: int, n_islands: int) -> State:
     n_datasets, dim = path.density.n_datasets, path.density.dim
     zero = torch.zeros(n_datasets, dtype=torch.float64)
-    point = path.at(path.sample_start(n_particles, n_islands), zero)
-    lost = (point.gain == -torch.inf).all(-1)
+    u = path.sample_start(n_particles, n_islands)
+    gain = path.log_weights(u)
+    lost = (gain == -torch.inf).all(-1)
     if lost.any():
         raise ValueError(
             f"Expected a density that is finite somewhere; got none at {n_particles} particles, in "
@@ -173,15 +174,16 @@ def _initial_state(path: Path, n_particles: int, n_islands: int) -> State:
             "the program."
         )
     factor = torch.eye(dim, dtype=zero.dtype).expand(n_datasets, 2, dim, dim)
+    unknown = torch.full_like(gain, torch.nan)  # the first stage asks for the weights alone
     return State(
-        point,
+        Point(u, unknown, gain, torch.full_like(u, torch.nan)),
         zero,
         zero.new_zeros(n_datasets, n_islands),
         torch.arange(n_particles).expand(n_datasets, -1),
         zero.new_zeros(n_datasets, n_particles),
         initial_tuning(factor),
         zero.long(),
-        start_ess(point.gain),
+        start_ess(gain),
         zero,
     )
 

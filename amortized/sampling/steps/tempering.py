@@ -7,6 +7,7 @@ prior draws. That share keeps the weights bounded: a start that misses a mode or
 time but does not bias the result.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -16,6 +17,8 @@ from torch.distributions import Distribution
 
 from amortized.program.density import ProgramDensity
 from amortized.sampling.start import Start, as_start
+
+_Values = tuple[Tensor, ...]
 
 CHUNK_BYTES = 16 * 2**20  # autograd memory for one chunk of particles; more would leave the cache
 
@@ -88,45 +91,55 @@ class Path:
         return torch.where(from_prior.unsqueeze(-1), prior_draws, draws)
 
     def at(self, u: Float[Tensor, "batch n dim"], beta: Float[Tensor, " batch"]) -> Point:
-        """Evaluates particles, in chunks of datasets and particles."""
+        """Evaluates particles and the gradient of their tempered density."""
+        return Point(*self._in_chunks(Path._with_gradient, u, beta))
+
+    def log_weights(self, u: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch n"]:
+        """``log p(u, y) - log q(u)``, without gradients; -inf where it is not finite."""
+        zero = torch.zeros(len(u), dtype=u.dtype)
+        return self._in_chunks(Path._without_gradient, u, zero)[2]
+
+    def log_density(self, u: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch n"]:
+        """``log p(u, y)``, without gradients; -inf where it is not finite."""
+        one = torch.ones(len(u), dtype=u.dtype)
+        return self._in_chunks(Path._without_gradient, u, one)[2]
+
+    def _in_chunks(
+        self, evaluate: Callable[["Path", Tensor, Tensor], _Values], u: Tensor, beta: Tensor
+    ) -> _Values:
+        """Values of a few datasets and particles at a time."""
         batch, n = u.shape[:2]
         n_particles = max(1, CHUNK_BYTES // self.density.bytes_per_particle())
         n_datasets = max(1, n_particles // n)
         pieces = []
         for first in range(0, batch, n_datasets):
             rows = slice(first, first + n_datasets)
-            whole = n_datasets >= batch
-            path = self if whole else self.take(torch.arange(batch)[rows])
+            path = self if n_datasets >= batch else self.take(torch.arange(batch)[rows])
             columns = u[rows].split(n if n_datasets > 1 else n_particles, 1)
-            parts = [path._at(piece, beta[rows]) for piece in columns]
-            pieces.append(
-                parts[0]
-                if len(parts) == 1
-                else Point(*map(_join_columns, zip(*parts, strict=True)))
-            )
-        return pieces[0] if len(pieces) == 1 else Point(*map(torch.cat, zip(*pieces, strict=True)))
+            pieces.append(_joined([evaluate(path, piece, beta[rows]) for piece in columns], 1))
+        return _joined(pieces, 0)
 
-    def _at(self, u: Tensor, beta: Tensor) -> Point:
+    def _with_gradient(self, u: Tensor, beta: Tensor) -> _Values:
         with torch.enable_grad():
             u = u.detach().requires_grad_()
-            log_prior, log_likelihood = self.density.log_prior_and_likelihood(u)
-            if bool((beta == 1).all()):  # at the posterior the start no longer matters
-                gain = log_prior + log_likelihood
-                reference = torch.zeros_like(gain)
-            elif self.start is None:
-                reference, gain = log_prior, log_likelihood
-            else:
-                reference = self._log_start(u, log_prior)
-                gain = log_prior + log_likelihood - reference
+            reference, gain = self._reference_and_gain(u, beta)
             total = (reference + beta.unsqueeze(-1) * gain).sum()
             (gradient,) = torch.autograd.grad(total, u)
-        lost = ~(torch.isfinite(reference) & (gain < torch.inf))  # also NaN
-        return Point(
-            u.detach(),
-            reference.detach().masked_fill(lost, -torch.inf),
-            gain.detach().masked_fill(lost, -torch.inf),
-            gradient.nan_to_num(0.0, 0.0, 0.0),
-        )
+        return *_finite(u, reference, gain), gradient.nan_to_num(0.0, 0.0, 0.0)
+
+    def _without_gradient(self, u: Tensor, beta: Tensor) -> _Values:
+        with torch.no_grad():
+            return _finite(u, *self._reference_and_gain(u, beta))
+
+    def _reference_and_gain(self, u: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        log_prior, log_likelihood = self.density.log_prior_and_likelihood(u)
+        if bool((beta == 1).all()):  # at the posterior the start no longer matters
+            gain = log_prior + log_likelihood
+            return torch.zeros_like(gain), gain
+        if self.start is None:
+            return log_prior, log_likelihood
+        reference = self._log_start(u, log_prior)
+        return reference, log_prior + log_likelihood - reference
 
     def _log_start(self, u: Tensor, log_prior: Tensor) -> Tensor:
         assert self.start is not None
@@ -137,8 +150,16 @@ class Path:
         return torch.logaddexp(log_start.clamp(min=-1e30), log_prior.clamp(min=-1e30))
 
 
-def _join_columns(parts: tuple[Tensor, ...]) -> Tensor:
-    return torch.cat(parts, 1)
+def _finite(u: Tensor, reference: Tensor, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    lost = ~(torch.isfinite(reference) & (gain < torch.inf))  # also NaN
+    reference, gain = (v.detach().masked_fill(lost, -torch.inf) for v in (reference, gain))
+    return u.detach(), reference, gain
+
+
+def _joined(pieces: list[_Values], dim: int) -> _Values:
+    if len(pieces) == 1:
+        return pieces[0]
+    return tuple(torch.cat(values, dim) for values in zip(*pieces, strict=True))
 
 
 def tame(u: Tensor) -> Tensor:
