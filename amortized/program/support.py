@@ -179,9 +179,14 @@ def log_prob(fn: Any, value: Tensor) -> Tensor:
         return torch.logsumexp(each + fn.mixture_distribution.logits.log_softmax(-1), -1)
     inside: Tensor = contains(fn, value)
     point: Any = point_in(fn)
-    if point is not None:  # outside, the density and its gradient may be NaN
-        value = torch.where(inside[(...,) + (None,) * len(fn.event_shape)], value, point)
-    return torch.where(inside, fn.log_prob(value), -torch.inf)
+    if point is None:
+        return torch.where(inside, fn.log_prob(value), -torch.inf)
+    # Outside, the density and its gradient may be NaN. Of observations the support is the same for
+    # all particles, so that a sum costs less than a choice between densities.
+    value = torch.where(inside[(...,) + (None,) * len(fn.event_shape)], value, point)
+    each = fn.log_prob(value)
+    zero = torch.zeros((), dtype=each.dtype, device=each.device)
+    return each + torch.where(inside, zero, -torch.inf)
 
 
 def _is_transformed(fn: Any) -> bool:
