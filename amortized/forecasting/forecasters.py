@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from amortized.arrays import as_tensor
-from amortized.estimators.asked import number_of_draws, quantile_levels
+from amortized.estimators.validation import number_of_draws, quantile_levels
 from amortized.forecasting.covariate_effects import Effects, covariate_effects
 from amortized.forecasting.forecast_report import ForecastReport, backtest
 from amortized.forecasting.series_groups import Group, groups, shown_periods

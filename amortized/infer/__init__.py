@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import by_network
 from amortized.infer.cascade import automatically
-from amortized.infer.groups import named_program
-from amortized.infer.options import check_options
-from amortized.infer.problem import Data, make_problem
+from amortized.infer.inputs.groups import named_program
+from amortized.infer.inputs.options import check_options
+from amortized.infer.inputs.problem import Data, make_problem
+from amortized.infer.inputs.ragged import infer_ragged, is_ragged
 from amortized.infer.programs import by_sampler, exactly
-from amortized.infer.ragged import infer_ragged, is_ragged
 from amortized.infer.sequential import Origin
 from amortized.infer.simulated import by_learned_likelihood, by_posterior_flow
 from amortized.infer.states import StateModel, infer_states

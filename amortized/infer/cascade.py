@@ -25,12 +25,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amortized.infer.amortised import Network, find_network, in_one_pass, one_pass
-from amortized.infer.problem import Problem
+from amortized.infer.inputs.problem import Problem
 from amortized.infer.programs import exactly, posterior_from_draws, start_for
 from amortized.posterior import Posterior
 from amortized.program.density import ProgramDensity
 from amortized.program.observations.possible import check_possible
-from amortized.sampling.adaptation import adapt
 from amortized.sampling.checks.cross_check import checked_chains
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.checks.verdict import any_doubt, judged, measured
@@ -38,6 +37,7 @@ from amortized.sampling.draws import Draws, blocks_of_chains, put_draws, take_dr
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import LEAST_ACCEPT, smc
 from amortized.sampling.start import FromDraws, FromMixture, Start
+from amortized.sampling.steps.adaptation import adapt
 from amortized.sampling.steps.resampling import systematic_resample
 
 _LEAST_EFFICIENCY = 0.4  # lower values allow relevant errors of means despite a good k-hat

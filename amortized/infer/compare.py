@@ -31,7 +31,7 @@ from torch.distributions import Distribution, constraints
 
 from amortized.arrays import as_values
 from amortized.infer import infer
-from amortized.infer.problem import Data
+from amortized.infer.inputs.problem import Data
 from amortized.plotting import COLOURS, label_axes, new_axes
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior

@@ -22,8 +22,8 @@ import math
 import torch
 from torch import Tensor
 
-from amortized.cholesky import cholesky_factor
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.cholesky import cholesky_factor
+from amortized.distributions.gaussian_mixture import GaussianMixture
 
 _LIGHT = 1e-12  # components below this weight are treated as absent
 

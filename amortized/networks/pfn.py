@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from amortized.attention import Rotation
-from amortized.distributions import BarDistribution, equal_mass_borders
-from amortized.networks.blocks import Block, KeysValues, Norm
+from amortized.distributions.bar_distribution import BarDistribution, equal_mass_borders
 from amortized.networks.calibration import Calibration
 from amortized.networks.config_fields import check_fields, check_positive
-from amortized.networks.decoders import BarDecoder
+from amortized.networks.layers.attention import Rotation
+from amortized.networks.layers.blocks import Block, KeysValues, Norm
+from amortized.networks.layers.decoders import BarDecoder
 from amortized.priors.prior import Prior, Units
 from amortized.priors.task import TaskBatch
 from amortized.program.vectorised import precision

@@ -6,8 +6,8 @@ from typing import Any
 from numpy.typing import ArrayLike
 from sklearn.utils.parallel import Parallel, delayed
 
-from amortized.estimators.pfn_classifier import PFNClassifier
-from amortized.estimators.pfn_regressor import PFNRegressor
+from amortized.estimators.tabular.pfn_classifier import PFNClassifier
+from amortized.estimators.tabular.pfn_regressor import PFNRegressor
 from amortized.tables.views import masses_together
 
 Estimator = PFNClassifier | PFNRegressor

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amortized.attention import Rotation, attend, rotate
+from amortized.networks.layers.attention import Rotation, attend, rotate
 
 KeysValues = tuple[Tensor, Tensor]
 _ALL = slice(None)

@@ -12,12 +12,12 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.distributions import BarDistribution
-from amortized.estimators.asked import number_of_draws, quantile_levels
-from amortized.estimators.curve_sets import CurveSet, StepScale, curves_of, steps_of, thinned
+from amortized.distributions.bar_distribution import BarDistribution
+from amortized.estimators.curves.curve_sets import CurveSet, StepScale, curves_of, steps_of, thinned
+from amortized.estimators.curves.metric_scale import MetricScale, usual_size
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.metric_scale import MetricScale, usual_size
 from amortized.estimators.reporting import CurveReport, warn_of_doubts
+from amortized.estimators.validation import number_of_draws, quantile_levels
 from amortized.networks import PFN
 from amortized.pretrained import load
 from amortized.priors import LearningCurvePrior, Prior, named_prior

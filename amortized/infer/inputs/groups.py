@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from amortized.infer.problem import Problem
+from amortized.infer.inputs.problem import Problem
 from amortized.program.density import ProgramDensity
 from amortized.program.observations.named_data import NamedData
 from amortized.program.observations.observed import at_latents, observed_values

@@ -7,7 +7,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from amortized.estimators.early_stopping import EarlyStopping
+from amortized.estimators.curves.early_stopping import EarlyStopping
 
 
 class EarlyStoppingCallback(Callback):

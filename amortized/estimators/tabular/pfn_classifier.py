@@ -17,7 +17,7 @@ from torch import Tensor
 
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import ClassifierReport, warn_of_doubts
-from amortized.estimators.seen_rows import HoldsRows, check_forget
+from amortized.estimators.tabular.seen_rows import HoldsRows, check_forget
 from amortized.networks.tabular_pfn import TabularPFN
 from amortized.pretrained import load
 from amortized.tables.class_labels import all_classes, class_labels

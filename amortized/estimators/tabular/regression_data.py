@@ -9,9 +9,9 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
 from amortized.arrays import check_array, number_of_outputs, validate_data, without_mask
-from amortized.estimators.encoded_rows import outside
 from amortized.estimators.reporting import observed_rows
-from amortized.estimators.seen_rows import HoldsRows, SeenRows
+from amortized.estimators.tabular.encoded_rows import outside
+from amortized.estimators.tabular.seen_rows import HoldsRows, SeenRows
 from amortized.networks import TabularPFN
 from amortized.tables.encoding import (
     Numbers,

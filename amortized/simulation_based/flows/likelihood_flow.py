@@ -28,15 +28,15 @@ from amortized.program.simulation import ProgramSimulator
 from amortized.program.sites import LatentSpace
 from amortized.program.support import bijection_to, support_of
 from amortized.program.vectorised import Program
-from amortized.simulation_based.conditional_flow import (
+from amortized.simulation_based.config import FlowConfig
+from amortized.simulation_based.flows.conditional_flow import (
     Ensemble,
     FlowMember,
     LinearStart,
     new_flow,
 )
-from amortized.simulation_based.config import FlowConfig
-from amortized.simulation_based.embedding import Flat
-from amortized.simulation_based.standardising import Standardised
+from amortized.simulation_based.flows.embedding import Flat
+from amortized.simulation_based.flows.standardising import Standardised
 
 _MOST_VALUES = 0.6  # different values of a lattice, as a share of the simulations
 

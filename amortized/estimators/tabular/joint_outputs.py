@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amortized.estimators.column_chain import ColumnChain, Table
+from amortized.estimators.tabular.column_chain import ColumnChain, Table
 
 Numbers = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import clone
 
 from amortized.arrays import as_values
-from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
+from amortized.estimators.curves.learning_curve_regressor import LearningCurveRegressor
 
 
 class EarlyStopping:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from amortized.sampling.constrained_slice import ordered
+from amortized.sampling.steps.constrained_slice import ordered
 
 _N_SIMULATED = 200  # shrinkages, for the error of the evidence
 

@@ -15,18 +15,18 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from amortized.arrays import check_array, validate_data
-from amortized.distributions import BarDistribution
-from amortized.estimators.asked import number_of_draws, quantile_levels
-from amortized.estimators.encoded_rows import EncodedRows, outside
+from amortized.distributions.bar_distribution import BarDistribution
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.joint_outputs import JointOutputs
-from amortized.estimators.regression_data import RegressionData
 from amortized.estimators.reporting import (
     RegressorReport,
     warn_of_doubts,
     warn_of_misfit,
 )
-from amortized.estimators.seen_rows import check_forget
+from amortized.estimators.tabular.encoded_rows import EncodedRows, outside
+from amortized.estimators.tabular.joint_outputs import JointOutputs
+from amortized.estimators.tabular.regression_data import RegressionData
+from amortized.estimators.tabular.seen_rows import check_forget
+from amortized.estimators.validation import number_of_draws, quantile_levels
 from amortized.networks import PFN, TabularPFN
 from amortized.pretrained import kind_of, load
 from amortized.tables.encoding import (

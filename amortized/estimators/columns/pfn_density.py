@@ -10,10 +10,10 @@ from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.estimators.asked import number_of_draws
-from amortized.estimators.column_chain import ColumnChain
-from amortized.estimators.pfn_classifier import PFNClassifier
-from amortized.estimators.pfn_regressor import PFNRegressor
+from amortized.estimators.tabular.column_chain import ColumnChain
+from amortized.estimators.tabular.pfn_classifier import PFNClassifier
+from amortized.estimators.tabular.pfn_regressor import PFNRegressor
+from amortized.estimators.validation import number_of_draws
 from amortized.tables.encoding import TableEncoder, validated_columns
 
 Numbers = NDArray[np.float64]

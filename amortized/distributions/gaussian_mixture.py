@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from amortized.cholesky import cholesky_factor, solve_lower, squared_length
+from amortized.distributions.cholesky import cholesky_factor, solve_lower, squared_length
 from amortized.seeding import seeded
 
 

@@ -8,8 +8,8 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.estimators.pfn_classifier import PFNClassifier
-from amortized.estimators.pfn_regressor import PFNRegressor
+from amortized.estimators.tabular.pfn_classifier import PFNClassifier
+from amortized.estimators.tabular.pfn_regressor import PFNRegressor
 from amortized.tables.encoding import TableEncoder, objects_of, validated_columns
 
 

@@ -18,8 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.estimators.pfn_classifier import PFNClassifier
-from amortized.estimators.pfn_regressor import PFNRegressor
+from amortized.estimators.tabular.pfn_classifier import PFNClassifier
+from amortized.estimators.tabular.pfn_regressor import PFNRegressor
 from amortized.networks.tabular_pfn import TabularPFN
 
 Numbers = NDArray[np.float64]

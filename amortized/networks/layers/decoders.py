@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from amortized.attention import attend
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
+from amortized.networks.layers.attention import attend
 
 _FAINT = -10.0  # log strength of the normal factor in a new network
 _RETRIEVAL_FLOOR = 0.02  # share of the class frequencies mixed into the retrieval

@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from amortized.arrays import as_tensor
-from amortized.gaussian_mixture import GaussianMixture
-from amortized.infer.rows import is_one_dataset, program_of
+from amortized.distributions.gaussian_mixture import GaussianMixture
+from amortized.infer.inputs.rows import is_one_dataset, program_of
 from amortized.latent_priors.conversion import is_by_name, mixture_over_u
 from amortized.latent_priors.replaced_density import LatentPriorDensity
 from amortized.latent_priors.replaced_sites import with_latent_prior

@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Normal
 
-from amortized.cholesky import cholesky_factor
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.cholesky import cholesky_factor
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.sampling.start import FromMixture
 
 _PER_LATENT = 64  # points; too few make the steps diverge in six dimensions

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from amortized.networks.blocks import Block, KeysValues
+from amortized.networks.layers.blocks import Block, KeysValues
 
 # Context length at which the correction leaves attention across rows unchanged.
 _USUAL_CONTEXT = 256

@@ -18,15 +18,15 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from amortized.networks.calibration import Calibration
-from amortized.simulation_based.conditional_flow import (
+from amortized.simulation_based.config import FlowConfig
+from amortized.simulation_based.flows.conditional_flow import (
     Ensemble,
     FlowMember,
     LinearStart,
     new_flow,
 )
-from amortized.simulation_based.config import FlowConfig
-from amortized.simulation_based.embedding import new_embedding
-from amortized.simulation_based.standardising import Standardised
+from amortized.simulation_based.flows.embedding import new_embedding
+from amortized.simulation_based.flows.standardising import Standardised
 
 _REACH = 1.5  # times the largest standardised number in training is still in range
 
