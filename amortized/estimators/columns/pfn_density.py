@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from amortized.estimators.tabular.column_chain import ColumnChain
 from amortized.estimators.tabular.pfn_classifier import PFNClassifier
 from amortized.estimators.tabular.pfn_regressor import PFNRegressor
-from amortized.estimators.validation import number_of_draws
 from amortized.tables.encoding import TableEncoder, validated_columns
+from amortized.validation import whole_number
 
 Numbers = NDArray[np.float64]
 
@@ -96,8 +96,7 @@ class PFNDensity(DensityMixin, BaseEstimator):
             ValueError: if the table is empty or holds infinite numbers, or a parameter is out of
                 range.
         """
-        if not isinstance(self.n_orders, Integral) or self.n_orders < 1:
-            raise ValueError(f"Expected n_orders to be an integer >= 1; got {self.n_orders!r}.")
+        whole_number("n_orders", self.n_orders)
         columns = validated_columns(self, X, reset=True)
         self.encoder_ = TableEncoder()
         self.table_ = self.encoder_.plain(self.encoder_.read(columns))
@@ -185,7 +184,7 @@ class PFNDensity(DensityMixin, BaseEstimator):
             Floats, or objects where a column holds categories or times. Whole numbers stay whole.
         """
         check_is_fitted(self)
-        n, random = number_of_draws(n_samples), check_random_state(random_state)
+        n, random = whole_number("n_samples", n_samples), check_random_state(random_state)
         drawn = np.empty((n, self.table_.shape[1]), dtype=self.table_.dtype)
         which = random.randint(len(self._chains), size=n)
         for number, (chain, order) in enumerate(zip(self._chains, self.orders_, strict=True)):

@@ -8,6 +8,7 @@ from sklearn.base import clone
 
 from amortized.arrays import as_values
 from amortized.estimators.curves.learning_curve_regressor import LearningCurveRegressor
+from amortized.validation import whole_number
 
 
 class EarlyStopping:
@@ -58,8 +59,7 @@ class EarlyStopping:
             raise ValueError(f"Expected threshold between 0 and 1; got {threshold!r}.")
         if not 0 <= min_delta < math.inf:
             raise ValueError(f"Expected min_delta >= 0; got {min_delta!r}.")
-        if int(fewest) != fewest or fewest < 1:
-            raise ValueError(f"Expected fewest to be an integer >= 1; got {fewest!r}.")
+        whole_number("fewest", fewest)
         if best is not None and not math.isfinite(best):
             raise ValueError(f"Expected best to be a finite number or None; got {best!r}.")
         if best is None and not own:

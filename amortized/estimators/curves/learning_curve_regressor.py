@@ -17,10 +17,10 @@ from amortized.estimators.curves.curve_sets import CurveSet, StepScale, curves_o
 from amortized.estimators.curves.metric_scale import MetricScale, usual_size
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import CurveReport, warn_of_doubts
-from amortized.estimators.validation import number_of_draws, quantile_levels
 from amortized.networks import PFN
 from amortized.pretrained import load
 from amortized.priors import LearningCurvePrior, Prior, named_prior
+from amortized.validation import quantile_levels, whole_number
 
 Numbers = NDArray[np.float64]
 
@@ -260,7 +260,7 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
             n_samples: draws for each step.
             random_state: as in scikit-learn.
         """
-        n_samples, random = number_of_draws(n_samples), check_random_state(random_state)
+        n_samples, random = whole_number("n_samples", n_samples), check_random_state(random_state)
 
         def draw(part: BarDistribution) -> torch.Tensor:
             levels = random.uniform(size=(n_samples, *part.batch_shape))

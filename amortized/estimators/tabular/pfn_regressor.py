@@ -26,7 +26,6 @@ from amortized.estimators.tabular.encoded_rows import EncodedRows, outside
 from amortized.estimators.tabular.joint_outputs import JointOutputs
 from amortized.estimators.tabular.regression_data import RegressionData
 from amortized.estimators.tabular.seen_rows import check_forget
-from amortized.estimators.validation import number_of_draws, quantile_levels
 from amortized.networks import PFN, TabularPFN
 from amortized.pretrained import kind_of, load
 from amortized.tables.encoding import (
@@ -44,6 +43,7 @@ from amortized.tables.views import (
     ready,
     rows_read,
 )
+from amortized.validation import quantile_levels, whole_number
 
 # Rows predicted together, which bounds the memory of about 2,000 bars per row.
 ROWS_AT_ONCE = 4096
@@ -399,7 +399,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
             random_state: as in scikit-learn.
         """
         check_is_fitted(self)
-        n_samples, random = number_of_draws(n_samples), check_random_state(random_state)
+        n_samples, random = whole_number("n_samples", n_samples), check_random_state(random_state)
         if self._n_outputs > 1:
             return self._outputs.sample(self._inputs(X), n_samples, random)
         parts = []
