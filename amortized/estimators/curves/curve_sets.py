@@ -113,30 +113,29 @@ def rows_of(values: Any, name: str) -> tuple[list[Numbers], bool]:
     return list(np.atleast_2d(array)), array.ndim == 2
 
 
-def steps_of(X: ArrayLike, n_curves: int, many: bool, name: str = "X") -> list[Numbers]:
+def steps_of(X: ArrayLike, n_curves: int, many: bool) -> list[Numbers]:
     """The steps of every curve; a vector or a column applies to all curves.
 
     Args:
         X: steps, ``(n,)`` or ``(n, 1)``, or one row per curve.
         n_curves: number of curves.
         many: whether a set of curves was given.
-        name: name in messages.
 
     Raises:
         ValueError: if the steps are not finite numbers, or the number of rows is wrong.
     """
-    rows, matrix = rows_of(X, name)
+    rows, matrix = rows_of(X, "X")
     if matrix and (not many or len(rows) != n_curves) and all(len(row) == 1 for row in rows):
         rows, matrix = [np.concatenate(rows)], False
     if not matrix:
         rows = rows * n_curves
     elif not many or len(rows) != n_curves:
         raise ValueError(
-            f"Expected {name} as steps for all {n_curves} curve(s) alike, (n,), or one row for "
+            f"Expected X as steps for all {n_curves} curve(s) alike, (n,), or one row for "
             f"each; got {len(rows)} rows."
         )
     if not all(np.isfinite(row).all() for row in rows):
-        raise ValueError(f"Expected finite steps in {name}; got NaN or infinity.")
+        raise ValueError("Expected finite steps in X; got NaN or infinity.")
     return rows
 
 
