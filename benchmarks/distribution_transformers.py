@@ -25,7 +25,7 @@ from scipy.stats import kstest
 from torch import Tensor
 
 from amortized.infer import infer
-from amortized.infer.problem import make_problem
+from amortized.infer.inputs.problem import make_problem
 from amortized.latent_priors import LatentTaskBatch, LatentTasks, fit_draws
 from amortized.latent_priors.problems import PROBLEMS, named_tasks
 from amortized.posterior import Posterior

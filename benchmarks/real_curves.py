@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from amortized import LearningCurveRegressor
-from amortized.estimators.curve_sets import StepScale
+from amortized.estimators.curves.curve_sets import StepScale
 from amortized.priors import LearningCurvePrior, named_prior
 
 SHARES = (0.2, 0.4, 0.8)

@@ -19,7 +19,7 @@ import torch
 from scipy.stats import kstest
 
 from amortized import infer
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.hierarchy import learn_latent_prior
 from amortized.hierarchy.gibbs import sample_population
 from amortized.hierarchy.population import Population, PopulationPrior

@@ -37,8 +37,8 @@ from amortized import infer, load
 from amortized.infer.streaming import filter_states, symmetric_kl, update
 from amortized.latent_priors import fit_draws
 from amortized.latent_priors.problems import named_tasks
+from amortized.priors.simulators.sensor_reading import SensorReadingPrior
 from amortized.priors.state_space.sensor_fusion import SensorFusion, true_range_and_bearing, wrap
-from amortized.priors.state_space.sensor_reading import SensorReadingPrior
 from amortized.program.vectorised import precision, run_program
 from amortized.sampling.exact.latent_reference import reference_log_prob
 from amortized.sampling.filters.extended_kalman import (

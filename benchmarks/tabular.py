@@ -31,7 +31,7 @@ from sklearn.metrics import log_loss, r2_score, roc_auc_score
 from tabular_methods import CLASSIFIERS, REGRESSORS
 from torch.distributions import Distribution
 
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
 
 
 def calibration_error(proba: np.ndarray, correct: np.ndarray, n_bins: int = 15) -> float:

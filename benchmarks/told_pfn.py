@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from amortized import load, train
-from amortized.distributions import equal_mass_borders
+from amortized.distributions.bar_distribution import equal_mass_borders
 from amortized.latent_priors import LatentTaskBatch, LatentTasks
 from amortized.latent_priors.problems import named_tasks
 from amortized.networks import PFN, PFNConfig

@@ -27,8 +27,8 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, constraints
 
 from amortized import infer, load
-from amortized.gaussian_mixture import GaussianMixture
-from amortized.infer.problem import make_problem
+from amortized.distributions.gaussian_mixture import GaussianMixture
+from amortized.infer.inputs.problem import make_problem
 from amortized.latent_priors import as_mixture
 from amortized.latent_priors.fitting import stacked
 from amortized.latent_priors.problems import PROBLEMS

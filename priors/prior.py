@@ -8,6 +8,7 @@ import torch
 from amortized.priors.task import TaskBatch
 from amortized.program.vectorised import precision
 from amortized.seeding import seeded
+from amortized.validation import whole_number
 
 Units = Literal["raw", "standardised"]
 """Units of a prior's tasks: natural units, or standardised data."""
@@ -55,8 +56,7 @@ class Prior(ABC):
             ("n_context", n_context, 0),
             ("n_query", n_query, 0),
         ):
-            if int(value) != value or value < least:
-                raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
+            whole_number(name, value, least)
         device = torch.device(device)
         with precision(torch.float32), seeded(seed), torch.no_grad(), device:
             return self._sample(int(n_tasks), int(n_context), int(n_query))

@@ -8,6 +8,26 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 
+def check_rows(part: str, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
+    """Raises a `ValueError` if the shapes of inputs, targets and mask are inconsistent.
+
+    Args:
+        part: "context" or "query".
+        x: inputs, ``(batch, rows, features)``.
+        y: targets, ``(batch, rows)``.
+        mask: ``(batch, rows)``, or None.
+    """
+    if x.ndim != 3 or x.shape[:2] != y.shape:
+        raise ValueError(
+            f"Expected x_{part} (batch, {part}, features) and y_{part} (batch, {part}); "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}."
+        )
+    if mask is not None and mask.shape != y.shape:
+        raise ValueError(
+            f"Expected {part}_mask of shape {tuple(y.shape)}; got {tuple(mask.shape)}."
+        )
+
+
 @dataclass(frozen=True)
 class TaskBatch:
     """A batch of synthetic tasks, validated on construction.
@@ -45,17 +65,8 @@ class TaskBatch:
 
     def __post_init__(self) -> None:
         for part in ("context", "query"):
-            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
-            mask = getattr(self, f"{part}_mask")
-            if x.ndim != 3 or x.shape[:2] != y.shape:
-                raise ValueError(
-                    f"Expected x_{part} (batch, {part}, features) and y_{part} (batch, {part}); "
-                    f"got {tuple(x.shape)} and {tuple(y.shape)}."
-                )
-            if mask is not None and mask.shape != y.shape:
-                raise ValueError(
-                    f"Expected {part}_mask of shape {tuple(y.shape)}; got {tuple(mask.shape)}."
-                )
+            names = (f"x_{part}", f"y_{part}", f"{part}_mask")
+            check_rows(part, *(getattr(self, name) for name in names))
         if (self.n_tasks, self.n_features) != (self.x_query.shape[0], self.x_query.shape[2]):
             raise ValueError(
                 f"Expected context and query with the same batch and features; got x_context "

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.infer.streaming import drift, update
 from amortized.latent_priors.problems import named_tasks
 from amortized.priors.regression.linear_model import LinearModelPrior
-from amortized.sampling.adaptation import adapt
+from amortized.sampling.steps.adaptation import adapt
 
 
 def mixture(seed, dim, k=3, batch=4):

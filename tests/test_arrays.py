@@ -20,7 +20,7 @@ from amortized import (
     load,
 )
 from amortized.arrays import as_tensor, as_values, without_mask
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.uncertainty import (
     joint_log_prob,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from amortized import attention as blocked
-from amortized.attention import Rotation, attend, attend_reference, rotate
+from amortized.networks.layers import attention as blocked
+from amortized.networks.layers.attention import Rotation, attend, attend_reference, rotate
 
 
 def qkv(n_rows=5, n_context=7, dtype=torch.float32):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from amortized.networks.blocks import Norm
-from amortized.networks.cell_block import CellBlock, RowBlock
+from amortized.networks.layers.blocks import Norm
+from amortized.networks.layers.cell_block import CellBlock, RowBlock
 
 
 def filled(module):

@@ -20,9 +20,9 @@ from torch.distributions import (
     Uniform,
 )
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
-from amortized.infer.problem import make_problem
+from amortized.infer.inputs.problem import make_problem
 from amortized.latent_priors import LatentTasks, fit_mixture
 from amortized.latent_priors.problems import PROBLEMS, embedding_of
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig

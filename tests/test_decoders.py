@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy.special import log_softmax, softmax
 
-from amortized.networks.decoders import BarDecoder
+from amortized.networks.layers.decoders import BarDecoder
 
 BORDERS = torch.linspace(-1.0, 2.0, 61) ** 3
 

@@ -306,7 +306,7 @@ WRONG = {
     ),
     "no such count": (
         lambda: PosteriorTrial.run(NormalMeanPrior(), "exact", n_draws=0),
-        "n_draws >= 1",
+        "n_draws to be an integer >= 1",
     ),
     "one row": (
         lambda: order_sensitivity(NormalMeanPrior(), "exact", n_context=1),

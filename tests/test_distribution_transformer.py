@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors import Hyperprior, LatentTasks, merge
 from amortized.latent_priors.tasks import posterior_draws
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from amortized.distributions import BarDistribution, equal_mass_borders
+from amortized.distributions.bar_distribution import BarDistribution, equal_mass_borders
 
 float64 = functools.partial(torch.tensor, dtype=torch.float64)
 N_NODES = 400  # Gauss-Legendre nodes of a tail; 8 suffice for a bar

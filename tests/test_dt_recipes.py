@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.problems import PROBLEMS, named_tasks
 from amortized.networks import DistributionTransformer
 from amortized.pretrained import available, card_rows, load, save

@@ -26,7 +26,7 @@ from amortized import (
     load,
 )
 from amortized.diagnostics import PosteriorTrial, coverage, sbc, tarp
-from amortized.distributions import BarDistribution, equal_mass_borders
+from amortized.distributions.bar_distribution import BarDistribution, equal_mass_borders
 from amortized.priors import ProgramPrior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.uncertainty import joint_log_prob, joint_sample, martingale_posterior

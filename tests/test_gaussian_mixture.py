@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 
 
 def mixture(*batch, k=3, dim=2, scale=1.0, seed=0, dtype=torch.float64):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from amortized import infer
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.hierarchy import learn_latent_prior
 from amortized.hierarchy.gibbs import sample_population
 from amortized.hierarchy.population import PopulationPrior

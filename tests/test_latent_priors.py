@@ -14,7 +14,7 @@ from torch.distributions import (
     Uniform,
 )
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors import (
     Hyperprior,
     LatentTasks,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.latent_priors import Hyperprior, LatentTasks
 from amortized.latent_priors.problems import PROBLEMS, embedding_of, named_tasks

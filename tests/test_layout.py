@@ -8,11 +8,11 @@ import pytest
 
 # A module may import those above it, and within its own package; a new one takes its place here.
 LEVELS = (
-    {"lazy", "cholesky", "files", "arrays"},
+    {"lazy", "files", "arrays", "validation"},
     {"one_at_a_time", "seeding"},
     {"program"},
     {"priors"},
-    {"distributions", "attention", "gaussian_mixture", "plotting", "series"},
+    {"distributions", "plotting", "series"},
     {"latent_priors"},
     {"networks", "sampling", "predictive"},
     {"simulation_based"},
@@ -29,6 +29,7 @@ NEIGHBOURS = {
     ("estimators", "diagnostics"),  # an estimator's report
 }
 MAX_LINES = 450
+MAX_FILES = 12
 
 ROOT = Path(__file__).parents[1]
 LEVEL = {member: number for number, level in enumerate(LEVELS) for member in level}
@@ -109,6 +110,14 @@ def test_imports_are_absolute(module):
 def test_file_is_short(module):
     n_lines = len(FILES[module].read_text(encoding="utf-8").splitlines())
     assert n_lines < MAX_LINES, f"{FILES[module].relative_to(ROOT)} has {n_lines} lines."
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES.values()}), ids=str)
+def test_folder_is_small_and_says_what_it_holds(folder):
+    n_files = sum(path.is_file() for path in folder.iterdir())
+    sentence = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8")))
+    assert n_files <= MAX_FILES, f"{folder.relative_to(ROOT)} has {n_files} files; give it folders."
+    assert sentence, f"{folder.relative_to(ROOT)}/__init__.py does not say what belongs there."
 
 
 @each_module

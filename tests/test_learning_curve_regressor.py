@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.integrate import quad
 
 from amortized import LearningCurveRegressor
-from amortized.estimators.curve_sets import StepScale, curves_of
-from amortized.estimators.metric_scale import MetricScale, usual_size
+from amortized.estimators.curves.curve_sets import StepScale, curves_of
+from amortized.estimators.curves.metric_scale import MetricScale, usual_size
 from amortized.networks import PFN, PFNConfig
 from amortized.pretrained import load, save
 from amortized.priors import named_prior
@@ -45,7 +45,7 @@ def test_a_curve_among_others_is_answered_as_alone(number):
 def test_chunks_of_curves_change_nothing(monkeypatch):
     fitted = estimator().fit(None, CURVES)
     whole = fitted.predict(LATER), fitted.probability_of_exceeding([0.1, 0.2, 0.3, 0.4], LATER)
-    monkeypatch.setattr("amortized.estimators.learning_curve_regressor.CURVE_CHUNK", 2)
+    monkeypatch.setattr("amortized.estimators.curves.learning_curve_regressor.CURVE_CHUNK", 2)
     np.testing.assert_allclose(fitted.predict(LATER), whole[0], atol=1e-6)
     parts = fitted.probability_of_exceeding([0.1, 0.2, 0.3, 0.4], LATER)
     np.testing.assert_allclose(parts, whole[1], atol=1e-6)

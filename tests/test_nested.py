@@ -15,9 +15,9 @@ from amortized.infer import infer
 from amortized.program.density import ProgramDensity
 from amortized.sampling import nested as nested_module
 from amortized.sampling.checks.verdict import LIMITS
-from amortized.sampling.constrained_slice import evaluated, sampled_prior, slice_moves
 from amortized.sampling.nested import N_RUNS, nested
-from amortized.sampling.shrinkage import Points, shrinkage
+from amortized.sampling.steps.constrained_slice import evaluated, sampled_prior, slice_moves
+from amortized.sampling.steps.shrinkage import Points, shrinkage
 
 SMALL = {"n_live": 128, "n_steps": 8}
 

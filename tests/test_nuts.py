@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.program.density import ProgramDensity
 from amortized.sampling.nuts import nuts

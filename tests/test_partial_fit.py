@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from amortized import PFNClassifier, PFNRegressor
-from amortized.estimators import seen_rows
-from amortized.estimators.seen_rows import rows_held
+from amortized.estimators.tabular import seen_rows
+from amortized.estimators.tabular.seen_rows import rows_held
 from amortized.networks import TabularPFN, TabularPFNConfig
 
 N = 60

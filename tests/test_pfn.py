@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks import PFN, PFNConfig
-from amortized.networks.blocks import Attention
+from amortized.networks.layers.blocks import Attention
 from amortized.priors import GaussianProcessPrior, LinearRegressionPrior
 
 CONFIG = PFNConfig(

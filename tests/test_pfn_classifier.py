@@ -15,9 +15,9 @@ from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from amortized import attention
 from amortized.estimators import PFNClassifier, PFNRegressor
 from amortized.networks import TabularPFN, TabularPFNConfig
+from amortized.networks.layers import attention
 from amortized.pretrained import save
 from amortized.tables import class_tree, views
 from amortized.tables.encoding import TableEncoder

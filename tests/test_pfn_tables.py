@@ -7,14 +7,8 @@ import pandas as pd
 import pytest
 from joblib import parallel_config
 
-from amortized.estimators import (
-    PFNClassifier,
-    PFNRegressor,
-    pfn_attribution,
-    pfn_tables,
-    predict_tables,
-    shapley_values,
-)
+from amortized.estimators import PFNClassifier, PFNRegressor, predict_tables, shapley_values
+from amortized.estimators.tabular import pfn_attribution, pfn_tables
 from amortized.networks.tabular_pfn import TabularPFN, TabularPFNConfig
 
 SMALL = {"d_model": 32, "d_hidden": 16, "n_cell_blocks": 2, "n_row_blocks": 1, "d_row": 48}

@@ -19,7 +19,7 @@ from amortized.diagnostics.data.prior_fit import (
     prior_fit,
     unchecked,
 )
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks import PFN, PFNConfig
 from amortized.priors import named_prior
 

@@ -9,7 +9,7 @@ from oracles import linear_gaussian
 from torch.distributions import Gamma, HalfNormal, LogNormal, MultivariateNormal, Normal, Uniform
 
 from amortized import BayesianRegressor, infer, load
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer.prior_sensitivity import prior_sensitivity
 from amortized.plotting import plot_prior_sensitivity
 from amortized.priors.regression.linear_model import LinearModelPrior

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from amortized import infer
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.fitting import stacked
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.priors.regression.normal_mean import NormalMeanPrior

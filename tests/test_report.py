@@ -16,8 +16,8 @@ from amortized.diagnostics import Report, TrainingRange, report, report_posterio
 from amortized.diagnostics.data.quantile_predictive import LEVELS, QuantilePredictive
 from amortized.diagnostics.reports.advice import ADVICE, SOUND
 from amortized.diagnostics.reports.page import Section
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
-from amortized.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.problems import named_tasks
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.posterior import Posterior

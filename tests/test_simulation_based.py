@@ -27,10 +27,10 @@ from amortized.simulation_based import (
     learned_program,
     simulate,
 )
-from amortized.simulation_based.conditional_flow import FlowMember, LinearStart, new_flow
-from amortized.simulation_based.embedding import Flat, Series, new_embedding
+from amortized.simulation_based.flows.conditional_flow import FlowMember, LinearStart, new_flow
+from amortized.simulation_based.flows.embedding import Flat, Series, new_embedding
+from amortized.simulation_based.flows.standardising import Standardised
 from amortized.simulation_based.learning import rows_of
-from amortized.simulation_based.standardising import Standardised
 from amortized.training import train
 
 pytest.importorskip("zuko")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.linear_regression import LinearRegressionPrior

@@ -17,8 +17,8 @@ from amortized.latent_priors.problems import PROBLEMS
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.linear_model import LinearModelPrior
+from amortized.priors.simulators.sensor_reading import SensorReading, SensorReadingPrior
 from amortized.priors.state_space.sensor_fusion import SensorFusion
-from amortized.priors.state_space.sensor_reading import SensorReading, SensorReadingPrior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.program.likelihood_summary import LikelihoodSummary
 from amortized.sampling.filters.kalman import kalman_filter

@@ -9,11 +9,11 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
-from amortized.infer.problem import make_problem
+from amortized.infer.inputs.problem import make_problem
 from amortized.program.density import ProgramDensity
-from amortized.sampling.likelihood_surrogate import LikelihoodSurrogate, SurrogateDensity
+from amortized.sampling.steps.likelihood_surrogate import LikelihoodSurrogate, SurrogateDensity
 
 X = torch.tensor([-1.0, 0.0, 1.0, 2.0], dtype=torch.float64).unsqueeze(-1)
 Y = torch.tensor([0.1, 0.9, 1.6, 3.2], dtype=torch.float64)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks import TabularPFN, TabularPFNConfig, new_network
-from amortized.networks.cells import CellDescription, column_groups, column_statistics
-from amortized.networks.decoders import class_slots
+from amortized.networks.layers.cells import CellDescription, column_groups, column_statistics
+from amortized.networks.layers.decoders import class_slots
 from amortized.pretrained import load, save
 from amortized.priors import TaskBatch, named_prior
 from amortized.priors.tabular.table_mixtures import table_prior

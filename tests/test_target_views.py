@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import yeojohnson
 
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
 from amortized.estimators import PFNRegressor
 from amortized.networks import TabularPFN, TabularPFNConfig
 from amortized.pretrained import save

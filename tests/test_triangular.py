@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amortized.networks.triangular import described, n_answered, n_read, triangular
+from amortized.networks.layers.triangular import described, n_answered, n_read, triangular
 
 DIMS = [1, 2, 10, 11, 30]
 

@@ -15,6 +15,7 @@ from amortized.crowds import dawid_skene, one_coin, top_two
 from amortized.crowds.answers import Answers, encode, read
 from amortized.crowds.dawid_skene import Sweep
 from amortized.sampling.checks.convergence import r_hat
+from amortized.validation import whole_number
 
 MODELS: dict[str, Callable[[Answers, Any, np.random.Generator], Sweep]] = {
     "dawid-skene": dawid_skene.sweep,
@@ -152,9 +153,7 @@ class TruthInference(BaseEstimator):
         if self.model not in MODELS:
             raise ValueError(f"Expected a model among {list(MODELS)}; got {self.model!r}.")
         for name, least in (("n_draws", 1), ("n_warmup", 0), ("n_chains", 1)):
-            value = getattr(self, name)
-            if int(value) != value or value < least:
-                raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
+            whole_number(name, getattr(self, name), least)
 
     def _run(self, before: dict[Any, np.ndarray] | None) -> "TruthInference":
         """Runs the chains on all labels, starting from earlier states of known items."""

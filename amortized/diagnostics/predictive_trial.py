@@ -17,6 +17,7 @@ from amortized.infer import infer
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
+from amortized.validation import whole_number
 
 PredictiveMethod = str | nn.Module | Callable[[TaskBatch], Distribution] | Any
 """A method of `infer`, a PFN, an estimator with ``predict_distribution`` or ``predict_proba``, or a
@@ -91,10 +92,8 @@ class PredictiveTrial:
             progress: whether a progress bar is shown.
             **options: options of `infer`.
         """
-        if n_datasets < 1 or n_query < 1:
-            raise ValueError(
-                f"Expected at least one dataset and one query; got {n_datasets} and {n_query}."
-            )
+        for name, count in (("n_datasets", n_datasets), ("n_query", n_query)):
+            whole_number(name, count)
         parts, seconds, sizes = [], 0.0, (n_datasets, n_context, n_query, batch_size)
         for start, batch in batches(prior, *sizes, seed, progress):
             began = time.perf_counter()

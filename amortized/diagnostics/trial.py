@@ -23,6 +23,7 @@ from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 from amortized.program.density import ProgramDensity
 from amortized.seeding import seeded
+from amortized.validation import whole_number
 
 PosteriorMethod = str | Callable[[TaskBatch, int], Posterior | Latents]
 """A method of `infer`, or a function of datasets and a number of draws that returns a `Posterior`
@@ -117,8 +118,7 @@ class PosteriorTrial:
             **options: options of `infer`.
         """
         for name, count in (("n_datasets", n_datasets), ("n_draws", n_draws), ("thin", thin)):
-            if count < 1:
-                raise ValueError(f"Expected {name} >= 1; got {count!r}.")
+            whole_number(name, count)
         parts, seconds = [], 0.0
         for start, batch in batches(prior, n_datasets, n_context, 0, batch_size, seed, progress):
             if not batch.latents:

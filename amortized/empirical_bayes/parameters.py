@@ -1,6 +1,6 @@
 """The `pyro.param`s of a program as one unconstrained vector, and programs with given values."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -128,6 +128,3 @@ def _trace_parameters(program: Program, x: Tensor, y: Tensor) -> dict[str, tuple
 def _constraint(site: Any) -> Any:
     given = (site["kwargs"] or {}).get("constraint", constraints.real)
     return given if given is not None else constraints.real
-
-
-Objective = Callable[[dict[str, Tensor]], Tensor]

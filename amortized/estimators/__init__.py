@@ -3,21 +3,21 @@
 from typing import TYPE_CHECKING
 
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
-from amortized.estimators.early_stopping import EarlyStopping, survivors
-from amortized.estimators.learning_curve_regressor import LearningCurveRegressor
-from amortized.estimators.pfn_attribution import ShapleyValues, shapley_values
-from amortized.estimators.pfn_classifier import PFNClassifier
-from amortized.estimators.pfn_density import PFNDensity
-from amortized.estimators.pfn_imputer import PFNImputer
-from amortized.estimators.pfn_regressor import PFNRegressor
-from amortized.estimators.pfn_tables import predict_tables
+from amortized.estimators.columns.pfn_density import PFNDensity
+from amortized.estimators.columns.pfn_imputer import PFNImputer
+from amortized.estimators.curves.early_stopping import EarlyStopping, survivors
+from amortized.estimators.curves.learning_curve_regressor import LearningCurveRegressor
+from amortized.estimators.tabular.pfn_attribution import ShapleyValues, shapley_values
+from amortized.estimators.tabular.pfn_classifier import PFNClassifier
+from amortized.estimators.tabular.pfn_regressor import PFNRegressor
+from amortized.estimators.tabular.pfn_tables import predict_tables
 from amortized.lazy import lazily
 
 if TYPE_CHECKING:
-    from amortized.estimators.early_stopping_callback import EarlyStoppingCallback
+    from amortized.estimators.curves.early_stopping_callback import EarlyStoppingCallback
 else:
     __getattr__, __dir__ = lazily(
-        __name__, {"EarlyStoppingCallback": "amortized.estimators.early_stopping_callback"}
+        __name__, {"EarlyStoppingCallback": "amortized.estimators.curves.early_stopping_callback"}
     )
 
 __all__ = [

@@ -22,6 +22,7 @@ from amortized.priors.regression.logistic_model import LogisticModelPrior
 from amortized.seeding import seeded
 from amortized.tables.class_labels import class_labels
 from amortized.tables.encoding import location_and_scale
+from amortized.validation import quantile_levels, whole_number
 
 
 class BayesianRegressor(RegressorMixin, BayesianEstimator):
@@ -108,9 +109,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
 
     def predict_quantiles(self, X: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
         """Quantiles of the predictive, ``(m, n_quantiles)``."""
-        levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
-        if levels.ndim != 1 or ((levels <= 0) | (levels >= 1)).any():
-            raise ValueError(f"Expected quantile levels between 0 and 1; got {q!r}.")
+        levels = quantile_levels(q)
         predictive = self.predict_distribution(X)
         return torch.stack(
             [predictive.icdf(level.expand(predictive.batch_shape)) for level in levels], -1
@@ -123,6 +122,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         random_state: int | np.random.RandomState | None = 0,
     ) -> NDArray[np.float64]:
         """Draws of the targets, ``(m, n_samples)``."""
+        n_samples = whole_number("n_samples", n_samples)
         predictive = self.predict_distribution(X)
         with seeded(int(check_random_state(random_state).randint(2**31 - 1))):
             return predictive.sample(torch.Size([n_samples])).T.numpy()

@@ -70,9 +70,8 @@ def warn_of_misfit(estimator: Any) -> None:
             warnings.warn(f"The prior of the network does not fit. {misfit}", stacklevel=3)
 
 
-_VIEWS = (
-    2  # views of a table in each fold, which are faster and slightly less accurate than the default
-)
+# Views of a table in each fold, which are faster and slightly less accurate than the default.
+_VIEWS = 2
 
 
 class RegressorReport:

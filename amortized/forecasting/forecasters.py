@@ -21,7 +21,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from amortized.arrays import as_tensor
-from amortized.estimators.asked import number_of_draws, quantile_levels
 from amortized.forecasting.covariate_effects import Effects, covariate_effects
 from amortized.forecasting.forecast_report import ForecastReport, backtest
 from amortized.forecasting.series_groups import Group, groups, shown_periods
@@ -32,6 +31,7 @@ from amortized.seeding import seeded
 from amortized.series.candidates import Candidates, candidates
 from amortized.series.paths import joint_draws
 from amortized.series.predictive import SeriesPredictive
+from amortized.validation import quantile_levels, whole_number
 
 Array = NDArray[np.float64]
 _KEPT = 64  # components of a predictive
@@ -168,11 +168,10 @@ class StructuralForecaster(BaseEstimator):
     ) -> Iterator[tuple[Group, Candidates, SeriesPredictive, Tensor]]:
         """For each group: what the models say, and the predictive of its steps."""
         check_is_fitted(self)
-        if int(h) != h or h < 1:
-            raise ValueError(f"Expected h, the steps ahead, to be an integer >= 1; got {h!r}.")
-        shift = self._shift(int(h), X)
+        h = whole_number("h, the steps ahead,", h)
+        shift = self._shift(h, X)
         for group in groups(self._values, self.periods_):
-            steps = torch.arange(1, int(h) + 1) + group.late
+            steps = torch.arange(1, h + 1) + group.late
             with torch.no_grad():
                 found = candidates(group.y, group.seen, group.last, group.periods, int(steps[-1]))
                 if shift is not None:  # effects add up in y, not in log y
@@ -264,7 +263,7 @@ class StructuralForecaster(BaseEstimator):
             X: as for `predict_distribution`.
             random_state: as in scikit-learn; None takes the estimator's own.
         """
-        n = number_of_draws(n)
+        n = whole_number("n", n)
         chosen = self.random_state if random_state is None else random_state
         seed = int(check_random_state(chosen).randint(2**31 - 1))
         paths = torch.empty(n, h, self.n_series_, dtype=torch.float64)

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.hierarchy.population import Population, PopulationPrior, normal_draw
 from amortized.latent_priors.fitting import stacked
 from amortized.latent_priors.replaced_density import LatentPriorDensity

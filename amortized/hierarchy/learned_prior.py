@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.hierarchy.gibbs import PopulationDraws, sample_population
 from amortized.hierarchy.population import Population, PopulationPrior
-from amortized.infer.problem import Problem, make_problem
+from amortized.infer.inputs.problem import Problem, make_problem
 from amortized.latent_priors.reduction import merge
 from amortized.one_at_a_time import gradients
 from amortized.posterior import Posterior

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import Chi2, Dirichlet, InverseGamma
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 
 _DF = 2.0  # degrees of freedom of the standard deviations' half-t; 2 makes correlations uniform
 

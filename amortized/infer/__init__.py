@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import by_network
 from amortized.infer.cascade import automatically
-from amortized.infer.groups import named_program
-from amortized.infer.options import check_options
-from amortized.infer.problem import Data, make_problem
+from amortized.infer.inputs.groups import named_program
+from amortized.infer.inputs.options import check_options
+from amortized.infer.inputs.problem import Data, make_problem
+from amortized.infer.inputs.ragged import infer_ragged, is_ragged
 from amortized.infer.programs import by_sampler, exactly
-from amortized.infer.ragged import infer_ragged, is_ragged
 from amortized.infer.sequential import Origin
 from amortized.infer.simulated import by_learned_likelihood, by_posterior_flow
 from amortized.infer.states import StateModel, infer_states
@@ -35,6 +35,7 @@ from amortized.sampling.smc import smc
 from amortized.sampling.surrogate import surrogate
 from amortized.sampling.vi import vi
 from amortized.seeding import seeded
+from amortized.validation import whole_number
 
 LatentPrior = Mapping[str, Distribution] | Mapping[str, Tensor] | GaussianMixture | Draws | Tensor
 METHODS: dict[str, Callable[..., Posterior]] = {
@@ -110,8 +111,7 @@ def infer(
         >>> posterior.diagnostics["method"], round(posterior.log_evidence.item(), 3)
         ('exact', -2.996)
     """
-    if int(n_draws) != n_draws or n_draws < 1:
-        raise ValueError(f"Expected n_draws to be an integer >= 1; got {n_draws!r}.")
+    n_draws = whole_number("n_draws", n_draws)
     if data is not None:
         if x is not None or y is not None:
             raise ValueError("Expected all data in data={...}, or x and y; got both.")
@@ -122,7 +122,7 @@ def infer(
                 "Expected only observations with a state-space model: infer(model, y)."
             )
         began = time.perf_counter()
-        posterior = infer_states(model, x, method, int(n_draws), seed, options)
+        posterior = infer_states(model, x, method, n_draws, seed, options)
         posterior.diagnostics["seconds"] = time.perf_counter() - began
         return posterior
     if method != "auto" and method not in METHODS:
@@ -136,7 +136,7 @@ def infer(
         problem = make_problem(model, x, y, latent_prior)
         with seeded(seed):
             posterior = (automatically if method == "auto" else METHODS[method])(
-                problem, int(n_draws), **options
+                problem, n_draws, **options
             )
     posterior.diagnostics["seconds"] = time.perf_counter() - began
     if named_program(problem.program) is None:  # data by names are not rows

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture
-from amortized.infer.problem import Problem
+from amortized.distributions.gaussian_mixture import GaussianMixture
+from amortized.infer.inputs.problem import Problem
 from amortized.infer.programs import posterior_from_draws
 from amortized.latent_priors.fitting import fit_draws, fit_mixture, product
 from amortized.latent_priors.problems import PROBLEMS, Embedding, embedding_of

@@ -25,12 +25,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amortized.infer.amortised import Network, find_network, in_one_pass, one_pass
-from amortized.infer.problem import Problem
+from amortized.infer.inputs.problem import Problem
 from amortized.infer.programs import exactly, posterior_from_draws, start_for
 from amortized.posterior import Posterior
 from amortized.program.density import ProgramDensity
 from amortized.program.observations.possible import check_possible
-from amortized.sampling.adaptation import adapt
 from amortized.sampling.checks.cross_check import checked_chains
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.checks.verdict import any_doubt, judged, measured
@@ -38,10 +37,12 @@ from amortized.sampling.draws import Draws, blocks_of_chains, put_draws, take_dr
 from amortized.sampling.nuts import nuts
 from amortized.sampling.smc import LEAST_ACCEPT, smc
 from amortized.sampling.start import FromDraws, FromMixture, Start
+from amortized.sampling.steps.adaptation import adapt
 from amortized.sampling.steps.resampling import systematic_resample
 
 _LEAST_EFFICIENCY = 0.4  # lower values allow relevant errors of means despite a good k-hat
 _CAREFUL = 0.95  # target acceptance of NUTS if particles were in doubt
+_PRIOR_SHARE = 0.1  # share of prior draws in the proposal, which bounds the weights
 _FEWEST = 1000  # draws from which k-hat and R-hat are estimated
 _STRETCHED = 1000  # leapfrog steps of a trajectory, about as many as NUTS takes at most
 _CHUNK = 4_000_000  # numbers of likelihood terms evaluated at once
@@ -148,7 +149,7 @@ def log_density(density: ProgramDensity) -> Callable[[Tensor], Tensor]:
 
 
 def weigh(
-    density: ProgramDensity, answer: Start, n_draws: int, prior_share: float = 0.1
+    density: ProgramDensity, answer: Start, n_draws: int
 ) -> tuple[Draws, Float[Tensor, " batch"]]:
     """Weighted draws of the mixtures with their evidence, and their efficiency.
 
@@ -156,14 +157,11 @@ def weigh(
         density: the exact log density.
         answer: the network's densities.
         n_draws: draws for each dataset.
-        prior_share: share of prior draws in the proposal, which bounds the weights.
     """
     n = max(n_draws, _FEWEST)
-    n_prior = round(prior_share * n)
+    n_prior = round(_PRIOR_SHARE * n)
     with torch.no_grad():
-        u = answer.sample(n - n_prior)
-        if n_prior:
-            u = torch.cat((u, density.sample_prior(n_prior)), 1)
+        u = torch.cat((answer.sample(n - n_prior), density.sample_prior(n_prior)), 1)
         log_prior, log_likelihood = _evaluated(density, u)
         shares = torch.tensor([(n - n_prior) / n, n_prior / n], dtype=u.dtype).log()
         log_q = torch.logaddexp(answer.log_prob(u) + shares[0], log_prior + shares[1])

@@ -31,7 +31,7 @@ from torch.distributions import Distribution, constraints
 
 from amortized.arrays import as_values
 from amortized.infer import infer
-from amortized.infer.problem import Data
+from amortized.infer.inputs.problem import Data
 from amortized.plotting import COLOURS, label_axes, new_axes
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
@@ -273,10 +273,11 @@ def compare(
     if not isinstance(models, Mapping) or len(models) < 2:
         raise ValueError(f"Expected two models or more, {{name: program}}; got {models!r}.")
     shares = _prior(list(models), prior)
-    found = _compared(models, shares, x, y, method, n_draws, seed, options)
+    data = {"x": x, "y": y, "n_draws": n_draws, "seed": seed}
+    found = _compared(models, shares, method, data | options)
     if check is None:
         return found
-    found = replace(found, check=_compared(models, shares, x, y, check, n_draws, seed, {}))
+    found = replace(found, check=_compared(models, shares, check, data))
     differs = found.apart.abs() > _SURE
     for i, name in enumerate(found.names):
         if bool(differs[..., i].any()):
@@ -293,19 +294,11 @@ def compare(
 
 
 def _compared(
-    models: Mapping[str, Program | Prior],
-    shares: Tensor,
-    x: Data,
-    y: Data | None,
-    method: str,
-    n_draws: int,
-    seed: int,
-    options: dict[str, Any],
+    models: Mapping[str, Program | Prior], shares: Tensor, method: str, arguments: dict[str, Any]
 ) -> ModelComparison:
-    """The comparison by one method."""
+    """The comparison by one method, with the other arguments of `infer`."""
     posteriors = {
-        name: _with_evidence(name, model, x, y, method, n_draws, seed, options)
-        for name, model in models.items()
+        name: _with_evidence(name, model, method, arguments) for name, model in models.items()
     }
     evidence = torch.stack([_double(p.log_evidence) for p in posteriors.values()], -1)
     error = torch.stack([_double(p.log_evidence_error) for p in posteriors.values()], -1)
@@ -314,22 +307,15 @@ def _compared(
 
 
 def _with_evidence(
-    name: str,
-    model: Program | Prior,
-    x: Data,
-    y: Data | None,
-    method: str,
-    n_draws: int,
-    seed: int,
-    options: dict[str, Any],
+    name: str, model: Program | Prior, method: str, arguments: dict[str, Any]
 ) -> Posterior:
     """The posterior of one program, whose warnings name it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            posterior = infer(model, x, y, method=method, n_draws=n_draws, seed=seed, **options)
+            posterior = infer(model, method=method, **arguments)
             if method == "auto" and not _has_evidence(posterior):
-                posterior = infer(model, x, y, method="smc", n_draws=n_draws, seed=seed, **options)
+                posterior = infer(model, method="smc", **arguments)
         except ValueError as reason:
             raise ValueError(f"Model {name!r}: {reason}") from reason
     for each in caught:

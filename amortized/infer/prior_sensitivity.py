@@ -24,10 +24,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.infer.amortised import check_supports, prior_mixture
-from amortized.infer.problem import Data, Problem, make_problem
+from amortized.infer.inputs.problem import Data, Problem, make_problem
 from amortized.latent_priors.conversion import is_by_name
 from amortized.latent_priors.fitting import stacked
 from amortized.posterior import Posterior

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.arrays import as_tensor, as_values
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer.discrete import DiscreteMarginals, all_values
-from amortized.infer.groups import ProgramGroups, named_program
-from amortized.infer.problem import Data, Problem
+from amortized.infer.inputs.groups import ProgramGroups, named_program
+from amortized.infer.inputs.problem import Data, Problem
 from amortized.posterior.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.program.density import ProgramDensity

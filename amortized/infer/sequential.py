@@ -24,9 +24,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer.cascade import cascade, log_density
-from amortized.infer.problem import Data, Problem, make_problem
+from amortized.infer.inputs.problem import Data, Problem, make_problem
 from amortized.infer.programs import exactly, posterior_from_draws
 from amortized.latent_priors.conversion import mixture_over_u
 from amortized.latent_priors.fitting import fit_draws, stacked
@@ -37,10 +37,10 @@ from amortized.program.density import ProgramDensity
 from amortized.program.observations.missing import may_miss
 from amortized.program.observations.possible import check_possible
 from amortized.program.vectorised import precision
-from amortized.sampling.adaptation import adapt
 from amortized.sampling.checks.verdict import warn_of_doubt
 from amortized.sampling.smc import smc
 from amortized.sampling.start import FromMixture
+from amortized.sampling.steps.adaptation import adapt
 from amortized.seeding import seeded
 
 N_COMPONENTS = 12  # of a mixture that adapts

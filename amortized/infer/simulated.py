@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amortized.infer.cascade import cascade
-from amortized.infer.problem import Problem
+from amortized.infer.inputs.problem import Problem
 from amortized.infer.programs import posterior_from_draws
 from amortized.networks.calibration import Calibration
 from amortized.posterior.posterior import Posterior
@@ -22,9 +22,9 @@ from amortized.sampling.draws import Draws
 from amortized.sampling.smc import smc
 from amortized.seeding import current_seed
 from amortized.simulation_based.config import FlowConfig, FlowTraining
+from amortized.simulation_based.flows.likelihood_flow import LikelihoodFlow, learned_program
+from amortized.simulation_based.flows.posterior_flow import FromFlow, PosteriorFlow
 from amortized.simulation_based.learning import NAMES, Learned, rows_of
-from amortized.simulation_based.likelihood_flow import LikelihoodFlow, learned_program
-from amortized.simulation_based.posterior_flow import FromFlow, PosteriorFlow
 from amortized.simulation_based.rounds import in_rounds
 
 

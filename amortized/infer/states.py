@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from amortized.arrays import as_tensor
-from amortized.infer.problem import Data
+from amortized.infer.inputs.problem import Data
 from amortized.posterior import Posterior
 from amortized.priors.state_space.state_space_model import LinearGaussianModel, StateSpaceModel
 from amortized.sampling.filters.extended_kalman import (

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import (
     Answer,
     Network,
@@ -28,7 +28,7 @@ from amortized.infer.amortised import (
     one_pass,
     prior_mixture,
 )
-from amortized.infer.problem import Data, Problem, make_problem
+from amortized.infer.inputs.problem import Data, Problem, make_problem
 from amortized.infer.sequential import (
     N_COMPONENTS,
     exact_draws,

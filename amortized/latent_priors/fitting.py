@@ -24,8 +24,8 @@ from torch.distributions import (
     Uniform,
 )
 
-from amortized.cholesky import cholesky_factor
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.cholesky import cholesky_factor
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge
 from amortized.program.support import bijection_to, log_prob, support_of
 from amortized.seeding import seeded

@@ -26,7 +26,7 @@ from amortized.priors.simulators.epidemic import EpidemicPrior
 from amortized.priors.simulators.nonlinear_observation import NonlinearObservationPrior
 from amortized.priors.simulators.ornstein_uhlenbeck import OrnsteinUhlenbeckPrior
 from amortized.priors.simulators.quantum_parameter import QuantumParameterPrior
-from amortized.priors.state_space.sensor_reading import SensorReadingPrior
+from amortized.priors.simulators.sensor_reading import SensorReadingPrior
 from amortized.program.vectorised import precision
 
 

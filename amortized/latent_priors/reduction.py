@@ -22,8 +22,9 @@ import math
 import torch
 from torch import Tensor
 
-from amortized.cholesky import cholesky_factor
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.cholesky import cholesky_factor
+from amortized.distributions.gaussian_mixture import GaussianMixture
+from amortized.validation import whole_number
 
 _LIGHT = 1e-12  # components below this weight are treated as absent
 
@@ -38,7 +39,7 @@ def merge(mixture: GaussianMixture, n_components: int) -> GaussianMixture:
         >>> merge(three, 2).means.squeeze(-1).sort().values
         tensor([0.0500, 5.0000])
     """
-    _check(n_components)
+    whole_number("n_components", n_components)
     if mixture.n_components <= n_components:
         return mixture
     log_w, means, covariances = _flat(mixture)
@@ -102,7 +103,7 @@ def split_components(
         >>> two.means.squeeze(-1), two.variance
         (tensor([ 0.4359, -0.4359]), tensor([1.]))
     """
-    _check(n_components)
+    whole_number("n_components", n_components)
     if not 0 < remaining < 1:
         raise ValueError(f"Expected 0 < remaining < 1; got {remaining}.")
     if mixture.n_components > n_components:
@@ -159,11 +160,6 @@ def _split_one(
         means[rows, at] = mean + sign * shift
         factors[rows, at] = factor
     return log_w, means, factors
-
-
-def _check(n_components: int) -> None:
-    if int(n_components) != n_components or n_components < 1:
-        raise ValueError(f"Expected n_components to be an integer >= 1; got {n_components!r}.")
 
 
 def _flat(mixture: GaussianMixture) -> tuple[Tensor, Tensor, Tensor]:

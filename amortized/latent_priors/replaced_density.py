@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.program.density import ProgramDensity
 
 

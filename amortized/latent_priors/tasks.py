@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.exchangeability import rows_are_exchangeable
 from amortized.latent_priors.fitting import fit_draws
 from amortized.latent_priors.hyperprior import Hyperprior

@@ -26,14 +26,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge, split_components
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks, posterior_draws
-from amortized.networks.blocks import Block, Norm
 from amortized.networks.calibration import Calibration
 from amortized.networks.dt_config import DistributionTransformerConfig
+from amortized.networks.layers.blocks import Block, Norm
+from amortized.networks.layers.triangular import described, n_answered, n_read, triangular
 from amortized.networks.observation_encoder import ObservationEncoder, mlp
-from amortized.networks.triangular import described, n_answered, n_read, triangular
 from amortized.priors.program_prior import ProgramPrior
 from amortized.program.likelihood_summary import LikelihoodSummary
 from amortized.program.vectorised import precision

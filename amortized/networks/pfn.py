@@ -19,14 +19,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from amortized.attention import Rotation
-from amortized.distributions import BarDistribution, equal_mass_borders
-from amortized.networks.blocks import Block, KeysValues, Norm
+from amortized.distributions.bar_distribution import BarDistribution, equal_mass_borders
 from amortized.networks.calibration import Calibration
 from amortized.networks.config_fields import check_fields, check_positive
-from amortized.networks.decoders import BarDecoder
+from amortized.networks.layers.attention import Rotation
+from amortized.networks.layers.blocks import Block, KeysValues, Norm
+from amortized.networks.layers.decoders import BarDecoder
 from amortized.priors.prior import Prior, Units
-from amortized.priors.task import TaskBatch
+from amortized.priors.task import TaskBatch, check_rows
 from amortized.program.vectorised import precision
 from amortized.seeding import seeded
 
@@ -198,15 +198,7 @@ class PFN(nn.Module):
 
     def _check(self, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         """Raises an error if the context's shapes do not fit the network or each other."""
-        if x.ndim != 3 or y.shape != x.shape[:2]:
-            raise ValueError(
-                f"Expected x_context (batch, context, features) and y_context (batch, context); "
-                f"got {tuple(x.shape)} and {tuple(y.shape)}."
-            )
-        if mask is not None and mask.shape != y.shape:
-            raise ValueError(
-                f"Expected context_mask of shape {tuple(y.shape)}; got {tuple(mask.shape)}."
-            )
+        check_rows("context", x, y, mask)
         if not 1 <= x.shape[2] <= self.config.n_features:
             raise ValueError(f"Expected 1 to {self.config.n_features} features; got {x.shape[2]}.")
 

@@ -25,9 +25,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from amortized.networks.blocks import Block, Norm
 from amortized.networks.calibration import Calibration
 from amortized.networks.config_fields import check_fields
+from amortized.networks.layers.blocks import Block, Norm
 from amortized.priors.prior import Prior, Units
 from amortized.priors.task import TaskBatch
 from amortized.program.vectorised import precision

@@ -26,18 +26,18 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from amortized.distributions import BarDistribution, equal_mass_borders
-from amortized.networks.blocks import KeysValues, Norm
+from amortized.distributions.bar_distribution import BarDistribution, equal_mass_borders
 from amortized.networks.calibration import Calibration
-from amortized.networks.cell_block import CellBlock, RowBlock
-from amortized.networks.cells import (
+from amortized.networks.config_fields import check_fields
+from amortized.networks.layers.blocks import KeysValues, Norm
+from amortized.networks.layers.cell_block import CellBlock, RowBlock
+from amortized.networks.layers.cells import (
     CellDescription,
     ColumnStatistics,
     column_groups,
     column_statistics,
 )
-from amortized.networks.config_fields import check_fields
-from amortized.networks.decoders import BarDecoder, ClassDecoder, ClassSlots, class_slots
+from amortized.networks.layers.decoders import BarDecoder, ClassDecoder, ClassSlots, class_slots
 from amortized.priors.prior import Prior, Units
 from amortized.priors.task import TaskBatch
 from amortized.program.vectorised import precision

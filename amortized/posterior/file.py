@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.files.tensors import read_tensors, write_tensors
-from amortized.gaussian_mixture import GaussianMixture
 from amortized.posterior.inference_data import Groups
 
 _TENSORS = ("log_weights", "cluster", "log_evidence", "log_evidence_error")

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.posterior.file import read_posterior, write_posterior
 from amortized.posterior.inference_data import Groups, inference_data
 from amortized.posterior.summary import modes, precision_of, real, scalars, text_table

@@ -369,7 +369,7 @@ class ProgramDensity:
             self._bytes[shapes] = self._count_bytes()
         return self._bytes[shapes]
 
-    def _count_bytes(self, n: int = 16) -> int:
+    def _count_bytes(self) -> int:
         kept = 0
 
         def count(tensor: Tensor) -> Tensor:
@@ -378,11 +378,11 @@ class ProgramDensity:
             return tensor
 
         one = self.take(torch.tensor([0], device=self.x.device))
-        u = self.y.new_zeros(1, n, self.dim).requires_grad_()
+        u = self.y.new_zeros(1, 16, self.dim).requires_grad_()
         hooks = torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept)
         with torch.enable_grad(), hooks:
             one.log_density(u)
-        return max(64, kept // n)
+        return max(64, kept // 16)
 
     def _check(self, u: Tensor) -> None:
         if u.ndim != 3 or u.shape[0] != self.n_datasets or u.shape[2] != self.dim:

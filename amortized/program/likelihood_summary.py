@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 _DIFFERENCE = 1e-4
+_N_STEPS = 8  # damped Gauss-Newton steps, none longer than one in any coordinate
 
 # The arguments of a program's method ``likelihood_summary(x, y, mask)``; False marks padding rows.
 Inputs = Float[Tensor, "batch n features"]
@@ -71,7 +72,6 @@ def gauss_newton_summary(
     observed: Float[Tensor, "batch numbers"],
     start: Float[Tensor, "batch dim"],
     prior_sd: float,
-    n_steps: int = 8,
 ) -> LikelihoodSummary:
     """The summary of observations that are normal around a smooth function of the latents.
 
@@ -81,7 +81,6 @@ def gauss_newton_summary(
         observed: the observations in the same units.
         start: initial u.
         prior_sd: standard deviation of a weak normal prior around zero, for regularisation.
-        n_steps: damped Gauss-Newton steps, none longer than one in any coordinate.
 
     References:
         | An Algorithm for Least-Squares Estimation of Nonlinear Parameters (Marquardt, 1963)
@@ -96,7 +95,7 @@ def gauss_newton_summary(
     eye = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
     best = (u, *_linearised(predict, observed, u))
     damping = u.new_ones(len(u), 1)
-    for _ in range(n_steps):
+    for _ in range(_N_STEPS):
         point, jacobian, residual = best
         normal = jacobian.mT @ jacobian + eye / prior_sd**2
         pull = (jacobian.mT @ residual.unsqueeze(-1)).squeeze(-1) - point / prior_sd**2

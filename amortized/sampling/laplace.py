@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.draws import Draws
@@ -31,6 +31,7 @@ from amortized.sampling.start import FromMixture, Start, as_start
 from amortized.sampling.steps.tempering import Path, tame
 
 _DIFFERENCE = 1e-4  # in units of the prior's spread
+_N_PRIOR = 128  # draws in all, among which the starting points are
 _SPREAD_OUT = 3.0  # factor on the distance of prior draws from the median
 _N_ASCENTS, _N_STEPS = 32, 12
 _FIRST_STEP, _LAST_STEP = 0.6, 0.03  # of gradient ascent, in units of the prior's spread
@@ -81,7 +82,6 @@ def fit_modes(
     density: ProgramDensity,
     *,
     n_modes: int = 4,
-    n_prior: int = 128,
     n_steps: int = 12,
     tolerance: float = 0.01,
     inflation: float = 1.1,
@@ -95,24 +95,23 @@ def fit_modes(
         density: log density of the posterior.
         n_modes: groups of prior draws; the best draw of each is a starting point, and for a mixture
             prior each component has a group. Up to four more modes than this are refined.
-        n_prior: total number of prior draws.
         n_steps: largest number of Newton steps.
         tolerance: a step that gains less than this, in nats, is the last.
         inflation: factor on the standard deviations; above 1 for an importance sampling proposal.
         start: a density whose draws replace those of the prior.
     """
     path = Path(density)
-    lots = tame(density.prior_lots(n_modes, n_prior // n_modes))
+    lots = tame(density.prior_lots(n_modes, _N_PRIOR // n_modes))
     draws = lots.flatten(1, 2)
     ends = draws.quantile(draws.new_tensor([0.16, 0.84]), dim=1)
     scale = ((ends[1] - ends[0]) / 2).clamp(1e-4, 1e4).unsqueeze(1)  # (batch, 1, dim)
     if start is not None:
-        lots = tame(as_start(start).sample(n_prior)).unflatten(1, (n_modes, -1))
+        lots = tame(as_start(start).sample(_N_PRIOR)).unflatten(1, (n_modes, -1))
     scores = path.log_density(lots.flatten(1, 2)).unflatten(1, lots.shape[1:3])
     lost = scores.amax((1, 2)) == -torch.inf
     if lost.any():
         raise ValueError(
-            f"Expected a density that is finite somewhere; got none at {n_prior} draws, in "
+            f"Expected a density that is finite somewhere; got none at {_N_PRIOR} draws, in "
             f"dataset {int(lost.nonzero()[0])} first. The observations may be impossible under "
             "the program."
         )

@@ -2,10 +2,10 @@ r"""Nested sampling: the evidence from shrinking sets of prior draws, for a batc
 
 Live points are draws of the prior. Where the lowest of them is replaced by a draw of the prior
 above its likelihood again and again, the share of the prior above shrinks by a known law, and with
-it the evidence is known (see `amortized.sampling.shrinkage`). Here half of the live points of each
-of several independent runs are replaced together, by chains from the other half, one from each (see
-`amortized.sampling.constrained_slice`). There is no temperature, gradient or start in common with
-tempered SMC, so that the two can check each other.
+it the evidence is known (see `amortized.sampling.steps.shrinkage`). Here half of the live points of
+each of several independent runs are replaced together, by chains from the other half, one from each
+(see `amortized.sampling.steps.constrained_slice`). There is no temperature, gradient or start in
+common with tempered SMC, so that the two can check each other.
 
 The answer itself is checked in three ways:
 
@@ -36,10 +36,10 @@ from torch import Tensor
 from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.importance_check import compared, second_opinion
 from amortized.sampling.checks.verdict import in_doubt, measured
-from amortized.sampling.constrained_slice import Live, sampled_prior, slice_moves
 from amortized.sampling.draws import Draws, put_draws, take_draws
-from amortized.sampling.shrinkage import Points, shrinkage
+from amortized.sampling.steps.constrained_slice import Live, sampled_prior, slice_moves
 from amortized.sampling.steps.hamiltonian import spread_factor
+from amortized.sampling.steps.shrinkage import Points, shrinkage
 
 N_RUNS = 16
 _REMAINING = 1e-3  # largest share of the evidence that the live points may hold at the end

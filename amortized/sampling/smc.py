@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.utils._pytree import tree_map
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.fitting import fit_draws, stacked
 from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.bridge import bridge_evidence

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 
 
 @runtime_checkable
@@ -69,12 +69,12 @@ class FromMixture:
         return FromMixture(self.mixture[index])
 
 
-def normal_of_draws(u: Float[Tensor, "batch n dim"], inflation: float = 1.2) -> GaussianMixture:
+def normal_of_draws(u: Float[Tensor, "batch n dim"]) -> GaussianMixture:
     """One normal with the moments of the draws, slightly wider, to start from an earlier answer."""
     dim = u.shape[-1]
     centred = u - u.mean(1, keepdim=True)
     covariance = centred.mT @ centred / u.shape[1] + 1e-9 * torch.eye(dim, dtype=u.dtype)
-    return GaussianMixture.from_moments(u.mean(1), inflation**2 * covariance)
+    return GaussianMixture.from_moments(u.mean(1), 1.2**2 * covariance)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 r"""Tempered SMC on a surrogate of an expensive likelihood, finished by weights under the true one.
 
 In rounds, particles are drawn from :math:`p(u) \hat L(u)^\beta`, where :math:`\hat L` is fitted to
-all points with known likelihood (see `amortized.sampling.likelihood_surrogate`). The true
+all points with known likelihood (see `amortized.sampling.steps.likelihood_surrogate`). The true
 likelihood of some of them decides how to go on: the next temperature is the highest at which the
 weights
 
@@ -29,8 +29,8 @@ from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.checks.verdict import measured
 from amortized.sampling.draws import Draws
-from amortized.sampling.likelihood_surrogate import LikelihoodSurrogate, SurrogateDensity
 from amortized.sampling.smc import N_ISLANDS, smc
+from amortized.sampling.steps.likelihood_surrogate import LikelihoodSurrogate, SurrogateDensity
 from amortized.sampling.steps.tempered_run import Limits, next_temperature, run
 from amortized.sampling.steps.tempering import Path, tame
 

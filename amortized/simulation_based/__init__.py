@@ -2,12 +2,12 @@
 
 from amortized.simulation_based.black_box import Simulated
 from amortized.simulation_based.config import FlowConfig, FlowTraining
-from amortized.simulation_based.likelihood_flow import (
+from amortized.simulation_based.flows.likelihood_flow import (
     LearnedProgram,
     LikelihoodFlow,
     learned_program,
 )
-from amortized.simulation_based.posterior_flow import PosteriorFlow
+from amortized.simulation_based.flows.posterior_flow import PosteriorFlow
 from amortized.simulation_based.simulations import Simulations, simulate
 
 __all__ = [

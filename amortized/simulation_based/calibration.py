@@ -29,8 +29,8 @@ from torch import Tensor
 from amortized.networks.calibration import Calibration, random_rank
 from amortized.program.density import ProgramDensity
 from amortized.seeding import seeded
-from amortized.simulation_based.likelihood_flow import LikelihoodFlow
-from amortized.simulation_based.posterior_flow import FromFlow, PosteriorFlow
+from amortized.simulation_based.flows.likelihood_flow import LikelihoodFlow
+from amortized.simulation_based.flows.posterior_flow import FromFlow, PosteriorFlow
 from amortized.simulation_based.simulations import Simulations
 
 _N_DRAWS = 99

@@ -18,8 +18,8 @@ from amortized.seeding import seeded
 from amortized.simulation_based.calibration import measure_likelihood, measure_posterior
 from amortized.simulation_based.config import FlowConfig, FlowTraining
 from amortized.simulation_based.fitting import Fit, fit
-from amortized.simulation_based.likelihood_flow import LikelihoodFlow
-from amortized.simulation_based.posterior_flow import PosteriorFlow
+from amortized.simulation_based.flows.likelihood_flow import LikelihoodFlow
+from amortized.simulation_based.flows.posterior_flow import PosteriorFlow
 from amortized.simulation_based.simulations import Simulations, simulate
 
 NAMES = {"npe": FlowConfig(), "nle": FlowConfig(target="likelihood")}

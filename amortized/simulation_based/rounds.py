@@ -27,9 +27,9 @@ from amortized.program.vectorised import Program
 from amortized.sampling.smc import smc
 from amortized.seeding import seeded
 from amortized.simulation_based.config import FlowConfig, FlowTraining
+from amortized.simulation_based.flows.likelihood_flow import LearnedProgram
+from amortized.simulation_based.flows.posterior_flow import PosteriorFlow
 from amortized.simulation_based.learning import Learned, learn
-from amortized.simulation_based.likelihood_flow import LearnedProgram
-from amortized.simulation_based.posterior_flow import PosteriorFlow
 from amortized.simulation_based.simulations import Simulations, simulate
 
 _OUTSIDE = 1e-4  # mass of the posterior that a truncated prior may lack

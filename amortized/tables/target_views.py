@@ -21,7 +21,7 @@ from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks.tabular_pfn import TabularPFN
 from amortized.tables.encoding import location_and_scale
 from amortized.tables.readings import Reading, reading_kinds

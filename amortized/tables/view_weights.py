@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks.tabular_pfn import TabularPFN
 from amortized.tables.encoding import location_and_scale
 from amortized.tables.readings import KINDS, Reading

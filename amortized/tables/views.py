@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Categorical
 
-from amortized.attention import has_fast_bfloat16
-from amortized.distributions import BarDistribution
+from amortized.distributions.bar_distribution import BarDistribution
+from amortized.networks.layers.attention import has_fast_bfloat16
 from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
 from amortized.tables.readings import Reading
 from amortized.tables.sample_weights import resampled

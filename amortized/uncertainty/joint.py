@@ -16,6 +16,7 @@ from torch import Tensor
 
 from amortized.seeding import seeded
 from amortized.uncertainty.growing_context import GrowingContext, Predict, tasks_of
+from amortized.validation import whole_number
 
 
 def joint_log_prob(
@@ -87,8 +88,7 @@ def joint_sample(
         >>> joint_sample(load("gp-1d"), x, x[..., 0], x + 0.1, 3).shape
         torch.Size([3, 1, 5])
     """
-    if n_samples < 1:
-        raise ValueError(f"Expected n_samples >= 1; got {n_samples!r}.")
+    whole_number("n_samples", n_samples)
     known_x, known_y, queries, _ = tasks_of(predict, x_context, y_context, x_query)
     n_tasks, n_query = queries.shape[:2]
 

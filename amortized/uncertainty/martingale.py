@@ -27,6 +27,7 @@ from torch import Tensor
 from amortized.arrays import as_tensor
 from amortized.seeding import seeded
 from amortized.uncertainty.growing_context import GrowingContext, Predict, number_type
+from amortized.validation import whole_number
 
 
 def martingale_posterior(
@@ -64,8 +65,8 @@ def martingale_posterior(
         >>> round(draws.mean().item(), 1), round(draws.std().item(), 1)  # exact: 0.8 and 1/3
         (0.8, 0.3)
     """
-    if n_draws < 1 or n_future < 1:
-        raise ValueError(f"Expected n_draws and n_future >= 1; got {n_draws!r} and {n_future!r}.")
+    for name, count in (("n_draws", n_draws), ("n_future", n_future)):
+        whole_number(name, count)
     dtype = number_type(predict)
     x, y = as_tensor(x, "x", dtype=dtype), as_tensor(y, "y", dtype=dtype)
     if x.ndim != 2 or y.shape != x.shape[:1] or len(y) < 1:

@@ -39,6 +39,7 @@ from amortized.priors.prior import split
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
+from amortized.validation import whole_number
 
 # Candidates drawn at once: many enough to amortise the calls, few enough to fit in cache.
 CHUNK = 16_384
@@ -114,8 +115,7 @@ class LearningCurvePrior(ProgramPrior):
         for name, weight in weights.items():
             if not 0 < weight < math.inf:
                 raise ValueError(f"Expected a largest weight > 0 for {name}; got {weight!r}.")
-        if int(n_steps) != n_steps or n_steps < 2:
-            raise ValueError(f"Expected n_steps to be an integer >= 2; got {n_steps!r}.")
+        whole_number("n_steps", n_steps, 2)
         for name, given in (("noise", noise), ("discrepancy", discrepancy), ("length", length)):
             if given is not None and not given[1] > 0:
                 raise ValueError(

@@ -26,6 +26,7 @@ References:
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -49,81 +50,61 @@ def _erf(cross: Tensor, of_x: Tensor, of_z: Tensor) -> Tensor:
     return 2 / math.pi * (2 * cross / size).asin()
 
 
-def _network(
-    layer: Layer,
-    x: Tensor,
-    z: Tensor,
-    lengthscale: Tensor,
-    depth: int,
-    weight_variance: float,
-    bias_variance: float,
-) -> Tensor:
-    scale = lengthscale.unsqueeze(-2)
-    x, z = x / scale, z / scale
-    # The variances at x and at z follow the same recursion as the covariance between them.
-    of_x = 1 + x.square().sum(-1).unsqueeze(-1)
-    of_z = 1 + z.square().sum(-1).unsqueeze(-2)
-    cross = 1 + x @ z.mT
-    for _ in range(depth):
-        cross, of_x, of_z = (
-            bias_variance + weight_variance * layer(*three)
-            for three in ((cross, of_x, of_z), (of_x, of_x, of_x), (of_z, of_z, of_z))
-        )
-    return cross
+@dataclass(frozen=True)
+class NetworkKernel:
+    """Covariance of a wide network of one activation.
 
-
-def relu_network(
-    x: Float[Tensor, "*batch n features"],
-    z: Float[Tensor, "*batch m features"],
-    lengthscale: Float[Tensor, "*batch features"],
-    depth: int = 1,
-    weight_variance: float = 2.0,
-    bias_variance: float = 0.0,
-) -> Float[Tensor, "*batch n m"]:
-    """Covariance of a wide network of rectified linear units.
-
-    The default variance of the weights keeps that of the function the same in every layer.
-
-    Args:
-        x: inputs.
-        z: other inputs.
-        lengthscale: of each feature.
-        depth: number of hidden layers.
-        weight_variance: of the weights after the first layer, times the width.
-        bias_variance: of the biases after the first layer.
+    Attributes:
+        layer: F, of the covariances ``k(x, z)``, ``k(x, x)`` and ``k(z, z)``.
+        weight_variance: of the weights after the first layer, times the width, where none is given.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [-1.0]])
-        >>> relu_network(x, x, torch.ones(1)).diagonal()
+        >>> NETWORK_KERNELS["relu"](x, x, torch.ones(1)).diagonal()
         tensor([1., 2., 2.])
-    """
-    return _network(_relu, x, z, lengthscale, depth, weight_variance, bias_variance)
-
-
-def erf_network(
-    x: Float[Tensor, "*batch n features"],
-    z: Float[Tensor, "*batch m features"],
-    lengthscale: Float[Tensor, "*batch features"],
-    depth: int = 1,
-    weight_variance: float = 1.0,
-    bias_variance: float = 0.0,
-) -> Float[Tensor, "*batch n m"]:
-    """Covariance of a wide network with the error function as activation, a sigmoid.
-
-    Args:
-        x: inputs.
-        z: other inputs.
-        lengthscale: of each feature.
-        depth: number of hidden layers.
-        weight_variance: of the weights after the first layer, times the width.
-        bias_variance: of the biases after the first layer.
-
-    Example:
-        >>> x = torch.tensor([[0.0], [1.0], [-1.0]])
-        >>> erf_network(x, x, torch.ones(1)).diagonal().round(decimals=3)
+        >>> NETWORK_KERNELS["erf"](x, x, torch.ones(1)).diagonal().round(decimals=3)
         tensor([0.4650, 0.5900, 0.5900])
     """
-    return _network(_erf, x, z, lengthscale, depth, weight_variance, bias_variance)
+
+    layer: Layer
+    weight_variance: float
+
+    def __call__(
+        self,
+        x: Float[Tensor, "*batch n features"],
+        z: Float[Tensor, "*batch m features"],
+        lengthscale: Float[Tensor, "*batch features"],
+        depth: int = 1,
+        weight_variance: float | None = None,
+        bias_variance: float = 0.0,
+    ) -> Float[Tensor, "*batch n m"]:
+        """The covariance matrix.
+
+        Args:
+            x: inputs.
+            z: other inputs.
+            lengthscale: of each feature.
+            depth: number of hidden layers.
+            weight_variance: of the weights after the first layer, times the width.
+            bias_variance: of the biases after the first layer.
+        """
+        variance = self.weight_variance if weight_variance is None else weight_variance
+        scale = lengthscale.unsqueeze(-2)
+        x, z = x / scale, z / scale
+        # The variances at x and at z follow the same recursion as the covariance between them.
+        of_x = 1 + x.square().sum(-1).unsqueeze(-1)
+        of_z = 1 + z.square().sum(-1).unsqueeze(-2)
+        cross = 1 + x @ z.mT
+        for _ in range(depth):
+            cross, of_x, of_z = (
+                bias_variance + variance * self.layer(*three)
+                for three in ((cross, of_x, of_z), (of_x, of_x, of_x), (of_z, of_z, of_z))
+            )
+        return cross
 
 
-NETWORK_KERNELS: Mapping[str, Callable[..., Tensor]] = {"relu": relu_network, "erf": erf_network}
+NETWORK_KERNELS: Mapping[str, NetworkKernel] = {
+    # With this variance of the weights that of the function is the same in every layer.
+    "relu": NetworkKernel(_relu, 2.0),
+    "erf": NetworkKernel(_erf, 1.0),
+}

@@ -1,1 +1,1 @@
-"""Priors of scientific simulators with few latents: epidemics, diffusions, quantum measurements."""
+"""Priors of scientific simulators with few latents: epidemics, diffusions, readings of sensors."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from amortized.priors.prior import Prior, split
 from amortized.priors.task import TaskBatch
+from amortized.validation import whole_number
 
 
 def levinson(partial: Float[Tensor, "*batch order"]) -> list[Float[Tensor, "*batch _"]]:
@@ -77,8 +78,7 @@ class AutoregressivePrior(Prior):
     """
 
     def __init__(self, max_order: int = 10, sparsity: float = 0.5) -> None:
-        if int(max_order) != max_order or max_order < 1:
-            raise ValueError(f"Expected max_order to be an integer >= 1; got {max_order!r}.")
+        whole_number("max_order", max_order)
         if not 0 <= sparsity < 1:
             raise ValueError(f"Expected sparsity in [0, 1); got {sparsity!r}.")
         self.max_order, self.sparsity = int(max_order), sparsity

@@ -16,17 +16,16 @@ from amortized.priors.tabular.columns import standardise
 
 
 def drop_cells(
-    x: Float[Tensor, "batch columns rows"], probability: float, max_rate: float = 0.5
+    x: Float[Tensor, "batch columns rows"], probability: float
 ) -> Float[Tensor, "batch columns rows"]:
     """Replaces cells by NaN in a fraction of the tasks.
 
     Each such task has one of the three mechanisms, a fraction of affected columns, and rates
-    below ``max_rate`` that are mostly small (a uniform number squared).
+    below a half that are mostly small (a uniform number squared).
 
     Args:
         x: complete columns.
         probability: probability that a task has missing cells.
-        max_rate: largest base rate r of a column.
 
     Example:
         >>> x = drop_cells(torch.randn(4, 3, 100), probability=0.0)
@@ -36,7 +35,7 @@ def drop_cells(
     tasks = (torch.rand(len(x)) < probability).nonzero()[:, 0]
     part = x[tasks]
     n_tasks, n_columns, n_rows = part.shape
-    rate = max_rate * torch.rand(n_tasks, n_columns, 1).square().clamp(1e-4, 1 - 1e-4)
+    rate = 0.5 * torch.rand(n_tasks, n_columns, 1).square().clamp(1e-4, 1 - 1e-4)
     affected = torch.rand(n_tasks, n_columns) < torch.rand(n_tasks, 1)
     driver = torch.randint(n_columns, (n_tasks,))
     kind = torch.randint(3, (n_tasks, 1, 1))

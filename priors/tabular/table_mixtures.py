@@ -67,13 +67,14 @@ def table_prior(
         >>> batch.x_query.shape
         torch.Size([4, 30, 6])
     """
-    options: dict[str, Any] = {
-        "n_features": n_features,
-        "max_features": max_features,
-        "max_classes": max_classes,
-        "missing": missing,
-    }
-    return _mixture({kind(target, **options): weight for kind, weight in PLAIN.items()})
+    return _mixture(
+        PLAIN,
+        target,
+        n_features=n_features,
+        max_features=max_features,
+        max_classes=max_classes,
+        missing=missing,
+    )
 
 
 def diverse_table_prior(
@@ -95,20 +96,25 @@ def diverse_table_prior(
         >>> batch.x_query.shape
         torch.Size([4, 30, 6])
     """
-    options: dict[str, Any] = {
-        "n_features": n_features,
-        "max_features": max_features,
-        "max_classes": max_classes,
-        "missing": missing,
-        "max_cells": max_cells,
-    }
-    kinds = {**DIVERSE, **(DIVERSE_NUMBERS if target == "regression" else {})}
-    return _mixture({kind(target, **options): weight for kind, weight in kinds.items()})
+    return _mixture(
+        {**DIVERSE, **(DIVERSE_NUMBERS if target == "regression" else {})},
+        target,
+        n_features=n_features,
+        max_features=max_features,
+        max_classes=max_classes,
+        missing=missing,
+        max_cells=max_cells,
+    )
 
 
-def _mixture(weights: Mapping[TabularPrior, float]) -> MixturePrior:
-    """The priors with their weights, filtered by predictability where that is possible."""
+def _mixture(
+    weights: Mapping[type[TabularPrior], float], target: str, **options: Any
+) -> MixturePrior:
+    """The families with their weights, filtered by predictability where that is possible."""
     priors: list[Prior] = [
-        prior if isinstance(prior, _UNFILTERED) else PredictablePrior(prior) for prior in weights
+        kind(target, **options)
+        if issubclass(kind, _UNFILTERED)
+        else PredictablePrior(kind(target, **options))
+        for kind in weights
     ]
     return MixturePrior(priors, list(weights.values()))

@@ -23,6 +23,7 @@ from amortized.priors.tabular.targets import (
     standardise_by_context,
 )
 from amortized.priors.task import TaskBatch
+from amortized.validation import whole_number
 
 # With fewer rows, quantiles and scales are unreliable: more are drawn and then discarded.
 _LEAST_ROWS = 64
@@ -69,14 +70,10 @@ class TabularPrior(Prior):
     ) -> None:
         if target not in ("classification", "regression"):
             raise ValueError(f"Expected target 'classification' or 'regression'; got {target!r}.")
-        if n_features is not None and (int(n_features) != n_features or n_features < 1):
-            raise ValueError(
-                "Expected n_features to be an integer >= 1, or None to draw it; "
-                f"got {n_features!r}."
-            )
+        if n_features is not None:
+            whole_number("n_features", n_features)
         for name, value in (("max_features", max_features), ("max_classes", max_classes)):
-            if int(value) != value or value < 2:
-                raise ValueError(f"Expected {name} to be an integer >= 2; got {value!r}.")
+            whole_number(name, value, 2)
         if not 0 <= missing <= 1:
             raise ValueError(
                 f"Expected missing to be a fraction of tasks in [0, 1]; got {missing!r}."

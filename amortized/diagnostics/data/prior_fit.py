@@ -158,7 +158,7 @@ def prior_fit(
     return PriorFit(p_value, statistics, scores, sentence, source)
 
 
-def gross_misfit(network: Any, x: Tensor, y: Tensor, seed: int = 0) -> str | None:
+def gross_misfit(network: Any, x: Tensor, y: Tensor) -> str | None:
     """Describes a gross misfit of the prior to these rows, without simulation.
 
     To allow for their dependence, n held-out rows are treated as n / 2 independent ones.
@@ -167,12 +167,11 @@ def gross_misfit(network: Any, x: Tensor, y: Tensor, seed: int = 0) -> str | Non
         network: a network over rows.
         x: inputs in the network's units, ``(rows, features)``.
         y: targets in the network's units.
-        seed: seed of the folds.
     """
     if not _checked.get() or len(x) < LEAST_ROWS:
         return None
-    x, y = _judged(x, y, seed)
-    held_out = held_out_rows(network, x[None], y[None], seed)
+    x, y = _judged(x, y, 0)
+    held_out = held_out_rows(network, x[None], y[None], 0)
     if not far_too_narrow(held_out)[0]:
         return None
     covered = inside(held_out.u, 0.9).mean()

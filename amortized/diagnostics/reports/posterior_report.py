@@ -14,7 +14,7 @@ from amortized.diagnostics.data.predictive_check import STATISTICS
 from amortized.diagnostics.reports.page import ALARM, Report, Section
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.infer import LatentPrior, infer
-from amortized.infer.problem import Problem, make_problem
+from amortized.infer.inputs.problem import Problem, make_problem
 from amortized.plotting import compare_methods, label_axes, line_style, new_axes
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior, split

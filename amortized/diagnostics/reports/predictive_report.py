@@ -210,10 +210,10 @@ def _compared(network: Any, exact: Any, name: str) -> Section:
     return Section("Reference", entries, warnings)
 
 
-def _new_rows(x: Tensor, n: int = 40) -> Tensor:
+def _new_rows(x: Tensor) -> Tensor:
     """Inputs at which predictions are compared: on a line, or between pairs of rows."""
     if x.shape[1] == 1:
-        return torch.linspace(x.min().item(), x.max().item(), n).unsqueeze(1)
+        return torch.linspace(x.min().item(), x.max().item(), 40).unsqueeze(1)
     generator = torch.Generator().manual_seed(0)
-    pairs = torch.randint(len(x), (2, n), generator=generator)
+    pairs = torch.randint(len(x), (2, 40), generator=generator)
     return (x[pairs[0]] + x[pairs[1]]) / 2

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.convergence import clustered_variance
 from amortized.sampling.start import FromMixture

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.checks.verdict import features, summary

@@ -18,6 +18,8 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.mixture import GaussianMixture
 
 _VALLEY = 0.1  # relative to the density at the lower mean; equal normals 5 sd apart reach it
+_LEAST_SHARE = 0.01  # draws of a smaller mode are assigned to the nearest larger one
+_MOST_NORMALS = 8  # components, and so modes
 _MOST_DRAWS = 2000  # for the fit; enough to find a mode of 1%
 
 Points = NDArray[np.float64]
@@ -35,13 +37,11 @@ class Modes(NamedTuple):
     labels: NDArray[np.int64]
 
 
-def find_modes(draws: Points, *, min_share: float = 0.01, max_normals: int = 8) -> Modes:
+def find_modes(draws: Points) -> Modes:
     """Assigns draws ``(n, dim)`` to modes.
 
     Args:
         draws: equally weighted, on any scale.
-        min_share: draws of a smaller mode are assigned to the nearest larger one.
-        max_normals: largest number of components, and so of modes.
 
     Example:
         >>> import numpy as np
@@ -52,20 +52,20 @@ def find_modes(draws: Points, *, min_share: float = 0.01, max_normals: int = 8) 
     """
     low, middle, high = np.quantile(draws, [0.16, 0.5, 0.84], axis=0)
     scaled = (draws - middle) / np.maximum((high - low) / 2, 1e-300)
-    mixture = _fit(scaled[:: -(-len(scaled) // _MOST_DRAWS)], max_normals)
+    mixture = _fit(scaled[:: -(-len(scaled) // _MOST_DRAWS)])
     n_groups, group = connected_components(_joined(mixture))
     of_group = mixture.predict_proba(scaled) @ np.eye(n_groups)[group]
     size = of_group.mean(0)
     order = np.argsort(-size)
-    order = order[: max(1, (size >= min_share).sum())]  # a few draws in a tail are not a mode
+    order = order[: max(1, (size >= _LEAST_SHARE).sum())]  # a few draws in a tail are not a mode
     labels = of_group[:, order].argmax(1)
     return Modes(np.bincount(labels, minlength=len(order)) / len(draws), labels)
 
 
-def _fit(draws: Points, max_normals: int) -> GaussianMixture:
+def _fit(draws: Points) -> GaussianMixture:
     """The mixture with the smallest BIC; stops when two more components bring no improvement."""
     best, best_bic, worse = None, np.inf, 0
-    for k in range(1, min(max_normals, len(draws) // 2) + 1):
+    for k in range(1, min(_MOST_NORMALS, len(draws) // 2) + 1):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # incomplete convergence is harmless here
             fitted = GaussianMixture(k, reg_covar=1e-3, random_state=0, n_init=3).fit(draws)

@@ -119,12 +119,11 @@ def judged(draws: Draws) -> Draws:
     return draws._replace(diagnostics=draws.diagnostics | {"doubt": words})
 
 
-def warn_of_doubt(doubt: list[str] | list[list[str]] | None, stacklevel: int = 2) -> None:
+def warn_of_doubt(doubt: list[str] | list[list[str]] | None) -> None:
     """Warns once if any dataset is in doubt, with the reasons and advice for the worst one.
 
     Args:
         doubt: the diagnostic of one dataset or of several; None if the draws were not judged.
-        stacklevel: stacklevel of the warning; 2 is the caller's caller.
     """
     of_each = [[each] if isinstance(each, str) else each for each in doubt or []]
     doubtful = [each for each in of_each if each]
@@ -138,7 +137,7 @@ def warn_of_doubt(doubt: list[str] | list[list[str]] | None, stacklevel: int = 2
         f"{which} are in doubt: do not rely on them yet. {'; '.join(worst)}. What helps: "
         f"{'; '.join(advice)}.",
         UserWarning,
-        stacklevel=stacklevel + 1,
+        stacklevel=3,  # the caller's caller
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.gaussian_mixture import GaussianMixture
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.tasks import LatentTaskBatch, LatentTasks
 from amortized.priors.regression.linear_model import LinearModelPrior
 from amortized.program.density import ProgramDensity

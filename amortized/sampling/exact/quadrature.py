@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_N_REFINEMENTS = 3  # how often the grid is recentred and rescaled
 LogDensity = Callable[[Tensor], Tensor]
 
 
@@ -35,7 +36,6 @@ def grid_posterior(
     spread: Float[Tensor, "batch dim"],
     *,
     n_points: int = 200,
-    n_refinements: int = 3,
 ) -> GridPosterior:
     """Integrates the unnormalised density of each dataset over one or two latents.
 
@@ -44,7 +44,6 @@ def grid_posterior(
         centre: initial guess of the posterior means, such as the prior mean.
         spread: initial guess of the posterior standard deviations, such as those of the prior.
         n_points: grid points along each latent.
-        n_refinements: how often the grid is recentred and rescaled.
 
     Raises:
         ValueError: if there are more than two latents.
@@ -63,7 +62,7 @@ def grid_posterior(
     line = torch.linspace(-8.0, 8.0, n_points, dtype=torch.float64, device=centre.device)
     unit = torch.cartesian_prod(*[line] * dim).reshape(-1, dim)
     step = line[1] - line[0]
-    for _ in range(n_refinements + 1):
+    for _ in range(_N_REFINEMENTS + 1):
         u = centre.unsqueeze(1) + spread.unsqueeze(1) * unit
         log_values = log_density(u).double().nan_to_num(-torch.inf, -torch.inf, -torch.inf)
         log_cell = spread.log().sum(-1) + dim * step.log()

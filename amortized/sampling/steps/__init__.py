@@ -1,1 +1,1 @@
-"""Steps that samplers share: the tempered path, Hamiltonian moves and resampling."""
+"""Steps of samplers: tempering, moves, resampling, adaptation, and stand-ins for a likelihood."""

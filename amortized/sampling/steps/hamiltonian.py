@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from amortized.cholesky import squared_length
+from amortized.distributions.cholesky import squared_length
 from amortized.sampling.steps.tempering import Evaluates, Point
 
 TARGET_ACCEPT = 0.8  # mean over all particles

@@ -1,0 +1,1 @@
+"""Distributions that torch lacks: bars, Gaussian mixtures, and factors of their covariances."""

@@ -1,0 +1,1 @@
+"""Estimators of learning curves: extrapolation, and early stopping of a training."""

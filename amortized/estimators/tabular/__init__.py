@@ -1,0 +1,1 @@
+"""Estimators of a column of a table given the others, by pretrained networks."""

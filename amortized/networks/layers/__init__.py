@@ -1,0 +1,1 @@
+"""Layers of the networks: attention, blocks, embeddings of cells, and heads."""
