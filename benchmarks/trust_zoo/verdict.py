@@ -15,7 +15,7 @@ LEAST_ERROR = 0.01  # nats: an error below is rounded up to it
 UNSTATED = 1.0  # nats that a log evidence without a stated error may be off
 KURTOSIS = 10.0  # up to it moments are compared, beyond it shares of draws below quantiles
 # What a mean .2 deviations off makes of the median's level, and a deviation 20% off of the others';
-# of the last level, at least 2 of 1,000 draws must lie beyond.
+# of the last level, at least 8 of 4,000 draws must lie beyond (see `trust_zoo.answer`).
 SHARES = ((0.02, 0.085), (0.42, 0.58), (0.915, 0.98), (0.974, 0.998))
 VERDICTS = ("right", "alarm", "said", "refused", "slow", "broke", "silent")
 ABOUT_SPEED = ("which is slow", "performance drop", "one task at a time", "one by one")
