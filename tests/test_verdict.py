@@ -13,6 +13,7 @@ from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.priors.regression.linear_regression import LinearRegressionPrior
 from amortized.program.density import ProgramDensity
+from amortized.sampling.checks.importance_check import compared
 from amortized.sampling.checks.verdict import LIMITS, judged, measured, warn_of_doubt
 from amortized.sampling.draws import Draws, put_draws, take_draws
 from amortized.sampling.nuts import nuts
@@ -273,3 +274,21 @@ def test_quadrature_agrees_with_nuts_on_a_heavy_tail():
     log_scale = posterior.draws["scale"].log()
     assert abs(log_scale.mean() - mean) < 0.2 * sd
     assert abs(posterior.log_evidence - evidence) < 5 * posterior.log_evidence_error
+
+
+def test_heavy_tails_hide_no_difference():
+    """Means and deviations of Cauchy draws are tails alone; shares below the centre are not."""
+
+    def program(x, y=None):
+        m = pyro.sample("m", dist.Cauchy(0.0, 1.0))
+        return pyro.sample("y", dist.Normal(0 * m, 1.0).expand([1]).to_event(1), obs=y)
+
+    density = ProgramDensity(program, ONE.reshape(1, 1, 1).double(), tensor(0.0)[None])
+    u = density.sample_prior(4000)
+
+    def off(answer):
+        return compared(density, *(Draws(each, None, None, 1, {}) for each in (answer, u)))
+
+    assert not any(off(density.sample_prior(4000)).values())
+    assert 0.1 < off(u + 0.3)["mean_off"] < 0.5
+    assert 0.1 < off(0.7 * u)["sd_off"] < 0.5

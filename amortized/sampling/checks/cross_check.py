@@ -16,6 +16,10 @@ from amortized.sampling.checks.verdict import any_doubt, measured
 from amortized.sampling.draws import Draws, blocks_of_chains, take_draws
 from amortized.sampling.smc import smc
 
+# Differences count from 4 standard errors on; an approximation has no other witness than weights
+# whose errors are small enough for a difference of .2 standard deviations to count.
+_N_PRECISE, _ENOUGH = 4096, 500.0
+
 
 def checked_chains(density: ProgramDensity, draws: Draws, particles: Draws | None = None) -> Draws:
     """Adds evidence, precision and the discrepancy from independent estimates to chains.
@@ -65,8 +69,8 @@ def checked_approximation(density: ProgramDensity, draws: Draws) -> Draws:
         log evidence is its distance from the weights' estimate plus the error of that estimate.
     """
     draws = measured(density, draws._replace(cluster=_independent(draws)))
-    other = second_opinion(density, draws)
-    usable = other.diagnostics["usable"]
+    other = second_opinion(density, draws, n=_N_PRECISE)
+    usable = other.diagnostics["usable"] & (other.diagnostics["ess"] > _ENOUGH)
     if draws.log_evidence is not None:
         assert other.log_evidence is not None and other.log_evidence_error is not None
         error = (draws.log_evidence - other.log_evidence).abs() + other.log_evidence_error

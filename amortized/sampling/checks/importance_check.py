@@ -15,6 +15,7 @@ References:
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -60,7 +61,10 @@ def joined(a: GaussianMixture, b: GaussianMixture) -> GaussianMixture:
 
 
 def second_opinion(
-    density: ProgramDensity, draws: Draws, modes: GaussianMixture | None = None
+    density: ProgramDensity,
+    draws: Draws,
+    modes: GaussianMixture | None = None,
+    n: int | None = None,
 ) -> Draws:
     """Draws of the proposal with importance weights, and whether these are good.
 
@@ -68,6 +72,7 @@ def second_opinion(
         density: log density of the posterior.
         draws: the draws to be checked.
         modes: normals at known modes; None finds them by optimisation from the draws.
+        n: number of draws of the proposal; None takes about as many as are checked.
 
     Returns:
         weighted draws with diagnostics ``k_hat``, ``ess`` and ``usable``.
@@ -78,7 +83,7 @@ def second_opinion(
     proposal = widened(joined(own, modes), *_WIDE)
     shares = torch.full((density.n_datasets,), _PRIOR_SHARE)
     path = Path(density, proposal, shares)
-    n = min(_MOST, max(_FEWEST, draws.u.shape[1]))
+    n = min(_MOST, max(_FEWEST, draws.u.shape[1])) if n is None else n
     u = path.sample_start(n)
     smoothed = smooth_weights(path.log_weights(u))
     usable = (smoothed.k_hat < _MOST_K_HAT) & (smoothed.ess > _LEAST_ESS)
@@ -111,9 +116,14 @@ def compared(
     Returns:
         ``mean_off`` in standard deviations, ``sd_off`` as a ratio on the log scale, and
         ``evidence_off`` in nats if both have an evidence with an error: the largest difference over
-        the latents, 0 where errors explain it.
+        the latents and bounded functions of them, 0 where errors explain it.
     """
-    a, b = (summary(each, features(density, each.u)) for each in (draws, other))
+    values, others = (features(density, each.u) for each in (draws, other))
+    scale = _Scale.of(draws, values)
+    a, b = (
+        summary(each, torch.cat([value, scale.bounded(value)], -1))
+        for each, value in ((draws, values), (other, others))
+    )
     mean_off = _significant(
         (a.mean - b.mean) / b.sd, torch.hypot(a.mean_error, b.mean_error) / b.sd, sure
     )
@@ -130,6 +140,27 @@ def compared(
         error = torch.hypot(draws.log_evidence_error, other.log_evidence_error)
         numbers["evidence_off"] = _significant(draws.log_evidence - other.log_evidence, error, sure)
     return numbers
+
+
+class _Scale(NamedTuple):
+    """Median and spread of each feature, ``(batch, 1, features)``."""
+
+    centre: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, draws: Draws, values: Tensor) -> "_Scale":
+        """Quartiles of equally weighted draws."""
+        if draws.log_weights is not None:
+            index = torch.multinomial(draws.log_weights.exp(), values.shape[1], replacement=True)
+            values = values.gather(1, index.unsqueeze(-1).expand_as(values))
+        levels = values.new_tensor([0.25, 0.5, 0.75])
+        low, centre, high = values.quantile(levels, 1, keepdim=True)
+        return cls(centre, (high - low).clamp(min=1e-300))
+
+    def bounded(self, values: Tensor) -> Tensor:
+        """Values between -1 and 1, whose moments show what heavy tails hide."""
+        return (2 * (values - self.centre) / self.spread).nan_to_num().tanh()
 
 
 def _significant(difference: Tensor, error: Tensor, sure: float) -> Tensor:
