@@ -160,7 +160,7 @@ class _Scale(NamedTuple):
 
     def bounded(self, values: Tensor) -> Tensor:
         """Values between -1 and 1, whose moments show what heavy tails hide."""
-        return (2 * (values - self.centre) / self.spread).nan_to_num().tanh()
+        return ((values - self.centre) / self.spread).nan_to_num().tanh()
 
 
 def _significant(difference: Tensor, error: Tensor, sure: float) -> Tensor:
