@@ -297,11 +297,11 @@ WRONG = {
         lambda n: joint_log_prob(n, X0, Y0, torch.zeros(1, 48, 1), torch.zeros(1, 48)),
         "at most 50 rows",
     ),
-    "samples": (lambda n: joint_sample(n, X0, Y0, X0, 0), "n_samples >= 1"),
+    "samples": (lambda n: joint_sample(n, X0, Y0, X0, 0), "n_samples to be an integer >= 1"),
     "a batch": (lambda n: martingale_posterior(n, X0, Y0, torch.mean), "one dataset"),
     "no future": (
         lambda n: martingale_posterior(n, X0[0], Y0[0], torch.mean, n_future=0),
-        "n_future >= 1",
+        "n_future to be an integer >= 1",
     ),
     "nodes": (lambda n: split_by_twins(n, X0, Y0, X0, n_nodes=1), "n_nodes >= 2"),
     "no room for twins": (

@@ -20,6 +20,7 @@ from safetensors.numpy import save as save_arrays
 from torch import nn
 
 from amortized.files.atomic import replace_file
+from amortized.files.damage import refusing_damage
 from amortized.tables.encoding import TableEncoder
 
 _HEADER, _CHECKSUM = "amortized", "sha256"
@@ -84,7 +85,9 @@ class FittedFile:
         Raises:
             ValueError: if the file is damaged, or contains another estimator.
         """
-        try:
+        with refusing_damage(
+            f"{path} to be written by {cls.__name__}.save", "Save the estimator again."
+        ):
             header, state = _read(Path(path))
             found = header.pop("_estimator")
             if found == cls.__name__:
@@ -94,13 +97,6 @@ class FittedFile:
                 estimator: Any = cls.__new__(cls)
                 estimator.__setstate__(state)
                 return estimator
-        except FileNotFoundError:
-            raise
-        except Exception as reason:  # a crafted file may raise any error
-            raise ValueError(
-                f"Expected {path} to be written by {cls.__name__}.save; got "
-                f"{type(reason).__name__}: {reason!s:.999}. Save the estimator again."
-            ) from reason
         raise ValueError(f"Expected a {cls.__name__} in {path}; got a {found}. Load that.")
 
 

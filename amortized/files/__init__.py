@@ -1,1 +1,1 @@
-"""Files: written atomically, and tensors by name without unpickling."""
+"""Files: written atomically, tensors by name without unpickling, and errors of damaged ones."""

@@ -18,6 +18,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from amortized.files.atomic import replace_file
+from amortized.files.damage import refusing_damage
 
 _LABEL = b"SHA-256 "
 _N_COMMENT = len(_LABEL) + 64
@@ -56,7 +57,9 @@ def read_checkpoint(
     Raises:
         ValueError: if the file is damaged, or contains anything other than a state.
     """
-    try:
+    with refusing_damage(
+        f"{path} to hold the state of a training", "Remove the file to start again."
+    ):
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode) or found.st_size > most_bytes:
             raise ValueError(f"no file, or a file of more than {most_bytes} bytes")
@@ -72,13 +75,6 @@ def read_checkpoint(
         found_run = isinstance(stored, dict) and isinstance(stored.get("state_dict"), dict)
         if not found_run and (of_run or not isinstance(stored, dict)):
             raise ValueError("no state of a network in it")
-    except FileNotFoundError:
-        raise
-    except Exception as reason:  # a crafted file may raise any error
-        raise ValueError(
-            f"Expected {path} to hold the state of a training; got {type(reason).__name__}: "
-            f"{reason!s:.999}. Remove the file to start again."
-        ) from reason
     return stored
 
 
