@@ -2,21 +2,29 @@ r"""Sums and draws over the discrete variables of a factor graph, by variable el
 
 Factors are tensors of logarithms with named dimensions, one letter each, stored in Pyro's attribute
 ``_pyro_dims``. Pyro decides in which plates a variable is summed out; here the variables of one
-plate context are summed out one after another,
+plate context are summed out,
 
 .. math:: m(z_{\text{others}}) = \log \sum_{z} \exp \sum_{f \ni z} f(z, z_{\text{others}}),
 
-beginning with the variable that shares factors with the fewest others, so that a chain costs one
-small matrix per step. In reverse order, each variable is drawn given those that were summed out
-after it, from the same sum of its factors: a joint draw costs no more than the sum.
+beginning with those whose factors have the smallest joint table. Variables that share no factor and
+whose tables have equal shapes are summed out together, in one operation. In a chain every second
+variable can be: half as many remain, which are a chain again, so that T steps take about
+:math:`\log_2 T` operations instead of T (cyclic reduction, a parallel scan). The tables of inner
+variables are larger than those of the ends, which is why this needs a limit on their size.
+
+In reverse order, variables are drawn given those that were summed out after them, from the same
+sums of their factors: a joint draw costs no more than the sum.
 
 References:
-    Obermeyer et al., Tensor variable elimination for plated factor graphs (2019), arXiv 1902.03210.
+    | Obermeyer et al., Tensor variable elimination for plated factor graphs (2019), arXiv
+    | 1902.03210
+    | Sarkka and Garcia-Fernandez, Temporal parallelization of Bayesian smoothers (2021), arXiv
+    | 1905.13002
 """
 
-import heapq
-from collections.abc import Iterable, Mapping
-from typing import Any
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from pyro.ops.rings import LogRing
@@ -24,79 +32,138 @@ from torch import Tensor
 
 from amortized.program.vectorised import draw_index
 
+_INNER = 2  # neighbours of an inner variable of a chain, whose removal leaves a chain
+
+
+class Step(NamedTuple):
+    """Variables that were summed out together.
+
+    Attributes:
+        variables: one letter each.
+        neighbours: for each further variable of their tables, its letters, one for each variable.
+        kept: letters of the other dimensions, common to all.
+        joint: sum of their factors, ``(variables, values, *neighbours, *kept)``.
+    """
+
+    variables: list[str]
+    neighbours: list[list[str]]
+    kept: str
+    joint: Tensor
+
 
 class Elimination(LogRing):
     """Pyro's ring of logarithms with a recorded sum that `torch.func.vmap` can batch.
 
+    Args:
+        largest: number of entries up to which tables of inner variables of chains are formed; at 0,
+            chains are summed from their ends, which takes least memory.
+
     Attributes:
-        steps: the variables in the order in which they were summed out, each with the sum of its
-            factors.
+        steps: the steps in the order in which they were taken.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, largest: int = 0) -> None:
         super().__init__()
-        self.steps: list[tuple[str, Any]] = []
+        self.largest = largest
+        self.steps: list[Step] = []
 
     def sumproduct(self, terms: list[Any], dims: Iterable[str]) -> Any:
         """The product of terms with some dimensions summed out, all in logarithms."""
         graph = _Graph(terms, set(dims))
-        while (dim := graph.pop_least_connected()) is not None:
-            joint = product(graph.take(dim))
-            self.steps.append((dim, joint))
-            graph.put(_summed(joint, dim))
+        while variables := graph.next_variables(self.largest):
+            for step in graph.steps_for(variables):
+                self.steps.append(step)
+                graph.replace(step)
         return product(graph.terms())
 
 
 class _Graph:
-    """Terms by their dimensions, with the dimensions to sum out ordered by their neighbours."""
+    """Terms by their dimensions, some of which are to be summed out."""
 
-    def __init__(self, terms: list[Any], dims: set[str]) -> None:
+    def __init__(self, terms: list[Any], dims: Collection[str]) -> None:
         self._terms = dict(enumerate(terms))
         self._next = len(terms)
-        self._open = dims
-        self._with: dict[str, set[int]] = {dim: set() for dim in dims}
+        named_dims = "".join(term._pyro_dims for term in terms)  # in the order of the program
+        self._open = {dim: None for dim in named_dims if dim in dims}
+        self._with: dict[str, dict[int, None]] = {dim: {} for dim in self._open}
         for key, term in self._terms.items():
-            for dim in dims.intersection(term._pyro_dims):
-                self._with[dim].add(key)
-        self._heap = [(self._degree(dim), dim) for dim in dims]
-        heapq.heapify(self._heap)
+            self._link(key, term)
+        self._sizes = {dim: self._size(dim) for dim in self._open}
 
-    def _degree(self, dim: str) -> int:
-        return len({d for key in self._with[dim] for d in self._terms[key]._pyro_dims})
+    def _link(self, key: int, term: Any) -> None:
+        for dim in term._pyro_dims:
+            if dim in self._open:
+                self._with[dim][key] = None
 
-    def pop_least_connected(self) -> str | None:
-        """The remaining dimension with the fewest neighbours; None if all are summed out."""
-        while self._heap:
-            degree, dim = heapq.heappop(self._heap)
-            if dim not in self._open:
-                continue
-            if degree == self._degree(dim):  # an entry from before a change has another degree
-                self._open.remove(dim)
-                return dim
-            heapq.heappush(self._heap, (self._degree(dim), dim))
-        return None
+    def _size(self, dim: str) -> tuple[int, int]:
+        """Entries of the joint table of a variable's factors, and its number of neighbours."""
+        sizes: dict[str, int] = {}
+        for key in self._with[dim]:
+            sizes.update(zip(self._terms[key]._pyro_dims, self._terms[key].shape, strict=True))
+        return math.prod(sizes.values()), sum(name in self._open for name in sizes) - 1
 
-    def take(self, dim: str) -> list[Any]:
-        """Removes the terms with a dimension."""
-        keys = sorted(self._with.pop(dim))
-        taken = [self._terms.pop(key) for key in keys]
-        for key, term in zip(keys, taken, strict=True):
-            for other in self._open.intersection(term._pyro_dims):
-                self._with[other].discard(key)
-        return taken
+    def next_variables(self, largest: int) -> list[str]:
+        """Variables that share no factor and are summed out next; none if all are."""
+        least = min((entries for entries, _ in self._sizes.values()), default=0)
+        chosen, excluded = [], set()
+        for dim, (entries, neighbours) in self._sizes.items():
+            is_next = entries == least or (entries <= largest and neighbours <= _INNER)
+            if is_next and dim not in excluded:
+                chosen.append(dim)
+                for key in self._with[dim]:
+                    excluded.update(self._terms[key]._pyro_dims)
+        return chosen
 
-    def put(self, term: Any) -> None:
-        """Adds a term."""
-        self._terms[self._next] = term
-        for dim in self._open.intersection(term._pyro_dims):
-            self._with[dim].add(self._next)
-        self._next += 1
-        for dim in self._open.intersection(term._pyro_dims):
-            heapq.heappush(self._heap, (self._degree(dim), dim))
+    def steps_for(self, variables: list[str]) -> list[Step]:
+        """One step for all variables whose factors have equal shapes, in corresponding orders."""
+        alike: dict[Any, list[tuple[list[str], list[Any]]]] = {}
+        for dim in variables:
+            terms = [self._terms[key] for key in self._with[dim]]
+            letters = [dim]
+            for term in terms:
+                letters += [d for d in term._pyro_dims if d in self._open and d not in letters]
+            slots = {letter: chr(at) for at, letter in enumerate(letters)}
+            form = tuple(
+                ("".join(slots.get(d, d) for d in term._pyro_dims), term.shape) for term in terms
+            )
+            alike.setdefault(form, []).append((letters, terms))
+        return [_step(form, each) for form, each in alike.items()]
+
+    def replace(self, step: Step) -> None:
+        """Replaces the terms with the variables of a step by their sums."""
+        sums = step.joint.logsumexp(1).unbind(0)
+        touched = set()
+        for i, dim in enumerate(step.variables):
+            del self._open[dim], self._sizes[dim]
+            for key in self._with.pop(dim):
+                for other in self._terms.pop(key)._pyro_dims:
+                    if other in self._open:
+                        self._with[other].pop(key, None)
+            letters = [each[i] for each in step.neighbours]
+            touched.update(letters)
+            self._terms[self._next] = named(sums[i], "".join(letters) + step.kept)
+            self._link(self._next, self._terms[self._next])
+            self._next += 1
+        self._sizes.update({dim: self._size(dim) for dim in touched})
 
     def terms(self) -> list[Any]:
         """All terms, in the order in which they came."""
         return list(self._terms.values())
+
+
+def _step(form: Any, each: list[tuple[list[str], list[Any]]]) -> Step:
+    """The step of variables with factors of the same form."""
+    n_slots = len(each[0][0])
+    slots = [chr(at) for at in range(n_slots)]
+    kept = "".join(sorted({d for dims, _ in form for d in dims if d not in slots}))
+    joint: Any = 0.0
+    for (dims, _), factors in zip(
+        form, zip(*(terms for _, terms in each), strict=True), strict=True
+    ):
+        stacked = named(torch.stack(factors), "*" + dims)
+        joint = joint + aligned(stacked, "*" + "".join(slots) + kept)
+    letters = [list(same) for same in zip(*(names for names, _ in each), strict=True)]
+    return Step(letters[0], letters[1:], kept, joint)
 
 
 def named(tensor: Tensor, names: str) -> Any:
@@ -125,41 +192,59 @@ def product(terms: list[Any]) -> Any:
     return named(total, names)
 
 
-def _summed(joint: Any, dim: str) -> Any:
-    at = joint._pyro_dims.index(dim)
-    return named(joint.logsumexp(at), joint._pyro_dims.replace(dim, ""))
-
-
 def draw_all(
-    steps: list[tuple[str, Any]], plates: Mapping[str, Mapping[str, int]]
+    steps: list[Step], plates: Mapping[str, Mapping[str, int]], n_draws: int
 ) -> dict[str, Any]:
-    """A joint draw of the variables that were summed out, as indices of their values.
+    """Joint draws of the variables that were summed out, as indices of their values.
 
     Args:
         steps: the steps of an `Elimination`.
         plates: names and sizes of the plates of every variable.
+        n_draws: number of draws.
 
     Returns:
-        the indices of each variable, with its plates as dimensions.
+        the indices of each variable, ``(n_draws, *plates)``, with its plates named.
     """
     chosen: dict[str, Any] = {}
-    for dim, joint in reversed(steps):
-        for other in set(joint._pyro_dims) & set(chosen):
-            joint = _given(joint, other, chosen[other])
-        names = "".join(sorted({*joint._pyro_dims, *plates[dim]}))
-        here = aligned(joint, names)
-        at = names.index(dim)
-        sizes = [plates[dim].get(name, size) for name, size in zip(names, here.shape, strict=True)]
-        chosen[dim] = named(draw_index(here.expand(sizes), at), names.replace(dim, ""))
+    for step in reversed(steps):
+        own = plates[step.variables[0]]
+        names = "".join(sorted(own))
+        drawn = draw_index(_given_the_chosen(step, names, own, chosen, n_draws), -1)
+        for dim, index in zip(step.variables, drawn.unbind(1), strict=True):
+            chosen[dim] = named(index, "*" + names)
     return chosen
 
 
-def _given(joint: Any, dim: str, index: Any) -> Any:
-    """A joint factor at a given value of a variable, which may differ along plates."""
-    names = "".join(sorted({*joint._pyro_dims, *index._pyro_dims}))
-    values = torch.arange(joint.shape[joint._pyro_dims.index(dim)])
-    is_value = aligned(index, names) == aligned(named(values, dim), names)
-    # Other values are made impossible, because a gather neither broadcasts nor works under vmap
-    # for all shapes.
-    picked = torch.where(is_value, aligned(joint, names), -torch.inf).amax(names.index(dim))
-    return named(picked, names.replace(dim, ""))
+def _given_the_chosen(
+    step: Step, names: str, sizes: Mapping[str, int], chosen: Mapping[str, Any], n_draws: int
+) -> Tensor:
+    """Logits of the variables of a step given the values of their neighbours.
+
+    The rows of the joint table are the values of all its other dimensions; for each draw and plate
+    one of them is picked.
+
+    Returns:
+        ``(n_draws, variables, *names, values)``.
+    """
+    n = len(step.variables)
+    shape = (n_draws, n, *(sizes[name] for name in names))
+    row: Any = torch.arange(n).reshape(-1, *(1 for _ in names))
+    columns = [*step.neighbours, *([name] * n for name in step.kept)]
+    for letters, size in zip(columns, step.joint.shape[2:], strict=True):
+        row = row * size + torch.stack(
+            [_position(each, names, sizes, chosen) for each in letters], 1
+        )
+    table = step.joint.movedim(1, -1)
+    rows = row.expand(shape).reshape(-1)
+    return table.reshape(-1, table.shape[-1])[rows].reshape(*shape, table.shape[-1])
+
+
+def _position(
+    letter: str, names: str, sizes: Mapping[str, int], chosen: Mapping[str, Any]
+) -> Tensor:
+    """The index along a dimension: the value chosen for a variable, or the place in a plate."""
+    if letter in chosen:
+        index = aligned(chosen[letter], "*" + names)
+    else:
+        index = aligned(named(torch.arange(sizes[letter]), letter), "*" + names)
+    return index.expand(-1, *(sizes[name] for name in names))
