@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent
 
 from amortized.program.sites import latent_sites, observations
 from amortized.program.vectorised import is_subsample
@@ -64,10 +65,14 @@ def enumerable_latents(trace: Any) -> Enumerable | None:
     }
     for name, site in sites.items():
         if not site["fn"].has_enumerate_support:
+            advice = (
+                "Sum it out in the program: Poisson counts with a gamma rate are dist.GammaPoisson."
+            )
+            if isinstance(site["fn"], Independent):
+                advice = "Draw its elements inside a pyro.plate, without .to_event."
             raise ValueError(
                 f"Expected continuous latents, or discrete ones with finitely many values; got "
-                f"'{name}' of {type(site['fn']).__name__}, which Pyro cannot enumerate. Sum it out "
-                "in the program: Poisson counts with a gamma rate are dist.GammaPoisson."
+                f"'{name}' of {type(site['fn']).__name__}, which Pyro cannot enumerate. {advice}"
             )
     if not sites:
         return None

@@ -53,7 +53,28 @@ def settle(density: Any, trace: Any) -> None:
     raise ValueError(
         "Expected a program whose density can be evaluated wherever its latents may lie; got "
         f"{reason if isinstance(reason, _Differs) else f'{type(reason).__name__}: {reason}'}"
+        f"{_other_plates(trace, density.discrete)}"
     ) from reason
+
+
+def _other_plates(trace: Any, discrete: Enumerable | None) -> str:
+    """What to write where rows index a discrete latent of another plate, as in ``z[item]``."""
+
+    def plates(site: Any) -> set[str]:
+        return {f.name for f in site["cond_indep_stack"] if f.vectorized}
+
+    seen = set().union(*map(plates, observations(trace).values()))
+    for name in sorted(discrete.names) if discrete else ():
+        others = plates(trace.nodes[name])
+        if others and not others & seen:
+            return (
+                f" The discrete '{name}' lies in the plate {sorted(others)}, outside that of the "
+                "observations. If rows index it, as in z[item], give each item one row of y, with "
+                "a column for each answer and NaN where there is none; or draw the items one by "
+                "one, as z0, z1, ..., and observe the rows in a loop, "
+                "pyro.sample(f'y{i}', ..., obs=y[i])."
+            )
+    return ""
 
 
 def _refuse_other_shapes(trace: Any) -> None:
