@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from amortized.program.elimination import Elimination, draw_all, named
+from amortized.program.discrete.elimination import Elimination, draw_all, named
 
 CHAIN = ["a", *(first + second for first, second in zip("abcdefg", "bcdefgh", strict=True))]
 GRAPHS = {

@@ -11,8 +11,8 @@ With the evidence :math:`Z_m = p(y \mid x, m)` of each program m and its prior p
 An evidence that is estimated comes with its Monte Carlo standard error, and so do probabilities and
 Bayes factors: their intervals take the errors of the log evidences as independent and normal. The
 intervals do not cover the choice of priors, to whose width evidences remain sensitive for any
-number of rows. Leave-one-out predictive densities (`amortized.infer.leave_one_out`), which hardly
-are, stand beside them.
+number of rows. Leave-one-out predictive densities, which hardly are, stand beside them (see
+`amortized.infer.comparison.leave_one_out`).
 
 References:
     | Bayes factors (Kass and Raftery, 1995)
@@ -31,9 +31,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.infer import infer
-from amortized.infer.averaged_predictive import AveragedPredictive
+from amortized.infer.comparison.averaged_predictive import AveragedPredictive
+from amortized.infer.comparison.leave_one_out import LeaveOneOut, leave_one_out
 from amortized.infer.inputs.problem import Data
-from amortized.infer.leave_one_out import LeaveOneOut, leave_one_out
 from amortized.plotting import COLOURS, label_axes, new_axes, new_figure
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior

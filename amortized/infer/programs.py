@@ -17,8 +17,8 @@ from amortized.infer.inputs.problem import Data, Problem
 from amortized.posterior.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.program.density import ProgramDensity
+from amortized.program.discrete.stored_factors import StoredFactors
 from amortized.program.observations.possible import check_possible
-from amortized.program.stored_factors import StoredFactors
 from amortized.sampling.checks.verdict import judged
 from amortized.sampling.draws import Draws
 from amortized.sampling.exact.closed_form import exact

@@ -8,8 +8,8 @@ bijection to its support and concatenated, are a vector :math:`u \in R^d`. Its l
 where the first two terms are the log prior and the last is the log likelihood. Supports are
 determined in every run, so the support of one latent may depend on another.
 
-Discrete latents are summed out where Pyro can enumerate them (see `amortized.program.enumeration`)
-and rejected otherwise.
+Discrete latents are summed out where Pyro can enumerate them, and rejected otherwise (see
+`amortized.program.discrete.enumeration`).
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amortized.program.enumeration import enumerable_latents
-from amortized.program.factors import (
+from amortized.program.discrete.enumeration import enumerable_latents
+from amortized.program.discrete.factors import (
     Factors,
     all_factors,
     discrete_draws,

@@ -14,7 +14,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from amortized.program.enumeration import Enumerable, one_by_one
+from amortized.program.discrete.enumeration import Enumerable, one_by_one
 from amortized.program.sites import Place, observations, refuse, run_for_latents
 from amortized.program.vectorised import is_subsample, warn_of_parameters
 from amortized.seeding import seeded

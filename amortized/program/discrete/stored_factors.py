@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from amortized.program.density import ProgramDensity
-from amortized.program.factors import (
+from amortized.program.discrete.factors import (
     Factors,
     all_factors,
     discrete_draws,

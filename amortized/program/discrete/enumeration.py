@@ -3,9 +3,10 @@ r"""Discrete latents, summed out of a program's density as far as Pyro can enume
 .. math:: p(u, y) = \sum_z p(u, z, y)
 
 Pyro runs the program once with all values of each discrete latent along a separate dimension, left
-of all plates, and keeps track of the dimensions of each factor (`amortized.program.factors`). The
-sum over them is computed by `amortized.program.elimination`, in logarithms and with operations that
-`torch.func.vmap` can batch.
+of all plates, and keeps track of the dimensions of each factor (see
+`amortized.program.discrete.factors`). The sum over them is computed by
+`amortized.program.discrete.elimination`, in logarithms and with operations that `torch.func.vmap`
+can batch.
 
 If the rows form one event, as in ``dist.Normal(...).to_event(1)``, they are not a plate, and Pyro
 may confuse the values of a latent that broadcasts against them with rows. Such a program is run

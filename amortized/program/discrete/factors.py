@@ -6,8 +6,8 @@ log densities of the sites are then the tables of a factor graph with
 .. math:: p(u, y) = \sum_z \prod_f f(z, u, y).
 
 The sum, the marginals of each latent and joint draws are computed by
-`amortized.program.elimination`. The marginals are the derivative of the log of the sum with respect
-to the log of the latent's own factor,
+`amortized.program.discrete.elimination`. The marginals are the derivative of the log of the sum
+with respect to the log of the latent's own factor,
 
 .. math:: p(z_i = v \mid u, y) = \frac{\partial \log p(u, y)}{\partial \log f_i(v)},
 
@@ -26,8 +26,8 @@ from pyro.ops.contract import contract_to_tensor
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from amortized.program.elimination import Elimination, aligned, draw_all, named
-from amortized.program.enumeration import Enumerable
+from amortized.program.discrete.elimination import Elimination, aligned, draw_all, named
+from amortized.program.discrete.enumeration import Enumerable
 from amortized.program.sites import LatentSpace, Place
 from amortized.program.support import log_prob
 from amortized.program.vectorised import Program, draw_index, is_deterministic, is_subsample
@@ -51,7 +51,7 @@ class Factors:
         tables: logarithms of the factors by site, with named dimensions.
         log_jacobian: log determinant of the bijections to the latents' supports.
         assignment: as given.
-        largest: see `amortized.program.elimination.Elimination`.
+        largest: see `amortized.program.discrete.elimination.Elimination`.
     """
 
     def __init__(
