@@ -200,8 +200,8 @@ def test_no_doubt_no_warning_and_a_compact_print():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = compare(MODELS, x[0], y[0])
-    lines = repr(found).splitlines()
-    assert len(lines) == 2 + len(MODELS)
+    lines, loo = repr(found).splitlines()[: 2 + len(MODELS)], repr(found.loo)
+    assert repr(found) == "\n".join([*lines, loo]) and len(loo.splitlines()) == 2 + len(MODELS)
     shares = [found.probabilities[line.split("  ")[0].strip() or line[:12].strip()]
               for line in lines[2:]]  # fmt: skip
     assert shares == sorted(shares, reverse=True)

@@ -28,7 +28,7 @@ def log_dirichlet_multinomial(alpha, counts):
 
 
 def dawid_skene_likelihood(truth):
-    """Summed over the grids of the workers' means, their distribution and the concentration."""
+    """Summed over who is a spammer and the grids of means, their distribution, concentration."""
     prior = WorkerMeans(0.5, 2)
     counts = np.zeros((3, 2, 2))
     np.add.at(counts, (WORKERS, truth[ITEMS], ANSWERS.ravel()), 1)
@@ -49,8 +49,14 @@ def dawid_skene_likelihood(truth):
             for c in counts
         ]
     )  # (workers, concentrations, means)
-    per_worker = logsumexp(table[:, :, None] + prior.log_shares, -1)
-    return logsumexp(per_worker.sum(0)) + log_shares(truth, 2)
+    able = logsumexp(table[:, :, None] + prior.log_shares, -1)  # (workers, concentrations, laws)
+    blind = [log_dirichlet_multinomial(np.ones(2), c.sum(0)) for c in counts]
+    terms = []
+    for spams in product((False, True), repeat=3):
+        share = betaln(1 + sum(spams), 4 - sum(spams))
+        each = [b + 0 * a if spam else a for spam, a, b in zip(spams, able, blind, strict=True)]
+        terms.append(share + sum(each))
+    return logsumexp(terms) + log_shares(truth, 2)
 
 
 def one_coin_likelihood(truth):

@@ -72,6 +72,20 @@ def test_the_log_density_of_the_draws():
     np.testing.assert_allclose(lp, expected, rtol=1e-6)
 
 
+def test_arviz_1_gets_all_groups_in_one_mapping(monkeypatch):
+    """Its `from_dict` takes ``{group: {name: (chain, draw, ...)}}``, where 0.2x takes keywords."""
+    posterior = infer(line, X, Y, method="exact", n_draws=100)
+    with monkeypatch.context() as patched:
+        patched.setattr(az, "__version__", "1.3.0")
+        patched.setattr(az, "from_dict", lambda groups: groups)
+        groups = posterior.to_inference_data()
+    data = posterior.to_inference_data()
+    assert set(groups) == set(data.groups())
+    for group, values in groups.items():
+        for name, value in values.items():
+            np.testing.assert_array_equal(value, data[group][name].values)
+
+
 def test_predictive_checks_are_plotted():
     import matplotlib
 

@@ -7,15 +7,19 @@ r"""The model of Dawid and Skene with a hierarchical prior of the workers, by Gi
 where :math:`b(m)` is m for the correct class and distributes the rest equally. The rows of a
 worker's matrix share the mean :math:`m_j`, so that errors in one class make a worker less credible
 in the others. The means of all workers have a beta distribution on the interval from chance to 1;
-its parameters and s are inferred on grids.
+its parameters and s are inferred on grids. With an unknown probability, which has a uniform prior,
+a worker is a spammer instead: all rows of the matrix are the same draw of a flat Dirichlet, because
+a worker who ignores the items answers at random or always alike.
 
-A sweep draws the means, their distribution and s with the confusion matrices integrated out, then
+A sweep draws spammers, means, their distribution and s with the matrices integrated out, then
 the matrices and the class frequencies given these, and then the true classes. Posterior
 probabilities are averages of conditional probabilities instead of draws (Rao-Blackwellisation).
 
 References:
     | Maximum likelihood estimation of observer error-rates using the EM algorithm (Dawid and Skene,
     | 1979)
+    | Eliminating spammers and ranking annotators for crowdsourced labeling tasks (Raykar and Yu,
+    | 2012)
 """
 
 from typing import Any, NamedTuple
@@ -66,15 +70,17 @@ def sweep(answers: Answers, before: np.ndarray | Sweep, rng: np.random.Generator
     k = answers.n_classes
     counts = answers.count(truth[:, answers.item] * k + answers.answer, k * k)
     counts = counts.reshape(*counts.shape[:2], k, k)
-    rest, mean, concentration = WorkerMeans(1 / k, k).sample(counts, rest, rng)
-    off = ((1 - mean) / (k - 1))[..., None, None]
-    prior = concentration[:, None, None, None] * (off + (mean[..., None, None] - off) * np.eye(k))
-    confusion = _dirichlet(counts + prior, rng)
+    workers = WorkerMeans(1 / k, k).sample(counts, rest, rng)
+    mean, concentration = workers.mean[..., None, None], workers.concentration[:, None, None, None]
+    off = (1 - mean) / (k - 1)
+    confusion = _dirichlet(counts + concentration * (off + (mean - off) * np.eye(k)), rng)
+    same = _dirichlet(1.0 + counts.sum(-2), rng)[:, :, None]
+    confusion = np.where(workers.blind[..., None, None], same, confusion)
     shares = class_shares(truth, k, rng)
     log_answer = np.log(confusion)[:, answers.worker, :, answers.answer].swapaxes(0, 1)
     logits = answers.by_item(log_answer) + np.log(shares)[:, None]
     skill = np.einsum("ck,cwkk->cw", shares, confusion)
-    return Sweep(draw(logits, rng), softmax(logits, -1), skill, confusion, rest=rest)
+    return Sweep(draw(logits, rng), softmax(logits, -1), skill, confusion, rest=workers)
 
 
 def class_shares(truth: np.ndarray, n_classes: int, rng: np.random.Generator) -> np.ndarray:

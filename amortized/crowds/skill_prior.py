@@ -5,10 +5,11 @@ integrated out of the likelihood, so that the hyperparameters are drawn from cou
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
+from scipy import special
 from scipy.special import gammaln
 
 CONCENTRATIONS = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
@@ -55,7 +56,8 @@ class WorkerMeans:
     r"""Confusion matrices whose rows share a mean for each worker.
 
     The means lie on a grid between chance and 1 and have a beta distribution over workers; its
-    parameters and the concentration s of the rows are common to all workers.
+    parameters and the concentration s of the rows are common to all workers. An unknown share of
+    the workers are spammers, whose labels have the same frequencies whatever the class.
 
     Attributes:
         chance: smallest mean.
@@ -97,24 +99,56 @@ class WorkerMeans:
         return rising
 
     def sample(
-        self, counts: Int[np.ndarray, "chains workers k k"], before: Any, rng: np.random.Generator
-    ) -> tuple[Any, Float[np.ndarray, "chains workers"], Float[np.ndarray, " chains"]]:
-        """Draws the hyperparameters, each worker's mean, and the concentration of rows."""
-        n_chains = len(counts)
-        population, at = before or (np.full(n_chains, len(self.log_shares) // 2), None)
-        at = np.full(n_chains, 3) if at is None else at
+        self,
+        counts: Int[np.ndarray, "chains workers k k"],
+        before: "Workers | None",
+        rng: np.random.Generator,
+    ) -> "Workers":
+        """Draws the hyperparameters, and each worker's mean, with the matrices integrated out."""
+        n_chains, n_workers = counts.shape[:2]
+        middle = np.full(n_chains, len(self.log_shares) // 2)
+        population, at = (middle, np.full(n_chains, 3)) if before is None else before.grid
+        odds = np.zeros((n_chains, 1)) if before is None else before.log_odds
         each = counts[:, :, None]
-        concentration = CONCENTRATIONS[at][:, None, None]
-        logits = self.log_likelihood(each, self.means, concentration)
+        logits = self.log_likelihood(each, self.means, CONCENTRATIONS[at][:, None, None])
         logits = logits + self.log_shares[population][:, None]
+        able = np.logaddexp.reduce(logits, -1)
+        blind = rng.logistic(size=able.shape) < odds + _log_blind(counts.sum(-2)) - able
+        n_blind = blind.sum(1, keepdims=True)
+        odds = special.logit(rng.beta(1 + n_blind, 1 + n_workers - n_blind).clip(1e-9, 1 - 1e-9))
         chosen = (logits + rng.gumbel(size=logits.shape)).argmax(-1)
         mean = self.means[chosen]
-        logits = self.log_likelihood(each, mean[..., None], CONCENTRATIONS).sum(1)
+        logits = self.log_likelihood(each, mean[..., None], CONCENTRATIONS)
+        logits = np.where(blind[..., None], 0.0, logits).sum(1)
         at = (logits + rng.gumbel(size=logits.shape)).argmax(-1)
-        times = (chosen[..., None] == np.arange(len(self.means))).sum(1)
-        logits = times @ self.log_shares.T
+        times = (chosen[..., None] == np.arange(len(self.means))) & ~blind[..., None]
+        logits = times.sum(1) @ self.log_shares.T
         population = (logits + rng.gumbel(size=logits.shape)).argmax(-1)
-        return (population, at), mean, CONCENTRATIONS[at]
+        return Workers((population, at), odds, blind, mean, CONCENTRATIONS[at])
+
+
+class Workers(NamedTuple):
+    """The workers of each chain, without their matrices.
+
+    Attributes:
+        grid: indices of the beta distribution of the means, and of the concentration.
+        log_odds: of being a spammer, ``(chains, 1)``.
+        blind: whether a worker is one, ``(chains, n_workers)``.
+        mean: each worker's mean.
+        concentration: of the rows.
+    """
+
+    grid: tuple[np.ndarray, np.ndarray]
+    log_odds: Float[np.ndarray, "chains 1"]
+    blind: Bool[np.ndarray, "chains n_workers"]
+    mean: Float[np.ndarray, "chains n_workers"]
+    concentration: Float[np.ndarray, " chains"]
+
+
+def _log_blind(labels: Int[np.ndarray, "*workers n_classes"]) -> np.ndarray:
+    """Log probability of labels that do not depend on the true class, with flat frequencies."""
+    k, n = labels.shape[-1], labels.sum(-1)
+    return gammaln(k) - gammaln(k + n) + gammaln(1 + labels).sum(-1)
 
 
 def _midpoints(least: float) -> Float[np.ndarray, " means"]:

@@ -2,8 +2,8 @@ r"""The exact gradient of the marginal likelihood, with discrete latents summed 
 
 .. math:: \nabla_\theta \log p_\theta(y) = \nabla_\theta \log \sum_z p_\theta(z, y)
 
-The sum is taken by elimination (see `amortized.program.enumeration`), and its derivative by
-automatic differentiation, which equals the expected complete-data gradient of EM.
+The sum is taken by elimination (see `amortized.program.discrete.enumeration`), and its derivative
+by automatic differentiation, which equals the expected complete-data gradient of EM.
 """
 
 import math

@@ -7,6 +7,7 @@ from amortized.estimators.columns.pfn_density import PFNDensity
 from amortized.estimators.columns.pfn_imputer import PFNImputer
 from amortized.estimators.curves.early_stopping import EarlyStopping, survivors
 from amortized.estimators.curves.learning_curve_regressor import LearningCurveRegressor
+from amortized.estimators.prototype_classifier import PrototypeClassifier
 from amortized.estimators.tabular.pfn_attribution import ShapleyValues, shapley_values
 from amortized.estimators.tabular.pfn_classifier import PFNClassifier
 from amortized.estimators.tabular.pfn_regressor import PFNRegressor
@@ -30,6 +31,7 @@ __all__ = [
     "PFNDensity",
     "PFNImputer",
     "PFNRegressor",
+    "PrototypeClassifier",
     "ShapleyValues",
     "predict_tables",
     "shapley_values",

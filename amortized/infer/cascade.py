@@ -59,13 +59,14 @@ def automatically(
         network: as for method "dt"; naming one skips the closed form.
         **options: options of `amortized.sampling.smc`.
     """
+    no_closed_form = None
     if network is None:
         try:
             posterior = exactly(problem, n_draws)
             posterior.diagnostics["stage"] = _stages(problem, ["exact"] * len(problem.y))
             return posterior
-        except ValueError:  # no closed form; an invalid program fails again below
-            pass
+        except ValueError as reason:  # an invalid program fails again below
+            no_closed_form = reason
     served = find_network(problem, network)
     answer = None
     if served is not None:
@@ -75,7 +76,9 @@ def automatically(
             if network is not None:
                 raise
     if answer is None:  # no network, or outside its training range
-        density = problem.density()
+        density = problem.density(allow_no_latents=no_closed_form is not None)
+        if no_closed_form is not None and not density.dim:
+            raise no_closed_form
         check_possible(density)
         if "start" in options:
             options["start"] = start_for(options["start"], density, problem)

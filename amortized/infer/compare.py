@@ -11,7 +11,8 @@ With the evidence :math:`Z_m = p(y \mid x, m)` of each program m and its prior p
 An evidence that is estimated comes with its Monte Carlo standard error, and so do probabilities and
 Bayes factors: their intervals take the errors of the log evidences as independent and normal. The
 intervals do not cover the choice of priors, to whose width evidences remain sensitive for any
-number of rows.
+number of rows. Leave-one-out predictive densities, which hardly are, stand beside them (see
+`amortized.infer.comparison.leave_one_out`).
 
 References:
     | Bayes factors (Kass and Raftery, 1995)
@@ -20,19 +21,20 @@ References:
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution, constraints
 
-from amortized.arrays import as_values
 from amortized.infer import infer
+from amortized.infer.comparison.averaged_predictive import AveragedPredictive
+from amortized.infer.comparison.leave_one_out import LeaveOneOut, leave_one_out
 from amortized.infer.inputs.problem import Data
-from amortized.plotting import COLOURS, label_axes, new_axes
+from amortized.plotting import COLOURS, label_axes, new_axes, new_figure
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program
@@ -87,6 +89,23 @@ class ModelComparison:
         difference = self.log_evidence - self.check.log_evidence
         error = torch.hypot(self.log_evidence_error, self.check.log_evidence_error)
         return difference / error.clamp(min=1e-6 * (1 + self.log_evidence.abs()))
+
+    @cached_property
+    def loo(self) -> LeaveOneOut:
+        """Leave-one-out predictive densities of the programs, by PSIS, computed when asked for.
+
+        Raises:
+            ValueError: if a program has no log likelihood of single observations, or another number
+                of them.
+        """
+        return leave_one_out(self.posteriors)
+
+    def _loo_of_one(self) -> LeaveOneOut | None:
+        """What is shown for a single dataset; None if there is none to show."""
+        try:
+            return self.loo if self.log_evidence.ndim == 1 else None
+        except ValueError:
+            return None
 
     @property
     def names(self) -> list[str]:
@@ -172,10 +191,14 @@ class ModelComparison:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Bars of the probabilities, with intervals of the Monte Carlo error.
 
-        Over a batch: bars of the mean, and lines from the 5% to the 95% quantile over datasets.
+        In a figure of its own, the elpd of a single dataset's programs stands beside them. Over a
+        batch: bars of the mean, and lines from the 5% to the 95% quantile over datasets.
         """
-        height = 0.8 + 0.35 * len(self.names)
-        ax = new_axes(5.0, max(2.0, height)) if ax is None else ax
+        height, loo = max(2.0, 0.8 + 0.35 * len(self.names)), self._loo_of_one()
+        if ax is None and loo is not None:
+            ax, beside = new_figure(9.0, height).subplots(1, 2)
+            loo.plot(beside).set_yticks([])
+        ax = new_axes(5.0, height) if ax is None else ax
         intervals = self.probability_intervals()
         many = bool(self.log_evidence.ndim > 1)
         for at, interval in enumerate(intervals.values()):
@@ -205,7 +228,8 @@ class ModelComparison:
             doubt = "  in doubt" if self.in_doubt[..., self._index(name)].any() else ""
             cells = "".join(f"{rows[name][column]:>14.4g}" for column in columns)
             lines.append(f"{name:>{width}}{cells}{doubt}")
-        return "\n".join(lines)
+        loo = self._loo_of_one()
+        return "\n".join(lines if loo is None else [*lines, repr(loo)])
 
     def _log_joint(self) -> Tensor:
         return self.log_evidence + self.prior.log()
@@ -359,67 +383,3 @@ def _prior(names: list[str], given: Mapping[str, float] | None) -> Float[Tensor,
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise ValueError(f"Expected a level between 0 and 1; got {level!r}.")
-
-
-class AveragedPredictive(Distribution):
-    """Predictive of each new row, averaged over programs.
-
-    Args:
-        parts: predictive of each program, of equal batch shape ``(*batch, m)``.
-        log_weights: log probabilities of the programs, ``(*batch, n_models)``.
-
-    Draws of one sample share one program over the rows of a dataset.
-    """
-
-    arg_constraints: dict[str, constraints.Constraint] = {}
-
-    def __init__(
-        self, parts: Sequence[Distribution], log_weights: Float[Tensor, "*batch n_models"]
-    ) -> None:
-        self.parts, self.log_weights = list(parts), log_weights
-        super().__init__(parts[0].batch_shape, validate_args=False)
-
-    def _average(self, values: Sequence[Tensor]) -> Tensor:
-        weights = self.log_weights.exp().unsqueeze(-2).to(values[0])
-        return (torch.stack(list(values), -1) * weights).sum(-1)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log of the mixture's density or probability."""
-        each = torch.stack([part.log_prob(value) for part in self.parts], -1)
-        return (each + self.log_weights.unsqueeze(-2)).logsumexp(-1).to(each)
-
-    @property
-    def mean(self) -> Float[Tensor, "*batch m"]:
-        """Mean of the mixture."""
-        return self._average([part.mean for part in self.parts])
-
-    @property
-    def variance(self) -> Float[Tensor, "*batch m"]:
-        """Variance of the mixture: the mean variance and the variance of the means."""
-        centre = self.mean
-        return self._average([p.variance + (p.mean - centre).square() for p in self.parts])
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draws ``(*sample_shape, *batch, m)``."""
-        shape = torch.Size(sample_shape)
-        chosen = torch.distributions.Categorical(logits=self.log_weights).sample(shape)
-        draws = torch.stack([part.sample(shape) for part in self.parts], -1)
-        index = chosen[..., None, None].expand(*draws.shape[:-1], 1)
-        return draws.gather(-1, index).squeeze(-1)
-
-    def cdf(self, value: Tensor) -> Tensor:
-        """Distribution function."""
-        return self._average([part.cdf(value) for part in self.parts])
-
-    def icdf(self, value: Tensor) -> Tensor:
-        """Quantiles, by bisection between those of the programs."""
-        value = as_values(value, "value").expand(
-            torch.broadcast_shapes(torch.as_tensor(value).shape, self.batch_shape)
-        )
-        each = torch.stack([part.icdf(value) for part in self.parts])
-        low, high = each.amin(0), each.amax(0)
-        for _ in range(60):
-            middle = (low + high) / 2
-            below = self.cdf(middle) < value
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return high

@@ -1,6 +1,6 @@
 """The discrete latents of a program, given draws of its continuous ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -11,50 +11,66 @@ _MEMORY = 2**28  # bytes that one evaluation may keep
 
 
 class DiscreteMarginals(Mapping[str, Tensor]):
-    r"""Marginal probabilities, averaged over draws of the continuous latents, on demand.
+    """Marginal probabilities of discrete latents, computed when the first is asked for.
 
-    .. math:: p(z_i = v \mid y) = \sum_j w_j \, p(z_i = v \mid u_j, y)
-
-    Each term is exact; only the average has a sampling error. A mapping from the latent's name to
-    ``(*batch, *shape, values)``.
+    A mapping from the latent's name to ``(*batch, *shape, values)``.
 
     Args:
-        density: density of the program.
+        names: names of the latents.
         many: whether there is a batch.
-        u: draws, ``(batch, n, dim)``.
-        log_weights: ``(batch, n)``; None for equal weights.
+        compute: returns ``{name: (batch, *shape, values)}``.
     """
 
     def __init__(
-        self, density: ProgramDensity, many: bool, u: Tensor, log_weights: Tensor | None = None
+        self, names: Iterable[str], many: bool, compute: Callable[[], dict[str, Tensor]]
     ) -> None:
-        self._density, self._many, self._u, self._log_weights = density, many, u, log_weights
+        self._names, self._many, self._compute = sorted(names), many, compute
         self._found: dict[str, Tensor] | None = None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._density.discrete.names if self._density.discrete else ()))
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._density.discrete.names if self._density.discrete else ())
+        return len(self._names)
 
     def __getitem__(self, name: str) -> Tensor:
         if self._found is None:
-            self._found = self._average()
-        return self._found[name]
+            self._found = self._compute()
+        return self._found[name] if self._many else self._found[name][0]
 
-    def _average(self) -> dict[str, Tensor]:
-        n_datasets, n = self._u.shape[:2]
-        weights = self._u.new_full((n_datasets, n), 1 / n)
-        if self._log_weights is not None:
-            weights = self._log_weights.softmax(-1)
-        totals: dict[str, Tensor] = {}
-        for part in torch.arange(n).split(particles_at_once(self._density)):
-            each = self._density.discrete_probabilities(self._u[:, part])
-            for name, value in each.items():
-                weight = weights[:, part].reshape(n_datasets, -1, *(1,) * (value.ndim - 2))
-                total = (weight * value).sum(1)
-                totals[name] = totals[name] + total if name in totals else total
-        return totals if self._many else {name: value[0] for name, value in totals.items()}
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+def averaged_probabilities(
+    density: ProgramDensity, u: Tensor, log_weights: Tensor | None = None
+) -> dict[str, Tensor]:
+    r"""Marginal probabilities of the discrete latents, averaged over draws of the continuous ones.
+
+    .. math:: p(z_i = v \mid y) = \sum_j w_j \, p(z_i = v \mid u_j, y)
+
+    Each term is exact; only the average has a sampling error.
+
+    Args:
+        density: density of the program.
+        u: draws, ``(batch, n, dim)``.
+        log_weights: ``(batch, n)``; None for equal weights.
+
+    Returns:
+        ``{name: (batch, *shape, values)}``.
+    """
+    n_datasets, n = u.shape[:2]
+    weights = u.new_full((n_datasets, n), 1 / n)
+    if log_weights is not None:
+        weights = log_weights.softmax(-1)
+    totals: dict[str, Tensor] = {}
+    for part in torch.arange(n).split(particles_at_once(density)):
+        each = density.discrete_probabilities(u[:, part])
+        for name, value in each.items():
+            weight = weights[:, part].reshape(n_datasets, -1, *(1,) * (value.ndim - 2))
+            total = (weight * value).sum(1)
+            totals[name] = totals[name] + total if name in totals else total
+    return totals
 
 
 def all_values(density: ProgramDensity, u: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from torch.distributions import Distribution
 
 from amortized.arrays import as_tensor, as_values
 from amortized.distributions.gaussian_mixture import GaussianMixture
-from amortized.infer.discrete import DiscreteMarginals, all_values
+from amortized.infer.discrete import DiscreteMarginals, all_values, averaged_probabilities
 from amortized.infer.inputs.groups import ProgramGroups, named_program
 from amortized.infer.inputs.problem import Data, Problem
 from amortized.posterior.posterior import Latents, Posterior
 from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.program.density import ProgramDensity
+from amortized.program.discrete.stored_factors import StoredFactors
 from amortized.program.observations.possible import check_possible
 from amortized.sampling.checks.verdict import judged
 from amortized.sampling.draws import Draws
@@ -89,7 +91,10 @@ def posterior_from_draws(
 def _marginals(
     density: ProgramDensity, many: bool, u: Tensor, log_weights: Tensor | None = None
 ) -> DiscreteMarginals | None:
-    return DiscreteMarginals(density, many, u, log_weights) if density.discrete else None
+    if density.discrete is None:
+        return None
+    compute = partial(averaged_probabilities, density, u, log_weights)
+    return DiscreteMarginals(density.discrete.names, many, compute)
 
 
 def _of_rows(density: ProgramDensity) -> frozenset[str]:
@@ -286,7 +291,8 @@ def _without_latents(problem: Problem, density: ProgramDensity, n_draws: int) ->
     a program of discrete latents only, whose joint draws are independent.
     """
     many, nowhere = bool(problem.batch_shape), density.y.new_zeros(density.n_datasets, 1, 0)
-    evidence = density.log_density(nowhere)[:, 0]
+    stored = StoredFactors(density) if density.discrete else None
+    evidence = stored.log_evidence() if stored else density.log_density(nowhere)[:, 0]
     if not (evidence > -torch.inf).all():
         raise ValueError(
             f"Expected data that the program can produce; got log evidence {evidence.tolist()}: "
@@ -295,10 +301,12 @@ def _without_latents(problem: Problem, density: ProgramDensity, n_draws: int) ->
     evidence = evidence if many else evidence[0]
     latents: dict[str, Tensor] = {}
     deterministic: dict[str, Tensor] = {}
-    family = "no latents"
-    if density.discrete:
+    family, marginals = "no latents", None
+    if density.discrete and stored:
         family = "discrete"
-        values, functions = all_values(density, nowhere.expand(-1, n_draws, -1))
+        marginals = DiscreteMarginals(density.discrete.names, many, stored.probabilities)
+        values = stored.draws(n_draws)
+        functions = density.deterministic_values(nowhere.expand(-1, n_draws, -1), values)
         latents, deterministic = _by_draw(values, many), _by_draw(functions, many)
     no_latent = {"": density.y.new_zeros(1, *problem.batch_shape)}  # one draw, of no site
     return Posterior(
@@ -306,7 +314,7 @@ def _without_latents(problem: Problem, density: ProgramDensity, n_draws: int) ->
         log_evidence=evidence,
         log_evidence_error=torch.zeros_like(evidence),
         predictive=_Predictive(problem, latents or no_latent, None, _of_rows(density)),
-        discrete=_marginals(density, many, nowhere),
+        discrete=marginals,
         groups=ProgramGroups(problem, density),
         diagnostics={"method": "exact", "family": family},
         batch_shape=problem.batch_shape,

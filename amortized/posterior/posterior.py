@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution
@@ -373,6 +374,14 @@ class Posterior:
         """
         draws = self._equal_draws()
         return inference_data({"posterior": draws} | dict(self._groups(draws)), self.n_chains)
+
+    def log_likelihoods(self) -> Float[Tensor, "n_draws *batch n_observations"]:
+        """Log likelihood of each single observation at equally weighted draws."""
+        found = self._groups(self._equal_draws()).get("log_likelihood", {})
+        if not found:
+            raise ValueError("Expected the posterior of a program with a density and with latents.")
+        n_outer = 1 + len(self.batch_shape)
+        return torch.cat([v.reshape(*v.shape[:n_outer], -1) for v in found.values()], -1)
 
     def save(self, path: str | Path) -> Path:
         """Writes the draws, and what belongs to them, into one file that holds no code.

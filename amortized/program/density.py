@@ -8,8 +8,8 @@ bijection to its support and concatenated, are a vector :math:`u \in R^d`. Its l
 where the first two terms are the log prior and the last is the log likelihood. Supports are
 determined in every run, so the support of one latent may depend on another.
 
-Discrete latents are summed out where Pyro can enumerate them (see `amortized.program.enumeration`)
-and rejected otherwise.
+Discrete latents are summed out where Pyro can enumerate them, and rejected otherwise (see
+`amortized.program.discrete.enumeration`).
 """
 
 from collections.abc import Callable, Mapping
@@ -19,10 +19,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from amortized.program.enumeration import (
+from amortized.program.discrete.enumeration import enumerable_latents
+from amortized.program.discrete.factors import (
+    Factors,
+    all_factors,
     discrete_draws,
     discrete_probabilities,
-    enumerable_latents,
     log_densities,
 )
 from amortized.program.observations.missing import may_miss
@@ -173,7 +175,9 @@ class ProgramDensity:
         Discrete latents that are pinned have these values and are not summed out.
         """
         if self.discrete is not None:
-            return log_densities(self.model, self.layout, self.discrete, u, x, y, pinned)
+            return log_densities(
+                all_factors(self.model, self.layout, self.discrete, u, x, y, pinned)
+            )
         run = Evaluate(self.layout, u, self.is_simulator)
         if self.is_simulator:  # which is not run in vain
             run_for_latents(run, self.model, x, y)
@@ -257,7 +261,7 @@ class ProgramDensity:
         Returns:
             ``{name: (batch, particles, *shape)}``, with torch's global generator.
         """
-        return self._of_discrete(discrete_draws, u)
+        return self._of_discrete(_one_draw, u)
 
     def discrete_probabilities(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
         """The probabilities of the values of each discrete latent given each particle.
@@ -267,12 +271,15 @@ class ProgramDensity:
         """
         return self._of_discrete(discrete_probabilities, u)
 
-    def _of_discrete(self, function: Callable[..., Any], u: Tensor) -> dict[str, Tensor]:
-        if self.discrete is None:
+    def _of_discrete(
+        self, function: Callable[[list[Factors]], dict[str, Tensor]], u: Tensor
+    ) -> dict[str, Tensor]:
+        discrete = self.discrete
+        if discrete is None:
             return {}
 
         def one(u: Tensor, x: Tensor, y: Tensor) -> Any:
-            return function(self.model, self.layout, self.discrete, u, x, y)
+            return function(all_factors(self.model, self.layout, discrete, u, x, y))
 
         with torch.no_grad():
             return self.run_for_all(one, u)
@@ -410,3 +417,7 @@ class ProgramDensity:
         singly = self.take(torch.arange(self.n_datasets, device=self.x.device))
         singly.vectorised = False
         return singly.over_all(function, particles)
+
+
+def _one_draw(runs: list[Factors]) -> dict[str, Tensor]:
+    return {name: value[0] for name, value in discrete_draws(runs, 1).items()}

@@ -14,13 +14,14 @@ import pyro
 import torch
 from torch import Tensor
 
-from amortized.program.enumeration import Enumerable, one_by_one
+from amortized.program.discrete.enumeration import Enumerable, one_by_one
 from amortized.program.sites import Place, observations, refuse, run_for_latents
 from amortized.program.vectorised import is_subsample, warn_of_parameters
 from amortized.seeding import seeded
 
 _N_POINTS = 3  # including the origin
 _N_ASSIGNMENTS = 9  # points if latents are summed out, each with a different assignment
+_N_DRAWN = 180  # values of discrete sites that are enough, whatever the number of points
 
 
 def settle(density: Any, trace: Any) -> None:
@@ -52,7 +53,28 @@ def settle(density: Any, trace: Any) -> None:
     raise ValueError(
         "Expected a program whose density can be evaluated wherever its latents may lie; got "
         f"{reason if isinstance(reason, _Differs) else f'{type(reason).__name__}: {reason}'}"
+        f"{_other_plates(trace, density.discrete)}"
     ) from reason
+
+
+def _other_plates(trace: Any, discrete: Enumerable | None) -> str:
+    """What to write where rows index a discrete latent of another plate, as in ``z[item]``."""
+
+    def plates(site: Any) -> set[str]:
+        return {f.name for f in site["cond_indep_stack"] if f.vectorized}
+
+    seen = set().union(*map(plates, observations(trace).values()))
+    for name in sorted(discrete.names) if discrete else ():
+        others = plates(trace.nodes[name])
+        if others and not others & seen:
+            return (
+                f" The discrete '{name}' lies in the plate {sorted(others)}, outside that of the "
+                "observations. If rows index it, as in z[item], give each item one row of y, with "
+                "a column for each answer and NaN where there is none; or draw the items one by "
+                "one, as z0, z1, ..., and observe the rows in a loop, "
+                "pyro.sample(f'y{i}', ..., obs=y[i])."
+            )
+    return ""
 
 
 def _refuse_other_shapes(trace: Any) -> None:
@@ -87,7 +109,9 @@ def _ways(trace: Any, discrete: Enumerable | None) -> Iterator[tuple[Enumerable 
 
 def _compare(density: Any) -> None:
     """Raises an error if the density of a dataset cannot be computed, or is not the program's."""
-    n_points = _N_ASSIGNMENTS if density.discrete else _N_POINTS
+    n_points = _N_POINTS
+    if density.discrete:  # every point draws all discrete sites anew
+        n_points = max(n_points, min(_N_ASSIGNMENTS, _N_DRAWN // len(density.discrete.names)))
     plainly = density.take(torch.tensor([0]))
     plainly.vectorised = False
     with seeded(0):
@@ -95,8 +119,9 @@ def _compare(density: Any) -> None:
         if density.dim:
             u[:, 1:] = density.sample_prior(n_points - 1)
         with torch.no_grad():
-            *theirs, pinned = plainly.over_all(partial(_plain, density), u)
+            pinned = _assignments(density, n_points)
             points = {"u": u, "pinned": pinned}
+            theirs = plainly.over_all(partial(_plain, density), points)
             ours = density.over_all(lambda at, x, y: density.evaluate(x=x, y=y, **at), points)
     for name, each, expected in zip(("log prior", "log likelihood"), ours, theirs, strict=True):
         _require_same(name, each, expected)
@@ -116,26 +141,24 @@ def _require_same(name: str, ours: Tensor, theirs: Tensor) -> None:
         )
 
 
-def _any_value(fn: Any) -> Tensor:
-    """A uniformly drawn value of a discrete distribution."""
-    support = fn.enumerate_support(expand=True)
-    index = torch.randint(len(support), fn.batch_shape)
-    index = index.reshape(1, *fn.batch_shape, *(1 for _ in fn.event_shape))
-    return support.gather(0, index.expand(1, *fn.batch_shape, *fn.event_shape))[0]
+def _assignments(density: Any, n: int) -> dict[str, Tensor]:
+    """Uniformly drawn values of the discrete latents, ``{name: (1, n, *shape)}``."""
+    drawn = {}
+    for name in sorted(density.discrete.names) if density.discrete else ():
+        values, shape = density.discrete.values[name], density.discrete.shapes[name]
+        drawn[name] = values[torch.randint(len(values), (1, n, *shape))]
+    return drawn
 
 
-def _plain(
-    density: Any, u: Tensor, x: Tensor, y: Tensor
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Log prior and log likelihood of a plain run, and its values of the discrete latents."""
-    assigned: dict[str, Tensor] = {}
+def _plain(density: Any, point: dict[str, Any], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Log prior and log likelihood of a plain run, with the discrete latents at given values."""
 
     def assign(message: Any) -> None:
-        support = message["fn"].support
-        if support is None or not support.is_discrete:
+        if message["name"] not in point["pinned"]:
             refuse(message)
-        message["value"] = assigned[message["name"]] = _any_value(message["fn"])
+        message["value"] = point["pinned"][message["name"]]
 
+    u = point["u"]
     run = Place(density.layout, u, assign)
     with pyro.poutine.trace() as tracer:
         if density.is_simulator:  # may be slow, and fail at some latents
@@ -156,7 +179,7 @@ def _plain(
         if not is_subsample(site):
             totals[site["is_observed"]] = totals[site["is_observed"]] + site["log_prob_sum"]
     unknown = torch.nan if density.is_simulator else 0.0
-    return totals[0], totals[1] + unknown, assigned
+    return totals[0], totals[1] + unknown
 
 
 def _warn(reason: Exception) -> None:

@@ -1,0 +1,1 @@
+"""What a comparison of programs shows beside their evidences."""

@@ -1,0 +1,1 @@
+"""Discrete latents of a program: their enumeration, and sums, marginals and draws."""
