@@ -1,5 +1,7 @@
 """Every test starts from the same random state; torch's default float32 stays, networks use it."""
 
+import gc
+from dataclasses import is_dataclass
 from functools import wraps
 from typing import get_args
 
@@ -21,18 +23,29 @@ def _has_shapes(annotation):
 
 
 def _checked(*, typechecker, jaxtyped=jaxtyping.jaxtyped):
-    """Checks as jaxtyping does, but once a call: it checks arguments twice and binds them."""
+    """Checks as jaxtyping does, but once a call: it checks arguments twice and binds them.
+
+    The check of a function is made at its first call, as most are never called in one process.
+    """
 
     def decorate(function):
-        if isinstance(function, type):
-            return jaxtyped(typechecker=typechecker)(function)
-        typed = typechecker(function)
-        shapes = any(map(_has_shapes, getattr(function, "__annotations__", {}).values()))
+        if not isinstance(function, type):
+            return wrapped(function)
+        if is_dataclass(function) and "__init__" in vars(function):
+            function.__init__ = wrapped(function.__init__, typechecker(function.__init__))
+        return function
+
+    def wrapped(function, typed=None):
+        shapes = None
 
         @wraps(function)
         def checked(*args, **kwargs):
+            nonlocal typed, shapes
             if jaxtyping.config.jaxtyping_disable:
                 return function(*args, **kwargs)
+            if shapes is None:
+                typed = typed or typechecker(function)
+                shapes = any(map(_has_shapes, getattr(function, "__annotations__", {}).values()))
             if not shapes:
                 return typed(*args, **kwargs)
             with jaxtyped("context"):
@@ -44,6 +57,15 @@ def _checked(*, typechecker, jaxtyped=jaxtyping.jaxtyped):
 
 
 jaxtyping.jaxtyped = _checked  # what the import hook of --jaxtyping-packages decorates with
+
+
+gc.disable()  # until tests run: imports leave no garbage, and would be gone through many times
+
+
+def pytest_collection_finish():
+    """What is there now lives to the end: collections during tests need not go through it."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

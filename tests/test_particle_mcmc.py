@@ -72,7 +72,7 @@ def test_posterior_and_evidence_equal_the_grid(start):
     assert torch.stack(errors).mean().abs() < 0.3
 
 
-def sbc_p_values(build, n_series=384, n_draws=32):
+def sbc_p_values(build, n_series=128, n_draws=32):
     """p-values of the ranks of the true parameters among the draws, at random within their step."""
     truth = {name: law.sample((n_series,)) for name, law in PRIOR.items()}
     y = autoregression(truth).simulate(n_series, 6, seed=2)[1]
@@ -104,7 +104,8 @@ def test_calibration_catches_a_forgotten_jacobian(monkeypatch):
         return right(self, u, laws) - jacobian
 
     monkeypatch.setattr(ParameterSpace, "log_prob", without)
-    assert min(sbc_p_values(autoregression)) < 1e-3
+    # It moves posteriors by half a standard deviation: of 128 series some seeds would not see it.
+    assert min(sbc_p_values(autoregression, n_series=384)) < 1e-3
 
 
 def test_impossible_observations_are_flagged():
