@@ -68,7 +68,7 @@ def solve_regression(
 def _standardised(
     x: Float[np.ndarray, "n p"],
 ) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "p p"]]:
-    """The design with columns of mean 0 and spread 1, and what takes its coefficients to those of x.
+    """The design with columns of mean 0 and spread 1, and what maps its coefficients to those of x.
 
     Columns of another unit, or far from zero, would make the equations singular up to rounding.
     """
