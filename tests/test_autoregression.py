@@ -144,3 +144,10 @@ def test_wrong_series(no_shape_checks, y, order, message):
         Autoregression(order, sparse=False).fit(y)
     with pytest.raises(ValueError, match="max_order"):
         AutoregressivePrior(0)
+
+
+def test_the_unit_of_a_series_does_not_matter():
+    y = np.random.default_rng(0).normal(size=60).cumsum()
+    own, tiny = (Autoregression(order=3).fit(unit * y) for unit in (1.0, 1e-14))
+    np.testing.assert_allclose(tiny.coef_, own.coef_, rtol=1e-6)
+    np.testing.assert_allclose(tiny.predict(2), 1e-14 * own.predict(2), rtol=1e-6)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from amortized.debiased import debiased_regression
 
@@ -54,6 +56,43 @@ def test_with_all_labels_gold_mean_and_quantile_are_those_of_the_sample():
     found = debiased_regression(*given, kind="quantile", q=0.3, nuisance=LinearRegression())
     assert found.debiased.estimate[0] == np.quantile(y, 0.3, method="inverted_cdf")
     assert found.names == ("quantile 0.3",)
+
+
+@pytest.mark.parametrize(("unit", "origin"), [(1e8, 0.0), (1e-8, 0.0), (1.0, 1.7e9)])
+@pytest.mark.parametrize("kind", ["mean", "linear", "logistic"])
+def test_estimates_follow_the_units_of_labels_and_covariates(kind, unit, origin):
+    # A mean above 5 was answered by 5.
+    rng, x, y = rows(3)
+    given = rng.uniform(size=N) < 0.4, 0.4
+    learner = LogisticRegression() if kind == "logistic" else LinearRegression()
+    options = {"kind": kind, "nuisance": make_pipeline(StandardScaler(), learner)}
+    level = 0.0 if kind == "logistic" else origin
+    size = 1.0 if kind == "logistic" else unit
+    if kind == "logistic":
+        y = (y > 0).astype(float)
+    wrong = 1 - y if kind == "logistic" else y + 0.5
+    s = np.where(rng.uniform(size=N) < 0.2, wrong, y)
+    own = debiased_regression(x, s, y, *given, **options)
+    other = debiased_regression(
+        unit * x + origin, size * s + level, size * y + level, *given, **options
+    )
+    for name in ("debiased", "classical", "naive"):
+        a, b = getattr(own, name), getattr(other, name)
+        shift = level if kind == "mean" else 0.0
+        at = slice(0 if kind == "mean" else 1, None)  # the intercept is at the origin of x
+        factor = unit if kind == "mean" else size / unit
+        tolerance = 1e-3 * a.error[at]
+        assert (np.abs((b.estimate[at] - shift) / factor - a.estimate[at]) < tolerance).all()
+        np.testing.assert_allclose(b.error[at] / factor, a.error[at], rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "logistic"])
+def test_collinear_columns_have_no_estimate(kind):
+    _, x, y = rows(4)
+    y = (y > 0).astype(float)
+    x = np.column_stack((x, x[:, 0] - 2 * x[:, 1]))
+    with pytest.raises(ValueError, match="collinear"):
+        debiased_regression(x, y, y, np.ones(N), 1.0, kind=kind, nuisance=LogisticRegression())
 
 
 @pytest.mark.parametrize("kind", ["mean", "linear", "quantile"])

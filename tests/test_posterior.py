@@ -136,3 +136,11 @@ def test_wrong_use_is_refused(wrong):
     call, message = wrong
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_quantiles_are_those_of_draws_that_have_a_weight():
+    values = torch.tensor([9.0, -5.0, 0.0, 2.0, 1.0])
+    weights = torch.tensor([0.0, 0.0, 0.2, 0.3, 0.5]).log()
+    posterior = Posterior({"a": values}, log_weights=weights)
+    found = [posterior.quantile(q)["a"].item() for q in (0.0, 0.1, 0.6, 0.9, 1.0)]
+    assert found == [0.0, 0.0, 1.0, 2.0, 2.0]

@@ -348,6 +348,11 @@ def test_data_unlike_the_simulations_are_named():
     assert posterior.diagnostics["inside_training_range"] is False
 
 
+def time_stamps(x, y=None):
+    delay = pyro.sample("delay", dist.Normal(0.0, 1e3))
+    return pyro.sample("y", dist.Normal(1.7e9 + delay, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
 WRONG = {
     "target": (lambda: FlowConfig("evidence"), "Expected target among"),
     "bins": (lambda: FlowConfig(n_bins=-1), "Expected n_bins from 0"),
@@ -356,6 +361,14 @@ WRONG = {
     "no rows": (
         lambda: train(ProgramPrior(hidden), "npe", QUICK, progress=False),
         "Expected the number of rows",
+    ),
+    "data far from zero": (
+        lambda: infer(time_stamps, [1.7e9, 1.7e9 + 3], method="npe", n_simulations=200),
+        "simulated data whose spread shows",
+    ),
+    "inputs far from zero": (
+        lambda: infer(hidden, 1.7e9 + torch.arange(3.0).double()[:, None], [0.0] * 3, method="npe"),
+        "inputs whose spread shows",
     ),
     "rounds of a batch": (
         lambda: infer(hidden, torch.randn(2, 3), method="npe", n_rounds=2),

@@ -228,6 +228,26 @@ def test_moments_and_evidence_agree_with_quadrature(method):
         assert abs(posterior.log_evidence - evidence) < 0.1
 
 
+@pytest.mark.parametrize(("centre", "unit"), [(1.6e9, 1e8), (0.0, 1e-8)])
+@pytest.mark.parametrize("method", ["smc", "hmc", "importance", "laplace", "nested"])
+def test_the_unit_of_a_latent_does_not_matter(method, centre, unit):
+    # A mean of time stamps was clamped to a million, and no check said so.
+    def program(x, y=None):
+        mean = pyro.sample("mean", dist.Normal(centre, unit))
+        return pyro.sample("y", dist.Normal(mean, 0.1 * unit).expand([3]).to_event(1), obs=y)
+
+    z = torch.tensor([0.9, 1.0, 1.1], dtype=torch.float64)
+    cov = 0.01 * np.eye(3) + np.ones((3, 3))
+    evidence = stats.multivariate_normal.logpdf(z.numpy(), cov=cov) - 3 * np.log(unit)
+    found = infer(program, centre + unit * z, method=method)
+    assert not found.diagnostics["doubt"]
+    error = torch.hypot(found.log_evidence_error, torch.tensor(0.01))
+    assert abs(found.log_evidence - evidence) < 4 * error
+    sd = (1 + 300) ** -0.5
+    assert abs((found.mean["mean"] - centre) / unit - 300 / 301) < 0.15 * sd
+    assert abs(found.std["mean"] / unit / sd - 1) < 0.15
+
+
 def funnel(x, y=None):
     width = pyro.sample("width", dist.Normal(0.0, 1.5))
     inner = pyro.sample("inner", dist.Normal(torch.zeros(4), (width / 2).exp()).to_event(1))

@@ -90,6 +90,34 @@ def test_hyperparameters_by_smc():
     assert ((predictive.variance.sqrt() / spread - 1).abs() < 0.15).all()
 
 
+@pytest.mark.parametrize(
+    ("part", "stationary"),
+    [
+        (LocalTrend(0.1, 1.0), False),
+        (LocalLevel(0.3, 1.0), False),
+        (LocalLevel(0.0, 1.0), True),
+        (Seasonal(4.0, 2, 1.0, 0.2), False),
+        (Seasonal(4.0, 2, 1.0), True),
+    ],
+)
+def test_an_earlier_query_does_not_move_the_prior(part, stationary):
+    # The prior of a trend then began at the query, which changed the forecasts too.
+    series = StructuralSeries(part=part, noise=0.3)
+    x = torch.tensor([[5.0], [6.0], [7.0], [9.0], [10.0]], dtype=F64)
+    y = torch.tensor([1.0, 1.5, 2.2, 2.9, 3.0], dtype=F64)
+    posterior = infer(series, x, y)
+    x_new = torch.tensor([[12.0], [8.0], [5.0]], dtype=F64)
+    alone = series.predictive(posterior, x, y, x_new)
+    with_earlier = torch.cat((x_new, torch.zeros(1, 1, dtype=F64)))
+    if not stationary:
+        with pytest.raises(ValueError, match="new times from 5"):
+            series.predictive(posterior, x, y, with_earlier)
+        return
+    together = series.predictive(posterior, x, y, with_earlier)
+    torch.testing.assert_close(together.mean[:3], alone.mean)
+    torch.testing.assert_close(together.stddev[:3], alone.stddev)
+
+
 def test_draws_of_the_predictive_are_paths():
     """Their covariance over time is that of the dense conditional."""
     kernel = GaussianProcessPrior("matern32", lengthscale=0.7, outputscale=1.3, noise=0.2)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy.special import expit
 
 _N_STEPS = 100
+_SINGULAR = 1e14  # condition number of the information of standardised columns
 
 
 class Solution(NamedTuple):
@@ -30,7 +31,7 @@ def solve_regression(
     r"""Solves :math:`\sum_i w_i x_i (y_i - \mu(x_i^\top \beta)) = 0`.
 
     Args:
-        x: design matrix, including the intercept.
+        x: design matrix; its first column is the intercept.
         y: labels, or pseudo-labels of any value.
         weights: weights of the rows.
         link: "linear" or "logistic".
@@ -38,27 +39,45 @@ def solve_regression(
     Raises:
         ValueError: if there is no solution, for example for separable classes.
     """
+    z, own_units = _standardised(x)
     beta = np.zeros(x.shape[1])
-    for _ in range(_N_STEPS if link == "logistic" else 1):
-        mean = expit(x @ beta) if link == "logistic" else x @ beta
-        slope = mean * (1 - mean) if link == "logistic" else np.ones(len(x))
-        score = x.T @ (weights * (y - mean))
-        information = (x * (weights * slope)[:, None]).T @ x
-        try:
-            step = np.linalg.solve(information, score)
-        except np.linalg.LinAlgError as reason:
-            raise ValueError(_NO_SOLUTION) from reason
+    for _ in range(_N_STEPS):
+        mean = expit(z @ beta) if link == "logistic" else z @ beta
+        slope = mean * (1 - mean) if link == "logistic" else np.ones(len(z))
+        score = z.T @ (weights * (y - mean))
+        information = (z * (weights * slope)[:, None]).T @ z
+        if not np.linalg.cond(information) < _SINGULAR:
+            raise ValueError(_NO_SOLUTION)
+        step = np.linalg.solve(information, score)
+        if link == "linear":  # one step is the solution, whatever the unit of y
+            beta = step
+            break
         beta = beta + step / max(1.0, np.abs(step).max() / 5)
         if np.abs(step).max() < 1e-10:
             break
-    mean = expit(x @ beta) if link == "logistic" else x @ beta
-    slope = mean * (1 - mean) if link == "logistic" else np.ones(len(x))
-    information = (x * (weights * slope)[:, None]).T @ x
-    if link == "logistic" and np.abs(x.T @ (weights * (y - mean))).max() > 1e-6 * len(x):
+    mean = expit(z @ beta) if link == "logistic" else z @ beta
+    slope = mean * (1 - mean) if link == "logistic" else np.ones(len(z))
+    information = (z * (weights * slope)[:, None]).T @ z
+    if link == "logistic" and np.abs(z.T @ (weights * (y - mean))).max() > 1e-6 * len(z):
         raise ValueError(_NO_SOLUTION)
-    moments = x * (weights * (y - mean))[:, None]
-    inverse = np.linalg.inv(information)
-    return Solution(beta, inverse @ (moments.T @ moments) @ inverse.T)
+    moments = z * (weights * (y - mean))[:, None]
+    root = moments @ np.linalg.inv(information).T @ own_units.T
+    return Solution(own_units @ beta, root.T @ root)
+
+
+def _standardised(
+    x: Float[np.ndarray, "n p"],
+) -> tuple[Float[np.ndarray, "n p"], Float[np.ndarray, "p p"]]:
+    """The design with columns of mean 0 and spread 1, and what maps its coefficients to those of x.
+
+    Columns of another unit, or far from zero, would make the equations singular up to rounding.
+    """
+    centre, spread = x[:, 1:].mean(0), x[:, 1:].std(0)
+    if not (spread > 1e-12 * np.abs(centre)).all():
+        raise ValueError(_NO_SOLUTION)
+    own_units = np.diag(np.concatenate(([1.0], 1 / spread)))
+    own_units[0, 1:] = -centre / spread
+    return np.column_stack((x[:, 0], (x[:, 1:] - centre) / spread)), own_units
 
 
 _NO_SOLUTION = (

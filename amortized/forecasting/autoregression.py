@@ -97,7 +97,7 @@ class Autoregression(BaseEstimator):
                 f"{len(y)}. Choose a lower order."
             )
         lags = LagRegression.of(y, int(self.order))
-        if not lags.total > 1e-24 * max(1.0, float(np.abs(y).max()) ** 2) * len(y):
+        if not lags.total > 1e-24 * float(np.abs(y).max()) ** 2 * len(y):
             raise ValueError("Expected a series that varies; got a constant one.")
         self._lags, self._random = lags, check_random_state(self.random_state)
         if self.sparse:

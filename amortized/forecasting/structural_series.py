@@ -152,12 +152,32 @@ class StructuralSeries(ProgramPrior):
             posterior: posterior from ``infer(series, x, y)``.
             x: times of the data, ``(n, 1)``.
             y: values of the data, ``(n,)``; NaN marks a missing one.
-            x_new: new times, before, between or after the data, ``(m, 1)``.
+            x_new: new times, between or after the data, ``(m, 1)``; also before them if every part
+                is stationary.
             n_draws: number of draws of the hyperparameters.
+
+        Raises:
+            ValueError: if a new time is before the data, where a part such as a trend has its
+                prior at their first time.
         """
         joint = posterior.sample(n_draws)
         draws = {name: joint[name].double() for name in self.hyperpriors}
+        self._check_not_before(x, x_new, draws)
         return SeriesPredictive(self, x, y, x_new, draws)
+
+    def _check_not_before(self, x: Tensor, x_new: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Refuses earlier times, unless the state has the same law at both times."""
+        if not len(x_new) or x_new.min() >= x.min():
+            return
+        ends = torch.stack((x_new.min(), x.min())).double()
+        model = self.state_space(ends, values)
+        a, start = model.transition[..., 1, :, :], model.initial_cov
+        later = a @ start @ a.mT + model.transition_cov[..., 1, :, :]
+        if not torch.allclose(later, start, rtol=1e-6, atol=1e-9 * float(start.abs().max())):
+            raise ValueError(
+                f"Expected new times from {float(ends[1]):g} on, the first of the data, where the "
+                f"prior of a trend, a level or a changing season begins; got {float(ends[0]):g}."
+            )
 
     def _predictive(
         self, x: Tensor, y: Tensor, x_new: Tensor, values: Mapping[str, Tensor]

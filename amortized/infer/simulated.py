@@ -24,7 +24,7 @@ from amortized.seeding import current_seed
 from amortized.simulation_based.config import FlowConfig, FlowTraining
 from amortized.simulation_based.flows.likelihood_flow import LikelihoodFlow, learned_program
 from amortized.simulation_based.flows.posterior_flow import FromFlow, PosteriorFlow
-from amortized.simulation_based.learning import NAMES, Learned, rows_of
+from amortized.simulation_based.learning import NAMES, Learned, check_resolution, rows_of
 from amortized.simulation_based.rounds import in_rounds
 
 
@@ -154,6 +154,7 @@ def _learned(
             "Expected a latent prior by distributions of each latent, from which a simulator can "
             "draw; got a mixture over unconstrained space."
         )
+    check_resolution("inputs", problem.x.flatten(0, 1))
     x = problem.x.float()
     source = problem.source if isinstance(problem.source, ProgramPrior) else None
     prior = source or ProgramPrior(problem.program, lambda n, _: x[torch.arange(n) % len(x)])

@@ -195,8 +195,12 @@ class Posterior:
         result = {}
         for name, value in self._draws.items():
             ordered, order = value.sort(0)
-            weights = self._over_event(self.log_weights.exp(), value).gather(0, order).cumsum(0)
-            index = (weights < q).sum(0, keepdim=True).clamp(max=self.n_draws - 1)
+            weights = self._over_event(self.log_weights.exp(), value).gather(0, order)
+            index = (weights.cumsum(0) < q).sum(0, keepdim=True)
+            there = weights > 0  # the ends are those of the draws that have a weight
+            first = there.long().argmax(0, keepdim=True)
+            last = self.n_draws - 1 - there.flip(0).long().argmax(0, keepdim=True)
+            index = torch.minimum(torch.maximum(index, first), last)
             result[name] = ordered.gather(0, index).squeeze(0)
         return result
 

@@ -104,7 +104,8 @@ def fit_modes(
     lots = tame(density.prior_lots(n_modes, _N_PRIOR // n_modes))
     draws = lots.flatten(1, 2)
     ends = draws.quantile(draws.new_tensor([0.16, 0.84]), dim=1)
-    scale = ((ends[1] - ends[0]) / 2).clamp(1e-4, 1e4).unsqueeze(1)  # (batch, 1, dim)
+    scale = ((ends[1] - ends[0]) / 2).unsqueeze(1)  # (batch, 1, dim)
+    scale = torch.where(scale > 0, scale, 1.0)
     if start is not None:
         lots = tame(as_start(start).sample(_N_PRIOR)).unflatten(1, (n_modes, -1))
     scores = path.log_density(lots.flatten(1, 2)).unflatten(1, lots.shape[1:3])

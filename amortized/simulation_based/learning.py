@@ -22,6 +22,8 @@ from amortized.simulation_based.flows.likelihood_flow import LikelihoodFlow
 from amortized.simulation_based.flows.posterior_flow import PosteriorFlow
 from amortized.simulation_based.simulations import Simulations, simulate
 
+_RESOLVED = 1e-4  # least spread relative to the level; single precision has 6e-8
+
 NAMES = {"npe": FlowConfig(), "nle": FlowConfig(target="likelihood")}
 """Configurations by the name that `amortized.train` knows."""
 
@@ -157,6 +159,8 @@ def learn(
         raise ValueError(
             f"Expected at least 20 simulations that worked; got {len(u)} of {simulations.n_calls}."
         )
+    check_resolution("latents", u)
+    check_resolution("simulated data", y.flatten(1))
     config = replace(
         config,
         dim=simulator.dim,
@@ -187,6 +191,22 @@ def learn(
             network, residual[held_out], inputs[held_out], x.shape[1]
         )
     return Learned(network, simulations, fitted)
+
+
+def check_resolution(name: str, values: Float[Tensor, "n numbers"]) -> None:
+    """Refuses numbers far from zero, whose differences are lost in single precision."""
+    if not values.numel():  # a program without inputs
+        return
+    numbers = values.double()
+    spread, level = numbers.std(0, correction=0), numbers.median(0).values.abs()
+    lost = ((spread > 0) & (spread < _RESOLVED * level)).nonzero()[:, 0]
+    if len(lost):
+        at = lost[0]
+        raise ValueError(
+            f"Expected {name} whose spread shows beside their level; got a level of "
+            f"{float(level[at]):.4g} and a standard deviation of {float(spread[at]):.4g}, which "
+            "single precision hardly resolves. Subtract a constant, and add it in the program."
+        )
 
 
 def labels(simulator: ProgramSimulator) -> tuple[str, ...]:

@@ -180,7 +180,7 @@ def summary(draws: Draws, values: Float[Tensor, "batch n features"]) -> Summary:
     squares = (values - mean.unsqueeze(1)).square()
     variance = torch.einsum("bn,bnf->bf", share, squares)
     sd = variance.sqrt()
-    varies = ~(sd <= 1e-9 * (1 + mean.abs()))
+    varies = ~(sd <= 1e-12 * mean.abs())  # rounding
     fourth = torch.einsum("bn,bnf->bf", share, squares.square())
     heavy = fourth > _HEAVY * variance.square()
     return Summary(mean, torch.where(varies, sd, 1.0), *errors, varies, heavy)

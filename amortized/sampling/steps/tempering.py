@@ -162,6 +162,12 @@ def _joined(pieces: list[_Values], dim: int) -> _Values:
     return tuple(torch.cat(values, dim) for values in zip(*pieces, strict=True))
 
 
-def tame(u: Tensor) -> Tensor:
-    """Clamps draws on the boundary of their support, which are infinite, to large values."""
-    return u.nan_to_num(0.0, 300.0, -300.0).clamp(-1e6, 1e6)
+def tame(u: Float[Tensor, "*batch n dim"]) -> Float[Tensor, "*batch n dim"]:
+    """Clamps draws on the boundary of their support, which are infinite, and those far from all.
+
+    Far is beside the median distance from the median, whatever the unit of a latent is.
+    """
+    finite = u.nan_to_num(0.0, 300.0, -300.0)
+    middle = finite.median(-2, keepdim=True).values
+    reach = 1e6 * (1 + (finite - middle).abs().median(-2, keepdim=True).values)
+    return finite.clamp(middle - reach, middle + reach)
