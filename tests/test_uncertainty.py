@@ -310,7 +310,7 @@ WRONG = {
     ),
     "level": (
         lambda n: ConformalRegressor(LinearRegression(), level=90).fit(X0[0], Y0[0]),
-        "between 0 and 1",
+        "level in",
     ),
     "answers missing": (
         lambda n: ConformalRegressor(LinearRegression()).fit(X0[0], [0.0, np.nan, 1.0]),
