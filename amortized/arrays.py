@@ -17,6 +17,7 @@ from sklearn.utils import column_or_1d
 from torch import Tensor
 
 _WIDE = (torch.float32, torch.float64)
+LARGEST_SQUARED = 1e150  # squares of larger numbers overflow
 
 
 def as_tensor(
@@ -31,7 +32,7 @@ def as_tensor(
         dtype: dtype of the result; None keeps float32 and converts everything else to float64.
 
     Raises:
-        ValueError: if the data are not numbers, or not finite.
+        ValueError: if the data are not numbers, not finite, or too large to be squared.
 
     Example:
         >>> as_tensor(np.ma.array([1.0, 2.0], mask=[False, True]), "y")
@@ -54,6 +55,11 @@ def as_tensor(
         raise ValueError(
             f"Expected {name} to be finite; got {n} {what} NaN, infinite or masked. Leave such "
             "rows out."
+        )
+    if tensor.dtype is torch.float64 and bool((tensor.abs() > LARGEST_SQUARED).any()):
+        raise ValueError(
+            f"Expected numbers of at most {LARGEST_SQUARED} in {name}; got "
+            f"{tensor.abs().nan_to_num(0.0).max().item()}. Change its units."
         )
     return tensor
 

@@ -23,6 +23,8 @@ from torch.overrides import (
 )
 from torch.random import fork_rng
 
+from amortized.validation import seed_number
+
 _ACTIVE = local()
 
 
@@ -81,7 +83,7 @@ class seeded(TorchFunctionMode):  # noqa: N801 - used as a function is
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.seed = int(seed)
+        self.seed = seed_number(seed)
         self.generators: dict[torch.device, torch.Generator] = {}
 
     def __enter__(self) -> "seeded":

@@ -1,5 +1,6 @@
-"""Validation of numbers that users give: counts and quantile levels."""
+"""Validation of numbers that users give: counts, seeds, shares and quantile levels."""
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -7,28 +8,103 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+_MOST = 2**31 - 1  # more of anything fits into no memory, and overflows in torch
+
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
     """Converts a count to an integer.
 
     Args:
-        name: name of the argument, for the error.
-        value: the count.
-        least: smallest value allowed.
+        name: name of the argument in the message.
+        value: an integer, or a float that is one.
+        least: the least that is meaningful.
 
     Raises:
-        ValueError: if it is not a whole number, or is too small.
+        ValueError: if it is no whole number, or out of range.
 
     Example:
-        >>> whole_number("n_samples", 3.0)
+        >>> whole_number("n_draws", 3.0, 1)
         3
+        >>> whole_number("n_draws", float("nan"), 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected n_draws to be an integer >= 1; got nan.
     """
-    try:
-        if int(value) == value and value >= least:
-            return int(value)
-    except (TypeError, ValueError, OverflowError):  # text, None, NaN and infinity
-        pass
-    raise ValueError(f"Expected {name} to be an integer >= {least}; got {value!r}.")
+    number = _plain(value)
+    whole = _is_whole(number)
+    if whole and least <= number <= _MOST:
+        return int(number)
+    most = f" and <= {_MOST}" if whole and number > _MOST else ""
+    raise ValueError(f"Expected {name} to be an integer >= {least}{most}; got {value!r}.")
+
+
+def seed_number(seed: Any) -> int:
+    """Converts a seed to an integer that generators accept.
+
+    Raises:
+        ValueError: if it is no integer of 64 bits.
+
+    Example:
+        >>> seed_number(7)
+        7
+    """
+    number = _plain(seed)
+    if _is_whole(number) and -(2**63) <= number < 2**64:
+        return int(number)
+    raise ValueError(f"Expected a seed, an integer of at most 64 bits; got {seed!r}.")
+
+
+def generator_from(seed: Any, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator of random numbers from a seed.
+
+    Raises:
+        ValueError: if the seed is no integer of 64 bits.
+
+    Example:
+        >>> torch.rand(1, generator=generator_from(0)).shape
+        torch.Size([1])
+    """
+    return torch.Generator(device).manual_seed(seed_number(seed))
+
+
+def number_between(
+    name: str, value: Any, low: float, high: float, *, least: bool = False, most: bool = False
+) -> float:
+    """Converts a number that lies in an interval to a float.
+
+    Args:
+        name: name of the argument in the message.
+        value: a number.
+        low: lower end of the interval.
+        high: its upper end, which may be infinite.
+        least: whether the lower end belongs to it.
+        most: whether the upper end does.
+
+    Raises:
+        ValueError: if it is no number, or outside the interval.
+
+    Example:
+        >>> number_between("level", 0.9, 0, 1)
+        0.9
+        >>> number_between("level", 1, 0, 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected level in (0, 1); got 1.
+    """
+    number = _plain(value)
+    if isinstance(number, Real):
+        number = _as_float(number)
+        above = number >= low if least else number > low
+        below = number <= high if most else number < high
+        if above and below:
+            return number
+    if high < np.inf:
+        interval = f"in {'[' if least else '('}{low:g}, {high:g}{']' if most else ')'}"
+    elif low > -np.inf and number != np.inf:
+        interval = f"{'>=' if least else '>'} {low:g}"
+    else:
+        interval = "to be a finite number"
+    raise ValueError(f"Expected {name} {interval}; got {value!r}.")
 
 
 def quantile_levels(q: Any) -> Float[Tensor, " levels"]:
@@ -44,7 +120,26 @@ def quantile_levels(q: Any) -> Float[Tensor, " levels"]:
         >>> quantile_levels(0.5)
         tensor([0.5], dtype=torch.float64)
     """
-    levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
+    try:
+        levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
+    except (TypeError, ValueError):
+        levels = torch.zeros(1)
     if levels.ndim != 1 or not bool(((levels > 0) & (levels < 1)).all()):
         raise ValueError(f"Expected a list of levels strictly between 0 and 1; got {q!r}.")
     return levels
+
+
+def _plain(value: Any) -> Any:
+    """One number of NumPy or torch as Python's own."""
+    return value.item() if isinstance(value, Tensor | np.ndarray) and value.ndim == 0 else value
+
+
+def _as_float(number: Real) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # an integer beyond the floats
+        return np.inf
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Real) and bool(value == value // 1)  # neither NaN nor infinite

@@ -66,7 +66,14 @@ ROWS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     "imports alone": (_nothing, ()),
     **{
         f"classify {n:,} rows, {d} columns, {k} classes": (_classify, (n, d, k))
-        for n, d, k in ((200, 10, 2), (1000, 10, 2), (1000, 100, 2), (1000, 10, 10), (1000, 10, 50))
+        for n, d, k in (
+            (200, 10, 2),
+            (1000, 10, 2),
+            (1000, 100, 2),
+            (1000, 10, 10),
+            (1000, 10, 50),
+            (1000, 10, 200),
+        )
     },
     **{
         f"regress {n:,} rows, {d} columns": (_regress, (n, d))
@@ -74,7 +81,13 @@ ROWS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
     },
     **{
         f"smc {b:,} datasets of {n:,} rows, {m:,} draws": (_infer, ("smc", b, n, m))
-        for b, n, m in ((1, 100, 1000), (1, 10_000, 1000), (100, 100, 1000), (1000, 20, 500))
+        for b, n, m in (
+            (1, 100, 1000),
+            (1, 10_000, 1000),
+            (100, 100, 1000),
+            (1000, 20, 500),
+            (5000, 20, 500),
+        )
     },
     "nuts 1 dataset of 100 rows, 1,000 draws": (_infer, ("nuts", 1, 100, 1000)),
     "vi 1 dataset of 100 rows, 1,000 draws": (_infer, ("vi", 1, 100, 1000)),

@@ -151,7 +151,7 @@ X, S = np.zeros((20, 1)), np.zeros(20)
 ONES, LINE = np.ones(20), LinearRegression()
 WRONG = {
     "kind": (lambda: debiased_regression(X, S, S, ONES, 0.5, kind="probit"), "kind among"),
-    "q": (lambda: debiased_regression(X, S, S, ONES, 0.5, kind="quantile", q=50), "q and level"),
+    "q": (lambda: debiased_regression(X, S, S, ONES, 0.5, kind="quantile", q=50), "q in"),
     "folds": (lambda: debiased_regression(X, S, S, ONES, 0.5, n_folds=1), "n_folds"),
     "no X": (lambda: debiased_regression(None, S, S, ONES, 0.5), "X for kind"),
     "shapes": (lambda: debiased_regression(X[:3], S, S, ONES, 0.5), "shape"),

@@ -333,7 +333,7 @@ def nothing(state, t):
 
 
 WRONG = {
-    "particles": (lambda: sample_sequences(Chain(), reward, 0), "n_particles and n_runs"),
+    "particles": (lambda: sample_sequences(Chain(), reward, 0), "n_particles to be an integer >= 1"),
     "threshold": (lambda: sample_sequences(Chain(), reward, ess_threshold=2.0), "ess_threshold"),
     "shape": (lambda: sample_sequences(Chain(), lambda s, t: s[:2] * 1.0), "potential of shape"),
     "nan": (lambda: sample_sequences(Chain(), lambda s, t: s * math.nan), "got NaN"),
@@ -343,12 +343,12 @@ WRONG = {
         "positive everywhere",
     ),
     "rounds": (lambda: learn_lookahead(Chain(), reward, reward, n_rounds=0), "n_rounds"),
-    "two": (lambda: ParticleGibbs(Chain(), reward, 1), "at least 2"),
+    "two": (lambda: ParticleGibbs(Chain(), reward, 1), "n_particles to be an integer >= 2"),
     "held": (
         lambda: ParticleGibbs(Chain(), nothing).step(torch.zeros(2, LENGTH), torch.Generator()),
         "chains at possible sequences",
     ),
-    "tokens": (lambda: TokenGenerator(logits, 0), "n_steps of at least 1"),
+    "tokens": (lambda: TokenGenerator(logits, 0), "n_steps to be an integer >= 1"),
     "logits": (lambda: TokenGenerator(lambda t: torch.zeros(3), 2).draw(2), "logits of shape"),
     "curve": (lambda: CurveGenerator(ExactNetwork(), [0.0], [1.0, 2.0], [3.0]), "x_context"),
     "program": (lambda: ProgramGenerator(lambda y: 1 / 0, {"y": 1}), "runs with the arguments"),

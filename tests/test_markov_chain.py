@@ -80,8 +80,11 @@ def test_several_sequences_do_not_run_into_each_other():
 WRONG = {
     "short": (lambda: MarkovChain(3).fit("abc"), "more than 3 symbols.*got 3"),
     "unknown": (lambda: MarkovChain(symbols=list("ab")).fit("abz"), r"among \['a', 'b'\].*'z'"),
-    "order": (lambda: MarkovChain(-1).fit("abc"), "distinct orders of at least 0"),
-    "concentration": (lambda: MarkovChain(concentration=0.0).fit("abc"), "above 0; got 0"),
+    "order": (lambda: MarkovChain(-1).fit("abc"), "order to be an integer >= 0"),
+    "concentration": (
+        lambda: MarkovChain(concentration=0.0).fit("abc"),
+        "concentration > 0; got 0",
+    ),
     "context": (lambda: MarkovChain(2).fit("abcab").predict_proba("a"), "at least 2 symbols"),
     "nothing": (lambda: MarkovChain().fit([]), "more than 1 symbols|none at all"),
 }

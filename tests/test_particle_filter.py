@@ -246,8 +246,8 @@ def changed(**methods):
 
 WRONG = {
     "two dimensions": ({"y": torch.zeros(3, 4).double()}, r"Expected y of shape \(batch, time"),
-    "no particles": ({"n_particles": 0}, "Expected n_particles of at least 1; got 0"),
-    "threshold": ({"ess_threshold": 1.5}, r"Expected ess_threshold in \[0, 1\]; got 1.5"),
+    "no particles": ({"n_particles": 0}, "Expected n_particles to be an integer >= 1; got 0"),
+    "threshold": ({"ess_threshold": 1.5}, r"ess_threshold in \[0, 1\]; got 1.5"),
     "states": (
         {"program": changed(sample_initial=lambda shape, g: torch.zeros(3, 2).double())},
         r"Expected initial states of shape \(3, 50, 'state'\); got \(3, 2\)",

@@ -292,7 +292,7 @@ def test_too_few_rows_give_an_interval_without_end():
 
 X0, Y0 = torch.zeros(1, 3, 1), torch.zeros(1, 3)
 WRONG = {
-    "refresh": (lambda n: joint_log_prob(n, X0, Y0, X0, Y0, refresh=0), "refresh >= 1"),
+    "refresh": (lambda n: joint_log_prob(n, X0, Y0, X0, Y0, refresh=0), "refresh to be an integer >= 1"),
     "rows": (
         lambda n: joint_log_prob(n, X0, Y0, torch.zeros(1, 48, 1), torch.zeros(1, 48)),
         "at most 50 rows",
@@ -303,14 +303,14 @@ WRONG = {
         lambda n: martingale_posterior(n, X0[0], Y0[0], torch.mean, n_future=0),
         "n_future to be an integer >= 1",
     ),
-    "nodes": (lambda n: split_by_twins(n, X0, Y0, X0, n_nodes=1), "n_nodes >= 2"),
+    "nodes": (lambda n: split_by_twins(n, X0, Y0, X0, n_nodes=1), "n_nodes to be an integer >= 2"),
     "no room for twins": (
         lambda n: split_by_twins(n, torch.zeros(1, 50, 1), torch.zeros(1, 50), X0),
         "fewer than 50 rows",
     ),
     "level": (
         lambda n: ConformalRegressor(LinearRegression(), level=90).fit(X0[0], Y0[0]),
-        "between 0 and 1",
+        "level in",
     ),
     "answers missing": (
         lambda n: ConformalRegressor(LinearRegression()).fit(X0[0], [0.0, np.nan, 1.0]),

@@ -26,6 +26,8 @@ def cross_fitted(
     Raises:
         ValueError: if there are too few gold labels, or only one class, outside of a fold.
     """
+    if len(features) < n_folds:
+        raise ValueError(f"Expected at least {n_folds} rows, one a fold; got {len(features)}.")
     predicted, folds = np.zeros(len(gold)), []
     for others, rows in KFold(n_folds, shuffle=True, random_state=seed).split(features):
         train = others[sampled[others]]

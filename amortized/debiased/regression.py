@@ -29,6 +29,7 @@ from amortized.arrays import as_tensor
 from amortized.debiased.moments import Solution, solve_quantile, solve_regression
 from amortized.debiased.nuisance import cross_fitted
 from amortized.estimators import PFNClassifier, PFNRegressor
+from amortized.validation import number_between, whole_number
 
 KINDS = ("mean", "linear", "logistic", "quantile")
 
@@ -203,6 +204,11 @@ def _quantiles(
 def _with_interval(solution: Solution, n_labels: int, level: float) -> Estimate:
     """The interval of Student's t distribution with the residual degrees of freedom."""
     estimate = solution.estimate
+    if not (np.isfinite(estimate).all() and np.isfinite(solution.covariance).all()):
+        raise ValueError(
+            "Expected an estimate and an error that are finite; they are not. Give more gold "
+            "labels, or numbers in other units."
+        )
     free = max(1, n_labels - len(estimate))
     error = np.sqrt(np.diag(solution.covariance) * n_labels / free)
     reach = stats.t.ppf((1 + level) / 2, free) * error
@@ -212,10 +218,9 @@ def _with_interval(solution: Solution, n_labels: int, level: float) -> Estimate:
 def _check_options(kind: str, q: float, n_folds: int, level: float) -> None:
     if kind not in KINDS:
         raise ValueError(f"Expected kind among {KINDS}; got {kind!r}.")
-    if not 0 < q < 1 or not 0 < level < 1:
-        raise ValueError(f"Expected q and level between 0 and 1; got {q!r} and {level!r}.")
-    if n_folds < 2:
-        raise ValueError(f"Expected n_folds >= 2; got {n_folds!r}.")
+    number_between("q", q, 0, 1)
+    number_between("level", level, 0, 1)
+    whole_number("n_folds", n_folds, 2)
 
 
 def _check_data(

@@ -10,6 +10,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import constraints, transform_to
 
+from amortized.arrays import as_tensor
 from amortized.one_at_a_time import ONE_AT_A_TIME
 from amortized.program.vectorised import Program, precision
 from amortized.seeding import seeded
@@ -84,7 +85,8 @@ class Parameters:
         self._transforms: dict[str, Any] = {}
         parts, self._shapes = [], {}
         for name, (value, constraint) in found.items():
-            value = torch.as_tensor((start or {}).get(name, value)).detach().to(y.dtype)
+            given = (start or {}).get(name, value)
+            value = as_tensor(given, f"the start of '{name}'", dtype=None).detach().to(y.dtype)
             if not bool(constraint.check(value).all()):
                 raise ValueError(f"Expected '{name}' in its constraint {constraint}; got {value}.")
             self._transforms[name] = transform_to(constraint)

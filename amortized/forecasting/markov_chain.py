@@ -23,6 +23,10 @@ from scipy.special import gammaln, logsumexp, softmax
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from amortized.arrays import without_mask
+from amortized.validation import number_between, whole_number
 
 State = tuple[int, ...]
 
@@ -72,14 +76,14 @@ class MarkovChain(BaseEstimator):
             ValueError: if a sequence is not longer than the highest order or contains a symbol not
                 in ``symbols``, or if a parameter is out of range.
         """
-        self._orders = [int(k) for k in np.atleast_1d(self.order)]
-        if min(self._orders) < 0 or len(set(self._orders)) < len(self._orders):
+        orders = self.order if isinstance(self.order, list | tuple | np.ndarray) else (self.order,)
+        self._orders = [whole_number("order", k, 0) for k in orders]
+        if not self._orders or len(set(self._orders)) < len(self._orders):
             raise ValueError(f"Expected distinct orders of at least 0; got {self.order!r}.")
-        if not (np.isfinite(self.concentration) and self.concentration > 0):
-            raise ValueError(f"Expected a concentration above 0; got {self.concentration!r}.")
-        each = [np.asarray(list(sequence)) for sequence in _as_list(sequences)]
+        number_between("concentration", self.concentration, 0, np.inf)
+        each = [_symbols(sequence) for sequence in _as_list(sequences)]
         seen = np.unique(np.concatenate(each) if each else [])
-        self.classes_ = seen if self.symbols is None else np.unique(np.asarray(self.symbols))
+        self.classes_ = seen if self.symbols is None else np.unique(_symbols(self.symbols))
         codes = [self._codes(sequence) for sequence in each]
         first = max(self._orders)
         short = [len(code) for code in codes if len(code) <= first]
@@ -104,7 +108,7 @@ class MarkovChain(BaseEstimator):
         """
         check_is_fitted(self, "classes_")
         first = max(self._orders)
-        code = self._last if context is None else self._codes(np.asarray(list(context)))
+        code = self._last if context is None else self._codes(_symbols(context))
         if len(code) < first:
             raise ValueError(f"Expected a context of at least {first} symbols; got {len(code)}.")
         return self._next(code, self._counts, self.order_probabilities_)
@@ -112,7 +116,7 @@ class MarkovChain(BaseEstimator):
     def log_prob(self, sequence: Any) -> float:
         """Log probability of a new sequence given all data, after its first symbols."""
         check_is_fitted(self, "classes_")
-        code = self._codes(np.asarray(list(sequence)))
+        code = self._codes(_symbols(sequence))
         more = [
             self._evidence([code], k, counts, max(self._orders))
             for k, counts in zip(self._orders, self._counts, strict=True)
@@ -126,6 +130,7 @@ class MarkovChain(BaseEstimator):
         uncertain.
         """
         check_is_fitted(self, "classes_")
+        h, n = whole_number("h", h, 1), whole_number("n", n, 1)
         paths = np.empty((n, h), dtype=np.intp)
         for i in range(n):
             which = self._random.choice(len(self._orders), p=self.order_probabilities_)
@@ -194,10 +199,24 @@ class MarkovChain(BaseEstimator):
         return answer
 
 
+def _symbols(sequence: Any) -> NDArray[Any]:
+    """The symbols of a sequence, which can be told apart and sorted."""
+    symbols = np.asarray(list(sequence) if isinstance(sequence, str) else without_mask(sequence))
+    if symbols.ndim != 1 or symbols.dtype.kind not in "biufUS":
+        raise ValueError(
+            "Expected a sequence of symbols, all strings or all numbers; got "
+            f"{symbols.dtype} of shape {symbols.shape}."
+        )
+    if bool((symbols != symbols).any()):
+        raise ValueError("Expected symbols without NaN or masked ones; leave them out.")
+    return symbols
+
+
 def _as_list(sequences: Any) -> list[Any]:
     """Wraps a single sequence, such as a string or an array, in a list."""
     nested = isinstance(sequences, list | tuple) and all(
-        isinstance(each, list | tuple | np.ndarray) or (isinstance(each, str) and len(each) != 1)
+        isinstance(each, list | tuple | np.ndarray | Tensor)
+        or (isinstance(each, str) and len(each) != 1)
         for each in sequences
     )
     return list(sequences) if nested else [sequences]

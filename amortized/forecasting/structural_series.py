@@ -11,6 +11,7 @@ References:
     Forecasting, structural time series models and the Kalman filter (Harvey, 1989).
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast
@@ -21,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal
 
+from amortized.arrays import as_tensor
 from amortized.forecasting.series_law import SeriesLaw
 from amortized.posterior.posterior import Posterior
 from amortized.priors.program_prior import ProgramPrior
@@ -28,6 +30,7 @@ from amortized.priors.state_space.components import Component, Number, Sum
 from amortized.priors.task import TaskBatch
 from amortized.sampling.filters.kalman import kalman_filter
 from amortized.sampling.filters.kalman_smoother import kalman_smoother
+from amortized.validation import number_between
 
 
 class StructuralSeries(ProgramPrior):
@@ -66,8 +69,8 @@ class StructuralSeries(ProgramPrior):
     ) -> None:
         if not parts:
             raise ValueError("Expected at least one named part; got none.")
-        if not isinstance(noise, Distribution) and not noise > 0:
-            raise ValueError(f"Expected noise > 0; got {noise!r}.")
+        if not isinstance(noise, Distribution):
+            number_between("noise", noise, 0, math.inf)
         super().__init__(inputs=_one_by_one if inputs is None else inputs)
         self.noise, self.parts = noise, parts
         self.hyperpriors: dict[str, Any] = {
@@ -116,9 +119,11 @@ class StructuralSeries(ProgramPrior):
             y: values; NaN marks a missing one.
             hyperparameters: values of the latents, each ``(*batch,)``; None if there are none.
         """
-        t, order = x[:, 0].double().sort()
+        t, order = as_tensor(x, "x")[:, 0].sort()
         model = self.state_space(t, _doubles(hyperparameters))
-        evidence = kalman_filter(model, y.double()[order][None, :, None]).log_evidence
+        evidence = kalman_filter(
+            model, as_tensor(y, "y", allow_nan=True)[order][None, :, None]
+        ).log_evidence
         return evidence.squeeze(0) if model.n_models is None else evidence
 
     def posterior_predictive(

@@ -19,6 +19,7 @@ from torch import Tensor
 from amortized.generators.ancestry import Ancestry
 from amortized.generators.generator import Generator, Potential, checked, put, take
 from amortized.mcmc.kernel import Kernel
+from amortized.validation import whole_number
 
 __all__ = ["ParticleGibbs"]
 
@@ -58,10 +59,8 @@ class ParticleGibbs(Kernel):
         n_particles: int = 20,
         target: Any = None,
     ) -> None:
-        if n_particles < 2:
-            raise ValueError(f"Expected n_particles of at least 2; got {n_particles}.")
         self.generator, self.potential = generator, potential
-        self.n_particles, self.target = n_particles, target
+        self.n_particles, self.target = whole_number("n_particles", n_particles, 2), target
 
     @torch.no_grad()
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:

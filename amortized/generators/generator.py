@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from amortized.validation import generator_from, whole_number
+
 __all__ = ["Generator", "Potential"]
 
 State = Any
@@ -62,7 +64,7 @@ class Generator(ABC):
 
     def draw(self, n: int, *, seed: int = 0) -> Tensor:
         """Sequences of the generator alone, ``(n, steps, ...)``."""
-        generator = torch.Generator().manual_seed(seed)
+        n, generator = whole_number("n", n, 1), generator_from(seed)
         state = self.start(n, generator)
         values = [self.value(state, 0)]
         for t in range(1, self.n_steps):

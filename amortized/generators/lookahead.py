@@ -23,6 +23,7 @@ from torch import Tensor
 
 from amortized.generators.generator import Generator, Potential, State, checked
 from amortized.generators.sequences import Particles, _first, choose, chosen_particles, weighted
+from amortized.validation import generator_from, whole_number
 
 __all__ = ["Lookahead", "learn_lookahead"]
 
@@ -93,12 +94,9 @@ def learn_lookahead(
         >>> bool(low < near)
         True
     """
-    if n_sequences < 100 or n_rounds < 1:
-        raise ValueError(
-            "Expected n_sequences of at least 100 and n_rounds of at least 1; got "
-            f"{n_sequences} and {n_rounds}."
-        )
-    source = torch.Generator().manual_seed(seed)
+    n_sequences = whole_number("n_sequences", n_sequences, 100)
+    n_rounds = whole_number("n_rounds", n_rounds, 1)
+    source = generator_from(seed)
     found: Lookahead | None = None
     for _ in range(n_rounds):
         visited = _visited(generator, potential, found, n_sequences, source)

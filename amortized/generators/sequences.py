@@ -27,6 +27,7 @@ from amortized.generators.ancestry import Ancestry
 from amortized.generators.generator import Generator, Potential, State, checked, take
 from amortized.posterior import Posterior
 from amortized.sampling.steps.resampling import systematic_resample
+from amortized.validation import generator_from, number_between, whole_number
 
 __all__ = ["sample_sequences"]
 
@@ -100,12 +101,10 @@ def sample_sequences(
         >>> round(found.log_evidence.exp().item(), 1)  # 3/4
         0.8
     """
-    if n_particles < 1 or n_runs < 1 or not 0 <= ess_threshold <= 1:
-        raise ValueError(
-            "Expected n_particles and n_runs of at least 1 and ess_threshold in [0, 1]; got "
-            f"{n_particles}, {n_runs} and {ess_threshold}."
-        )
-    source = torch.Generator().manual_seed(seed)
+    n_particles = whole_number("n_particles", n_particles, 1)
+    n_runs = whole_number("n_runs", n_runs, 1)
+    ess_threshold = number_between("ess_threshold", ess_threshold, 0, 1, least=True, most=True)
+    source = generator_from(seed)
     shape = (n_runs, n_particles)
     particles = _first(generator.start(n_runs * n_particles, source), shape)
     tree, parents, ess, resampled = Ancestry(), None, [], torch.zeros(n_runs)

@@ -1,12 +1,15 @@
 """Sequences of tokens from any function that gives the logits of the next one."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from amortized.arrays import as_tensor
 from amortized.generators.generator import Generator
+from amortized.validation import number_between, whole_number
 
 __all__ = ["TokenGenerator"]
 
@@ -42,13 +45,12 @@ class TokenGenerator(Generator):
         prompt: list[int] | Tensor = (),  # type: ignore[assignment]
         temperature: float = 1.0,
     ) -> None:
-        if n_steps < 1 or not temperature > 0:
-            raise ValueError(
-                "Expected n_steps of at least 1 and a positive temperature; got "
-                f"{n_steps} and {temperature}."
-            )
-        self.n_steps, self.temperature, self._logits = n_steps, temperature, logits
-        self._prompt = torch.as_tensor(prompt, dtype=torch.long).reshape(1, -1)
+        self.n_steps, self._logits = whole_number("n_steps", n_steps, 1), logits
+        self.temperature = number_between("temperature", temperature, 0, math.inf)
+        tokens = as_tensor(prompt, "prompt")
+        if bool((tokens != tokens.round()).any()):
+            raise ValueError(f"Expected a prompt of whole numbers; got {prompt}.")
+        self._prompt = tokens.long().reshape(1, -1)
 
     def log_probs(self, tokens: Int[Tensor, "n length"]) -> Float[Tensor, "n tokens"]:
         """Log probabilities of the next token."""
@@ -58,7 +60,13 @@ class TokenGenerator(Generator):
             raise ValueError(
                 f"Expected logits of shape ({len(tokens)}, n_tokens); got {tuple(logits.shape)}."
             )
-        return (logits.double() / self.temperature).log_softmax(-1)
+        log_probs = (logits.double() / self.temperature).log_softmax(-1)
+        if bool(log_probs.isnan().any()):
+            raise ValueError(
+                "Expected logits that are finite, or -inf for some tokens; got NaN, +inf, or -inf "
+                "for all."
+            )
+        return log_probs
 
     def start(self, n: int, generator: torch.Generator) -> Tensor:
         return self.extend(self._prompt.expand(n, -1), 0, generator)

@@ -24,6 +24,7 @@ from torch import Tensor
 from amortized.mcmc.kernel import Kernel
 from amortized.mcmc.target import Target, Tempered
 from amortized.sampling.steps.resampling import systematic_resample
+from amortized.validation import number_between, whole_number
 
 __all__ = ["AnnealedSampler", "ImportanceSampler", "WeightedSampler"]
 
@@ -85,18 +86,17 @@ class AnnealedSampler(WeightedSampler):
         ess_threshold: float = 0.5,
     ) -> None:
         steps = [0.0, *temperatures]
+        steps = [number_between("temperature", t, 0, 1, least=True, most=True) for t in steps]
         if len(steps) < 2 or steps[-1] != 1 or any(b <= a for a, b in zip(steps, steps[1:])):  # noqa: B905
             raise ValueError(
                 f"Expected temperatures that rise from above 0 to 1; got {list(temperatures)}."
             )
         if reference.sample is None:
             raise ValueError("Expected a reference with exact draws; give Target(..., sample=...).")
-        if n_points < 1 or not 0 <= ess_threshold <= 1:
-            raise ValueError(
-                "Expected n_points of at least 1 and ess_threshold in [0, 1]; got "
-                f"{n_points} and {ess_threshold}."
-            )
-        self.target, self.n_points, self.ess_threshold = kernel.target, n_points, ess_threshold
+        self.target, self.n_points = kernel.target, whole_number("n_points", n_points, 1)
+        self.ess_threshold = number_between(
+            "ess_threshold", ess_threshold, 0, 1, least=True, most=True
+        )
         self._reference, self._steps = reference, steps
         self._kernels = [kernel.on(Tempered(kernel.target, beta, reference)) for beta in steps[1:]]
 
@@ -105,6 +105,7 @@ class AnnealedSampler(WeightedSampler):
         self, n_runs: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "runs n dim"], Float[Tensor, "runs n"]]:
         assert self._reference.sample is not None
+        n_runs = whole_number("n_runs", n_runs, 1)
         u = self._reference.sample(n_runs * self.n_points, generator)
         u = u.reshape(n_runs, self.n_points, -1)
         log_weights = torch.zeros(u.shape[:-1], dtype=torch.float64)
@@ -143,12 +144,14 @@ class ImportanceSampler(WeightedSampler):
     def __init__(self, target: Any, proposal: Target, n_points: int = 100) -> None:
         if proposal.sample is None:
             raise ValueError("Expected a proposal with exact draws; give Target(..., sample=...).")
-        self.target, self.proposal, self.n_points = target, proposal, n_points
+        self.target, self.proposal = target, proposal
+        self.n_points = whole_number("n_points", n_points, 1)
 
     def sample(
         self, n_runs: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "runs n dim"], Float[Tensor, "runs n"]]:
         assert self.proposal.sample is not None
+        n_runs = whole_number("n_runs", n_runs, 1)
         u = self.proposal.sample(n_runs * self.n_points, generator)
         u = u.reshape(n_runs, self.n_points, -1)
         return u, self.target.log_density(u) - self.proposal.log_density(u)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from amortized.mcmc.kernel import Kernel
 from amortized.mcmc.target import Tempered
+from amortized.validation import whole_number
 
 __all__ = ["cycle", "mix", "repeat", "temper"]
 
@@ -102,9 +103,7 @@ def repeat(kernel: Kernel, n: int) -> Kernel:
     Raises:
         ValueError: if n is less than 1.
     """
-    if n < 1:
-        raise ValueError(f"Expected n of at least 1; got {n}.")
-    return _Cycle([kernel] * n)
+    return _Cycle([kernel] * whole_number("n", n, 1))
 
 
 def temper(kernel: Kernel, beta: float, reference: Any = None) -> Kernel:

@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from amortized.arrays import as_tensor
+from amortized.validation import generator_from, whole_number
+
 __all__ = ["Kernel", "run_chains"]
 
 
@@ -60,6 +63,17 @@ def private_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=generator))
 
 
+def positive(name: str, value: float | Tensor) -> float | Tensor:
+    """A positive number, or one for each coordinate, unchanged.
+
+    Raises:
+        ValueError: if it is no finite number above 0.
+    """
+    if not bool((as_tensor(value, name) > 0).all()):
+        raise ValueError(f"Expected a positive {name}; got {value}.")
+    return value
+
+
 @torch.no_grad()
 def run_chains(
     kernel: Kernel,
@@ -88,16 +102,13 @@ def run_chains(
         >>> run_chains(RandomWalk(normal, 2.0), torch.zeros(4, 1), 100).shape
         torch.Size([4, 100, 1])
     """
-    if n_draws < 1 or n_warmup < 0:
-        raise ValueError(
-            f"Expected n_draws of at least 1 and n_warmup of at least 0; got {n_draws} and "
-            f"{n_warmup}."
-        )
-    if start.shape[-1] != kernel.target.dim:
+    n_draws = whole_number("n_draws", n_draws, 1)
+    n_warmup = whole_number("n_warmup", n_warmup, 0)
+    if as_tensor(start, "start", dtype=None).shape[-1] != kernel.target.dim:
         raise ValueError(
             f"Expected start of shape (chains, {kernel.target.dim}); got {tuple(start.shape)}."
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_from(seed)
     state = start
     for _ in range(n_warmup):
         state = kernel.step(state, generator)

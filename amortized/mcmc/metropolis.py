@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortized.mcmc.kernel import Kernel, private_seed
+from amortized.mcmc.kernel import Kernel, positive, private_seed
 from amortized.seeding import seeded
 
 __all__ = ["Independence", "Langevin", "RandomWalk"]
@@ -60,9 +60,7 @@ class RandomWalk(Kernel):
     """
 
     def __init__(self, target: Any, scale: float | Tensor = 1.0) -> None:
-        if not bool((torch.as_tensor(scale) > 0).all()):
-            raise ValueError(f"Expected a positive scale; got {scale}.")
-        self.target, self.scale = target, scale
+        self.target, self.scale = target, positive("scale", scale)
 
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:
         proposal = state + self.scale * noise(state, generator)
@@ -81,9 +79,7 @@ class Langevin(Kernel):
     """
 
     def __init__(self, target: Any, scale: float | Tensor = 1.0) -> None:
-        if not bool((torch.as_tensor(scale) > 0).all()):
-            raise ValueError(f"Expected a positive scale; got {scale}.")
-        self.target, self.scale = target, scale
+        self.target, self.scale = target, positive("scale", scale)
 
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:
         before, gradient = self.target.value_and_gradient(state)

@@ -5,6 +5,7 @@ References:
     Hoffman and Gelman, The No-U-Turn sampler (2014), arXiv 1111.4246.
 """
 
+import math
 import warnings
 from typing import Any
 
@@ -20,6 +21,7 @@ from amortized.sampling.steps.hamiltonian import Tuning, hamiltonian_move
 from amortized.sampling.steps.tempered_run import Limits, run
 from amortized.sampling.steps.tempering import Path, Point
 from amortized.seeding import seeded
+from amortized.validation import number_between, whole_number
 
 __all__ = ["Hamiltonian", "NoUTurn", "TemperedSMC"]
 
@@ -60,15 +62,14 @@ class Hamiltonian(Kernel):
     """
 
     def __init__(self, target: Any, step_size: float = 0.5, factor: Tensor | None = None) -> None:
-        if not step_size > 0:
-            raise ValueError(f"Expected a positive step_size; got {step_size}.")
+        step_size = number_between("step_size", step_size, 0, math.inf)
         dim = target.dim
         if factor is not None and factor.shape != (dim, dim):
             raise ValueError(f"Expected factor of shape {(dim, dim)}; got {tuple(factor.shape)}.")
         self.target, self.step_size, self.factor = target, step_size, factor
 
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:
-        u = state.reshape(1, -1, self.target.dim)
+        u = state.double().reshape(1, -1, self.target.dim)
         one, path = u.new_ones(1), _AtTarget(self.target, state.shape)
         factor = torch.eye(u.shape[-1]) if self.factor is None else self.factor
         tuning = Tuning(
@@ -76,7 +77,7 @@ class Hamiltonian(Kernel):
         )
         with seeded(private_seed(generator)):
             point, _ = hamiltonian_move(path, path.at(u, one), one, tuning)
-        return point.u.reshape(state.shape)
+        return point.u.reshape(state.shape).to(state)
 
 
 class NoUTurn(Kernel):
@@ -91,12 +92,8 @@ class NoUTurn(Kernel):
     """
 
     def __init__(self, target: Any, step_size: float = 0.5, max_tree_depth: int = 6) -> None:
-        if not step_size > 0 or max_tree_depth < 1:
-            raise ValueError(
-                "Expected a positive step_size and max_tree_depth of at least 1; got "
-                f"{step_size} and {max_tree_depth}."
-            )
-        self.target, self.step_size, self.max_tree_depth = target, step_size, max_tree_depth
+        self.target, self.step_size = target, number_between("step_size", step_size, 0, math.inf)
+        self.max_tree_depth = whole_number("max_tree_depth", max_tree_depth, 1)
 
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:
         n_datasets = state.shape[0] if state.ndim == 3 else 1

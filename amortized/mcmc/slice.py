@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amortized.mcmc.kernel import Kernel
+from amortized.mcmc.kernel import Kernel, positive
+from amortized.validation import whole_number
 
 __all__ = ["Slice"]
 
@@ -34,12 +35,8 @@ class Slice(Kernel):
     """
 
     def __init__(self, target: Any, width: float | Tensor = 2.0, max_steps: int = 8) -> None:
-        if not bool((torch.as_tensor(width) > 0).all()) or max_steps < 1:
-            raise ValueError(
-                f"Expected a positive width and max_steps of at least 1; got {width} and "
-                f"{max_steps}."
-            )
-        self.target, self.width, self.max_steps = target, width, max_steps
+        self.target, self.width = target, positive("width", width)
+        self.max_steps = whole_number("max_steps", max_steps, 1)
 
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:
         width = torch.as_tensor(self.width, dtype=state.dtype).expand(state.shape[-1])

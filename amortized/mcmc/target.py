@@ -11,6 +11,7 @@ from torch import Tensor
 from amortized.arrays import as_tensor
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import Program
+from amortized.validation import number_between, whole_number
 
 __all__ = ["Target", "Tempered", "program_target"]
 
@@ -45,9 +46,8 @@ class Target:
         sample: Sample | None = None,
         parts: Callable[[int], "Target"] | None = None,
     ) -> None:
-        if dim < 1:
-            raise ValueError(f"Expected dim of at least 1; got {dim}.")
-        self._log_density, self.dim, self.sample, self._parts = log_density, dim, sample, parts
+        self.dim = whole_number("dim", dim, 1)
+        self._log_density, self.sample, self._parts = log_density, sample, parts
 
     def log_density(self, u: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
         """The log density, -inf where it is not finite."""
@@ -84,8 +84,7 @@ class Tempered:
     reference: Any = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"Expected beta between 0 and 1; got {self.beta}.")
+        number_between("beta", self.beta, 0, 1, least=True, most=True)
 
     @property
     def dim(self) -> int:

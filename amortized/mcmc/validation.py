@@ -27,6 +27,7 @@ from amortized.mcmc.combinations import refuse_other_targets
 from amortized.mcmc.joint import Joint
 from amortized.mcmc.kernel import Kernel
 from amortized.mcmc.mean_test import RankFeatures, means_are_zero
+from amortized.validation import generator_from, number_between, whole_number
 
 __all__ = ["Check", "Validation", "validate"]
 
@@ -122,12 +123,10 @@ def validate(
         >>> validate(Wrong(normal, 2.0))["invariance"].passed
         False
     """
-    if n_chains < 100 or n_steps < 1 or not 0 < level < 1:
-        raise ValueError(
-            "Expected n_chains of at least 100, n_steps of at least 1 and a level between 0 and 1; "
-            f"got {n_chains}, {n_steps} and {level}."
-        )
-    generator = torch.Generator().manual_seed(seed)
+    n_chains = whole_number("n_chains", n_chains, 100)
+    n_steps = whole_number("n_steps", n_steps, 1)
+    level = number_between("level", level, 0, 1)
+    generator = generator_from(seed)
     if isinstance(subject, WeightedSampler):
         checks = [_weights(subject, log_evidence, n_chains, level, generator)]
         return Validation(level, checks)

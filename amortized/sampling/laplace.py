@@ -25,6 +25,7 @@ from torch.distributions import Distribution
 
 from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.program.density import ProgramDensity
+from amortized.sampling.checks.narrow_peak import refuse_narrow_peak
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import FromMixture, Start, as_start
@@ -37,6 +38,7 @@ _N_ASCENTS, _N_STEPS = 32, 12
 _FIRST_STEP, _LAST_STEP = 0.6, 0.03  # of gradient ascent, in units of the prior's spread
 _APART = 0.5  # smallest distance between distinct end points, in units of the prior's spread
 _LEAST_CURVATURE = 0.1  # relative to that of the prior, in each direction of a normal
+_FINISHED = 1.0  # a mode is reached where a Newton step promises to gain less, in nats
 _STEPS = 0.5 ** torch.arange(0, 10, dtype=torch.float64)  # of a line search, evaluated together
 
 
@@ -121,7 +123,10 @@ def fit_modes(
     u = torch.cat([begin, _dispersed(draws, _N_ASCENTS - n_modes)], 1)
     u, score = _apart(*_ascend(path, u, scale), scale, n_modes + 4)
     u, score = _newton_steps(path, u, score, scale, n_steps, tolerance)
-    values, vectors = _curvature(path, u, scale)[1:]
+    gradient, values, vectors = _curvature(path, u, scale)
+    ahead = (vectors.mT @ (gradient * scale).unsqueeze(-1)).squeeze(-1).square() / values
+    unfinished = ahead.sum(-1) > 2 * _FINISHED
+    refuse_narrow_peak(density, u, score, values, scale, unfinished)
     # scale V diag(1/l) V^T scale has the square root scale V diag(l)^-1/2; QR makes it triangular.
     root = scale.unsqueeze(-1) * vectors * values.rsqrt().unsqueeze(-2)
     factor = torch.linalg.qr(root.mT).R.mT

@@ -21,6 +21,7 @@ from sklearn.utils import check_array, column_or_1d, indexable
 from sklearn.utils.validation import check_is_fitted
 
 from amortized.arrays import refuse_nan
+from amortized.validation import number_between
 
 
 class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
@@ -64,10 +65,13 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> "ConformalRegressor":
         """Fits the estimator to one part of the rows and calibrates its intervals on the other."""
-        if not 0 < self.level < 1:
-            raise ValueError(f"Expected a level strictly between 0 and 1; got {self.level!r}.")
+        number_between("level", self.level, 0, 1)
+        number_between("calibration_share", self.calibration_share, 0, 1)
         y = check_array(column_or_1d(y), ensure_2d=False, dtype=np.float64, input_name="y")
         X, y = indexable(X, y)
+        n = len(np.asarray(y))
+        if n < 2:
+            raise ValueError(f"Expected at least 2 rows, one of them to calibrate; got {n}.")
         fitted, kept, y_fitted, y_kept = train_test_split(
             X, y, test_size=self.calibration_share, random_state=self.random_state
         )

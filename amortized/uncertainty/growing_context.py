@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from amortized.arrays import as_tensor
 from amortized.networks import PFN
+from amortized.validation import whole_number
 
 Predict = Callable[[Tensor, Tensor, Tensor], Any]
 """A PFN, or a function such as a conjugate model: from ``(x_context, y_context, x_query)`` to the
@@ -41,8 +42,7 @@ class GrowingContext:
         n_more: int,
         refresh: int = 1,
     ) -> None:
-        if refresh < 1:
-            raise ValueError(f"Expected refresh >= 1; got {refresh!r}.")
+        refresh = whole_number("refresh", refresh, 1)
         n_rows = x.shape[1] + n_more
         if isinstance(predict, PFN) and n_rows > predict.config.max_context:
             raise ValueError(

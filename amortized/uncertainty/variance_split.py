@@ -29,6 +29,7 @@ from amortized.predictive import ProgramPredictive
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import Program
 from amortized.uncertainty.growing_context import Predict, tasks_of
+from amortized.validation import whole_number
 
 
 class VarianceSplit(NamedTuple):
@@ -75,8 +76,7 @@ def split_by_twins(
         >>> round(split.epistemic.item(), 2)  # Var(theta | D) = 1 / 5
         0.2
     """
-    if n_nodes < 2:
-        raise ValueError(f"Expected n_nodes >= 2; got {n_nodes!r}.")
+    n_nodes = whole_number("n_nodes", n_nodes, 2)
     known_x, known_y, queries, _ = tasks_of(predict, x_context, y_context, x_query)
     if isinstance(predict, PFN) and known_x.shape[1] >= predict.config.max_context:
         raise ValueError(
@@ -147,6 +147,7 @@ def split_by_posterior(
         raise ValueError(
             f"Expected the posterior of one dataset; got a batch {tuple(posterior.batch_shape)}."
         )
+    n_draws = whole_number("n_draws", n_draws, 1)
     # Each draw is treated as a dataset of its own with one draw.
     latents = {
         name: (value.double() if value.is_floating_point() else value).unsqueeze(0)

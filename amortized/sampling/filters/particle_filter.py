@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from amortized.sampling.steps.resampling import systematic_resample
+from amortized.validation import generator_from, number_between, whole_number
 
 __all__ = ["ParticleFilterResult", "particle_filter"]
 
@@ -202,7 +203,7 @@ def particle_filter(
         torch.Size([5])
     """
     _check(y, n_particles, ess_threshold)
-    generator = torch.Generator(y.device).manual_seed(seed)
+    generator = generator_from(seed, y.device)
     particles: Particles
     course, log_likelihoods, ess = [], [], []
     for t, (now, missing) in enumerate(by_step(y)):
@@ -325,7 +326,5 @@ def _check(y: Tensor, n_particles: int, ess_threshold: float) -> None:
             "Expected y of shape (batch, time, observed) with at least one step; got "
             f"{tuple(y.shape)}. One series y of shape (time,) is y[None, :, None]."
         )
-    if n_particles < 1:
-        raise ValueError(f"Expected n_particles of at least 1; got {n_particles}.")
-    if not 0 <= ess_threshold <= 1:
-        raise ValueError(f"Expected ess_threshold in [0, 1]; got {ess_threshold}.")
+    whole_number("n_particles", n_particles, 1)
+    number_between("ess_threshold", ess_threshold, 0, 1, least=True, most=True)

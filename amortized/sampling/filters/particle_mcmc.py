@@ -36,6 +36,7 @@ from amortized.sampling.filters.parameter_space import ParameterSpace, is_inside
 from amortized.sampling.filters.particle_filter import Particles, Program, init, refuse_nan, step
 from amortized.sampling.steps.resampling import systematic_resample
 from amortized.seeding import seeded
+from amortized.validation import generator_from, number_between, whole_number
 
 __all__ = ["StaticParameters", "smc_squared"]
 
@@ -116,17 +117,13 @@ def smc_squared(
     """
     if y.ndim != 3 or y.shape[0] < 1 or y.shape[1] < 1:
         raise ValueError(f"Expected y of shape (batch, time, observed); got {tuple(y.shape)}.")
-    for name, value, least in (("n_draws", n_draws, 2), ("n_particles", n_particles, 1)):
-        if value < least:
-            raise ValueError(f"Expected {name} of at least {least}; got {value}.")
-    if not 0 < ess_threshold <= 1 or max_moves < 1:
-        raise ValueError(
-            "Expected ess_threshold in (0, 1] and max_moves of at least 1; got "
-            f"{ess_threshold} and {max_moves}."
-        )
+    n_draws = whole_number("n_draws", n_draws, 2)
+    n_particles = whole_number("n_particles", n_particles, 1)
+    max_moves = whole_number("max_moves", max_moves, 1)
+    ess_threshold = number_between("ess_threshold", ess_threshold, 0, 1, most=True)
     space = ParameterSpace(latent_prior)
     u = _first_draws(space, latent_prior if start is None else start, (len(y), n_draws), seed)
-    generator = torch.Generator(y.device).manual_seed(seed)
+    generator = generator_from(seed, y.device)
     length = max(1, _CHUNK // (n_draws * n_particles))
     parts = []
     for some, now in zip(u.split(length), y.split(length), strict=True):

@@ -1,0 +1,103 @@
+"""Counts, seeds and shares: every value of another kind is refused, by name, at the border."""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from amortized import infer
+from amortized.crowds import TruthInference
+from amortized.forecasting import MarkovChain
+from amortized.mcmc import Hamiltonian, RandomWalk, Target, run_chains
+from amortized.priors import ProgramPrior
+from amortized.validation import generator_from, number_between, seed_number, whole_number
+
+ODD = [None, "a", "1", [], (1, 2), math.nan, math.inf, -math.inf, 1.5, -7, 10**30, 1j]
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.int64(3), np.float32(3.0), torch.tensor(3)])
+def test_a_whole_number_of_any_type_counts(value):
+    found = whole_number("n", value, 1)
+    assert found == 3 and type(found) is int
+
+
+@pytest.mark.parametrize("value", ODD, ids=repr)
+def test_what_is_no_count_is_refused(value):
+    with pytest.raises(ValueError, match="^Expected n to be an integer >= 1.*; got "):
+        whole_number("n", value, 1)
+
+
+@pytest.mark.parametrize("value", [None, "a", [], math.nan, math.inf, 1.5, 10**30, 1j], ids=repr)
+def test_what_is_no_seed_is_refused(value):
+    for use in (seed_number, generator_from):
+        with pytest.raises(ValueError, match="^Expected a seed, an integer"):
+            use(value)
+
+
+@pytest.mark.parametrize("value", [None, "0.5", [], math.nan, math.inf, 10**400, 1.0, 0, 1j])
+def test_what_is_no_share_is_refused(value):
+    with pytest.raises(ValueError, match=r"^Expected share in \(0, 1\); got"):
+        number_between("share", value, 0, 1)
+
+
+def normal(x, y=None):
+    mean = pyro.sample("m", dist.Normal(0.0, 1.0))
+    return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+Y = [0.5, 1.0]
+KERNEL = RandomWalk(Target(lambda u: -0.5 * u.square().sum(-1), 1))
+CALLS = {
+    "draws": (lambda v: infer(normal, Y, n_draws=v), "n_draws"),
+    "tasks": (lambda v: ProgramPrior(normal).sample(v, 1, 1, seed=0), "n_tasks"),
+    "chains": (lambda v: run_chains(KERNEL, torch.zeros(2, 1), v), "n_draws"),
+    "crowd": (lambda v: TruthInference(n_draws=v).fit([0, 1], [0, 0], [0, 1]), "n_draws"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_count_is_checked_at_the_border(name, no_shape_checks):
+    call, argument = CALLS[name]
+    for value in ODD:
+        with pytest.raises(ValueError, match=f"^Expected {argument} to be an integer"):
+            call(value)
+
+
+WRONG_SYMBOLS = {
+    "lists": [[["a"], ["b"]], [["a"], ["b"]]],
+    "missing": [1.0, math.nan, 2.0],
+    "several kinds": ["a", None, "b"],
+}
+
+
+@pytest.mark.parametrize("sequence", WRONG_SYMBOLS.values(), ids=WRONG_SYMBOLS)
+def test_symbols_that_cannot_be_told_apart_are_refused(sequence):
+    with pytest.raises(ValueError, match="^Expected .*symbols"):
+        MarkovChain().fit(sequence)
+
+
+def test_symbols_may_be_a_string_and_sequences_tensors():
+    chain = MarkovChain(symbols="abc").fit("abab")
+    assert chain.classes_.tolist() == ["a", "b", "c"]
+    chain = MarkovChain().fit([torch.tensor([0, 1, 0]), torch.tensor([1, 0, 1])])
+    assert chain.classes_.tolist() == [0, 1]
+
+
+def test_numbers_whose_squares_overflow_are_refused():
+    with pytest.raises(ValueError, match=r"at most 1e\+150 in y; got 1e\+200. Change its units"):
+        infer(normal, [1.0, 1e200])
+
+
+@pytest.mark.parametrize("start", [math.nan, math.inf])
+def test_chains_start_at_numbers(start):
+    with pytest.raises(ValueError, match="Expected start to be finite"):
+        run_chains(KERNEL, torch.full((2, 1), start), 3)
+
+
+def test_hamiltonian_moves_keep_the_dtype():
+    target = Target(lambda u: -0.5 * u.square().sum(-1), 1)
+    draws = run_chains(Hamiltonian(target, 0.5), torch.zeros(2, 1), 3)
+    assert draws.dtype is torch.float32 and bool(draws.isfinite().all())
