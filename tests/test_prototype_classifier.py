@@ -16,7 +16,7 @@ NEW = RNG.normal(size=(5, 2))
 
 
 @parametrize_with_checks([PrototypeClassifier()])
-def test_scikit_learn_checks(estimator, check):
+def test_scikit_learn_checks(estimator, check, no_shape_checks):
     check(estimator)
 
 

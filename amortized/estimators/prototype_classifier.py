@@ -20,7 +20,6 @@ References:
     2301.01828, section 6.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         return self._update(X, y, None, reset=True)
 
     def partial_fit(
-        self, X: ArrayLike, y: ArrayLike, classes: Sequence[Any] | None = None
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
     ) -> "PrototypeClassifier":
         """Learns from further rows.
 
@@ -79,7 +78,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         return self._update(X, y, classes, reset=not hasattr(self, "n_rows_"))
 
     def _update(
-        self, X: ArrayLike, y: ArrayLike, classes: Sequence[Any] | None, *, reset: bool
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None, *, reset: bool
     ) -> "PrototypeClassifier":
         if not 0 < self.scale < np.inf:
             raise ValueError(f"Expected a positive scale; got {self.scale!r}.")
@@ -128,4 +127,5 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The most probable class of each row."""
-        return self.classes_[self.predict_proba(X).argmax(-1)]
+        best = self._logits(X).argmax(-1)
+        return self.classes_[best]
