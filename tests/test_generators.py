@@ -333,7 +333,10 @@ def nothing(state, t):
 
 
 WRONG = {
-    "particles": (lambda: sample_sequences(Chain(), reward, 0), "n_particles to be an integer >= 1"),
+    "particles": (
+        lambda: sample_sequences(Chain(), reward, 0),
+        "n_particles to be an integer >= 1",
+    ),
     "threshold": (lambda: sample_sequences(Chain(), reward, ess_threshold=2.0), "ess_threshold"),
     "shape": (lambda: sample_sequences(Chain(), lambda s, t: s[:2] * 1.0), "potential of shape"),
     "nan": (lambda: sample_sequences(Chain(), lambda s, t: s * math.nan), "got NaN"),

@@ -292,7 +292,10 @@ def test_too_few_rows_give_an_interval_without_end():
 
 X0, Y0 = torch.zeros(1, 3, 1), torch.zeros(1, 3)
 WRONG = {
-    "refresh": (lambda n: joint_log_prob(n, X0, Y0, X0, Y0, refresh=0), "refresh to be an integer >= 1"),
+    "refresh": (
+        lambda n: joint_log_prob(n, X0, Y0, X0, Y0, refresh=0),
+        "refresh to be an integer >= 1",
+    ),
     "rows": (
         lambda n: joint_log_prob(n, X0, Y0, torch.zeros(1, 48, 1), torch.zeros(1, 48)),
         "at most 50 rows",
