@@ -1,6 +1,7 @@
 """SMC: calibrated over a prior, exact in its evidence, honest on hard targets, and mutants."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import oracles
@@ -350,6 +351,26 @@ def test_normals_with_heavy_weights_are_no_start():
         for density in (ProgramDensity(dark_energy, x[None], y[None]), DENSITY)
     ]
     assert shares[0] == 1 and shares[1] < 1
+
+
+@pytest.mark.parametrize("family", [dist.Cauchy, partial(dist.StudentT, 2.0)])
+def test_a_mode_far_out_in_a_heavy_tail_is_found(family):
+    """Two readings outweigh a prior that is a hundred spreads away."""
+
+    def program(x, y=None):
+        m = pyro.sample("m", family(0.0, 1.0))
+        return pyro.sample("y", family(m, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+    y = torch.tensor([0.0, 60.0, 61.0], dtype=torch.float64)
+    grid = torch.linspace(-500, 500, 1_000_001, dtype=torch.float64)
+    law = family(torch.zeros((), dtype=torch.float64), 1.0)
+    height = law.log_prob(grid) + law.log_prob(y[:, None] - grid).sum(0)
+    weights = height.softmax(0)
+    far = weights[grid > 30].sum()
+    posterior = infer(program, y.expand(4, -1), method="smc")
+    shares = (posterior["m"] > 30).double().mean(0)
+    assert 0.4 < far < 0.5
+    assert (shares - far).abs().max() < 5 * (far * (1 - far) / 300).sqrt()
 
 
 def test_laplace_admits_that_the_banana_is_no_normal():

@@ -34,6 +34,7 @@ from amortized.sampling.steps.tempering import Path, tame
 _DIFFERENCE = 1e-4  # in units of the prior's spread
 _N_PRIOR = 128  # draws in all, among which the starting points are
 _SPREAD_OUT = 3.0  # factor on the distance of prior draws from the median
+_FAR = torch.tensor([10.0, 30.0, 100.0, 300.0, 1000.0], dtype=torch.float64)  # as the last factor
 _N_ASCENTS, _N_STEPS = 32, 12
 _FIRST_STEP, _LAST_STEP = 0.6, 0.03  # of gradient ascent, in units of the prior's spread
 _APART = 0.5  # smallest distance between distinct end points, in units of the prior's spread
@@ -120,8 +121,11 @@ def fit_modes(
         )
     best = scores.argmax(-1, keepdim=True)
     begin = lots.gather(2, best.unsqueeze(-1).expand(-1, -1, 1, lots.shape[-1])).squeeze(2)
-    u = torch.cat([begin, _dispersed(draws, _N_ASCENTS - n_modes)], 1)
-    u, score = _apart(*_ascend(path, u, scale), scale, n_modes + 4)
+    near = torch.cat([begin, _dispersed(draws, _N_ASCENTS - n_modes - len(_FAR))], 1)
+    u = torch.cat([near, _distant(path, draws, scale)], 1)
+    stride = torch.cat([torch.ones(near.shape[1], dtype=u.dtype), _FAR / _SPREAD_OUT])
+    u, score = _ascend(path, u, scale * stride.unsqueeze(-1))
+    u, score = _apart(u, score, scale, n_modes + 4)
     u, score = _newton_steps(path, u, score, scale, n_steps, tolerance)
     gradient, values, vectors = _curvature(path, u, scale)
     ahead = (vectors.mT @ (gradient * scale).unsqueeze(-1)).squeeze(-1).square() / values
@@ -143,6 +147,25 @@ def _dispersed(draws: Float[Tensor, "batch n dim"], n: int) -> Float[Tensor, "ba
     centre = draws.median(1, keepdim=True).values
     factor = torch.where(torch.arange(some.shape[1]) % 2 == 0, 1.0, _SPREAD_OUT).unsqueeze(-1)
     return tame(centre + factor * (some - centre))
+
+
+def _distant(
+    path: Path, draws: Float[Tensor, "batch n dim"], scale: Float[Tensor, "batch 1 dim"]
+) -> Float[Tensor, "batch k dim"]:
+    """From each of several distances, the point of the highest likelihood.
+
+    Under a prior with heavy tails a mode may lie hundreds of its spreads away.
+    """
+    centre = draws.median(1, keepdim=True).values
+    moved = tame(centre.unsqueeze(1) + _FAR[:, None, None] * (draws - centre).unsqueeze(1))
+    likelihood = path.log_weights(moved.flatten(1, 2)).unflatten(1, moved.shape[1:3])
+    close = ((draws - centre).abs() < 0.5 * scale).all(-1, keepdim=True).mT
+    best = (
+        likelihood.masked_fill(close, -torch.inf)
+        .argmax(-1)[..., None, None]
+        .expand(-1, -1, 1, draws.shape[-1])
+    )
+    return moved.gather(2, best).squeeze(2)
 
 
 def _ascend(path: Path, u: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
