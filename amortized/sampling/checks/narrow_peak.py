@@ -19,7 +19,7 @@ from amortized.program.density import ProgramDensity
 _SIZES = 10.0 ** -torch.arange(0, 18.5, 0.5, dtype=torch.float64)
 _N_EACH, _N_ROUNDS = 8, 24
 _MORE = 5.0  # c: nats by which the mass of the peak exceeds that at the modes
-_NARROW = 1e-6  # a sampler reaches wider peaks in reasonable time
+_NARROW = 1e-9  # a sampler reaches wider peaks in reasonable time
 _FALL = 3.0  # nats by which the density falls within the width of a peak
 
 
