@@ -7,7 +7,7 @@ workers answers at random or always alike. Skills are beta distributed; "dawid-s
 confusion matrix for each worker, "top-two" crowds a second answer for each item. Printed are the
 mean accuracy of the majority, of the EM algorithm of Dawid and Skene and of `TruthInference` with
 the crowd's model; in how many crowds its accuracy is at least EM's; the expected calibration error
-of the predicted answers over all crowds, in 15 bins; and seconds for each crowd.
+of the predicted answers over all crowds, in 15 bins; and processor seconds for each crowd.
 """
 
 import argparse
@@ -109,10 +109,10 @@ def line(kind: str, options: Any) -> None:
     accuracy, confidence, right, seconds = [], [], [], 0.0
     for number in range(options.crowds):
         crowd = simulate(kind, options.items, options.workers, rng)
-        began = time.perf_counter()
+        began = time.process_time()
         answer = TruthInference(kind, n_draws=options.draws, random_state=number)
         answer.fit(crowd.items, crowd.workers, crowd.answers, range(crowd.n_classes))
-        seconds += time.perf_counter() - began
+        seconds += time.process_time() - began
         probability = answer.predict_proba()
         hit = probability.argmax(-1) == crowd.truth
         confidence.append(probability.max(-1))
