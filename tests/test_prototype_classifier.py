@@ -1,5 +1,7 @@
 """Prototypes: Student's t in closed form, the same in parts, and classes one after another."""
 
+import warnings
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -20,7 +22,7 @@ def test_scikit_learn_checks(estimator, check, no_shape_checks):
     check(estimator)
 
 
-def by_evidence(x, scale=1.0, kappa=0.01):
+def by_evidence(x, scale=1.0, kappa=1e-4):
     """Classes of a new row by ratios of evidences, each an integral over all unknowns."""
 
     def log_evidence(rows, labels):
@@ -86,3 +88,15 @@ def test_ten_digits_in_five_parts_are_remembered():
 def test_a_scale_is_positive():
     with pytest.raises(ValueError, match="Expected a positive scale; got 0"):
         PrototypeClassifier(scale=0.0).fit(X, Y)
+
+
+def test_columns_far_from_zero_are_told_to_be_standardised():
+    """Time stamps a second apart within a class, an hour between classes."""
+    X = 1.6e9 + np.array([0.0, 1.0, 2.0, 3600.0, 3601.0, 3602.0])[:, None]
+    y = [0, 0, 0, 1, 1, 1]
+    with pytest.warns(UserWarning, match="Column 0 lies far from zero.*Standardise"):
+        PrototypeClassifier().fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fitted = PrototypeClassifier().fit(X - X.mean(), y)
+    assert fitted.predict(X - X.mean()).tolist() == y

@@ -20,6 +20,7 @@ References:
     2301.01828, section 6.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-_KAPPA = 0.01  # rows that the prior of a prototype is worth
+_KAPPA = 1e-4  # rows that the prior of a prototype is worth
 
 
 class PrototypeClassifier(ClassifierMixin, BaseEstimator):
@@ -40,8 +41,9 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
     images or text.
 
     Args:
-        scale: :math:`\tau`, the prior scale of a column within a class. The prior is centred at
-            zero and overruled by a few rows; standardise columns that are far from it.
+        scale: :math:`\tau`, the prior scale of a column within a class. The prior of a prototype
+            is centred at zero; standardise columns that are far from it beside their spread. A
+            warning says where the prior widens the classes beyond the spread of all rows.
 
     Attributes:
         classes_: the classes seen or named so far.
@@ -93,7 +95,23 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         self.n_rows_ = self.n_rows_ + member.sum(0)
         self._sums = self._sums + member.T.astype(float) @ rows
         self._squares = self._squares + rows.T @ rows
+        self._warn_of_distance()
         return self
+
+    def _warn_of_distance(self) -> None:
+        """The prior adds the squared distance of each class from zero to the squares within it."""
+        means = self._sums / np.maximum(self.n_rows_, 1.0)[:, None]
+        by_prior = (_KAPPA * self.n_rows_ / (_KAPPA + self.n_rows_)) @ means**2
+        total = self._sums.sum(0) ** 2 / self.n_rows_.sum()
+        spread = (np.diag(self._squares) - total).clip(min=0.0)
+        far = np.flatnonzero(by_prior > self.scale**2 + spread)
+        if len(far):
+            warnings.warn(
+                f"Column {far[0]} lies far from zero beside its spread, so that the prior "
+                "blurs the classes. Standardise the columns.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _add_classes(self, labels: NDArray[Any]) -> None:
         """Makes room for the classes that were not seen before."""
