@@ -51,9 +51,9 @@ def test_one_class_known_from_one_row_is_student_t():
     """Two classes with one row each: the quotient of two multivariate t densities."""
     found = PrototypeClassifier(scale=2.0).fit([[0.0, 1.0], [1.0, -1.0]], [0, 1])
     rows = np.array([[0.0, 1.0], [1.0, -1.0]])
-    means = rows / 1.01
-    matrix = 4 * np.eye(2) + rows.T @ rows - 1.01 * means.T @ means
-    laws = [stats.multivariate_t(m, matrix * (2.01 / 1.01) / 4, df=4) for m in means]
+    means = rows / 1.0001
+    matrix = 4 * np.eye(2) + rows.T @ rows - 1.0001 * means.T @ means
+    laws = [stats.multivariate_t(m, matrix * (2.0001 / 1.0001) / 4, df=4) for m in means]
     first, second = (law.pdf(NEW) for law in laws)
     np.testing.assert_allclose(found.predict_proba(NEW)[:, 0], first / (first + second))
 
