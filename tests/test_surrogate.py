@@ -13,7 +13,9 @@ from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer import infer
 from amortized.infer.inputs.problem import make_problem
 from amortized.program.density import ProgramDensity
+from amortized.sampling.laplace import far_maxima
 from amortized.sampling.steps.likelihood_surrogate import LikelihoodSurrogate, SurrogateDensity
+from amortized.sampling.surrogate import Known, missed_maxima
 
 X = torch.tensor([-1.0, 0.0, 1.0, 2.0], dtype=torch.float64).unsqueeze(-1)
 Y = torch.tensor([0.1, 0.9, 1.6, 3.2], dtype=torch.float64)
@@ -135,6 +137,26 @@ def test_density_keeps_the_prior_and_takes_rows():
     torch.testing.assert_close(likelihood, 0.5 * fitted(u))
     twice = density.take(torch.tensor([0, 0])).log_density(u.expand(2, 6, 2))
     torch.testing.assert_close(twice[1], (prior + likelihood)[0])
+
+
+def readings(x, y=None):
+    m = pyro.sample("m", dist.Cauchy(0.0, 1.0))
+    return pyro.sample("y", dist.Cauchy(m, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+Y_FAR = torch.tensor([0.0, 100.0, 101.0], dtype=torch.float64)  # 45% of the mass is near 100
+
+
+def test_a_mode_far_from_a_prior_with_heavy_tails_is_found_and_missed():
+    far = make_problem(readings, torch.zeros(3, 0), Y_FAR, None).density()
+    u = far_maxima(far)[0]
+    assert (u - 100.5).abs().min() < 1.0
+    near = 2.0 * torch.randn(200, 1, dtype=torch.float64)
+    known, draws = (Known(at, far.log_likelihood(at[None])[0]) for at in (u, near))
+    assert ((missed_maxima(far, known, draws) - 100.5).abs() < 5.0).all()
+    both = Known(*(torch.cat(pair) for pair in zip(draws, known, strict=True)))
+    assert not len(missed_maxima(far, known, both))
+    assert not far_maxima(make_problem(line, X, Y, None).density()).numel()
 
 
 def discrete(x, y=None):

@@ -35,6 +35,7 @@ _DIFFERENCE = 1e-4  # in units of the prior's spread
 _N_PRIOR = 128  # draws in all, among which the starting points are
 _SPREAD_OUT = 3.0  # factor on the distance of prior draws from the median
 _FAR = torch.tensor([10.0, 30.0, 100.0, 300.0, 1000.0], dtype=torch.float64)  # as the last factor
+_N_FAR, _LIGHT = 24, 40.0  # prior draws moved far away; nats a dimension that light tails fall
 _N_ASCENTS, _N_STEPS = 32, 12
 _FIRST_STEP, _LAST_STEP = 0.6, 0.03  # of gradient ascent, in units of the prior's spread
 _APART = 0.5  # smallest distance between distinct end points, in units of the prior's spread
@@ -156,8 +157,8 @@ def _distant(
 
     Under a prior with heavy tails a mode may lie hundreds of its spreads away.
     """
+    moved = _moved(draws)
     centre = draws.median(1, keepdim=True).values
-    moved = tame(centre.unsqueeze(1) + _FAR[:, None, None] * (draws - centre).unsqueeze(1))
     likelihood = path.log_weights(moved.flatten(1, 2)).unflatten(1, moved.shape[1:3])
     close = ((draws - centre).abs() < 0.5 * scale).all(-1, keepdim=True).mT
     best = (
@@ -166,6 +167,31 @@ def _distant(
         .expand(-1, -1, 1, draws.shape[-1])
     )
     return moved.gather(2, best).squeeze(2)
+
+
+def _moved(draws: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch distances n dim"]:
+    """The draws moved away from their median, to each of several distances."""
+    centre = draws.median(1, keepdim=True).values
+    return tame(centre.unsqueeze(1) + _FAR[:, None, None] * (draws - centre).unsqueeze(1))
+
+
+def far_maxima(density: ProgramDensity) -> Float[Tensor, "batch k dim"]:
+    """Ends of ascents from far beyond the prior's bulk, one from each of several distances.
+
+    There are none if all tails of the prior are so light that no likelihood makes up for them.
+    """
+    draws = tame(density.sample_prior(_N_FAR))
+    moved = _moved(draws)
+    fall = (
+        density.log_prior(draws).median(1).values - density.log_prior(moved[:, 1]).median(1).values
+    )
+    if (fall > _LIGHT * density.dim).all():
+        return draws[:, :0]
+    ends = draws.quantile(draws.new_tensor([0.16, 0.84]), dim=1)
+    scale = ((ends[1] - ends[0]) / 2).unsqueeze(1)
+    path = Path(density)
+    stride = (_FAR / _SPREAD_OUT).unsqueeze(-1)
+    return _ascend(path, _distant(path, draws, scale), scale * stride)[0]
 
 
 def _ascend(path: Path, u: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

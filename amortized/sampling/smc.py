@@ -307,7 +307,10 @@ def _compared_with_prior(
     gap = torch.where(gap > 3 * torch.hypot(error[rows], scout.evidence_error), gap, 0.0)
     late = scout.beta < 1  # an unfinished run is not informative
     one = torch.ones_like(gap)
-    far = _distant(u[rows], height[rows], scout.point.u, scout.point.log_density(one))
+    likely = scout.point.log_density(one) > height[rows].amax(-1, keepdim=True) - (
+        _DEEP + 2 * u.shape[-1]
+    )
+    far = distant(u[rows], scout.point.u) & likely
     missed = torch.where(far.double().mean(1) > _MOST_DISTANT, gap.clamp(min=math.log(2.0)), gap)
     missed = torch.where(late, torch.nan, missed)
     # Distant particles are what the answer lacks; if there are none, any particles are used.
@@ -317,19 +320,14 @@ def _compared_with_prior(
     return more.index_copy(0, rows, missed), found.index_copy(0, rows, particles)
 
 
-def _distant(
-    u: Tensor, height: Tensor, others: Tensor, their_height: Tensor
+def distant(
+    u: Float[Tensor, "batch n dim"], others: Float[Tensor, "batch m dim"]
 ) -> Bool[Tensor, "batch m"]:
-    """Which of the other particles have a high density but lie far from all draws.
-
-    Far means three times the distance between neighbouring draws.
-    """
+    """Which other points are three times as far from all draws as draws from their neighbours."""
     some, rest = u[:, 0 : 2 * _N_NEAR : 2], u[:, 1::2][:, -4 * _N_NEAR :]
     scale = u.std(1, keepdim=True).clamp(min=1e-300)
     usual = torch.cdist(some / scale, rest / scale).amin(-1).quantile(0.99, -1, keepdim=True)
-    distance = torch.cdist(others / scale, u / scale).amin(-1)
-    high = their_height > height.amax(-1, keepdim=True) - (_DEEP + 2 * u.shape[-1])
-    return (distance > 3 * usual) & high
+    return torch.cdist(others / scale, u / scale).amin(-1) > 3 * usual
 
 
 def _resampled(weighted: Draws, n: int) -> Tensor:

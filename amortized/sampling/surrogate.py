@@ -12,6 +12,10 @@ wrong, :math:`\beta` stays or falls until it has learnt. At :math:`\beta = 1` th
 `amortized.sampling.smc` under the surrogate are weighted by :math:`L / \hat L`, so that the answer
 is that of the true likelihood, and Pareto's k-hat says whether the weights are good.
 
+Weights cannot tell of a mode without draws. Under a prior with heavy tails, maxima are therefore
+sought far away, as in `amortized.sampling.laplace`; an answer that has no draws at a high one is
+fitted again, with points around it, and is in doubt if that does not help.
+
 References:
     Bernardo et al., Gaussian process regression to fit log posteriors (1998).
     El Gammal, Schoeneberg, Torrado and Fidler, Fast and robust Bayesian inference using Gaussian
@@ -19,6 +23,7 @@ References:
     Vehtari et al., Pareto smoothed importance sampling (2024), arXiv 1507.02646.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +34,8 @@ from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.checks.verdict import measured
 from amortized.sampling.draws import Draws
-from amortized.sampling.smc import N_ISLANDS, smc
+from amortized.sampling.laplace import far_maxima
+from amortized.sampling.smc import N_ISLANDS, distant, smc
 from amortized.sampling.steps.likelihood_surrogate import LikelihoodSurrogate, SurrogateDensity
 from amortized.sampling.steps.tempered_run import Limits, next_temperature, run
 from amortized.sampling.steps.tempering import Path, tame
@@ -39,17 +45,18 @@ _ENOUGH = 0.5  # share of effective weights that ends a stage
 _GOOD = 0.7  # the same at temperature 1, from which the answer is drawn
 _ATTEMPTS = 3  # answers, each with a fit to the draws of those before
 _MOST_K_HAT, _LEAST_ESS = 0.7, 0.05
+_MINOR = 7.0  # nats below the highest draw from which on a mode without draws does not matter
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
     """Points of one dataset with their true log likelihood."""
 
     u: Float[Tensor, "points dim"]
     log_likelihood: Float[Tensor, " points"]
 
-    def and_those(self, other: "_Known") -> "_Known":
+    def and_those(self, other: "Known") -> "Known":
         """All points of both."""
-        return _Known(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
+        return Known(*(torch.cat(pair) for pair in zip(self, other, strict=True)))
 
 
 def surrogate(
@@ -91,17 +98,41 @@ def surrogate(
     answers = []
     for i in range(density.n_datasets):
         one = density.take(torch.tensor([i]))
-        known, n_rounds = _explored(one, n_start, n_each, most_calls)
-        for _ in range(_ATTEMPTS):
-            answer, new = _weighted(one, LikelihoodSurrogate(*known), n_draws, n_rounds)
-            known = known.and_those(new)  # where the weights are poor, the fit has to learn
-            if not answer.diagnostics["poor_weights"].any():
-                break
-        answers.append(answer)
+        answers.append(_answer(one, n_draws, n_start, n_each, most_calls))
     calls = {"likelihood_calls": density.n_calls}
     joined = Draws(*(_joined(values) for values in zip(*answers, strict=True)))
     joined = measured(density, joined)
     return joined._replace(diagnostics=joined.diagnostics | calls)
+
+
+def _answer(
+    density: ProgramDensity, n_draws: int, n_start: int, n_each: int, most_calls: int
+) -> Draws:
+    """Weighted draws of one dataset, after as many fits as they need."""
+    maxima = far_maxima(density)[0]
+    far = Known(maxima, _true(density, maxima))
+    known, n_rounds = _explored(density, far, n_start, n_each, most_calls)
+    for _ in range(_ATTEMPTS):
+        answer, new = _weighted(density, LikelihoodSurrogate(*known), n_draws, n_rounds)
+        known = known.and_those(new)  # where the weights are poor, the fit has to learn
+        missed = missed_maxima(density, far, new)
+        if len(missed):
+            answer.diagnostics["evidence_off"] = missed.new_tensor([math.log(2.0)])
+            u = missed.repeat(n_each, 1)
+            u = u + new.u.std(0) * torch.randn_like(u)
+            known = known.and_those(Known(u, _true(density, u)))
+        elif not answer.diagnostics["poor_weights"].any():
+            break
+    return answer
+
+
+def missed_maxima(density: ProgramDensity, far: Known, new: Known) -> Float[Tensor, "k dim"]:
+    """Maxima that are high but have no draws nearby."""
+    if not len(far.u):
+        return far.u
+    height = [density.log_prior(each.u[None])[0] + each.log_likelihood for each in (far, new)]
+    high = height[0] > height[1].max() - _MINOR
+    return far.u[high & distant(new.u[None], far.u[None])[0]]
 
 
 def _joined(values: tuple[Any, ...]) -> Any:
@@ -116,17 +147,19 @@ def _joined(values: tuple[Any, ...]) -> Any:
 
 def _true(density: ProgramDensity, u: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
     """The program's log likelihood, -inf where it is not finite."""
+    if not len(u):
+        return u.new_zeros(0)
     with torch.no_grad():
         value = density.log_likelihood(u.unsqueeze(0))[0]
     return torch.where(value < torch.inf, value, -torch.inf)  # also NaN
 
 
 def _explored(
-    density: ProgramDensity, n_start: int, n_each: int, most_calls: int
-) -> tuple[_Known, int]:
+    density: ProgramDensity, far: Known, n_start: int, n_each: int, most_calls: int
+) -> tuple[Known, int]:
     """Points for a fit that is right where the posterior is, and the number of rounds."""
     u = tame(density.sample_prior(n_start))[0]
-    known = _Known(u, _true(density, u))
+    known = far.and_those(Known(u, _true(density, u)))
     if not (known.log_likelihood > -torch.inf).sum() > 1:
         raise ValueError(
             f"Expected a likelihood above 0 at draws of the prior; got none or one among {n_start} "
@@ -141,7 +174,7 @@ def _explored(
         state = run(Path(tempered), _N_PARTICLES, N_ISLANDS, _SHORT)
         u = state.point.u[0, torch.randperm(_N_PARTICLES)[:n_each]]
         value, predicted = _true(density, u), fitted(u)
-        known = known.and_those(_Known(u, value))
+        known = known.and_those(Known(u, value))
         level = fitted.level(value)
         done = beta == 1 and _share(level - predicted) >= _GOOD
         if done or len(known.u) >= most_calls:
@@ -168,7 +201,7 @@ def _next(value: Tensor, predicted: Tensor, beta: float) -> float:
 
 def _weighted(
     density: ProgramDensity, fitted: LikelihoodSurrogate, n_draws: int, n_rounds: int
-) -> tuple[Draws, _Known]:
+) -> tuple[Draws, Known]:
     """Draws under the surrogate, weighted by the true likelihood, and this at the draws."""
     draws = smc(SurrogateDensity(density, fitted), n_draws)
     assert draws.log_evidence is not None and draws.log_evidence_error is not None
@@ -190,4 +223,4 @@ def _weighted(
         log_evidence_error=(draws.log_evidence_error.square() + of_weights).sqrt(),
         diagnostics=draws.diagnostics | numbers,
     )
-    return weighted, _Known(u, value)
+    return weighted, Known(u, value)
