@@ -114,7 +114,7 @@ def duplicated(x, y):
 
 
 MISMATCHES = {
-    "noise": (lambda x, y: (x, y + 0.2 * torch.randn_like(y)), "too narrow"),
+    "noise": (lambda x, y: (x, y + 0.4 * torch.randn_like(y)), "too narrow"),
     "rounded": (lambda x, y: (x, (y / y.std()).round() * y.std()), "Targets repeat"),
     "copies": (duplicated, "copies"),
     "moved": (lambda x, y: (x + 4, y), "shifted"),

@@ -123,14 +123,14 @@ def weights_forgotten(monkeypatch):
 
 
 def variance_for_scale(monkeypatch):
-    """The data's scale is taken for a variance."""
+    """The data's variance is taken for their scale."""
     original = replicates.Path.__init__
 
     def wrong(self, density, *arguments):
         def program(x, y=None):
             scale = pyro.sample("scale", dist.Gamma(3.0, 2.0))
             mean = pyro.sample("mean", dist.Normal(0.0, 2.0 * scale))
-            answers = dist.Normal(mean, scale.sqrt()).expand([len(x)])
+            answers = dist.Normal(mean, scale.square()).expand([len(x)])
             return pyro.sample("y", answers.to_event(1), obs=y)
 
         original(self, ProgramDensity(program, density.x, density.y), *arguments)
