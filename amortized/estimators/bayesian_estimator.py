@@ -1,6 +1,7 @@
 """The base class of Bayesian regression and classification: units, inference and updates."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from operator import is_
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ Model = Callable[..., Any] | Prior
 Same = TypeVar("Same", bound="BayesianEstimator")
 
 
+@dataclass(eq=False, repr=False)
 class BayesianEstimator(PosteriorReport, BaseEstimator):
     """Estimator with the posterior of a model's latents, updated with data and prior.
 
@@ -36,25 +38,13 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
         posterior_: the `Posterior` of the latents.
     """
 
-    X_train_: NDArray[np.float64]
-    y_train_: NDArray[np.float64]
-
-    def __init__(
-        self,
-        model: Model | None = None,
-        *,
-        method: str = "auto",
-        latent_prior: LatentPrior | None = None,
-        n_draws: int = 1000,
-        options: Mapping[str, Any] | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.model = model
-        self.method = method
-        self.latent_prior = latent_prior
-        self.n_draws = n_draws
-        self.options = options
-        self.random_state = random_state
+    model: Model | None = None
+    _: KW_ONLY
+    method: str = "auto"
+    latent_prior: LatentPrior | None = None
+    n_draws: int = 1000
+    options: Mapping[str, Any] | None = None
+    random_state: int | np.random.RandomState | None = None
 
     def set_prior(self: Same, latent_prior: LatentPrior | None) -> Same:
         """Changes the latent prior and computes the posterior given all rows seen so far.

@@ -18,7 +18,7 @@ References:
     Informed proposals for local MCMC in discrete spaces (Zanella, 2020).
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -35,6 +35,7 @@ from amortized.forecasting.lag_regression import LagRegression
 Array = NDArray[np.float64]
 
 
+@dataclass(eq=False, repr=False)
 class Autoregression(BaseEstimator):
     """Bayesian autoregression of one series, in time linear in the order.
 
@@ -62,18 +63,11 @@ class Autoregression(BaseEstimator):
         array([3])
     """
 
-    def __init__(
-        self,
-        order: int = 10,
-        *,
-        sparse: bool = True,
-        n_jumps: int = 2000,
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.order = order
-        self.sparse = sparse
-        self.n_jumps = n_jumps
-        self.random_state = random_state
+    order: int = 10
+    _: KW_ONLY
+    sparse: bool = True
+    n_jumps: int = 2000
+    random_state: int | np.random.RandomState | None = 0
 
     def fit(self, y: ArrayLike) -> "Autoregression":
         """Fits the model to one series of evenly spaced values, ``(n,)``, in order of time.

@@ -8,7 +8,7 @@ a network that was trained on series of many kinds, and knows what no model amon
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ Array = NDArray[np.float64]
 _KEPT = 64  # components of a predictive
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class StructuralForecaster(BaseEstimator):
     """Forecasts by exact state-space models and autoregressions, averaged by their evidence.
 
@@ -67,18 +68,10 @@ class StructuralForecaster(BaseEstimator):
         array([1.2, 2.2, 3.3, 4.3])
     """
 
-    def __init__(
-        self,
-        *,
-        period: float | tuple[float, ...] | None = None,
-        counts: bool = False,
-        max_steps: int = 2048,
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.period = period
-        self.counts = counts
-        self.max_steps = max_steps
-        self.random_state = random_state
+    period: float | tuple[float, ...] | None = None
+    counts: bool = False
+    max_steps: int = 2048
+    random_state: int | np.random.RandomState | None = 0
 
     def fit(
         self, y: ArrayLike, X: ArrayLike | None = None, t: Any = None

@@ -15,6 +15,7 @@ References:
 """
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from amortized.validation import number_between, whole_number
 State = tuple[int, ...]
 
 
+@dataclass(eq=False, repr=False)
 class MarkovChain(BaseEstimator):
     """The exact predictive of a Markov chain with unknown transition probabilities.
 
@@ -53,18 +55,11 @@ class MarkovChain(BaseEstimator):
         array([0.16666667, 0.83333333])
     """
 
-    def __init__(
-        self,
-        order: int | Sequence[int] = 1,
-        *,
-        concentration: float = 1.0,
-        symbols: ArrayLike | None = None,
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.order = order
-        self.concentration = concentration
-        self.symbols = symbols
-        self.random_state = random_state
+    order: int | Sequence[int] = 1
+    _: KW_ONLY
+    concentration: float = 1.0
+    symbols: ArrayLike | None = None
+    random_state: int | np.random.RandomState | None = 0
 
     def fit(self, sequences: Any) -> "MarkovChain":
         """Counts transitions.

@@ -11,6 +11,7 @@ References:
 """
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from amortized.arrays import refuse_nan
 from amortized.validation import number_between
 
 
+@dataclass(eq=False, repr=False)
 class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
     """Adds calibrated prediction intervals to a regressor.
 
@@ -50,18 +52,11 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         [[-2.0, 2.0]]
     """
 
-    def __init__(
-        self,
-        estimator: Any,
-        *,
-        level: float = 0.9,
-        calibration_share: float = 0.3,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.estimator = estimator
-        self.level = level
-        self.calibration_share = calibration_share
-        self.random_state = random_state
+    estimator: Any
+    _: KW_ONLY
+    level: float = 0.9
+    calibration_share: float = 0.3
+    random_state: int | np.random.RandomState | None = None
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> "ConformalRegressor":
         """Fits the estimator to one part of the rows and calibrates its intervals on the other."""

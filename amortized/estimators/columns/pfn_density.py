@@ -1,5 +1,6 @@
 """The joint distribution of a table's rows by pretrained PFNs: outliers and synthetic rows."""
 
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -19,6 +20,7 @@ from amortized.validation import whole_number
 Numbers = NDArray[np.float64]
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class PFNDensity(DensityMixin, BaseEstimator):
     r"""Joint density of the rows of a table, by predicting each column from those before it.
 
@@ -55,27 +57,11 @@ class PFNDensity(DensityMixin, BaseEstimator):
         True
     """
 
-    table_: NDArray[Any]
-    encoder_: TableEncoder
-    orders_: list[NDArray[np.intp]]
-    n_features_in_: int
-    _chains: list[ColumnChain]
-    _seed: int
-
-    def __init__(
-        self,
-        *,
-        n_orders: int = 2,
-        n_estimators: int | None = 1,
-        precision: str = "auto",
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.n_orders = n_orders
-        self.n_estimators = n_estimators
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    n_orders: int = 2
+    n_estimators: int | None = 1
+    precision: str = "auto"
+    device: str = "cpu"
+    random_state: int | np.random.RandomState | None = 0
 
     def __sklearn_tags__(self) -> Tags:
         return with_tables(super().__sklearn_tags__())

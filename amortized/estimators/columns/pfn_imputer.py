@@ -1,5 +1,6 @@
 """Imputation of missing cells by a pretrained PFN, given the other cells of the row."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from amortized.estimators.tabular.pfn_regressor import PFNRegressor
 from amortized.tables.encoding import TableEncoder, objects_of, validated_columns, with_tables
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Imputes missing cells of a table by predictions from the other columns.
 
@@ -42,18 +44,10 @@ class PFNImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         True
     """
 
-    def __init__(
-        self,
-        *,
-        n_estimators: int | None = None,
-        precision: str = "auto",
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.n_estimators = n_estimators
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    n_estimators: int | None = None
+    precision: str = "auto"
+    device: str = "cpu"
+    random_state: int | np.random.RandomState | None = 0
 
     def __sklearn_tags__(self) -> Tags:
         return with_tables(super().__sklearn_tags__())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from typing import Any
 
@@ -30,6 +31,7 @@ CURVE_CHUNK = 64
 ROUNDING = 1e-6
 
 
+@dataclass(eq=False, repr=False)
 class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstimator):
     """Extrapolates one or many learning curves from their beginnings.
 
@@ -75,28 +77,16 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         (2,)
     """
 
-    def __init__(
-        self,
-        network: str | PFN = "learning-curve-discrepancy",
-        *,
-        low: float = 0.0,
-        high: float = 1.0,
-        minimize: bool = False,
-        usual: float | None = None,
-        horizon: float = 100.0,
-        first_step: float = 1.0,
-        step_scale: str = "linear",
-        device: str = "cpu",
-    ) -> None:
-        self.network = network
-        self.low = low
-        self.high = high
-        self.minimize = minimize
-        self.usual = usual
-        self.horizon = horizon
-        self.first_step = first_step
-        self.step_scale = step_scale
-        self.device = device
+    network: str | PFN = "learning-curve-discrepancy"
+    _: KW_ONLY
+    low: float = 0.0
+    high: float = 1.0
+    minimize: bool = False
+    usual: float | None = None
+    horizon: float = 100.0
+    first_step: float = 1.0
+    step_scale: str = "linear"
+    device: str = "cpu"
 
     def fit(self, X: ArrayLike | None, y: ArrayLike) -> "LearningCurveRegressor":
         """Stores the known parts of the curves.

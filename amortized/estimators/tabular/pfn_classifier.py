@@ -1,6 +1,7 @@
 """Classification of tables with a pretrained PFN."""
 
 from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -40,6 +41,7 @@ from amortized.tables.views import (
 )
 
 
+@dataclass(eq=False, repr=False)
 class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, BaseEstimator):
     """Bayesian classification of small tables in forward passes of a pretrained network.
 
@@ -104,26 +106,15 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         | (Hollmann et al., 2025), Nature 637
     """
 
-    def __init__(
-        self,
-        network: str | Path | TabularPFN = "tabular-classifier",
-        *,
-        n_estimators: int | None = None,
-        temperature: float = 1.0,
-        class_weight: dict[Any, float] | str | None = None,
-        forget: str = "random",
-        precision: str = "auto",
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.network = network
-        self.n_estimators = n_estimators
-        self.temperature = temperature
-        self.class_weight = class_weight
-        self.forget = forget
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    network: str | Path | TabularPFN = "tabular-classifier"
+    _: KW_ONLY
+    n_estimators: int | None = None
+    temperature: float = 1.0
+    class_weight: dict[Any, float] | str | None = None
+    forget: str = "random"
+    precision: str = "auto"
+    device: str = "cpu"
+    random_state: int | np.random.RandomState | None = 0
 
     def __sklearn_tags__(self) -> Tags:
         return with_tables(super().__sklearn_tags__())

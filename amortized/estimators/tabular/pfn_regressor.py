@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ from amortized.validation import quantile_levels, whole_number
 ROWS_AT_ONCE = 4096
 
 
+@dataclass(eq=False, repr=False)
 class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, BaseEstimator):
     """Bayesian regression in a single forward pass of a pretrained network.
 
@@ -112,24 +114,14 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         True
     """
 
-    def __init__(
-        self,
-        network: str | Path | PFN | TabularPFN = "tabular-regressor",
-        *,
-        n_estimators: int | None = None,
-        target_transforms: Sequence[str] = ("none", "power"),
-        forget: str = "random",
-        precision: str = "auto",
-        device: str = "cpu",
-        random_state: int | np.random.RandomState | None = 0,
-    ) -> None:
-        self.network = network
-        self.n_estimators = n_estimators
-        self.target_transforms = target_transforms
-        self.forget = forget
-        self.precision = precision
-        self.device = device
-        self.random_state = random_state
+    network: str | Path | PFN | TabularPFN = "tabular-regressor"
+    _: KW_ONLY
+    n_estimators: int | None = None
+    target_transforms: Sequence[str] = ("none", "power")
+    forget: str = "random"
+    precision: str = "auto"
+    device: str = "cpu"
+    random_state: int | np.random.RandomState | None = 0
 
     def __sklearn_tags__(self) -> Tags:
         named = isinstance(self.network, str | Path) and kind_of(self.network) == "tabular-pfn"
