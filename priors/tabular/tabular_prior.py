@@ -7,6 +7,7 @@ the scores become classes or a number. The steps are defined in ``columns``, ``t
 """
 
 from abc import abstractmethod
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +33,7 @@ TableDraw = tuple[Float[Tensor, "batch columns rows"], Float[Tensor, "batch scor
 """Raw columns, and the scores that determine the target."""
 
 
+@dataclass(eq=False, repr=False)
 class TabularPrior(Prior):
     """A prior over classification or regression tables.
 
@@ -58,34 +60,29 @@ class TabularPrior(Prior):
     # Probability that scores determine the target without noise; rules use a higher one.
     _noiseless = 0.5
 
-    def __init__(
-        self,
-        target: str = "classification",
-        *,
-        n_features: int | None = None,
-        max_features: int = 50,
-        max_classes: int = 10,
-        missing: float = 0.3,
-        max_cells: int | None = None,
-    ) -> None:
-        if target not in ("classification", "regression"):
-            raise ValueError(f"Expected target 'classification' or 'regression'; got {target!r}.")
-        if n_features is not None:
-            whole_number("n_features", n_features)
-        for name, value in (("max_features", max_features), ("max_classes", max_classes)):
-            whole_number(name, value, 2)
-        if not 0 <= missing <= 1:
+    target: str = "classification"
+    _: KW_ONLY
+    n_features: int | None = None
+    max_features: int = 50
+    max_classes: int = 10
+    missing: float = 0.3
+    max_cells: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.target not in ("classification", "regression"):
             raise ValueError(
-                f"Expected missing to be a fraction of tasks in [0, 1]; got {missing!r}."
+                f"Expected target 'classification' or 'regression'; got {self.target!r}."
             )
-        if max_cells is not None and max_cells < 1:
-            raise ValueError(f"Expected max_cells >= 1, or None; got {max_cells!r}.")
-        self.target = target
-        self.n_features = n_features
-        self.max_features = max_features
-        self.max_classes = max_classes
-        self.missing = missing
-        self.max_cells = max_cells
+        if self.n_features is not None:
+            whole_number("n_features", self.n_features)
+        for name in ("max_features", "max_classes"):
+            whole_number(name, getattr(self, name), 2)
+        if not 0 <= self.missing <= 1:
+            raise ValueError(
+                f"Expected missing to be a fraction of tasks in [0, 1]; got {self.missing!r}."
+            )
+        if self.max_cells is not None and self.max_cells < 1:
+            raise ValueError(f"Expected max_cells >= 1, or None; got {self.max_cells!r}.")
 
     @abstractmethod
     def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:

@@ -27,13 +27,7 @@ _N_POOL, _N_TERMS, _MOST_LEVELS = 24, 12, 6
 
 
 class ExactRulePrior(RulePrior):
-    """``RulePrior`` whose targets, if they have few values, are the classes; arguments as there.
-
-    Example:
-        >>> prior = ExactRulePrior("classification", n_features=4)
-        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
-        torch.Size([2, 10])
-    """
+    """``RulePrior`` whose targets, if they have few values, are the classes; arguments as there."""
 
     def _labels(self, scores: Float[Tensor, "batch scores rows"]) -> Int[Tensor, "batch rows"]:
         return exact_classes(scores, self.max_classes, self._noiseless)

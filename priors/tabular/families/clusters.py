@@ -16,13 +16,7 @@ _N_SCORES = 3
 
 
 class ClusterPrior(TabularPrior):
-    """Tables of clusters whose membership determines the target; arguments as in ``TabularPrior``.
-
-    Example:
-        >>> prior = ClusterPrior("classification", n_features=4)
-        >>> prior.sample(2, 50, 10, seed=0).x_context.shape
-        torch.Size([2, 50, 4])
-    """
+    """Tables of clusters whose membership determines the target; arguments as in ``TabularPrior``."""
 
     # Membership is exact: the overlap comes from the clusters.
     _noiseless = 0.8

@@ -23,13 +23,7 @@ _ODDS = (0.7, 0.1, 0.1, 0.1)
 
 
 class ContrastPrior(TabularPrior):
-    """Tables with contrasts of correlated columns as targets; arguments as in ``TabularPrior``.
-
-    Example:
-        >>> prior = ContrastPrior("regression", n_features=5)
-        >>> prior.sample(2, 50, 10, seed=0).x_query.shape
-        torch.Size([2, 10, 5])
-    """
+    """Tables with contrasts of correlated columns as targets; arguments as in ``TabularPrior``."""
 
     _noiseless = 0.7
 

@@ -18,13 +18,7 @@ _LARGEST_LOG_RATE = 6.0
 
 
 class CountPrior(StructuralCausalPrior):
-    """Structural causal models with counts, grades and amounts as targets; arguments as there.
-
-    Example:
-        >>> prior = CountPrior("regression", n_features=3)
-        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
-        torch.Size([2, 10])
-    """
+    """Structural causal models with counts, grades and amounts as targets; arguments as there."""
 
     def _respond(self, scores: Float[Tensor, "batch scores rows"]) -> Float[Tensor, "batch rows"]:
         scores = standardise(scores)

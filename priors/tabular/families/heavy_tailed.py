@@ -24,13 +24,7 @@ _N_SCORES = 4
 
 
 class StudentProcessPrior(TabularPrior):
-    """Tables with Student-t processes as targets; arguments as in ``TabularPrior``.
-
-    Example:
-        >>> prior = StudentProcessPrior("regression", n_features=3)
-        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
-        torch.Size([2, 10])
-    """
+    """Tables with Student-t processes as targets; arguments as in ``TabularPrior``."""
 
     def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         columns = draw_inputs(n_tasks, n_features, n_rows)

@@ -20,13 +20,7 @@ _MOST_LEVELS = 200
 
 
 class LevelPrior(TabularPrior):
-    """Tables with categorical columns of many levels; arguments as in ``TabularPrior``.
-
-    Example:
-        >>> prior = LevelPrior("classification", n_features=3)
-        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
-        torch.Size([2, 10])
-    """
+    """Tables with categorical columns of many levels; arguments as in ``TabularPrior``."""
 
     _noiseless = 0.7
 

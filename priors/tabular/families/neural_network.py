@@ -26,13 +26,7 @@ _N_GROUPS = 4
 
 
 class NeuralNetworkPrior(TabularPrior):
-    """Tables with random neural networks as targets; arguments as in ``TabularPrior``.
-
-    Example:
-        >>> prior = NeuralNetworkPrior("regression", n_features=3)
-        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
-        torch.Size([2, 10])
-    """
+    """Tables with random neural networks as targets; arguments as in ``TabularPrior``."""
 
     def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
         columns = draw_inputs(n_tasks, n_features, n_rows)

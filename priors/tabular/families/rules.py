@@ -30,13 +30,7 @@ _COMMON = 0.05
 
 
 class RulePrior(TabularPrior):
-    """Tables with logical rules as targets; arguments as in ``TabularPrior``.
-
-    Example:
-        >>> prior = RulePrior("classification", n_features=4, missing=0.0)
-        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
-        torch.Size([2, 10])
-    """
+    """Tables with logical rules as targets; arguments as in ``TabularPrior``."""
 
     # Rules are mostly exact; most of the noise is label noise.
     _noiseless = 0.8

@@ -16,13 +16,7 @@ from amortized.priors.tabular.inputs import heavy_weights
 
 
 class SampledRowsPrior(StructuralCausalPrior):
-    """Structural causal models with repeated or shifted rows; arguments as there.
-
-    Example:
-        >>> prior = SampledRowsPrior("regression", n_features=3)
-        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
-        torch.Size([2, 10])
-    """
+    """Structural causal models with repeated or shifted rows; arguments as there."""
 
     def _arrange(self, columns: Tensor, n_context: int) -> Int[Tensor, "batch rows"]:
         repeats = torch.rand(len(columns), 1) < 0.5

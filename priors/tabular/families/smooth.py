@@ -26,13 +26,7 @@ _MOST_CAUSES = 6
 
 
 class SmoothPrior(TabularPrior):
-    """Tables with smooth functions as targets; arguments as in ``TabularPrior``.
-
-    Example:
-        >>> prior = SmoothPrior("regression", n_features=2, missing=0.0)
-        >>> prior.sample(2, 50, 10, seed=0).y_query.shape
-        torch.Size([2, 10])
-    """
+    """Tables with smooth functions as targets; arguments as in ``TabularPrior``."""
 
     _noiseless = 0.9
 
