@@ -18,6 +18,7 @@ from torch import Tensor
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 from amortized.seeding import current_seed
+from amortized.validation import number_between
 
 _N_RANDOM = 64
 # Numbers of context and query rows that are used: enough to judge by, and cheap.
@@ -44,10 +45,8 @@ class PredictablePrior(Prior):
     def __init__(self, prior: Prior, *, easy: float = 0.5, surplus: float = 1.0) -> None:
         if not isinstance(prior, Prior):
             raise ValueError(f"Expected a Prior; got {prior!r}.")
-        if not 0 < easy <= 1:
-            raise ValueError(f"Expected easy to be an R2 in (0, 1]; got {easy!r}.")
-        if not 0 <= surplus < math.inf:
-            raise ValueError(f"Expected surplus to be a finite number >= 0; got {surplus!r}.")
+        number_between("easy", easy, 0, 1, most=True)
+        number_between("surplus", surplus, 0, math.inf, least=True)
         self.prior = prior
         self.units = prior.units
         self.easy = easy

@@ -316,7 +316,7 @@ WRONG = {
     "noise": (lambda: NormalMeanPrior(noise=0.0), "noise > 0"),
     "rate": (lambda: NormalVariancePrior(rate=-1.0), "rate > 0"),
     "hyperprior": (lambda: LengthscalePrior(concentration=0.0), "concentration > 0"),
-    "concentrations": (lambda: QuantumParameterPrior(2.0, -1.0), "concentrations > 0"),
+    "concentrations": (lambda: QuantumParameterPrior(2.0, -1.0), "concentration0 > 0"),
     "spread": (lambda: NonlinearObservationPrior(0.0), "spread > 0"),
     "measurements": (
         lambda: QuantumParameterPrior().sample(2, 9, 0, seed=0),

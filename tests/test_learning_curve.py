@@ -223,10 +223,10 @@ WRONG = {
     "none": (lambda: LearningCurvePrior([]), "one or more"),
     "flat": (lambda: LearningCurvePrior(["mmf"], parameter_priors="uniform"), "uniform priors"),
     "priors": (lambda: LearningCurvePrior(parameter_priors="wide"), "'peaked' or 'uniform'"),
-    "weight": (lambda: LearningCurvePrior({"pow3": 0.0}), "largest weight > 0 for pow3"),
+    "weight": (lambda: LearningCurvePrior({"pow3": 0.0}), "largest weight for pow3 > 0"),
     "n_steps": (lambda: LearningCurvePrior(n_steps=1), "n_steps to be an integer >= 2; got 1"),
     "noise": (lambda: LearningCurvePrior(noise=(-4.0, 0.0)), "sd > 0"),
-    "regular": (lambda: LearningCurvePrior(regular=1.5), "regular between 0 and 1; got 1.5"),
+    "regular": (lambda: LearningCurvePrior(regular=1.5), r"regular in \[0, 1\]; got 1.5"),
     "context": (lambda: PRIORS["published"].sample(2, 101, 1, seed=0), "at most n_steps=100"),
 }
 

@@ -86,7 +86,7 @@ def test_ten_digits_in_five_parts_are_remembered():
 
 
 def test_a_scale_is_positive():
-    with pytest.raises(ValueError, match="Expected a positive scale; got 0"):
+    with pytest.raises(ValueError, match="Expected scale > 0; got 0"):
         PrototypeClassifier(scale=0.0).fit(X, Y)
 
 

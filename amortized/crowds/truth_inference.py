@@ -15,7 +15,7 @@ from amortized.crowds import dawid_skene, one_coin, top_two
 from amortized.crowds.answers import Answers, encode, read
 from amortized.crowds.dawid_skene import Sweep
 from amortized.sampling.checks.convergence import r_hat
-from amortized.validation import whole_number
+from amortized.validation import number_between, whole_number
 
 MODELS: dict[str, Callable[[Answers, Any, np.random.Generator], Sweep]] = {
     "dawid-skene": dawid_skene.sweep,
@@ -143,8 +143,7 @@ class TruthInference(BaseEstimator):
     ) -> tuple[Float[np.ndarray, " n_workers"], Float[np.ndarray, " n_workers"]]:
         """Central posterior interval of each worker's skill."""
         check_is_fitted(self, "items_")
-        if not 0 < level < 1:
-            raise ValueError(f"Expected a level between 0 and 1; got {level!r}.")
+        number_between("level", level, 0, 1)
         tail = (1 - level) / 2
         low, high = np.quantile(self._skills.reshape(-1, len(self.workers_)), [tail, 1 - tail], 0)
         return low, high

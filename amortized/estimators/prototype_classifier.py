@@ -30,6 +30,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from amortized.validation import number_between
+
 _KAPPA = 1e-4  # rows that the prior of a prototype is worth
 
 
@@ -82,8 +84,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
     def _update(
         self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None, *, reset: bool
     ) -> "PrototypeClassifier":
-        if not 0 < self.scale < np.inf:
-            raise ValueError(f"Expected a positive scale; got {self.scale!r}.")
+        number_between("scale", self.scale, 0, np.inf)
         rows, labels = validate_data(self, X, y, reset=reset, dtype=np.float64)
         check_classification_targets(labels)
         if reset:

@@ -39,6 +39,7 @@ from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program
 from amortized.seeding import seeded
+from amortized.validation import number_between
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +120,7 @@ class ModelComparison:
 
     def probability_intervals(self, level: float = 0.95) -> dict[str, Interval]:
         """The probabilities with the interval that the errors of the evidences give them."""
-        _check_level(level)
+        number_between("level", level, 0, 1)
         with seeded(0):
             noise = torch.randn(_N_ERRORS, *self.log_evidence.shape, dtype=torch.float64)
         shifted = self._log_joint() + self.log_evidence_error * noise
@@ -137,7 +138,7 @@ class ModelComparison:
 
         The prior probabilities of the programs do not enter.
         """
-        _check_level(level)
+        number_between("level", level, 0, 1)
         a, b = (self._index(name) for name in (numerator, denominator))
         estimate = self.log_evidence[..., a] - self.log_evidence[..., b]
         error = torch.hypot(self.log_evidence_error[..., a], self.log_evidence_error[..., b])
@@ -378,8 +379,3 @@ def _prior(names: list[str], given: Mapping[str, float] | None) -> Float[Tensor,
         raise ValueError(f"Expected positive prior probabilities of {names}; got {given!r}.")
     values = torch.tensor([float(shares[name]) for name in names], dtype=torch.float64)
     return values / values.sum()
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"Expected a level between 0 and 1; got {level!r}.")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from amortized.distributions.cholesky import cholesky_factor
 from amortized.distributions.gaussian_mixture import GaussianMixture
-from amortized.validation import whole_number
+from amortized.validation import number_between, whole_number
 
 _LIGHT = 1e-12  # components below this weight are treated as absent
 
@@ -104,8 +104,7 @@ def split_components(
         (tensor([ 0.4359, -0.4359]), tensor([1.]))
     """
     whole_number("n_components", n_components)
-    if not 0 < remaining < 1:
-        raise ValueError(f"Expected 0 < remaining < 1; got {remaining}.")
+    number_between("remaining", remaining, 0, 1)
     if mixture.n_components > n_components:
         raise ValueError(
             f"Expected at most {n_components} components; got {mixture.n_components}. Use merge."

@@ -26,6 +26,7 @@ from amortized.program.likelihood_summary import LikelihoodSummary
 from amortized.program.simulation import ProgramSimulator
 from amortized.program.vectorised import precision
 from amortized.seeding import seeded
+from amortized.validation import number_between
 
 _N_DRAWS = 4096
 _ROUNDING = 0.01  # nats of log-likelihood curvature over the last digit of the targets
@@ -171,8 +172,7 @@ class LatentTasks:
                 f"Expected a ProgramPrior, whose program can be run at given latents; got "
                 f"{type(prior).__name__}. Wrap a Pyro program: ProgramPrior(model, inputs)."
             )
-        if not 0 <= wrong_prior < 1:
-            raise ValueError(f"Expected 0 <= wrong_prior < 1; got {wrong_prior}.")
+        number_between("wrong_prior", wrong_prior, 0, 1, least=True)
         self.prior, self.hyperprior = prior, hyperprior or Hyperprior()
         self.wrong_prior = wrong_prior
         self.ordered = _ordered(prior, n_rows)

@@ -16,6 +16,7 @@ from amortized.posterior.file import read_posterior, write_posterior
 from amortized.posterior.inference_data import Groups, inference_data
 from amortized.posterior.summary import modes, precision_of, real, scalars, text_table
 from amortized.sampling.checks.convergence import replicate_ess
+from amortized.validation import number_between
 
 Latents = Mapping[str, Tensor]
 
@@ -188,8 +189,7 @@ class Posterior:
 
     def quantile(self, q: float) -> dict[str, Tensor]:
         """Posterior quantile of each latent, ``(*batch, *event)``."""
-        if not 0 <= q <= 1:
-            raise ValueError(f"Expected a quantile between 0 and 1; got {q}.")
+        number_between("q", q, 0, 1, least=True, most=True)
         if self._log_weights is None:
             return {name: real(v).quantile(q, dim=0) for name, v in self._draws.items()}
         result = {}

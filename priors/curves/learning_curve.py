@@ -39,7 +39,7 @@ from amortized.priors.prior import split
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
-from amortized.validation import whole_number
+from amortized.validation import number_between, whole_number
 
 # Candidates drawn at once: many enough to amortise the calls, few enough to fit in cache.
 CHUNK = 16_384
@@ -113,8 +113,7 @@ class LearningCurvePrior(ProgramPrior):
             families if isinstance(families, Mapping) else {}
         )
         for name, weight in weights.items():
-            if not 0 < weight < math.inf:
-                raise ValueError(f"Expected a largest weight > 0 for {name}; got {weight!r}.")
+            number_between(f"the largest weight for {name}", weight, 0, math.inf)
         whole_number("n_steps", n_steps, 2)
         for name, given in (("noise", noise), ("discrepancy", discrepancy), ("length", length)):
             if given is not None and not given[1] > 0:
@@ -122,8 +121,7 @@ class LearningCurvePrior(ProgramPrior):
                     f"Expected {name} as (mean, sd > 0) of its logarithm; got {given!r}."
                 )
         self.families: dict[str, CurveFamily] = {name: known[name] for name in weights}
-        if not 0 <= regular <= 1:
-            raise ValueError(f"Expected regular between 0 and 1; got {regular!r}.")
+        number_between("regular", regular, 0, 1, least=True, most=True)
         self.weights, self.n_steps = weights, int(n_steps)
         self.noise, self.discrepancy, self.length, self.regular = (
             noise,

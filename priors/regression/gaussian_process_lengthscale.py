@@ -12,6 +12,8 @@ References:
     | Adaptation (Whittle et al., 2025), arXiv:2502.02463: there a and b are U(1, 2)
 """
 
+import math
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from amortized.program.likelihood_summary import (
     Targets,
     moment_summary,
 )
+from amortized.validation import number_between
 
 _NOISE_VARIANCE = 1e-3
 # Wide normal over log lengthscale of the summary: 0.05 to 50 within two standard deviations.
@@ -48,10 +51,8 @@ class LengthscalePrior(GaussianProcessPrior):
     """
 
     def __init__(self, concentration: float = 1.5, rate: float = 1.5) -> None:
-        if not (concentration > 0 and rate > 0):
-            raise ValueError(
-                f"Expected concentration > 0 and rate > 0; got {concentration!r} and {rate!r}."
-            )
+        number_between("concentration", concentration, 0, math.inf)
+        number_between("rate", rate, 0, math.inf)
         super().__init__(
             "rbf",
             lengthscale=dist.InverseGamma(concentration, rate),

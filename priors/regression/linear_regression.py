@@ -31,6 +31,7 @@ from amortized.priors.program_prior import Inputs, ProgramPrior
 from amortized.priors.task import TaskBatch
 from amortized.program.observations.student_t import StudentT
 from amortized.program.support import log_prob
+from amortized.validation import number_between
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,7 @@ class LinearRegressionPrior(ProgramPrior):
         if variance is not None:
             positive["variance"] = variance
         for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"Expected {name} > 0; got {value!r}.")
+            number_between(name, value, 0, math.inf)
         if n_features + intercept < 1:
             raise ValueError("Expected a feature or an intercept; got neither.")
         super().__init__(inputs=n_features if inputs is None else inputs)

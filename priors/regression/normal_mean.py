@@ -4,6 +4,8 @@ Under a Gaussian-mixture prior the posterior is again a mixture, in closed form
 (`GaussianMixture.update`), so this problem is the first test of an amortised posterior.
 """
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -11,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from amortized.priors.program_prior import ProgramPrior
+from amortized.validation import number_between
 
 
 class NormalMeanPrior(ProgramPrior):
@@ -25,8 +28,7 @@ class NormalMeanPrior(ProgramPrior):
     """
 
     def __init__(self, noise: float = 1.0) -> None:
-        if not noise > 0:
-            raise ValueError(f"Expected noise > 0; got {noise!r}.")
+        number_between("noise", noise, 0, math.inf)
         super().__init__()
         self.noise = noise
 

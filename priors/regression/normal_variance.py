@@ -3,12 +3,15 @@
 With ``v ~ IG(a, b)`` and n observations the posterior is ``IG(a + n / 2, b + sum y^2 / 2)``.
 """
 
+import math
+
 import pyro
 import pyro.distributions as dist
 from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.program_prior import ProgramPrior
+from amortized.validation import number_between
 
 
 class NormalVariancePrior(ProgramPrior):
@@ -24,10 +27,8 @@ class NormalVariancePrior(ProgramPrior):
     """
 
     def __init__(self, concentration: float = 2.0, rate: float = 2.0) -> None:
-        if not (concentration > 0 and rate > 0):
-            raise ValueError(
-                f"Expected concentration > 0 and rate > 0; got {concentration!r} and {rate!r}."
-            )
+        number_between("concentration", concentration, 0, math.inf)
+        number_between("rate", rate, 0, math.inf)
         super().__init__()
         self.concentration, self.rate = concentration, rate
 

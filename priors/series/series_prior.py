@@ -30,6 +30,7 @@ from amortized.priors.series.signals import (
     wandering,
 )
 from amortized.priors.task import TaskBatch
+from amortized.validation import number_between
 
 HORIZON = 64
 PERIODS = (1, 4, 5, 7, 12, 24, 48, 52)
@@ -55,8 +56,7 @@ class SeriesPrior(Prior):
     units = "standardised"
 
     def __init__(self, gaps: float = 0.1) -> None:
-        if not 0 <= gaps <= 1:
-            raise ValueError(f"Expected a probability of gaps between 0 and 1; got {gaps!r}.")
+        number_between("gaps", gaps, 0, 1, least=True, most=True)
         self.gaps = gaps
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:

@@ -69,9 +69,6 @@ class CountShares(dist.TorchDistribution):
 class EpidemicPrior(ProgramPrior):
     """The SIR epidemic with uniform priors; a dataset is one series of ten counts.
 
-    Attributes:
-        ordered: number of counts in a series.
-
     Example:
         >>> y = EpidemicPrior().sample(3, 10, 0, seed=0).y_context
         >>> y.shape, bool((y <= 1).all())

@@ -11,6 +11,8 @@ References:
     | Adaptation (Whittle et al., 2025), arXiv:2502.02463, the nonlinear experiment
 """
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -18,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.program_prior import ProgramPrior
+from amortized.validation import number_between
 
 _VARIANCES = (10.0, 0.01)
 
@@ -27,20 +30,12 @@ class NonlinearObservationPrior(ProgramPrior):
 
     Args:
         spread: standard deviation of the position.
-
-    Attributes:
-        ordered: number of readings in a dataset.
-
-    Example:
-        >>> NonlinearObservationPrior().sample(3, 2, 0, seed=0).y_context.shape
-        torch.Size([3, 2])
     """
 
     ordered = 2
 
     def __init__(self, spread: float = 2.0) -> None:
-        if not spread > 0:
-            raise ValueError(f"Expected spread > 0; got {spread!r}.")
+        number_between("spread", spread, 0, math.inf)
         super().__init__()
         self.spread = spread
 

@@ -79,15 +79,7 @@ class OrnsteinUhlenbeckSeries(dist.TorchDistribution):
 
 
 class OrnsteinUhlenbeckPrior(ProgramPrior):
-    """The Ornstein-Uhlenbeck process with uniform priors; a dataset is one series.
-
-    Attributes:
-        ordered: number of points in a series.
-
-    Example:
-        >>> OrnsteinUhlenbeckPrior().sample(3, 25, 0, seed=0).y_context.shape
-        torch.Size([3, 25])
-    """
+    """The Ornstein-Uhlenbeck process with uniform priors; a dataset is one series."""
 
     ordered = 25
 

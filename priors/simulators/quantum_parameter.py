@@ -23,6 +23,8 @@ References:
     | Space quantization in a gyrating magnetic field (Rabi, 1937), for fixed times
 """
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -30,6 +32,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.program_prior import ProgramPrior
+from amortized.validation import number_between
 
 _STATE_SD, _TIME_SD = 0.1, 0.05
 # Bloch vectors of e_1, e_2 and e_1 + e_2 in the (x, z) plane, the lengths of m_k, and the times.
@@ -66,22 +69,13 @@ class QuantumParameterPrior(ProgramPrior):
     Args:
         concentration1: weight towards delta = 1, where the Hamiltonian is sigma_x.
         concentration0: weight towards delta = 0, where it is sigma_z.
-
-    Attributes:
-        ordered: number of measurements in a dataset.
-
-    Example:
-        >>> QuantumParameterPrior().sample(3, 10, 0, seed=0).y_context.shape
-        torch.Size([3, 10])
     """
 
     ordered = 10
 
     def __init__(self, concentration1: float = 2.0, concentration0: float = 2.0) -> None:
-        if not (concentration1 > 0 and concentration0 > 0):
-            raise ValueError(
-                f"Expected concentrations > 0; got {concentration1!r} and {concentration0!r}."
-            )
+        number_between("concentration1", concentration1, 0, math.inf)
+        number_between("concentration0", concentration0, 0, math.inf)
         super().__init__()
         self.concentration1, self.concentration0 = concentration1, concentration0
 

@@ -59,15 +59,7 @@ class SensorReading(dist.TorchDistribution):
 
 
 class SensorReadingPrior(ProgramPrior):
-    """``state ~ N((1, 0, 1, 0), I)`` and one reading of it; a dataset is ``(range, bearing)``.
-
-    Attributes:
-        ordered: number of values in a reading.
-
-    Example:
-        >>> SensorReadingPrior().sample(3, 2, 0, seed=0).y_context.shape
-        torch.Size([3, 2])
-    """
+    """``state ~ N((1, 0, 1, 0), I)`` and one reading of it; a dataset is ``(range, bearing)``."""
 
     ordered = 2
 

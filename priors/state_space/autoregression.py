@@ -22,7 +22,7 @@ from torch import Tensor
 
 from amortized.priors.prior import Prior, split
 from amortized.priors.task import TaskBatch
-from amortized.validation import whole_number
+from amortized.validation import number_between, whole_number
 
 
 def levinson(partial: Float[Tensor, "*batch order"]) -> list[Float[Tensor, "*batch _"]]:
@@ -79,8 +79,7 @@ class AutoregressivePrior(Prior):
 
     def __init__(self, max_order: int = 10, sparsity: float = 0.5) -> None:
         whole_number("max_order", max_order)
-        if not 0 <= sparsity < 1:
-            raise ValueError(f"Expected sparsity in [0, 1); got {sparsity!r}.")
+        number_between("sparsity", sparsity, 0, 1, least=True)
         self.max_order, self.sparsity = int(max_order), sparsity
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:

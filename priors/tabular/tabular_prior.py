@@ -24,7 +24,7 @@ from amortized.priors.tabular.targets import (
     standardise_by_context,
 )
 from amortized.priors.task import TaskBatch
-from amortized.validation import whole_number
+from amortized.validation import number_between, whole_number
 
 # With fewer rows, quantiles and scales are unreliable: more are drawn and then discarded.
 _LEAST_ROWS = 64
@@ -77,10 +77,7 @@ class TabularPrior(Prior):
             whole_number("n_features", self.n_features)
         for name in ("max_features", "max_classes"):
             whole_number(name, getattr(self, name), 2)
-        if not 0 <= self.missing <= 1:
-            raise ValueError(
-                f"Expected missing to be a fraction of tasks in [0, 1]; got {self.missing!r}."
-            )
+        number_between("missing", self.missing, 0, 1, least=True, most=True)
         if self.max_cells is not None and self.max_cells < 1:
             raise ValueError(f"Expected max_cells >= 1, or None; got {self.max_cells!r}.")
 

@@ -8,7 +8,7 @@ from sklearn.base import clone
 
 from amortized.arrays import as_values
 from amortized.estimators.curves.learning_curve_regressor import LearningCurveRegressor
-from amortized.validation import whole_number
+from amortized.validation import number_between, whole_number
 
 
 class EarlyStopping:
@@ -55,13 +55,11 @@ class EarlyStopping:
         fewest: int = 3,
         own: bool = True,
     ) -> None:
-        if not 0 < threshold < 1:
-            raise ValueError(f"Expected threshold between 0 and 1; got {threshold!r}.")
-        if not 0 <= min_delta < math.inf:
-            raise ValueError(f"Expected min_delta >= 0; got {min_delta!r}.")
+        number_between("threshold", threshold, 0, 1)
+        number_between("min_delta", min_delta, 0, math.inf, least=True)
         whole_number("fewest", fewest)
-        if best is not None and not math.isfinite(best):
-            raise ValueError(f"Expected best to be a finite number or None; got {best!r}.")
+        if best is not None:
+            number_between("best", best, -math.inf, math.inf)
         if best is None and not own:
             raise ValueError("Expected best, or own=True; got neither.")
         # A copy, so that the user's estimator remains unfitted.
@@ -137,8 +135,7 @@ def survivors(
         >>> len(survivors(LearningCurveRegressor(untrained), [[0.1], [0.2], [0.3], [0.4]]))
         2
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"Expected share in (0, 1]; got {share!r}.")
+    number_between("share", share, 0, 1, most=True)
     fitted = clone(estimator).fit(steps, curves)
     ends = np.ravel(fitted.predict([float(estimator.horizon)]))
     order = np.argsort(ends if estimator.minimize else -ends, kind="stable")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,7 @@ from amortized.tables.views import (
     rows_read,
     warn_of_unread_rows,
 )
+from amortized.validation import number_between
 
 
 @dataclass(eq=False, repr=False)
@@ -214,8 +214,7 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         number_of_views(self.n_estimators, 1, 1, 1)
         check_precision(self.precision)
         check_forget(self.forget)
-        if not isinstance(self.temperature, Real) or not 0 < self.temperature < np.inf:
-            raise ValueError(f"Expected temperature to be positive; got {self.temperature!r}.")
+        number_between("temperature", self.temperature, 0, np.inf)
 
     def _network(self) -> TabularPFN:
         network = self.network if isinstance(self.network, TabularPFN) else load(self.network)

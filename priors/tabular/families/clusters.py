@@ -16,7 +16,7 @@ _N_SCORES = 3
 
 
 class ClusterPrior(TabularPrior):
-    """Tables of clusters whose membership determines the target; arguments as in ``TabularPrior``."""
+    """Tables whose target is a cluster's; arguments as in ``TabularPrior``."""
 
     # Membership is exact: the overlap comes from the clusters.
     _noiseless = 0.8
