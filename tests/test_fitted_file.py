@@ -116,7 +116,7 @@ def test_what_is_not_ours_is_left_alone(file, folder, tmp_path):
     thesis.write_text("years of work")
     weights.write_bytes(save_arrays({"a": np.zeros(3)}))
     for path in (thesis, weights, tmp_path):
-        with pytest.raises(ValueError, match=r"^Expected a new file, or that of a saved estimator"):
+        with pytest.raises(ValueError, match=r"^Expected a new file, or a saved estimator"):
             estimator.save(path)
     assert thesis.read_text() == "years of work" and len(load_file(weights)) == 1
     link = tmp_path / "link"

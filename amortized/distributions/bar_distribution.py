@@ -49,7 +49,6 @@ class BarDistribution(Distribution):
 
     arg_constraints = {"logits": constraints.real_vector}
     support = constraints.real
-    has_rsample = False
 
     def __init__(
         self,

@@ -49,7 +49,6 @@ class GaussianMixture(Distribution):
         "scale_tril": constraints.independent(constraints.lower_cholesky, 1),
     }
     support = constraints.real_vector
-    has_rsample = False
 
     def __init__(
         self,

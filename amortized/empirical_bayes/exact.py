@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amortized.empirical_bayes.parameters import Parameters, WithParameters
+from amortized.empirical_bayes.parameters import Parameters
 from amortized.program.density import ProgramDensity
 
 _ENOUGH = 1e-4  # nats a unit of the unconstrained parameters, above which a fit is in doubt
@@ -27,17 +27,12 @@ def log_evidence(density: ProgramDensity) -> Tensor:
 
 
 def fit_exact(
-    program: WithParameters,
-    density: ProgramDensity,
-    parameters: Parameters,
-    n_steps: int = 500,
-    n_starts: int = 6,
+    density: ProgramDensity, parameters: Parameters, n_steps: int = 500, n_starts: int = 6
 ) -> tuple[Tensor, dict[str, Any]]:
     """Maximises the log evidence by L-BFGS from several starts, and keeps the highest end.
 
     Args:
-        program: of the density; its values are set here.
-        density: without continuous latents.
+        density: of the parameters' program, without continuous latents.
         parameters: where to begin.
         n_steps: largest number of iterations from each start.
         n_starts: the first is the one given; the others lie around it.
@@ -52,7 +47,7 @@ def fit_exact(
         )
 
     def value(theta: Tensor) -> Tensor:
-        program.values = parameters.values(theta)
+        parameters.set(theta)
         return log_evidence(density)
 
     ends = []

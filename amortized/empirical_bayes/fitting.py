@@ -114,8 +114,7 @@ def fit_parameters(
     began = time.perf_counter()
     with gradients(), seeded(seed):
         parameters = Parameters(program, inputs[0], observed[0], start)
-        fitted = WithParameters(program, parameters.values(parameters.start))
-        theta, found, method = _fit(fitted, inputs, observed, parameters, method, options)
+        theta, found, method = _fit(inputs, observed, parameters, method, options)
     values = {name: v.detach() for name, v in parameters.values(theta).items()}
     for reason in found["doubt"]:
         warnings.warn(f"The parameters are in doubt: {reason}.", UserWarning, stacklevel=2)
@@ -125,19 +124,14 @@ def fit_parameters(
 
 
 def _fit(
-    program: WithParameters,
-    x: Tensor,
-    y: Tensor,
-    parameters: Parameters,
-    method: str,
-    options: dict[str, Any],
+    x: Tensor, y: Tensor, parameters: Parameters, method: str, options: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any], str]:
     if method == "mcem":
-        theta, found = fit_monte_carlo_em(program, x, y, parameters, **options)
+        theta, found = fit_monte_carlo_em(x, y, parameters, **options)
         return theta, found, method
-    density = ProgramDensity(program, x, y, allow_no_latents=True)
+    density = ProgramDensity(parameters.program, x, y, allow_no_latents=True)
     if method == "auto":
         method = "iwae" if density.dim else "exact"
     fit = fit_importance_weighted if method == "iwae" else fit_exact
-    theta, found = fit(program, density, parameters, **options)
+    theta, found = fit(density, parameters, **options)
     return theta, found, method

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from amortized.empirical_bayes.parameters import Parameters, WithParameters
+from amortized.empirical_bayes.parameters import Parameters
 from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.laplace import fit_modes
@@ -54,7 +54,6 @@ class _Guide:
 
 
 def fit_importance_weighted(
-    program: WithParameters,
     density: ProgramDensity,
     parameters: Parameters,
     n_steps: int = 600,
@@ -64,8 +63,7 @@ def fit_importance_weighted(
     """Maximises the importance-weighted bound by Adam, and averages the last third of the steps.
 
     Args:
-        program: of the density; its values are set here.
-        density: with continuous latents.
+        density: of the parameters' program, with continuous latents.
         parameters: where to begin.
         n_steps: steps of Adam, whose rate falls to 0 along a cosine.
         n_importance: K.
@@ -76,7 +74,6 @@ def fit_importance_weighted(
     """
     if not density.dim:
         raise ValueError("Expected continuous latents for method 'iwae'; got none. Use 'exact'.")
-    program.values = parameters.values(parameters.start)
     guide = _Guide(density)
     theta = parameters.start.clone().requires_grad_()
     variables = [theta, *guide.variables]
@@ -85,7 +82,7 @@ def fit_importance_weighted(
     average, trace = torch.zeros_like(theta), []
     with torch.enable_grad():
         for step in range(n_steps):
-            program.values = parameters.values(theta)
+            parameters.set(theta)
             loss = _loss(density, guide, n_importance)
             optimiser.zero_grad()
             loss.backward(inputs=variables)
@@ -94,7 +91,7 @@ def fit_importance_weighted(
             trace.append(-float(loss.detach()))
             if step >= 2 * n_steps // 3:
                 average += theta.detach() / (n_steps - 2 * n_steps // 3)
-    program.values = parameters.values(average)
+    parameters.set(average)
     return average, _judged(density, guide) | {"trace": trace}
 
 

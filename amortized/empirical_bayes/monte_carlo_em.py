@@ -184,7 +184,6 @@ def _chosen(taken: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def fit_monte_carlo_em(
-    program: WithParameters,
     x: Tensor,
     y: Tensor,
     parameters: Parameters,
@@ -195,7 +194,6 @@ def fit_monte_carlo_em(
     """Climbs the log evidence by Adam along noisy gradients, and averages the last half.
 
     Args:
-        program: its values are set here.
         x: inputs of the datasets.
         y: observations.
         parameters: where to begin.
@@ -207,20 +205,19 @@ def fit_monte_carlo_em(
         the unconstrained parameters, and diagnostics.
     """
     theta = parameters.start.clone().requires_grad_()
-    program.values = parameters.values(theta.detach())
-    chains = Chains(program, x, y, n_chains)
+    chains = Chains(parameters.program, x, y, n_chains)
     optimiser = torch.optim.Adam([theta], learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, n_steps, learning_rate / 10)
     visited = []
     with torch.enable_grad():
         for _ in range(n_steps):
-            program.values = parameters.values(theta)
+            parameters.set(theta)
             theta.grad = -chains.gradient(theta)
             optimiser.step()
             schedule.step()
             visited.append(theta.detach().clone())
     path = torch.stack(visited[n_steps // 2 :])
-    program.values = parameters.values(path.mean(0))
+    parameters.set(path.mean(0))
     return path.mean(0), _judged(chains, _drift(path))
 
 

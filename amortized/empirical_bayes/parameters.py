@@ -64,8 +64,8 @@ class Parameters:
             the program has them.
 
     Attributes:
-        names: of the parameters.
         start: the unconstrained vector at which to begin, ``(size,)``.
+        program: the program with the values that were set last, at first those of ``start``.
 
     Raises:
         ValueError: if the program fails, has no parameters, or a value is outside its constraint.
@@ -81,7 +81,6 @@ class Parameters:
                 f"Expected parameters pyro.param(name, ...) {sorted(unknown) or 'in the program'}; "
                 f"got {sorted(found)}."
             )
-        self.names = list(found)
         self._transforms: dict[str, Any] = {}
         parts, self._shapes = [], {}
         for name, (value, constraint) in found.items():
@@ -96,6 +95,11 @@ class Parameters:
             parts.append(u.reshape(-1))
             self._shapes[name] = u.shape
         self.start = torch.cat(parts)
+        self.program = WithParameters(program, self.values(self.start))
+
+    def set(self, theta: Float[Tensor, " size"]) -> None:
+        """Gives the program the values at a vector."""
+        self.program.values = self.values(theta)
 
     def values(self, theta: Float[Tensor, " size"]) -> dict[str, Tensor]:
         """The parameters in their own units, as functions of the vector."""

@@ -153,12 +153,8 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
             coefficients of N(0, 2), for every method: for two classes `LogisticModelPrior`, whose
             latent "coefficients" has the intercept last; for more, "weights" and "intercept" of
             each class except the first.
-        method: a method of `amortized.infer.infer`.
-        latent_prior: replaces the model's own, as for `amortized.infer.infer`; in the model's
-            units. `set_prior` changes it without a call of `fit`.
-        n_draws: posterior draws.
-        options: further arguments of the method.
-        random_state: seed of the draws.
+
+    The other arguments are those of `BayesianRegressor`.
 
     Attributes:
         classes_: the classes, in the order of their indices.

@@ -15,15 +15,15 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save as save_arrays
 from torch import nn
 
 from amortized.files.atomic import replace_file
 from amortized.files.damage import refusing_damage
+from amortized.files.tensors import CHECKSUM, HEADER, refuse_others
 from amortized.tables.encoding import TableEncoder
 
-_HEADER, _CHECKSUM = "amortized", "sha256"
 _MAY_BE_MISSING = ("X_train_", "_seen", "steps_", "values_")
 T = TypeVar("T", bound="FittedFile")
 
@@ -69,8 +69,8 @@ class FittedFile:
             else:
                 values[name] = _as_json(name, value)
         header = json.dumps(values | {"_estimator": type(self).__name__})
-        _refuse_others(Path(path))
-        metadata = {_HEADER: header, _CHECKSUM: _checksum(header, arrays)}
+        refuse_others(Path(path), "estimator")
+        metadata = {HEADER: header, CHECKSUM: _checksum(header, arrays)}
         return replace_file(path, save_arrays(arrays, metadata=metadata))
 
     @classmethod
@@ -109,8 +109,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    header = metadata[_HEADER]
-    if metadata.get(_CHECKSUM) != _checksum(header, arrays):
+    header = metadata[HEADER]
+    if metadata.get(CHECKSUM) != _checksum(header, arrays):
         raise ValueError("another checksum than the file names")
     may_be_missing = () if "_x_mean" in arrays else _MAY_BE_MISSING  # rows are finite numbers
     for name, array in arrays.items():
@@ -126,22 +126,6 @@ def _checksum(header: str, arrays: Mapping[str, NDArray[Any]]) -> str:
     for name, array in sorted(arrays.items()):
         digest.update(repr((name, array.dtype.str, array.shape)).encode() + array.tobytes())
     return digest.hexdigest()
-
-
-def _refuse_others(path: Path) -> None:
-    """Raises an error if the path contains anything not written by ``save``."""
-    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
-        return
-    try:
-        with safe_open(path, framework="numpy") as file:
-            is_ours = _HEADER in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        is_ours = False
-    if not is_ours:
-        raise ValueError(
-            f"Expected a new file, or that of a saved estimator; got another at {path}. Name "
-            "another path, or remove what is there."
-        )
 
 
 def _on_cpu(network: nn.Module) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor
 from amortized.files.atomic import replace_file
 from amortized.files.damage import refusing_damage
 
-_HEADER, _CHECKSUM = "amortized", "sha256"
+HEADER, CHECKSUM = "amortized", "sha256"  # keys of a file's metadata
 
 
 def write_tensors(
@@ -31,23 +31,36 @@ def write_tensors(
     Raises:
         ValueError: if there is something else at the path.
     """
-    target = Path(path)
-    if target.exists() and not (target.is_file() and target.stat().st_size == 0):
-        try:
-            with safe_open(target, framework="pt") as file:
-                is_ours = _HEADER in (file.metadata() or {})
-        except (SafetensorError, OSError):
-            is_ours = False
-        if not is_ours:
-            raise ValueError(
-                f"Expected a new file, or a saved {kind}; got another at {path}. Name another "
-                "path, or remove what is there."
-            )
+    refuse_others(Path(path), kind)
     own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     header = json.dumps({"kind": kind, "values": values})
     return replace_file(
-        path, save(own, metadata={_HEADER: header, _CHECKSUM: _checksum(header, own)})
+        path, save(own, metadata={HEADER: header, CHECKSUM: _checksum(header, own)})
     )
+
+
+def refuse_others(path: Path, kind: str) -> None:
+    """Raises an error if there is anything at the path that this package has not saved.
+
+    Args:
+        path: of a file to be written.
+        kind: what it will hold, for the message.
+
+    Raises:
+        ValueError: if there is something else.
+    """
+    if not path.exists() or (path.is_file() and path.stat().st_size == 0):
+        return
+    try:
+        with safe_open(path, framework="numpy") as file:
+            is_ours = HEADER in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        is_ours = False
+    if not is_ours:
+        raise ValueError(
+            f"Expected a new file, or a saved {kind}; got another at {path}. Name another path, "
+            "or remove what is there."
+        )
 
 
 def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -63,9 +76,9 @@ def read_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[s
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if metadata[_CHECKSUM] != _checksum(metadata[_HEADER], tensors):
+        if metadata[CHECKSUM] != _checksum(metadata[HEADER], tensors):
             raise ValueError("another checksum than the file names")
-        header = json.loads(metadata[_HEADER])
+        header = json.loads(metadata[HEADER])
         found, values = header["kind"], header["values"]
     if found != kind:
         raise ValueError(f"Expected a saved {kind} in {path}; got a saved {found}.")

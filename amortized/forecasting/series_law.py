@@ -24,7 +24,6 @@ class SeriesLaw(TorchDistribution):
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     support = constraints.real_vector
-    has_rsample = False
 
     def __init__(self, model: LinearGaussianModel, order: Tensor, dtype: torch.dtype) -> None:
         self.model, self.order, self.dtype = model, order, dtype

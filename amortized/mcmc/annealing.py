@@ -91,8 +91,7 @@ class AnnealedSampler(WeightedSampler):
             raise ValueError(
                 f"Expected temperatures that rise from above 0 to 1; got {list(temperatures)}."
             )
-        if reference.sample is None:
-            raise ValueError("Expected a reference with exact draws; give Target(..., sample=...).")
+        _refuse_without_draws("reference", reference)
         self.target, self.n_points = kernel.target, whole_number("n_points", n_points, 1)
         self.ess_threshold = number_between(
             "ess_threshold", ess_threshold, 0, 1, least=True, most=True
@@ -104,10 +103,7 @@ class AnnealedSampler(WeightedSampler):
     def sample(
         self, n_runs: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "runs n dim"], Float[Tensor, "runs n"]]:
-        assert self._reference.sample is not None
-        n_runs = whole_number("n_runs", n_runs, 1)
-        u = self._reference.sample(n_runs * self.n_points, generator)
-        u = u.reshape(n_runs, self.n_points, -1)
+        u = _exact_draws(self._reference, n_runs, self.n_points, generator)
         log_weights = torch.zeros(u.shape[:-1], dtype=torch.float64)
         for before, beta, kernel in zip(self._steps, self._steps[1:], self._kernels, strict=False):
             gain = self.target.log_density(u) - self._reference.log_density(u)
@@ -115,6 +111,16 @@ class AnnealedSampler(WeightedSampler):
             u, log_weights = _resampled(u, log_weights, self.ess_threshold, generator)
             u = kernel.step(u, generator)
         return u, log_weights
+
+
+def _refuse_without_draws(name: str, law: Target) -> None:
+    if law.sample is None:
+        raise ValueError(f"Expected a {name} with exact draws; give Target(..., sample=...).")
+
+
+def _exact_draws(law: Target, n_runs: int, n: int, generator: torch.Generator) -> Tensor:
+    assert law.sample is not None
+    return law.sample(whole_number("n_runs", n_runs, 1) * n, generator).reshape(n_runs, n, -1)
 
 
 def _resampled(
@@ -142,16 +148,12 @@ class ImportanceSampler(WeightedSampler):
     """
 
     def __init__(self, target: Any, proposal: Target, n_points: int = 100) -> None:
-        if proposal.sample is None:
-            raise ValueError("Expected a proposal with exact draws; give Target(..., sample=...).")
+        _refuse_without_draws("proposal", proposal)
         self.target, self.proposal = target, proposal
         self.n_points = whole_number("n_points", n_points, 1)
 
     def sample(
         self, n_runs: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "runs n dim"], Float[Tensor, "runs n"]]:
-        assert self.proposal.sample is not None
-        n_runs = whole_number("n_runs", n_runs, 1)
-        u = self.proposal.sample(n_runs * self.n_points, generator)
-        u = u.reshape(n_runs, self.n_points, -1)
+        u = _exact_draws(self.proposal, n_runs, self.n_points, generator)
         return u, self.target.log_density(u) - self.proposal.log_density(u)

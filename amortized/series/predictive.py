@@ -33,7 +33,6 @@ class SeriesPredictive(Distribution):
 
     arg_constraints: dict[str, Any] = {}
     support = constraints.real
-    has_rsample = False
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -12,6 +13,7 @@ from amortized.arrays import as_tensor
 from amortized.networks import PFN
 from amortized.validation import whole_number
 
+Data = Tensor | ArrayLike
 Predict = Callable[[Tensor, Tensor, Tensor], Any]
 """A PFN, or a function such as a conjugate model: from ``(x_context, y_context, x_query)`` to the
 predictive of each query of a batch."""

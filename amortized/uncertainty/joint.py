@@ -11,20 +11,19 @@ References:
 """
 
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from amortized.seeding import seeded
-from amortized.uncertainty.growing_context import GrowingContext, Predict, tasks_of
+from amortized.uncertainty.growing_context import Data, GrowingContext, Predict, tasks_of
 from amortized.validation import whole_number
 
 
 def joint_log_prob(
     predict: Predict,
-    x_context: Float[Tensor, "batch context features"] | ArrayLike,
-    y_context: Float[Tensor, "batch context"] | ArrayLike,
-    x_query: Float[Tensor, "batch query features"] | ArrayLike,
-    y_query: Float[Tensor, "batch query"] | ArrayLike,
+    x_context: Data,
+    y_context: Data,
+    x_query: Data,
+    y_query: Data,
     *,
     refresh: int = 1,
 ) -> Float[Tensor, " batch"]:
@@ -32,10 +31,10 @@ def joint_log_prob(
 
     Args:
         predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
-        x_context: inputs of the known rows.
-        y_context: their targets.
-        x_query: inputs of the queries, in the order of the chain rule.
-        y_query: the targets whose density is evaluated.
+        x_context: inputs of the known rows, ``(batch, context, features)``.
+        y_context: their targets, ``(batch, context)``.
+        x_query: inputs of the queries in the order of the chain rule, ``(batch, query, features)``.
+        y_query: the targets whose density is evaluated, ``(batch, query)``.
         refresh: number of targets after which a PFN encodes the context again: 1 is exact, larger
             values are faster and less accurate; see `benchmarks/joint_predictions.py`.
 
@@ -61,9 +60,9 @@ def joint_log_prob(
 
 def joint_sample(
     predict: Predict,
-    x_context: Float[Tensor, "batch context features"] | ArrayLike,
-    y_context: Float[Tensor, "batch context"] | ArrayLike,
-    x_query: Float[Tensor, "batch query features"] | ArrayLike,
+    x_context: Data,
+    y_context: Data,
+    x_query: Data,
     n_samples: int = 100,
     *,
     refresh: int = 1,
@@ -71,15 +70,7 @@ def joint_sample(
 ) -> Float[Tensor, "samples batch query"]:
     """Draws the targets of all queries of each task jointly: curves instead of points.
 
-    Args:
-        predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
-        x_context: inputs of the known rows.
-        y_context: their targets.
-        x_query: inputs of the queries, in the order in which they are drawn.
-        n_samples: number of joint draws.
-        refresh: number of targets after which a PFN encodes the context again, as in
-            `joint_log_prob`.
-        seed: seed of the draws.
+    The arguments are those of `joint_log_prob`, with a number of joint draws and their seed.
 
     Example:
         >>> import torch

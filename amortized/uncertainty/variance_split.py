@@ -28,7 +28,7 @@ from amortized.posterior import Posterior
 from amortized.predictive import ProgramPredictive
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import Program
-from amortized.uncertainty.growing_context import Predict, tasks_of
+from amortized.uncertainty.growing_context import Data, Predict, tasks_of
 from amortized.validation import whole_number
 
 
@@ -50,20 +50,15 @@ class VarianceSplit(NamedTuple):
 
 
 def split_by_twins(
-    predict: Predict,
-    x_context: Float[Tensor, "batch context features"] | ArrayLike,
-    y_context: Float[Tensor, "batch context"] | ArrayLike,
-    x_query: Float[Tensor, "batch query features"] | ArrayLike,
-    *,
-    n_nodes: int = 16,
+    predict: Predict, x_context: Data, y_context: Data, x_query: Data, *, n_nodes: int = 16
 ) -> VarianceSplit:
     """Splits the predictive variance of a network, or of any function that returns a predictive.
 
     Args:
         predict: a PFN, or a function ``(x_context, y_context, x_query)`` to the predictive.
-        x_context: inputs of the known rows.
-        y_context: their targets.
-        x_query: inputs of the queries.
+        x_context: inputs of the known rows, ``(batch, context, features)``.
+        y_context: their targets, ``(batch, context)``.
+        x_query: inputs of the queries, ``(batch, query, features)``.
         n_nodes: number of equally probable targets with which each query is repeated.
 
     Example:

@@ -34,7 +34,6 @@ class QuantilePredictive(Distribution):
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     support = constraints.real
-    has_rsample = False
 
     def __init__(self, quantiles: Float[Tensor, "*batch levels"]) -> None:
         if quantiles.shape[-1] != len(LEVELS) or not bool(quantiles.isfinite().all()):

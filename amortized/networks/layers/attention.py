@@ -70,11 +70,8 @@ def attend(
 
 
 def blocked_attention(
-    queries: Float[Tensor, "batch heads rows width"],
-    keys: Float[Tensor, "batch heads context width"],
-    values: Float[Tensor, "batch heads context width"],
-    mask: Bool[Tensor, "batch context"] | None = None,
-) -> Float[Tensor, "batch heads rows width"]:
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> Tensor:
     r"""Computes ``attend`` block by block, in the dtype of the inputs.
 
     Torch's fused CPU kernel gains nothing from bfloat16, but matrix products do on CPUs with native
@@ -82,14 +79,8 @@ def blocked_attention(
     in the cache: the scores of several tasks and heads, or of some rows of one. The softmax is kept
     for the gradient, which takes ``2 batch heads rows context`` bytes. Without a gradient, and with
     scores so small that their exponentials cannot overflow, these multiply the values and their
-    sums divide the products.
-
-    Args:
-        queries: one query vector per row.
-        keys: one key vector per context row; the context must not be empty.
-        values: one value vector per context row.
-        mask: False marks padding rows of the context; without any other row the result is finite
-            but meaningless.
+    sums divide the products. The context must not be empty; where it is padding only, the result
+    is finite but meaningless.
     """
     heads, n_rows, width = queries.shape[1:]
     most_rows = max(1, min(n_rows, _PIECE // (keys.shape[-2] * keys.element_size())))
@@ -140,11 +131,8 @@ def _attend(
 
 
 def attend_reference(
-    queries: Float[Tensor, "batch heads rows width"],
-    keys: Float[Tensor, "batch heads context width"],
-    values: Float[Tensor, "batch heads context width"],
-    mask: Bool[Tensor, "batch context"] | None = None,
-) -> Float[Tensor, "batch heads rows width"]:
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> Tensor:
     """The formula of ``attend`` written out, for the tests."""
     scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
     if mask is not None:

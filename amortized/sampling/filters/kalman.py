@@ -83,16 +83,10 @@ def kalman_filter(
         >>> filtered.mean[0, :, 0]
         tensor([0.5000, 0.5000, 1.5714])
     """
-    path, n_series = filter_path(model, y), model.n_models or y.shape[0]
-    valid = path.valid.expand(n_series)
-    log_likelihood = batch_first(path.log_likelihood)[..., 0]
-    return FilteredStates(
-        mean=batch_first(path.mean),
-        cov=path.cov.transpose(0, 1).to(y.dtype).expand(n_series, -1, -1, -1),
-        log_likelihood=log_likelihood,
-        log_evidence=torch.where(valid, log_likelihood.sum(-1), -torch.inf),
-        valid=valid,
-    )
+    path = filter_path(model, y)
+    mean, log_likelihood = batch_first(path.mean), batch_first(path.log_likelihood)[..., 0]
+    cov = path.cov.transpose(0, 1).to(y.dtype).expand(len(mean), -1, -1, -1)
+    return FilteredStates(mean, cov, log_likelihood, *path.evidence())
 
 
 def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor | None:
@@ -128,6 +122,12 @@ class Path(NamedTuple):
     cov: Tensor
     log_likelihood: Tensor  # (time, groups, 1, members)
     valid: Tensor  # (groups,)
+
+    def evidence(self) -> tuple[Tensor, Tensor]:
+        """Log evidence of each series, and whether it is defined."""
+        total = batch_first(self.log_likelihood).sum((1, 2))
+        valid = self.valid.expand(len(total))
+        return torch.where(valid, total, -torch.inf), valid
 
 
 def filter_path(model: LinearGaussianModel, y: Tensor) -> Path:

@@ -49,12 +49,7 @@ def kalman_smoother(
 ) -> SmoothedStates:
     """Smooths all series in one call; exact, and differentiable in the model and the data.
 
-    Args:
-        model: one model for all series, or one per series.
-        y: observations; NaN marks a missing entry.
-
-    Raises:
-        ValueError: if y does not fit the model, or is infinite.
+    Arguments and errors are those of `kalman_filter`.
 
     Example:
         >>> one = torch.ones(1, 1)
@@ -63,7 +58,7 @@ def kalman_smoother(
         >>> smoothed.mean[0, :, 0]
         tensor([0.7143, 1.1429, 1.5714])
     """
-    path, n_series = filter_path(model, y), model.n_models or y.shape[0]
+    path = filter_path(model, y)
     a, q = as_matrix(model.transition).double(), as_matrix(model.transition_cov).double()
     if model.n_steps is not None:  # entry t is that of the transition to step t
         a, q = (part[1:] if len(part) > 1 else part for part in (a, q))
@@ -81,14 +76,9 @@ def kalman_smoother(
     mean = [path.mean[-1]]
     for g, own in zip(gain.flip(0), own_mean.flip(0), strict=True):
         mean.append(torch.baddbmm(own, g, mean[-1]))
-    valid = path.valid.expand(n_series)
-    log_evidence = batch_first(path.log_likelihood).sum((1, 2))
-    return SmoothedStates(
-        mean=batch_first(torch.stack(mean[::-1])),
-        cov=torch.stack(cov[::-1], 1).to(path.mean.dtype).expand(n_series, -1, -1, -1),
-        log_evidence=torch.where(valid, log_evidence, -torch.inf),
-        valid=valid,
-    )
+    means = batch_first(torch.stack(mean[::-1]))
+    covs = torch.stack(cov[::-1], 1).to(means.dtype).expand(len(means), -1, -1, -1)
+    return SmoothedStates(means, covs, *path.evidence())
 
 
 def _smoother_gain(a: Tensor, cov: Tensor, predicted_cov: Tensor) -> Tensor:
