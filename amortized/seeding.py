@@ -16,11 +16,7 @@ import torch.nn.functional as functional
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn import init
-from torch.overrides import (
-    TorchFunctionMode,
-    _get_current_function_mode,
-    _pop_mode_temporarily,
-)
+from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode_temporarily
 from torch.random import fork_rng
 
 from amortized.validation import seed_number

@@ -6,14 +6,7 @@ if __name__ == "pretrained":
     )
 
 from amortized.pretrained.card import card_rows, card_text
-from amortized.pretrained.storage import (
-    as_stored,
-    available,
-    kind_of,
-    load,
-    replace_card,
-    save,
-)
+from amortized.pretrained.storage import as_stored, available, kind_of, load, replace_card, save
 
 __all__ = [
     "as_stored",

@@ -67,10 +67,7 @@ class Prior(ABC):
 
 
 def split(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    n_context: int,
-    latents: dict[str, torch.Tensor] | None = None,
+    x: torch.Tensor, y: torch.Tensor, n_context: int, latents: dict[str, torch.Tensor] | None = None
 ) -> TaskBatch:
     """Splits rows into a batch: the first ``n_context`` are the context, the others the query.
 

@@ -28,6 +28,13 @@ def check_rows(part: str, x: Tensor, y: Tensor, mask: Tensor | None) -> None:
         )
 
 
+# The arguments of every network, by their shapes.
+XContext = Float[Tensor, "batch context features"]
+YContext = Float[Tensor, "batch context"]
+XQuery = Float[Tensor, "batch query features"]
+Mask = Bool[Tensor, "batch context"] | None
+
+
 @dataclass(frozen=True)
 class TaskBatch:
     """A batch of synthetic tasks, validated on construction.
@@ -55,12 +62,12 @@ class TaskBatch:
         (4, 7, 3, 2)
     """
 
-    x_context: Float[Tensor, "batch context features"]
-    y_context: Float[Tensor, "batch context"]
-    x_query: Float[Tensor, "batch query features"]
+    x_context: XContext
+    y_context: YContext
+    x_query: XQuery
     y_query: Float[Tensor, "batch query"]
     latents: Mapping[str, Tensor] | None = None
-    context_mask: Bool[Tensor, "batch context"] | None = None
+    context_mask: Mask = None
     query_mask: Bool[Tensor, "batch query"] | None = None
 
     def __post_init__(self) -> None:

@@ -87,9 +87,7 @@ _NO_SOLUTION = (
 
 
 def solve_quantile(
-    level: float,
-    y: Float[np.ndarray, " n"],
-    at_most: Callable[[float], Float[np.ndarray, " n"]],
+    level: float, y: Float[np.ndarray, " n"], at_most: Callable[[float], Float[np.ndarray, " n"]]
 ) -> Solution:
     r"""Solves :math:`\sum_i (\hat F_i(t) - q) = 0` for t in the range of y.
 

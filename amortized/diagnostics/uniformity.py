@@ -155,11 +155,7 @@ class Uniformity:
         ax = new_axes() if ax is None else ax
         points, lower, upper = simultaneous_band(self.n_datasets, level)
         ax.fill_between(
-            points,
-            lower - points,
-            upper - points,
-            color=BAND,
-            label=f"{1 - level:.0%} band",
+            points, lower - points, upper - points, color=BAND, label=f"{1 - level:.0%} band"
         )
         ax.axhline(0.0, color="0.5", linewidth=0.8)
         for i, (label, values) in enumerate(self.values.items()):

@@ -116,10 +116,7 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         ).numpy()
 
     def sample_y(
-        self,
-        X: ArrayLike,
-        n_samples: int = 1,
-        random_state: int | np.random.RandomState | None = 0,
+        self, X: ArrayLike, n_samples: int = 1, random_state: int | np.random.RandomState | None = 0
     ) -> NDArray[np.float64]:
         """Draws of the targets, ``(m, n_samples)``."""
         n_samples = whole_number("n_samples", n_samples)

@@ -53,11 +53,7 @@ class ParticleGibbs(Kernel):
     """
 
     def __init__(
-        self,
-        generator: Generator,
-        potential: Potential,
-        n_particles: int = 20,
-        target: Any = None,
+        self, generator: Generator, potential: Potential, n_particles: int = 20, target: Any = None
     ) -> None:
         self.generator, self.potential = generator, potential
         self.n_particles, self.target = whole_number("n_particles", n_particles, 2), target

@@ -127,11 +127,7 @@ def sample_sequences(
 def _first(state: State, shape: tuple[int, int]) -> Particles:
     zeros = torch.zeros(shape, dtype=torch.float64)
     return Particles(
-        state,
-        zeros,
-        zeros,
-        zeros[:, 0] - math.log(shape[1]),
-        torch.arange(shape[1]).expand(shape),
+        state, zeros, zeros, zeros[:, 0] - math.log(shape[1]), torch.arange(shape[1]).expand(shape)
     )
 
 

@@ -198,10 +198,7 @@ def _posterior(
     draws: dict[str, Tensor], found: dict[str, Any], batch_shape: tuple[int, ...] = ()
 ) -> Posterior:
     return Posterior(
-        draws,
-        n_chains=_N_CHAINS,
-        diagnostics={"method": "gibbs"} | found,
-        batch_shape=batch_shape,
+        draws, n_chains=_N_CHAINS, diagnostics={"method": "gibbs"} | found, batch_shape=batch_shape
     )
 
 

@@ -301,9 +301,7 @@ def _with_unused(prior: GaussianMixture, coordinates: tuple[int, ...], dim: int)
 
 
 def _inside(
-    network: DistributionTransformer,
-    prior: GaussianMixture,
-    rows: Float[Tensor, "batch n numbers"],
+    network: DistributionTransformer, prior: GaussianMixture, rows: Float[Tensor, "batch n numbers"]
 ) -> Bool[Tensor, " batch"]:
     """Whether prior and data lie in the training range of the network."""
     config, inside = network.config, torch.ones(len(rows), dtype=torch.bool)

@@ -29,12 +29,7 @@ from amortized.infer.amortised import (
     prior_mixture,
 )
 from amortized.infer.inputs.problem import Data, Problem, make_problem
-from amortized.infer.sequential import (
-    N_COMPONENTS,
-    exact_draws,
-    next_mixture,
-    share_in_tail,
-)
+from amortized.infer.sequential import N_COMPONENTS, exact_draws, next_mixture, share_in_tail
 from amortized.latent_priors.fitting import stacked
 from amortized.one_at_a_time import gradients
 from amortized.posterior import Posterior

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from amortized.distributions.bar_distribution import BarDistribution, equal_mass_borders
@@ -26,7 +26,7 @@ from amortized.networks.layers.attention import Rotation
 from amortized.networks.layers.blocks import Block, KeysValues, Norm
 from amortized.networks.layers.decoders import BarDecoder
 from amortized.priors.prior import Prior, Units
-from amortized.priors.task import TaskBatch, check_rows
+from amortized.priors.task import Mask, TaskBatch, XContext, XQuery, YContext, check_rows
 from amortized.program.vectorised import precision
 from amortized.seeding import seeded
 
@@ -210,11 +210,7 @@ class PFN(nn.Module):
             )
 
     def forward(
-        self,
-        x_context: Float[Tensor, "batch context features"],
-        y_context: Float[Tensor, "batch context"],
-        x_query: Float[Tensor, "batch query features"],
-        context_mask: Bool[Tensor, "batch context"] | None = None,
+        self, x_context: XContext, y_context: YContext, x_query: XQuery, context_mask: Mask = None
     ) -> BarDistribution:
         """Computes the posterior predictive of each query in one pass."""
         self._check(x_context, y_context, context_mask)
@@ -238,10 +234,7 @@ class PFN(nn.Module):
         return surprise.mean() if batch.query_mask is None else surprise[batch.query_mask].mean()
 
     def encode(
-        self,
-        x_context: Float[Tensor, "batch context features"],
-        y_context: Float[Tensor, "batch context"],
-        context_mask: Bool[Tensor, "batch context"] | None = None,
+        self, x_context: XContext, y_context: YContext, context_mask: Mask = None
     ) -> EncodedContext:
         """Encodes a context once, for any number of later queries."""
         self._check(x_context, y_context, context_mask)
@@ -278,9 +271,7 @@ class PFN(nn.Module):
             tokens = block(tokens, kept[-1], mask, rotation)
         return EncodedContext(tuple(kept), mask, context.n_features)
 
-    def decode(
-        self, context: EncodedContext, x_query: Float[Tensor, "batch query features"]
-    ) -> BarDistribution:
+    def decode(self, context: EncodedContext, x_query: XQuery) -> BarDistribution:
         """Computes the posterior predictive of each query, given an encoded context."""
         n_tasks = len(context.keys_values[0][0])
         self._check_query(x_query, n_tasks, context.n_features)

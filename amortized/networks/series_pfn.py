@@ -29,7 +29,7 @@ from amortized.networks.calibration import Calibration
 from amortized.networks.config_fields import check_fields
 from amortized.networks.layers.blocks import Block, Norm
 from amortized.priors.prior import Prior, Units
-from amortized.priors.task import TaskBatch
+from amortized.priors.task import Mask, TaskBatch, XContext, XQuery, YContext
 from amortized.program.vectorised import precision
 from amortized.seeding import seeded
 from amortized.series.candidates import N_KINDS, Candidates, candidates
@@ -127,11 +127,7 @@ class SeriesPFN(nn.Module):
             return cls(replace(config, units=config.units or prior.units))
 
     def forward(
-        self,
-        x_context: Float[Tensor, "batch context features"],
-        y_context: Float[Tensor, "batch context"],
-        x_query: Float[Tensor, "batch query features"],
-        context_mask: Bool[Tensor, "batch context"] | None = None,
+        self, x_context: XContext, y_context: YContext, x_query: XQuery, context_mask: Mask = None
     ) -> SeriesPredictive:
         """The predictive of each query, steps after the last value.
 

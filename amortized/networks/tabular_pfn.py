@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
@@ -39,7 +39,7 @@ from amortized.networks.layers.cells import (
 )
 from amortized.networks.layers.decoders import BarDecoder, ClassDecoder, ClassSlots, class_slots
 from amortized.priors.prior import Prior, Units
-from amortized.priors.task import TaskBatch
+from amortized.priors.task import Mask, TaskBatch, XContext, XQuery, YContext
 from amortized.program.vectorised import precision
 from amortized.seeding import seeded
 
@@ -270,10 +270,7 @@ class TabularPFN(nn.Module):
         return torch.cat((summary[:, None], cells + told[:, None]), dim=1)
 
     def encode(
-        self,
-        x_context: Float[Tensor, "batch context features"],
-        y_context: Float[Tensor, "batch context"],
-        context_mask: Bool[Tensor, "batch context"] | None = None,
+        self, x_context: XContext, y_context: YContext, context_mask: Mask = None
     ) -> EncodedTable:
         """Encodes a context once, for any number of later queries."""
         self._check(x_context, y_context)
@@ -321,9 +318,7 @@ class TabularPFN(nn.Module):
         rows = torch.cat((summary[None], others.expand(n_groups - 1, -1, -1)))
         return torch.cat((rows.expand(n_tasks, -1, -1, -1), cells), dim=2)
 
-    def decode(
-        self, context: EncodedTable, x_query: Float[Tensor, "batch query features"]
-    ) -> Categorical | BarDistribution:
+    def decode(self, context: EncodedTable, x_query: XQuery) -> Categorical | BarDistribution:
         """Computes the posterior predictive of each query, given an encoded context."""
         unknown = self.unknown_y.expand(*x_query.shape[:2], -1)
         cells = self._cells(x_query, context.statistics, unknown)
@@ -341,11 +336,7 @@ class TabularPFN(nn.Module):
         return self.decoder(state, context.retrieved, context.slots, mask)
 
     def forward(
-        self,
-        x_context: Float[Tensor, "batch context features"],
-        y_context: Float[Tensor, "batch context"],
-        x_query: Float[Tensor, "batch query features"],
-        context_mask: Bool[Tensor, "batch context"] | None = None,
+        self, x_context: XContext, y_context: YContext, x_query: XQuery, context_mask: Mask = None
     ) -> Categorical | BarDistribution:
         """Posterior predictive of each query: a ``Categorical`` or a ``BarDistribution``."""
         if x_query.shape[-1] != x_context.shape[-1]:

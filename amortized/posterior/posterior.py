@@ -340,11 +340,7 @@ class Posterior:
         quantiles = {q: self.quantile(q) for q in (0.05, 0.5, 0.95)}
         for name, value in self._draws.items():
             checks = precision_of(
-                value,
-                self.batch_shape.numel(),
-                self.n_chains,
-                self._log_weights,
-                self._cluster,
+                value, self.batch_shape.numel(), self.n_chains, self._log_weights, self._cluster
             )
             for label, at in scalars(name, value):
                 rows[label] = {"mean": mean[name][at].item(), "sd": std[name][at].item()}

@@ -206,11 +206,7 @@ class Unconstrain(_Site):
         inside: whether every given value lies in the support of its latent.
     """
 
-    def __init__(
-        self,
-        layout: LatentSpace,
-        given: Mapping[str, Tensor] | None = None,
-    ) -> None:
+    def __init__(self, layout: LatentSpace, given: Mapping[str, Tensor] | None = None) -> None:
         super().__init__(layout)
         self.given = given
         self.inside = torch.ones((), dtype=torch.bool)

@@ -58,5 +58,5 @@ def scored(name: str, recipe: Recipe, network: Any) -> dict[str, str]:
     mean, error = log_likelihood(network, batches)
     return {
         "Held-out log-likelihood": f"{mean:.4f} +- {error:.4f} nats per query point, "
-        f"{sum(len(b.y_query) for b in batches):,} tasks of the last schedule's sizes",
+        f"{sum(len(b.y_query) for b in batches):,} tasks of the last schedule's sizes"
     }

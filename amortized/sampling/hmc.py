@@ -20,11 +20,7 @@ from amortized.sampling.checks.verdict import measured
 from amortized.sampling.draws import Draws
 from amortized.sampling.laplace import fit_modes
 from amortized.sampling.start import Start, as_start
-from amortized.sampling.steps.hamiltonian import (
-    hamiltonian_move,
-    initial_tuning,
-    spread_factor,
-)
+from amortized.sampling.steps.hamiltonian import hamiltonian_move, initial_tuning, spread_factor
 from amortized.sampling.steps.tempering import Path
 
 

@@ -94,12 +94,7 @@ def learned_density(
 
 
 def _of_posterior(
-    program: Program,
-    simulator: ProgramSimulator,
-    learned: Learned,
-    x: Tensor,
-    y: Tensor,
-    n: int,
+    program: Program, simulator: ProgramSimulator, learned: Learned, x: Tensor, y: Tensor, n: int
 ) -> Float[Tensor, "n dim"]:
     """Latents from the posterior under the likelihood learned so far."""
     return smc(learned_density(program, simulator, learned, x, y), n).u[0].float()

@@ -95,10 +95,7 @@ class FixedBatches(Dataset[TaskBatch | LatentTaskBatch]):
     """
 
     def __init__(
-        self,
-        prior: Prior | LatentTasks,
-        config: TrainingConfig,
-        device: torch.device | str = "cpu",
+        self, prior: Prior | LatentTasks, config: TrainingConfig, device: torch.device | str = "cpu"
     ) -> None:
         self.prior, self.config, self.device = prior, config, device
         ordered, (low, high) = getattr(prior, "ordered", 0), config.n_context

@@ -162,7 +162,4 @@ class PriorFitting(lightning.LightningModule):
                 betas=(0.9, 0.98),
             )
         schedule = cosine_to_zero(optimizer, config.n_steps, config.warmup)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -19,12 +19,7 @@ from torch.distributions import constraints
 
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.state_space.sensor_fusion import SensorFusion, reading
-from amortized.program.likelihood_summary import (
-    Inputs,
-    LikelihoodSummary,
-    Mask,
-    Targets,
-)
+from amortized.program.likelihood_summary import Inputs, LikelihoodSummary, Mask, Targets
 
 _BEARING_SD, _LEAST_RANGE = 0.1, 0.1
 

@@ -32,10 +32,7 @@ class Smoothed(NamedTuple):
 
 
 def smoothed(
-    part: Component,
-    t: Float[Tensor, " n"],
-    y: Float[Tensor, " n"],
-    noise_variance: Tensor,
+    part: Component, t: Float[Tensor, " n"], y: Float[Tensor, " n"], noise_variance: Tensor
 ) -> Smoothed:
     """Filter and smooth one series.
 

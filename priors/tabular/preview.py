@@ -60,12 +60,7 @@ def summarise(batch: TaskBatch) -> dict[str, Float[Tensor, " batch"]]:
 
 
 def preview(
-    prior: Prior,
-    *,
-    n_tasks: int = 64,
-    n_context: int = 300,
-    n_query: int = 200,
-    seed: int = 0,
+    prior: Prior, *, n_tasks: int = 64, n_context: int = 300, n_query: int = 200, seed: int = 0
 ) -> Figure:
     """Draws tasks and plots four of them above the summary statistics of all.
 

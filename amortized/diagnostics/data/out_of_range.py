@@ -129,8 +129,7 @@ class TrainingRange:
         as_unusual = n - np.searchsorted(self._scores, self._score(values), side="left")
         distances = self._distances(values)
         return RangeVerdict(
-            (1 + as_unusual) / (1 + n),
-            {name: distances[:, j] for j, name in enumerate(self.names)},
+            (1 + as_unusual) / (1 + n), {name: distances[:, j] for j, name in enumerate(self.names)}
         )
 
     def _distances(self, values: np.ndarray) -> np.ndarray:

@@ -186,11 +186,7 @@ def calibration_rows(
 
 
 def _judge_pfn(
-    network: Any,
-    prior: Prior,
-    sizes: Sequence[int] | None,
-    n_datasets: int,
-    seed: int,
+    network: Any, prior: Prior, sizes: Sequence[int] | None, n_datasets: int, seed: int
 ) -> Iterator[Section]:
     scores = {}
     most, of_cells = network.config.max_context, isinstance(network, TabularPFN)

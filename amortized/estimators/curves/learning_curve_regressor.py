@@ -238,10 +238,7 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
         return self._of_each(X, lambda part: part.icdf(shaped).movedim(0, -1))
 
     def sample_y(
-        self,
-        X: ArrayLike,
-        n_samples: int = 1,
-        random_state: int | np.random.RandomState | None = 0,
+        self, X: ArrayLike, n_samples: int = 1, random_state: int | np.random.RandomState | None = 0
     ) -> Numbers:
         """Independent draws of the metric at each step, ``(m, n_samples)`` or ``(curves, ...)``.
 

@@ -18,33 +18,18 @@ from torch import Tensor
 from amortized.arrays import check_array, validate_data
 from amortized.distributions.bar_distribution import BarDistribution
 from amortized.estimators.fitted_file import FittedFile
-from amortized.estimators.reporting import (
-    RegressorReport,
-    warn_of_doubts,
-    warn_of_misfit,
-)
+from amortized.estimators.reporting import RegressorReport, warn_of_doubts, warn_of_misfit
 from amortized.estimators.tabular.encoded_rows import EncodedRows, outside
 from amortized.estimators.tabular.joint_outputs import JointOutputs
 from amortized.estimators.tabular.regression_data import RegressionData
 from amortized.estimators.tabular.seen_rows import check_forget
 from amortized.networks import PFN, TabularPFN
 from amortized.pretrained import kind_of, load
-from amortized.tables.encoding import (
-    MAX_COLUMNS,
-    TableEncoder,
-    validated_columns,
-    with_tables,
-)
+from amortized.tables.encoding import MAX_COLUMNS, TableEncoder, validated_columns, with_tables
 from amortized.tables.screening import strongest_columns
 from amortized.tables.target_transforms import check_transforms
 from amortized.tables.target_views import TargetViews
-from amortized.tables.views import (
-    EncodedViews,
-    check_precision,
-    number_of_views,
-    ready,
-    rows_read,
-)
+from amortized.tables.views import EncodedViews, check_precision, number_of_views, ready, rows_read
 from amortized.validation import quantile_levels, whole_number
 
 # Rows predicted together, which bounds the memory of about 2,000 bars per row.
@@ -372,10 +357,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         return torch.cat(parts, dim=1).T.numpy()
 
     def sample_y(
-        self,
-        X: ArrayLike,
-        n_samples: int = 1,
-        random_state: int | np.random.RandomState | None = 0,
+        self, X: ArrayLike, n_samples: int = 1, random_state: int | np.random.RandomState | None = 0
     ) -> NDArray[np.float64]:
         """Draws of each row's target, ``(m, n_samples)``, or of all outputs jointly.
 

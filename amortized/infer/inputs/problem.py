@@ -60,10 +60,7 @@ class Problem:
 
 
 def make_problem(
-    model: Program | Prior,
-    x: Data | Mapping[str, Any] | None,
-    y: Data | None,
-    latent_prior: Any,
+    model: Program | Prior, x: Data | Mapping[str, Any] | None, y: Data | None, latent_prior: Any
 ) -> Problem:
     """Checks the data against each other and makes a batch of them."""
     if isinstance(x, Mapping):

@@ -73,11 +73,7 @@ def by_size(x: Any, y: Sequence[Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def infer_ragged(
-    infer: Callable[..., Posterior],
-    x: Any,
-    y: Sequence[Any],
-    latent_prior: Any,
-    seed: int,
+    infer: Callable[..., Posterior], x: Any, y: Sequence[Any], latent_prior: Any, seed: int
 ) -> Posterior:
     """One posterior of all datasets, in their order, from one call for each size.
 

@@ -10,9 +10,11 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+from amortized.priors.task import Mask
 
 # Bytes of one block of scores, about the cache of one core.
 _PIECE = 2**21
@@ -30,7 +32,7 @@ def attend(
     queries: Float[Tensor, "batch heads rows width"],
     keys: Float[Tensor, "batch heads context width"],
     values: Float[Tensor, "batch heads context width"],
-    mask: Bool[Tensor, "batch context"] | None = None,
+    mask: Mask = None,
 ) -> Float[Tensor, "batch heads rows width"]:
     r"""Fused attention of rows to a context: :math:`\mathrm{softmax}(QK^\top/\sqrt{w})V`.
 

@@ -8,13 +8,15 @@ zero, so a new network is the identity and depth does not slow down the start of
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amortized.networks.layers.attention import Rotation, attend, rotate
+from amortized.priors.task import Mask
 
 KeysValues = tuple[Tensor, Tensor]
+Tokens = Float[Tensor, "batch rows d_model"]
 _ALL = slice(None)
 
 
@@ -49,9 +51,7 @@ class Attention(nn.Module):
         return (heads if rotation is None else rotate(heads, rotation)).transpose(-2, -3)
 
     def keys_values(
-        self,
-        context: Float[Tensor, "batch context d_model"],
-        rotation: Rotation | None = None,
+        self, context: Float[Tensor, "batch context d_model"], rotation: Rotation | None = None
     ) -> KeysValues:
         """Keys and values of the context rows, each ``(batch, heads, context, width)``."""
         keys, values = self.keys_and_values(context).chunk(2, dim=-1)
@@ -59,11 +59,11 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        rows: Float[Tensor, "batch rows d_model"],
+        rows: Tokens,
         keys_values: KeysValues,
-        mask: Bool[Tensor, "batch context"] | None = None,
+        mask: Mask = None,
         rotation: Rotation | None = None,
-    ) -> Float[Tensor, "batch rows d_model"]:
+    ) -> Tokens:
         """Attends from the rows to the keys and values."""
         attended = attend(self._heads(self.queries(rows), rotation), *keys_values, mask)
         return self.out(attended.transpose(-2, -3).flatten(-2))
@@ -128,18 +128,18 @@ class Block(nn.Module):
 
     def forward(
         self,
-        rows: Float[Tensor, "batch rows d_model"],
+        rows: Tokens,
         keys_values: KeysValues,
-        mask: Bool[Tensor, "batch context"] | None = None,
+        mask: Mask = None,
         rotation: Rotation | None = None,
-    ) -> Float[Tensor, "batch rows d_model"]:
+    ) -> Tokens:
         """Passes the rows through the block."""
         return self._updated(rows, self.attention_norm(rows), keys_values, mask, rotation)
 
     def among(
         self,
-        rows: Float[Tensor, "batch rows d_model"],
-        mask: Bool[Tensor, "batch context"] | None = None,
+        rows: Tokens,
+        mask: Mask = None,
         rotation: Rotation | None = None,
         *,
         context: slice = _ALL,

@@ -7,10 +7,11 @@ all that has to be cached.
 """
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from amortized.networks.layers.blocks import Block, KeysValues
+from amortized.priors.task import Mask
 
 # Context length at which the correction leaves attention across rows unchanged.
 _USUAL_CONTEXT = 256
@@ -56,7 +57,7 @@ class RowBlock(nn.Module):
         self,
         cells: Float[Tensor, "batch groups rows d_model"],
         keys_values: KeysValues,
-        mask: Bool[Tensor, "batch context"] | None = None,
+        mask: Mask = None,
     ) -> Float[Tensor, "batch groups rows d_model"]:
         """Attends from the rows of every group to those of the context."""
         if mask is not None:
@@ -67,7 +68,7 @@ class RowBlock(nn.Module):
         self,
         context: Float[Tensor, "batch groups context d_model"],
         n_context: Float[Tensor, " batch"],
-        mask: Bool[Tensor, "batch context"] | None = None,
+        mask: Mask = None,
     ) -> tuple[Float[Tensor, "batch groups context d_model"], KeysValues]:
         """``forward`` of the context itself, and its ``keys_values``; normalises only once."""
         if mask is not None:

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks.layers.attention import attend
+from amortized.priors.task import Mask
 
 _FAINT = -10.0  # log strength of the normal factor in a new network
 _RETRIEVAL_FLOOR = 0.02  # share of the class frequencies mixed into the retrieval
@@ -107,7 +108,7 @@ class ClassDecoder(nn.Module):
         query: Float[Tensor, "batch query d_model"],
         kept: tuple[Tensor, Tensor],
         slots: ClassSlots,
-        mask: Bool[Tensor, "batch context"] | None = None,
+        mask: Mask = None,
     ) -> Categorical:
         """Distribution of each query's class number; absent classes have probability zero."""
         queries = self._heads(self.queries(query))

@@ -80,10 +80,7 @@ LIMITS: dict[str, Limit] = {
         "give more n_live and n_steps",
     ),
     "poor_weights": Limit(
-        0.5,
-        True,
-        "a few importance weights dominate, so they are unreliable",
-        "use method='smc'",
+        0.5, True, "a few importance weights dominate, so they are unreliable", "use method='smc'"
     ),
 }
 """By name of the diagnostic; a NaN is in doubt, a missing diagnostic is not."""

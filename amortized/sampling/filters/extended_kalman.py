@@ -125,12 +125,7 @@ def extended_kalman_filter(
 
 
 def _observe(
-    model: NonlinearGaussianModel,
-    mean: Tensor,
-    cov: Tensor,
-    y: Tensor,
-    seen: Tensor | None,
-    t: int,
+    model: NonlinearGaussianModel, mean: Tensor, cov: Tensor, y: Tensor, seen: Tensor | None, t: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean, covariance, log likelihood and validity after one observation of each series."""
     noise, is_noise = _noise(model.observation_cov, mean, t)

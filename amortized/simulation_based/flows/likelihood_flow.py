@@ -42,16 +42,9 @@ _MOST_VALUES = 0.6  # different values of a lattice, as a share of the simulatio
 
 
 class LikelihoodFlow(nn.Module):
-    """The density of the data given the latents, as an ensemble of flows.
+    """The density of the data given the latents, as an ensemble of flows."""
 
-    Args:
-        config: sizes.
-
-    Attributes:
-        calibration: as measured after training; None if it was not.
-    """
-
-    calibration: Calibration | None
+    calibration: Calibration | None  # as measured after training
     cell: Tensor
 
     def __init__(self, config: FlowConfig) -> None:

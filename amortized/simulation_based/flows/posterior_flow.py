@@ -32,16 +32,9 @@ _REACH = 1.5  # times the largest standardised number in training is still in ra
 
 
 class PosteriorFlow(nn.Module):
-    """The posterior of the latents given a dataset, as an ensemble of flows.
+    """The posterior of the latents given a dataset, as an ensemble of flows."""
 
-    Args:
-        config: sizes.
-
-    Attributes:
-        calibration: as measured after training; None if it was not.
-    """
-
-    calibration: Calibration | None
+    calibration: Calibration | None  # as measured after training
     largest: Tensor
 
     def __init__(self, config: FlowConfig) -> None:
