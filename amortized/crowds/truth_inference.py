@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ MODELS: dict[str, Callable[[Answers, Any, np.random.Generator], Sweep]] = {
 _LARGEST_R_HAT = 1.1
 
 
+@dataclass(eq=False, repr=False)
 class TruthInference(BaseEstimator):
     """Posterior of the true classes of items that several workers have labelled.
 
@@ -68,17 +70,12 @@ class TruthInference(BaseEstimator):
         True
     """
 
-    def __init__(
-        self,
-        model: str = "dawid-skene",
-        *,
-        n_draws: int = 1000,
-        n_warmup: int = 200,
-        n_chains: int = 4,
-        random_state: Any = None,
-    ) -> None:
-        self.model, self.n_draws, self.n_warmup = model, n_draws, n_warmup
-        self.n_chains, self.random_state = n_chains, random_state
+    model: str = "dawid-skene"
+    _: KW_ONLY
+    n_draws: int = 1000
+    n_warmup: int = 200
+    n_chains: int = 4
+    random_state: Any = None
 
     def fit(
         self,

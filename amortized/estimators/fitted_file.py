@@ -23,22 +23,39 @@ from amortized.files.atomic import replace_file
 from amortized.files.damage import refusing_damage
 from amortized.files.tensors import CHECKSUM, HEADER, refuse_others
 from amortized.tables.encoding import TableEncoder
+from amortized.tables.views import ready
 
 _MAY_BE_MISSING = ("X_train_", "_seen", "steps_", "values_")
 T = TypeVar("T", bound="FittedFile")
 
 
 class FittedFile:
-    """Adds ``save`` and ``load`` to an estimator whose ``__setstate__`` rebuilds derived state.
+    """Adds ``save`` and ``load`` to an estimator with a network.
 
-    Networks in its state are stored on the CPU and moved to the estimator's device when loaded, if
-    it is available, so that files and pickles can be opened on any machine.
+    Files and pickles do not contain ``network_``, which `_network` finds by the parameter
+    ``network``, nor what the subclass names in ``_MADE``, which is large and quickly made again, by
+    `_make_views`. A network given as a parameter is stored on the CPU and moved to the estimator's
+    device when loaded, if it is available, so that they can be opened on any machine.
     """
+
+    _MADE: tuple[str, ...] = ()
+
+    def _network(self) -> Any:
+        """The network that the parameters ask for."""
+        raise NotImplementedError
+
+    def _make_views(self) -> None:
+        """Makes what ``_MADE`` names."""
+
+    def _drop_views(self) -> None:
+        for name in self._MADE:
+            self.__dict__.pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
         on_cpu = {id(v): _on_cpu(v) for v in state.values() if isinstance(v, nn.Module)}
-        return {name: on_cpu.get(id(value), value) for name, value in state.items()}
+        left_out = ("network_", *self._MADE)
+        return {n: on_cpu.get(id(v), v) for n, v in state.items() if n not in left_out}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -48,6 +65,9 @@ class FittedFile:
                 if isinstance(value, nn.Module):
                     value.to(state["device"])
         super().__setstate__(state)  # type: ignore[misc]
+        if "n_features_in_" in state:
+            self.network_: Any = ready(self._network(), state.get("device", "cpu"))
+            self._make_views()
 
     def save(self, path: str | Path) -> Path:
         """Writes the fitted estimator to a file; an interrupted write leaves the old file.

@@ -8,9 +8,7 @@ and every 17 days from the first, ten times in all, the infected among 1,000 peo
 :math:`y = \mathrm{Binomial}(1000, I / N) / 1000`. :math:`\beta \sim U(0.01, 1.5)`,
 :math:`\gamma \sim U(0.02, 0.25)`.
 
-References:
-    | Amortized Probabilistic Conditioning for Optimization, Simulation and Inference
-    | (Chang et al., 2025), arXiv:2410.15320, the SIR task
+This is the SIR task of Chang et al. (2025), arXiv:2410.15320.
 """
 
 from typing import Any

@@ -6,9 +6,7 @@ r"""The Ornstein-Uhlenbeck process as an inference benchmark: two latents, one s
 with 25 points, :math:`\theta_1 \sim U(0, 2)` and :math:`\theta_2 \sim U(-2, 2)`. The increments are
 normal with means linear in :math:`(\theta_1 e^{\theta_2}, \theta_1)`.
 
-References:
-    | Amortized Probabilistic Conditioning for Optimization, Simulation and Inference
-    | (Chang et al., 2025), arXiv:2410.15320, the OUP task
+This is the OUP task of Chang et al. (2025), arXiv:2410.15320.
 """
 
 import math

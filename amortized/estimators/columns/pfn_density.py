@@ -1,6 +1,7 @@
 """The joint distribution of a table's rows by pretrained PFNs: outliers and synthetic rows."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from typing import Any
 
@@ -87,8 +88,12 @@ class PFNDensity(DensityMixin, BaseEstimator):
         shuffled = [random.permutation(n) for _ in range(self.n_orders - 1)]
         distinct = {tuple(order): order for order in (np.arange(n), *shuffled)}
         self.orders_ = list(distinct.values())
-        self._chains = self._chains_of(self.table_)
+        self.__dict__.pop("_chains", None)
         return self
+
+    @cached_property
+    def _chains(self) -> list[ColumnChain]:
+        return self._chains_of(self.table_)
 
     def _chains_of(self, table: NDArray[Any]) -> list[ColumnChain]:
         return [
@@ -180,8 +185,3 @@ class PFNDensity(DensityMixin, BaseEstimator):
         state = super().__getstate__().copy()
         state.pop("_chains", None)
         return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if hasattr(self, "table_"):
-            self._chains = self._chains_of(self.table_)

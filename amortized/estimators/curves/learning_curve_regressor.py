@@ -314,18 +314,6 @@ class LearningCurveRegressor(CurveReport, FittedFile, RegressorMixin, BaseEstima
             axis.legend(title="curve", fontsize=8)
         return figure
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The state without the network, if it has a name."""
-        state = super().__getstate__().copy()
-        if not isinstance(self.network, PFN):
-            state.pop("network_", None)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if hasattr(self, "steps_") and not hasattr(self, "network_"):
-            self.network_ = self._network().to(self.device).eval()
-
 
 @cache  # used twice per prediction, and never modified
 def _prior_of(name: str | None) -> Prior:

@@ -116,6 +116,8 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
     device: str = "cpu"
     random_state: int | np.random.RandomState | None = 0
 
+    _MADE = ("_tree",)
+
     def __sklearn_tags__(self) -> Tags:
         return with_tables(super().__sklearn_tags__())
 
@@ -207,7 +209,7 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         self.class_weight_ = _class_weights(self.class_weight, known, codes)
         numbers = encoder.fit_numbers(x).astype(np.float32)
         self.X_train_, self.y_train_, self._row_weights = in_canonical_order(numbers, codes, weight)
-        self.__dict__.pop("_tree", None)
+        self._drop_views()
         return self
 
     def _check_parameters(self) -> None:
@@ -227,7 +229,7 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
 
     def _make_views(self) -> None:
         """Creates the views of the table."""
-        self.__dict__.pop("_tree", None)
+        self._drop_views()
         self._tree  # noqa: B018
 
     @cached_property
@@ -309,20 +311,6 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
         """
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(1)]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The state without the encoded table, which is large and fast to compute."""
-        state = super().__getstate__().copy()
-        state.pop("_tree", None)
-        # A network given as a parameter is part of the state already.
-        state.pop("network_", None)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if hasattr(self, "X_train_"):
-            self.network_ = ready(self._network(), self.device)
-            self._make_views()
 
 
 def _class_weights(

@@ -108,6 +108,8 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
     device: str = "cpu"
     random_state: int | np.random.RandomState | None = 0
 
+    _MADE = ("_context", "_outputs")
+
     def __sklearn_tags__(self) -> Tags:
         named = isinstance(self.network, str | Path) and kind_of(self.network) == "tabular-pfn"
         reads_tables = named or isinstance(self.network, TabularPFN)
@@ -147,11 +149,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike | None, sample_weight: ArrayLike | None = None
     ) -> "PFNRegressor":
-        """Adds rows to the training rows.
-
-        Predictions are those of a single ``fit`` to all stored rows (see ``forget``). Because all
-        context rows attend to each other, new rows change the encoding of all, which is computed
-        again at the next prediction, once for any number of calls.
+        """Adds rows to the training rows, as `PFNClassifier.partial_fit` does.
 
         Args:
             X: inputs of the new rows, ``(n, n_features)``.
@@ -197,8 +195,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
             warnings.warn(
                 "The target does not vary; the scale of predictions is arbitrary.", stacklevel=3
             )
-        for made in ("_context", "_outputs"):
-            self.__dict__.pop(made, None)
+        self._drop_views()
         return self
 
     def _network(self) -> Any:
@@ -222,8 +219,9 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
 
     def _make_views(self) -> None:
         """Creates the views of a table, or encodes the rows."""
-        self.__dict__.pop("_context", None)
-        self._context  # noqa: B018
+        self._drop_views()
+        if self._n_outputs == 1:
+            self._context  # noqa: B018
 
     @cached_property
     def _context(self) -> Any:
@@ -400,20 +398,3 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         check_consistent_length(X, target)
         predictives, asked = self._predictives(X), torch.as_tensor(target).split(ROWS_AT_ONCE)
         return torch.cat([p.log_prob(y) for p, y in zip(predictives, asked, strict=True)]).numpy()
-
-    def __getstate__(self) -> dict[str, Any]:
-        """The state without the encoded context, which is large and fast to compute."""
-        state = super().__getstate__().copy()
-        for made in ("_context", "_outputs"):
-            state.pop(made, None)
-        if not isinstance(self.network, PFN | TabularPFN):
-            state.pop("network_", None)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if hasattr(self, "X_train_"):
-            if not hasattr(self, "network_"):
-                self.network_ = ready(self._network(), self.device)
-            if self._n_outputs == 1:
-                self._make_views()
