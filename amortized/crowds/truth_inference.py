@@ -25,6 +25,8 @@ MODELS: dict[str, Callable[[Answers, Any, np.random.Generator], Sweep]] = {
 }
 _LARGEST_R_HAT = 1.1
 
+Classes = Sequence[Any] | None
+
 
 @dataclass(eq=False, repr=False)
 class TruthInference(BaseEstimator):
@@ -78,11 +80,7 @@ class TruthInference(BaseEstimator):
     random_state: Any = None
 
     def fit(
-        self,
-        items: ArrayLike,
-        workers: ArrayLike,
-        answers: ArrayLike,
-        classes: Sequence[Any] | None = None,
+        self, items: ArrayLike, workers: ArrayLike, answers: ArrayLike, classes: Classes = None
     ) -> "TruthInference":
         """Infers true classes and skills from labels.
 
@@ -102,11 +100,7 @@ class TruthInference(BaseEstimator):
         return self._run(None)
 
     def partial_fit(
-        self,
-        items: ArrayLike,
-        workers: ArrayLike,
-        answers: ArrayLike,
-        classes: Sequence[Any] | None = None,
+        self, items: ArrayLike, workers: ArrayLike, answers: ArrayLike, classes: Classes = None
     ) -> "TruthInference":
         """Adds labels of old or new items.
 

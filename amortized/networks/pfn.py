@@ -246,12 +246,7 @@ class PFN(nn.Module):
         kept.append(self.blocks[-1].keys_values(tokens, rotation))
         return EncodedContext(tuple(kept), context_mask, x_context.shape[2])
 
-    def extend(
-        self,
-        context: EncodedContext,
-        x: Float[Tensor, "batch rows features"],
-        y: Float[Tensor, "batch rows"],
-    ) -> EncodedContext:
+    def extend(self, context: EncodedContext, x: XContext, y: YContext) -> EncodedContext:
         """Appends rows to an encoded context without re-encoding its own rows.
 
         Cheaper than ``encode`` of all rows, but not equivalent: the earlier rows do not attend to

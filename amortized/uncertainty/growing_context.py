@@ -37,12 +37,7 @@ class GrowingContext:
     """
 
     def __init__(
-        self,
-        predict: Predict,
-        x: Float[Tensor, "batch n features"],
-        y: Float[Tensor, "batch n"],
-        n_more: int,
-        refresh: int = 1,
+        self, predict: Predict, x: Tensor, y: Tensor, n_more: int, refresh: int = 1
     ) -> None:
         refresh = whole_number("refresh", refresh, 1)
         n_rows = x.shape[1] + n_more

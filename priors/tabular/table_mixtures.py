@@ -45,46 +45,28 @@ DIVERSE_NUMBERS: Mapping[type[TabularPrior], float] = {CountPrior: 0.1}
 _UNFILTERED = (RulePrior, CategoryRulePrior, LevelPrior, ContrastPrior, SmoothPrior)
 
 
-def table_prior(
-    target: str = "classification",
-    *,
-    n_features: int | None = None,
-    max_features: int = 50,
-    max_classes: int = 10,
-    missing: float = 0.3,
-) -> MixturePrior:
+def table_prior(target: str = "classification", **options: Any) -> MixturePrior:
     """Mixes all table priors, mostly structural causal models, without most unpredictable tasks.
 
     Args:
         target: 'classification' or 'regression'.
-        n_features: fixed number of columns; None draws it for each batch, log-uniformly from 2.
-        max_features: largest number of columns if ``n_features`` is None.
-        max_classes: largest number of classes of a task.
-        missing: fraction of tasks with missing cells.
+        **options: of every `TabularPrior`: ``n_features``, ``max_features``, ``max_classes``,
+            ``missing`` and ``max_cells``.
 
     Example:
         >>> batch = table_prior("regression", n_features=6).sample(4, 70, 30, seed=0)
         >>> batch.x_query.shape
         torch.Size([4, 30, 6])
     """
-    return _mixture(
-        PLAIN,
-        target,
-        n_features=n_features,
-        max_features=max_features,
-        max_classes=max_classes,
-        missing=missing,
-    )
+    return _mixture(PLAIN, target, **options)
 
 
 def diverse_table_prior(
     target: str = "classification",
     *,
-    n_features: int | None = None,
     max_features: int = 100,
-    max_classes: int = 10,
     missing: float = 0.25,
-    max_cells: int | None = None,
+    **options: Any,
 ) -> MixturePrior:
     """Mixes more types of tables: exact rules, many levels, contrasts, smooth functions, counts.
 
@@ -96,15 +78,8 @@ def diverse_table_prior(
         >>> batch.x_query.shape
         torch.Size([4, 30, 6])
     """
-    return _mixture(
-        {**DIVERSE, **(DIVERSE_NUMBERS if target == "regression" else {})},
-        target,
-        n_features=n_features,
-        max_features=max_features,
-        max_classes=max_classes,
-        missing=missing,
-        max_cells=max_cells,
-    )
+    families = {**DIVERSE, **(DIVERSE_NUMBERS if target == "regression" else {})}
+    return _mixture(families, target, max_features=max_features, missing=missing, **options)
 
 
 def _mixture(

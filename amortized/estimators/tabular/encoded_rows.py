@@ -1,6 +1,7 @@
 """Encoded training rows of a network over rows, in its units, for any number of queries."""
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, InitVar, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks import PFN
 
+Numbers = NDArray[np.float64]
 # Queries are decoded in padded chunks of one size: with the same order of summation, predictions do
 # not depend on how queries are split.
 QUERY_CHUNK = 64
@@ -20,6 +22,7 @@ FAR = {"standardised": 1e4, "raw": 1e15}
 MARGIN = 0.1
 
 
+@dataclass(eq=False)
 class EncodedRows:
     """The encoded rows of a regression.
 
@@ -33,25 +36,22 @@ class EncodedRows:
         y_scale: scale of the targets; 1 for a network in raw units.
     """
 
-    def __init__(
-        self,
-        network: PFN,
-        x: NDArray[np.float64],
-        y: NDArray[np.float64],
-        *,
-        x_mean: NDArray[np.float64],
-        x_scale: NDArray[np.float64],
-        y_mean: float,
-        y_scale: float,
-    ) -> None:
-        self._network, self._y_mean, self._y_scale = network, y_mean, y_scale
-        self._x_mean, self._x_scale = x_mean, x_scale
-        self._far = FAR[network.config.units or "raw"]
+    network: PFN
+    x: InitVar[Numbers]
+    y: InitVar[Numbers]
+    _: KW_ONLY
+    x_mean: Numbers
+    x_scale: Numbers
+    y_mean: float
+    y_scale: float
+
+    def __post_init__(self, x: Numbers, y: Numbers) -> None:
+        self._far = FAR[self.network.config.units or "raw"]
         with torch.inference_mode():
-            self._context = network.encode(self._tensor(x), self._tensor(y))
+            self._context = self.network.encode(self._tensor(x), self._tensor(y))
 
     def _tensor(self, values: NDArray[np.floating]) -> torch.Tensor:
-        device = self._network.borders.device
+        device = self.network.borders.device
         values = np.clip(values, -FAR["raw"], FAR["raw"])
         return torch.as_tensor(values, dtype=torch.float32, device=device).unsqueeze(0)
 
@@ -62,16 +62,16 @@ class EncodedRows:
             x: queries, ``(queries, features)``.
         """
         with np.errstate(over="ignore"):
-            x = np.clip((x - self._x_mean) / self._x_scale, -self._far, self._far)
+            x = np.clip((x - self.x_mean) / self.x_scale, -self._far, self._far)
         padded = np.pad(x, ((0, -len(x) % QUERY_CHUNK), (0, 0)))
         with torch.inference_mode():
             logits = torch.cat(
                 [
-                    self._network.decode(self._context, self._tensor(chunk)).logits[0]
+                    self.network.decode(self._context, self._tensor(chunk)).logits[0]
                     for chunk in np.split(padded, len(padded) // QUERY_CHUNK)
                 ]
             )[: len(x)]
-        borders = self._network.borders.double() * self._y_scale + self._y_mean
+        borders = self.network.borders.double() * self.y_scale + self.y_mean
         return BarDistribution(logits.double().cpu(), borders.cpu(), validate_args=False)
 
 

@@ -178,12 +178,12 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
 
     def _prepare(
         self,
-        X: ArrayLike,
-        y: ArrayLike | None,
-        sample_weight: ArrayLike | None = None,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
         *,
         further: bool = False,
-        classes: ArrayLike | None = None,
+        classes: Any = None,
     ) -> "PFNClassifier":
         """The part of ``fit`` before the network is used."""
         self._check_parameters()

@@ -167,12 +167,7 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
         return self
 
     def _prepare(
-        self,
-        X: ArrayLike,
-        y: ArrayLike | None,
-        sample_weight: ArrayLike | None = None,
-        *,
-        further: bool = False,
+        self, X: Any, y: Any, sample_weight: Any = None, *, further: bool = False
     ) -> "PFNRegressor":
         """The part of ``fit`` before the network is used."""
         check_forget(self.forget)

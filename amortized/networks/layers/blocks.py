@@ -16,7 +16,7 @@ from amortized.networks.layers.attention import Rotation, attend, rotate
 from amortized.priors.task import Mask
 
 KeysValues = tuple[Tensor, Tensor]
-Tokens = Float[Tensor, "batch rows d_model"]
+Rows = Float[Tensor, "batch rows d_model"]
 _ALL = slice(None)
 
 
@@ -59,11 +59,11 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        rows: Tokens,
+        rows: Rows,
         keys_values: KeysValues,
         mask: Mask = None,
         rotation: Rotation | None = None,
-    ) -> Tokens:
+    ) -> Rows:
         """Attends from the rows to the keys and values."""
         attended = attend(self._heads(self.queries(rows), rotation), *keys_values, mask)
         return self.out(attended.transpose(-2, -3).flatten(-2))
@@ -128,17 +128,17 @@ class Block(nn.Module):
 
     def forward(
         self,
-        rows: Tokens,
+        rows: Rows,
         keys_values: KeysValues,
         mask: Mask = None,
         rotation: Rotation | None = None,
-    ) -> Tokens:
+    ) -> Rows:
         """Passes the rows through the block."""
         return self._updated(rows, self.attention_norm(rows), keys_values, mask, rotation)
 
     def among(
         self,
-        rows: Tokens,
+        rows: Rows,
         mask: Mask = None,
         rotation: Rotation | None = None,
         *,

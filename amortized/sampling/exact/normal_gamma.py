@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from pyro.distributions import InverseGamma
 from torch import Tensor
 from torch.distributions import Distribution, Gamma, MultivariateNormal, constraints
@@ -41,13 +40,7 @@ class NormalGamma(Distribution):
 
     arg_constraints: dict[str, constraints.Constraint] = {}
 
-    def __init__(
-        self,
-        scale: Distribution,
-        mean: Float[Tensor, "batch k"],
-        precision: Float[Tensor, "batch k k"],
-        place: int,
-    ) -> None:
+    def __init__(self, scale: Distribution, mean: Tensor, precision: Tensor, place: int) -> None:
         self.scale, self.loc, self.precision, self.place = scale, mean, precision, place
         self.is_variance = isinstance(scale, InverseGamma)
         super().__init__(mean.shape[:1], mean.new_zeros(mean.shape[-1] + 1).shape, False)
