@@ -88,7 +88,6 @@ class TaskBatch:
 
     @property
     def n_tasks(self) -> int:
-        """Number of tasks in the batch."""
         return self.x_context.shape[0]
 
     @property
@@ -103,7 +102,6 @@ class TaskBatch:
 
     @property
     def n_features(self) -> int:
-        """Number of input features."""
         return self.x_context.shape[2]
 
     def to(self, device: torch.device | str) -> "TaskBatch":

@@ -44,9 +44,9 @@ class ParticleGibbs(Kernel):
         >>> class Walk(Generator):
         ...     n_steps = 3
         ...     def start(self, n, generator):
-        ...         return torch.randn(n, generator=generator)
+        ...         return torch.zeros(n)
         ...     def extend(self, state, t, generator):
-        ...         return state + torch.randn(len(state), generator=generator)
+        ...         return torch.normal(state, 1.0, generator=generator)
         >>> kernel = ParticleGibbs(Walk(), lambda state, t: -0.5 * (state - t).square())
         >>> kernel.step(torch.zeros(10, 3), torch.Generator().manual_seed(0)).shape
         torch.Size([10, 3])

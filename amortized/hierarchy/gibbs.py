@@ -38,6 +38,7 @@ from amortized.latent_priors.replaced_density import LatentPriorDensity
 from amortized.program.density import ProgramDensity
 from amortized.sampling.laplace import fit_modes
 
+N_CHAINS = 8  # which begin apart
 _SLICE_EVERY = 4  # sweeps
 _N_SHRINK = 6  # an elliptical slice that is not met by then stays where it was
 _TASKS_AT_ONCE = 256
@@ -281,7 +282,6 @@ def sample_population(
     *,
     n_components: int = 1,
     n_draws: int = 1000,
-    n_chains: int = 8,
     thin: int = 8,
 ) -> PopulationDraws:
     """Runs chains and keeps what they drew after the warm-up.
@@ -290,17 +290,16 @@ def sample_population(
         densities: the tasks, in groups of equal numbers of rows.
         prior: prior of the population.
         n_components: K.
-        n_draws: in all chains together; a multiple of their number.
-        n_chains: chains, which begin apart.
+        n_draws: in all chains together; a multiple of ``N_CHAINS``.
         thin: sweeps for each draw that is kept. Half as many come before them, in which the steps
             adapt and the normal approximations are fitted again to the population found by then.
     """
     kept: list[tuple[Population, Tensor]] = []
-    n = n_draws // n_chains * thin
+    n = n_draws // N_CHAINS * thin
     n_warmup = max(60, n // 2)
     with torch.no_grad():
         for trace in (True, False):
-            chains = _begin(Likelihoods(densities, trace=trace), prior, n_components, n_chains)
+            chains = _begin(Likelihoods(densities, trace=trace), prior, n_components)
             for i in range(n_warmup):
                 chains.sweep(i, gain=(i + 1) ** -0.6)
                 if i in (n_warmup // 4, n_warmup // 2):
@@ -319,24 +318,22 @@ def sample_population(
     return PopulationDraws(population, u, accepted.mean(1) / n)
 
 
-def _begin(
-    likelihoods: Likelihoods, prior: PopulationPrior, n_components: int, n_chains: int
-) -> Chains:
+def _begin(likelihoods: Likelihoods, prior: PopulationPrior, n_components: int) -> Chains:
     """Chains whose populations have different widths, with tasks for their means."""
     normal = prior.normal()
     modes = likelihoods.modes(normal)
     mean, dim = modes.means[:, 0], len(prior.mean)
-    chosen = torch.randint(len(mean), (n_chains, n_components))
-    covariances = 0.5 ** torch.arange(n_chains).to(mean)[:, None, None, None] * torch.diag(
+    chosen = torch.randint(len(mean), (N_CHAINS, n_components))
+    covariances = 0.5 ** torch.arange(N_CHAINS).to(mean)[:, None, None, None] * torch.diag(
         prior.sd.square()
-    ).expand(n_chains, n_components, dim, dim)
-    like = mean.new_zeros(n_chains, n_components)
+    ).expand(N_CHAINS, n_components, dim, dim)
+    like = mean.new_zeros(N_CHAINS, n_components)
     population = Population(
         like - math.log(n_components), mean[chosen], covariances, torch.ones_like(mean[chosen])
     )
-    u = mean.unsqueeze(1).expand(-1, n_chains, -1).clone()
+    u = mean.unsqueeze(1).expand(-1, N_CHAINS, -1).clone()
     component = torch.randint(n_components, u.shape[:2])
-    steps = torch.zeros(2, n_chains, dim, dtype=u.dtype) - 1.0
+    steps = torch.zeros(2, N_CHAINS, dim, dtype=u.dtype) - 1.0
     steps[0] += prior.sd.log()
     return Chains(
         likelihoods,

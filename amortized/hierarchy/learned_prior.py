@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amortized.distributions.gaussian_mixture import GaussianMixture
-from amortized.hierarchy.gibbs import PopulationDraws, sample_population
+from amortized.hierarchy.gibbs import N_CHAINS, PopulationDraws, sample_population
 from amortized.hierarchy.population import Population, PopulationPrior
 from amortized.infer.inputs.problem import Problem, make_problem
 from amortized.latent_priors.reduction import merge
@@ -24,7 +24,6 @@ from amortized.sampling.checks.precision import precision as precision_of_draws
 from amortized.sampling.checks.verdict import LIMITS
 from amortized.seeding import seeded
 
-_N_CHAINS = 8
 _N_MERGED = 64  # draws of the population that the mixture is made of
 _N_PRIOR = 4096  # draws of the program's own prior that the hyperprior is made of
 
@@ -103,9 +102,9 @@ def learn_latent_prior(
     """
     if len(tasks) < 2:
         raise ValueError(f"Expected at least two tasks; got {len(tasks)}.")
-    if n_draws < 40 * _N_CHAINS or n_draws % _N_CHAINS or thin < 1 or n_components < 1:
+    if n_draws < 40 * N_CHAINS or n_draws % N_CHAINS or thin < 1 or n_components < 1:
         raise ValueError(
-            f"Expected n_draws to be a multiple of {_N_CHAINS} and at least {40 * _N_CHAINS}, and "
+            f"Expected n_draws to be a multiple of {N_CHAINS} and at least {40 * N_CHAINS}, and "
             f"thin and n_components at least 1; got {n_draws}, {thin} and {n_components}."
         )
     began = time.perf_counter()
@@ -115,12 +114,7 @@ def learn_latent_prior(
             densities[0].take(torch.tensor([0])).sample_prior(_N_PRIOR)[0]
         )
         draws = sample_population(
-            densities,
-            prior,
-            n_components=n_components,
-            n_draws=n_draws,
-            n_chains=_N_CHAINS,
-            thin=thin,
+            densities, prior, n_components=n_components, n_draws=n_draws, thin=thin
         )
         learned = _learned(densities, order, draws)
     learned.population.diagnostics["seconds"] = time.perf_counter() - began
@@ -198,7 +192,7 @@ def _posterior(
     draws: dict[str, Tensor], found: dict[str, Any], batch_shape: tuple[int, ...] = ()
 ) -> Posterior:
     return Posterior(
-        draws, n_chains=_N_CHAINS, diagnostics={"method": "gibbs"} | found, batch_shape=batch_shape
+        draws, n_chains=N_CHAINS, diagnostics={"method": "gibbs"} | found, batch_shape=batch_shape
     )
 
 
@@ -216,7 +210,7 @@ def _diagnostics(mean: Tensor, covariance: Tensor) -> dict[str, Any]:
     """The worst R-hat and effective sample size of means and log variances."""
     log_variance = covariance.diagonal(dim1=-1, dim2=-2).log()
     values = torch.cat([mean, log_variance], -1).unsqueeze(0)
-    of = precision_of_draws(values, n_chains=_N_CHAINS)
+    of = precision_of_draws(values, n_chains=N_CHAINS)
     return {"r_hat": of.r_hat.max().item(), "ess": of.ess_bulk.min().item()}
 
 

@@ -67,7 +67,6 @@ class LatentTaskBatch:
 
     @property
     def n_tasks(self) -> int:
-        """Number of tasks in the batch."""
         return self.u.shape[0]
 
     def to(self, device: torch.device | str) -> "LatentTaskBatch":

@@ -42,11 +42,9 @@ class ProgramJoint:
         ValueError: if the program fails, or has no site "y", or discrete latents, or no latents.
 
     Example:
-        >>> import pyro, torch, pyro.distributions as dist
-        >>> def noise(x, y=None):
-        ...     sd = pyro.sample("sd", dist.LogNormal(0.0, 1.0))
-        ...     return pyro.sample("y", dist.Normal(0.0, sd).expand([len(x)]).to_event(1), obs=y)
-        >>> joint = ProgramJoint(noise, torch.zeros(3, 0))
+        >>> import torch
+        >>> from amortized.priors.regression.normal_mean import NormalMeanPrior
+        >>> joint = ProgramJoint(NormalMeanPrior().model, torch.zeros(3, 0))
         >>> generator = torch.Generator().manual_seed(0)
         >>> u = joint.sample_latents(5, generator)
         >>> data = joint.sample_data(u, generator)

@@ -129,7 +129,7 @@ def target_of_density(density: ProgramDensity, sample: Sample | None = None) -> 
     return Target(log_density, density.dim, sample=sample, parts=parts)
 
 
-def program_target(program: Program, x: Any, y: Any, *, sample: Sample | None = None) -> Target:
+def program_target(program: Program, x: Any, y: Any) -> Target:
     """The posterior of a Pyro program's latents given one dataset, in unconstrained space.
 
     Args:
@@ -137,7 +137,6 @@ def program_target(program: Program, x: Any, y: Any, *, sample: Sample | None = 
             summed out.
         x: inputs, ``(n, n_features)``.
         y: observations, ``(n,)`` or ``(n, *event)``.
-        sample: exact draws in unconstrained space, where they are known.
 
     Raises:
         ValueError: if the program does not fit the data; see `ProgramDensity`.
@@ -153,4 +152,4 @@ def program_target(program: Program, x: Any, y: Any, *, sample: Sample | None = 
         0.0997
     """
     inputs, observed = as_tensor(x, "x"), as_tensor(y, "y", allow_nan=True)
-    return target_of_density(ProgramDensity(program, inputs[None], observed[None]), sample)
+    return target_of_density(ProgramDensity(program, inputs[None], observed[None]))

@@ -78,15 +78,14 @@ def untrained(name: str, released: Path) -> Any:
     return network
 
 
-def average_so_far(name: str, checkpoint: Path, released: Path = SHIPPED) -> Any:
+def average_so_far(name: str, checkpoint: Path) -> Any:
     """The moving average of the weights of an unfinished training.
 
     Args:
         name: name of the recipe.
         checkpoint: the training state as saved by ``train``.
-        released: folder of released networks.
     """
-    network = untrained(name, released)
+    network = untrained(name, SHIPPED)
     state = read_checkpoint(checkpoint)["state_dict"]
     network.load_state_dict({key.removeprefix("network."): value for key, value in state.items()})
     return network.eval()

@@ -17,7 +17,9 @@ class GeneralisedLinearPrior(ProgramPrior):
             with zeros for the others, so that one network also serves fewer features.
     """
 
-    def __init__(self, n_features: int, *, intercept: bool, vary_features: bool) -> None:
+    def __init__(
+        self, n_features: int, *, intercept: bool = True, vary_features: bool = False
+    ) -> None:
         if n_features + intercept < 1:
             raise ValueError("Expected a feature or an intercept; got neither.")
         super().__init__(inputs=n_features)

@@ -26,7 +26,7 @@ from amortized.program.likelihood_summary import (
 
 
 class LinearModelPrior(GeneralisedLinearPrior):
-    """``w_j ~ N(0, 1)``, ``noise ~ LogNormal(log_noise, 1)`` and ``y ~ N(x w, noise^2)``.
+    """``w_j ~ N(0, 1)``, ``noise ~ LogNormal(0, 1)`` and ``y ~ N(x w, noise^2)``.
 
     The latents are "coefficients", with the intercept last, and "noise"; u consists of the
     coefficients and the logarithm of the noise.
@@ -34,7 +34,6 @@ class LinearModelPrior(GeneralisedLinearPrior):
     Args:
         n_features: number of inputs.
         intercept: whether there is an intercept.
-        log_noise: mean of the logarithm of the noise.
         vary_features: whether each task uses only the first few features, their number uniform,
             with zeros for the others, so that one network also serves fewer features.
 
@@ -44,23 +43,12 @@ class LinearModelPrior(GeneralisedLinearPrior):
         torch.Size([3, 3])
     """
 
-    def __init__(
-        self,
-        n_features: int,
-        *,
-        intercept: bool = True,
-        log_noise: float = 0.0,
-        vary_features: bool = False,
-    ) -> None:
-        super().__init__(n_features, intercept=intercept, vary_features=vary_features)
-        self.log_noise = log_noise
-
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one dataset."""
         design = self.design(x)
         zeros = x.new_zeros(design.shape[-1])
         coefficients = pyro.sample("coefficients", dist.Normal(zeros, 1.0).to_event(1))
-        noise = pyro.sample("noise", dist.LogNormal(self.log_noise + x.new_zeros(()), 1.0))
+        noise = pyro.sample("noise", dist.LogNormal(x.new_zeros(()), 1.0))
         return pyro.sample("y", dist.Normal(design @ coefficients, noise).to_event(1), obs=y)
 
     def likelihood_summary(self, x: Inputs, y: Targets, mask: Mask) -> LikelihoodSummary:
@@ -88,7 +76,7 @@ class LinearModelPrior(GeneralisedLinearPrior):
         spread = (total / n.clamp_min(1)).sqrt()
         # With few degrees of freedom the residuals may be small by chance, and an estimate that
         # relies on them could be wrong by thousands of standard errors.
-        least = (self.log_noise - dof / 2).exp()
+        least = (-dof / 2).exp()
         scale = torch.where(dof > 0, log_noise.exp(), spread).hypot(least)
         k = gram.shape[-1]
         matrix = design.new_zeros(len(x), k + 1, k + 1)

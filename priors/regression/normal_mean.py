@@ -28,9 +28,8 @@ class NormalMeanPrior(ProgramPrior):
     """
 
     def __init__(self, noise: float = 1.0) -> None:
-        number_between("noise", noise, 0, math.inf)
         super().__init__()
-        self.noise = noise
+        self.noise = number_between("noise", noise, 0, math.inf)
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one dataset."""

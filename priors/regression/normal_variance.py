@@ -27,10 +27,9 @@ class NormalVariancePrior(ProgramPrior):
     """
 
     def __init__(self, concentration: float = 2.0, rate: float = 2.0) -> None:
-        number_between("concentration", concentration, 0, math.inf)
-        number_between("rate", rate, 0, math.inf)
         super().__init__()
-        self.concentration, self.rate = concentration, rate
+        self.concentration = number_between("concentration", concentration, 0, math.inf)
+        self.rate = number_between("rate", rate, 0, math.inf)
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one dataset."""

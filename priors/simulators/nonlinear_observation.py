@@ -35,9 +35,8 @@ class NonlinearObservationPrior(ProgramPrior):
     ordered = 2
 
     def __init__(self, spread: float = 2.0) -> None:
-        number_between("spread", spread, 0, math.inf)
         super().__init__()
-        self.spread = spread
+        self.spread = number_between("spread", spread, 0, math.inf)
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one pair of readings."""

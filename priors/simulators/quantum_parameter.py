@@ -74,10 +74,9 @@ class QuantumParameterPrior(ProgramPrior):
     ordered = 10
 
     def __init__(self, concentration1: float = 2.0, concentration0: float = 2.0) -> None:
-        number_between("concentration1", concentration1, 0, math.inf)
-        number_between("concentration0", concentration0, 0, math.inf)
         super().__init__()
-        self.concentration1, self.concentration0 = concentration1, concentration0
+        self.concentration1 = number_between("concentration1", concentration1, 0, math.inf)
+        self.concentration0 = number_between("concentration0", concentration0, 0, math.inf)
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor:
         """The Pyro program for one set of measurements."""

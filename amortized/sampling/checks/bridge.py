@@ -39,19 +39,16 @@ class Evidence(NamedTuple):
 
 
 def bridge_evidence(
-    density: ProgramDensity,
-    u: Float[Tensor, "batch n dim"],
-    cluster: Int[Tensor, "batch n"],
-    log_density: Float[Tensor, "batch n"] | None = None,
+    density: ProgramDensity, u: Tensor, cluster: Tensor, log_density: Tensor | None = None
 ) -> Evidence:
     """Estimates the log evidence of every dataset from equally weighted posterior draws.
 
     Args:
         density: log density of the posterior.
-        u: draws; their number must be even.
-        cluster: labels from 0 to n - 1; draws with the same label are dependent. No label should
-            occur in both halves of u.
-        log_density: log density at the draws, if already known.
+        u: draws, ``(batch, n, dim)`` with an even n.
+        cluster: labels from 0 to n - 1, ``(batch, n)``; draws with the same label are dependent.
+            No label should occur in both halves of u.
+        log_density: log density at the draws, ``(batch, n)``, if already known.
     """
     if log_density is None:
         log_density = _evaluated(density, u)
