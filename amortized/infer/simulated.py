@@ -56,25 +56,19 @@ def by_posterior_flow(
     Warns:
         UserWarning: if the network was measured to be poor.
     """
-    _refuse_missing(problem)
-    new = network if isinstance(network, FlowConfig) else None
-    diagnostics: dict[str, Any] = {}
-    if network is None or new is not None:
-        config = new or NAMES["npe"]
-        learned = _learned(problem, config, training, n_simulations, n_rounds, n_jobs, progress)
-        network, diagnostics = learned.network, _costs(learned)
-    elif problem.latent_prior is not None or problem.model is not problem.source:
+    given = network is not None and not isinstance(network, FlowConfig)
+    if given and (problem.latent_prior is not None or problem.model is not problem.source):
         raise ValueError(
             "Expected the prior that the network was trained under; got a latent_prior. Leave "
             "network out, so that one is trained, or use method='snl', whose likelihood serves any "
             "prior."
         )
-    trained = _loaded(network, PosteriorFlow)
-    _check_data(trained.config, problem)
+    how = training, n_simulations, n_rounds, n_jobs, progress
+    trained, diagnostics = _trained(problem, network, "npe", PosteriorFlow, *how)
     density = problem.density(allow_simulator=True)
     answer = FromFlow(trained, trained.inputs(problem.x, problem.y))
     inside = trained.inside(answer.inputs)
-    diagnostics |= {"inside_training_range": inside} | _calibration_entries(trained.calibration)
+    diagnostics["inside_training_range"] = inside
     if density.is_simulator:
         with torch.no_grad():
             draws = Draws(answer.sample(n_draws), None, None, 1, diagnostics)
@@ -119,24 +113,48 @@ def by_learned_likelihood(
     Warns:
         UserWarning: if the learned likelihood was measured to be poor.
     """
-    _refuse_missing(problem)
-    new = network if isinstance(network, FlowConfig) else None
-    diagnostics: dict[str, Any] = {}
-    if network is None or new is not None:
-        config = new or NAMES["nle"]
-        n_rounds = n_rounds or (1 if len(problem.x) > 1 else 5)
-        learned = _learned(problem, config, training, n_simulations, n_rounds, n_jobs, progress)
-        network, diagnostics = learned.network, _costs(learned)
-    trained = _loaded(network, LikelihoodFlow)
-    _check_data(trained.config, problem)
+    how = training, n_simulations, n_rounds or (1 if len(problem.x) > 1 else 5), n_jobs, progress
+    trained, diagnostics = _trained(problem, network, "nle", LikelihoodFlow, *how)
     learned_problem = replace(problem, model=learned_program(problem.program, trained))
     density: ProgramDensity = learned_problem.density()
     draws = judged(smc(density, n_draws))
     _warn(trained.calibration, None, "")
-    draws = draws._replace(
-        diagnostics=draws.diagnostics | diagnostics | _calibration_entries(trained.calibration)
-    )
+    draws = draws._replace(diagnostics=draws.diagnostics | diagnostics)
     return posterior_from_draws(learned_problem, density, draws, "snl")
+
+
+def _trained(
+    problem: Problem, network: Any, name: str, kind: Any, *how: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The network, learned for these data if none was given, and its diagnostics."""
+    if problem.y.isnan().any():
+        raise ValueError(
+            "Expected data without missing answers for a flow; got NaN. Leave them out of the "
+            "simulator too."
+        )
+    diagnostics: dict[str, Any] = {}
+    if network is None or isinstance(network, FlowConfig):
+        learned = _learned(problem, network or NAMES[name], *how)
+        network = learned.network
+        diagnostics = {
+            "n_simulations": learned.simulations.n_calls,
+            "n_failed": learned.simulations.n_failed,
+            "simulator_seconds": learned.simulations.seconds,
+            "training_seconds": learned.fit.seconds,
+        }
+    if isinstance(network, str | Path):
+        network = load(network)
+    if not isinstance(network, kind):
+        raise TypeError(
+            f"Expected network to be a {kind.__name__}, as train(prior, {name!r}) returns it; got "
+            f"{type(network).__name__}."
+        )
+    network.requires_grad_(False)
+    _check_data(network.config, problem)
+    calibration = network.calibration
+    if calibration is not None:
+        diagnostics |= {"calibration": str(calibration), "calibrated": not calibration.doubts}
+    return network, diagnostics
 
 
 def _learned(
@@ -165,28 +183,6 @@ def _learned(
     return in_rounds(problem.program, problem.x, problem.y, config, training, n_rounds, progress)
 
 
-def _costs(learned: Learned) -> dict[str, Any]:
-    """What the learning took, for the diagnostics."""
-    return {
-        "n_simulations": learned.simulations.n_calls,
-        "n_failed": learned.simulations.n_failed,
-        "simulator_seconds": learned.simulations.seconds,
-        "training_seconds": learned.fit.seconds,
-    }
-
-
-def _loaded(network: Any, kind: Any) -> Any:
-    if isinstance(network, str | Path):
-        network = load(network)
-    if not isinstance(network, kind):
-        raise TypeError(
-            f"Expected network to be a {kind.__name__}, as "
-            f"train(prior, {'npe' if kind is PosteriorFlow else 'nle'!r}) returns it; got "
-            f"{type(network).__name__}."
-        )
-    return network.requires_grad_(False)
-
-
 def _check_data(config: FlowConfig, problem: Problem) -> None:
     """Raises an error for data of another shape than the network was trained on."""
     found = (tuple(problem.y.shape[1:]), problem.x.shape[-1])
@@ -197,21 +193,6 @@ def _check_data(config: FlowConfig, problem: Problem) -> None:
             f"Expected data as the network was trained on, y of shape {(rows, *config.event)} and "
             f"{config.n_features} inputs a row; got {found[0]} and {found[1]}."
         )
-
-
-def _refuse_missing(problem: Problem) -> None:
-    """Raises an error before anything is simulated."""
-    if problem.y.isnan().any():
-        raise ValueError(
-            "Expected data without missing answers for a flow; got NaN. Leave them out of the "
-            "simulator too."
-        )
-
-
-def _calibration_entries(calibration: Calibration | None) -> dict[str, Any]:
-    if calibration is None:
-        return {}
-    return {"calibration": str(calibration), "calibrated": not calibration.doubts}
 
 
 def _warn(calibration: Calibration | None, inside: Tensor | None, done: str) -> None:
