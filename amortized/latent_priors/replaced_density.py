@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.distributions.gaussian_mixture import GaussianMixture
-from amortized.program.density import ProgramDensity
+from amortized.program.density import Points, ProgramDensity, Values
 
 
 class LatentPriorDensity(ProgramDensity):
@@ -60,16 +60,12 @@ class LatentPriorDensity(ProgramDensity):
         chosen.latent_prior = self.latent_prior[index]
         return chosen
 
-    def log_prior_and_likelihood(
-        self, u: Float[Tensor, "batch particles dim"]
-    ) -> tuple[Float[Tensor, "batch particles"], Float[Tensor, "batch particles"]]:
+    def log_prior_and_likelihood(self, u: Points) -> tuple[Values, Values]:
         """Log density of the latent prior, and the log likelihood."""
         _, log_likelihood = super().log_prior_and_likelihood(u)
         return self.log_prior(u), log_likelihood
 
-    def log_prior(
-        self, u: Float[Tensor, "batch particles dim"]
-    ) -> Float[Tensor, "batch particles"]:
+    def log_prior(self, u: Points) -> Values:
         """Log density of the latent prior."""
         return self.latent_prior.log_prob(u.transpose(0, 1)).T
 
@@ -77,7 +73,7 @@ class LatentPriorDensity(ProgramDensity):
         """Log posterior density at one point for the first dataset."""
         return self.log_density(u.reshape(1, 1, -1).expand(self.n_datasets, 1, -1))[0, 0]
 
-    def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
+    def sample_prior(self, n_particles: int) -> Points:
         """Draws u from the latent prior, with torch's global generator."""
         return self.latent_prior.sample((n_particles,)).transpose(0, 1)
 

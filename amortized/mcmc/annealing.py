@@ -28,6 +28,8 @@ from amortized.validation import number_between, whole_number
 
 __all__ = ["AnnealedSampler", "ImportanceSampler", "WeightedSampler"]
 
+Weighted = tuple[Float[Tensor, "runs n dim"], Float[Tensor, "runs n"]]
+
 
 class WeightedSampler(ABC):
     """A sampler of weighted points.
@@ -39,9 +41,7 @@ class WeightedSampler(ABC):
     target: Any
 
     @abstractmethod
-    def sample(
-        self, n_runs: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "runs n dim"], Float[Tensor, "runs n"]]:
+    def sample(self, n_runs: int, generator: torch.Generator) -> Weighted:
         """Points and log weights of independent runs; the mean weight of a run estimates Z."""
 
 
@@ -100,9 +100,7 @@ class AnnealedSampler(WeightedSampler):
         self._kernels = [kernel.on(Tempered(kernel.target, beta, reference)) for beta in steps[1:]]
 
     @torch.no_grad()
-    def sample(
-        self, n_runs: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "runs n dim"], Float[Tensor, "runs n"]]:
+    def sample(self, n_runs: int, generator: torch.Generator) -> Weighted:
         u = _exact_draws(self._reference, n_runs, self.n_points, generator)
         log_weights = torch.zeros(u.shape[:-1], dtype=torch.float64)
         for before, beta, kernel in zip(self._steps, self._steps[1:], self._kernels, strict=False):
@@ -152,8 +150,6 @@ class ImportanceSampler(WeightedSampler):
         self.target, self.proposal = target, proposal
         self.n_points = whole_number("n_points", n_points, 1)
 
-    def sample(
-        self, n_runs: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "runs n dim"], Float[Tensor, "runs n"]]:
+    def sample(self, n_runs: int, generator: torch.Generator) -> Weighted:
         u = _exact_draws(self.proposal, n_runs, self.n_points, generator)
         return u, self.target.log_density(u) - self.proposal.log_density(u)

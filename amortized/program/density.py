@@ -55,6 +55,9 @@ from amortized.program.vectorised import (
 )
 from amortized.seeding import nothing_drawn
 
+Points = Float[Tensor, "batch particles dim"]
+Values = Float[Tensor, "batch particles"]
+
 
 class ProgramDensity:
     """The log density of a program's latents, for a batch of datasets and many particles.
@@ -158,9 +161,7 @@ class ProgramDensity:
         other.x, other.y = x, y
         return other
 
-    def log_prior_and_likelihood(
-        self, u: Float[Tensor, "batch particles dim"]
-    ) -> tuple[Float[Tensor, "batch particles"], Float[Tensor, "batch particles"]]:
+    def log_prior_and_likelihood(self, u: Points) -> tuple[Values, Values]:
         """Log prior with the Jacobian's log determinant, and log likelihood, in one run."""
         self._check(u)
         self._n_calls[0] += u.shape[0] * u.shape[1]
@@ -187,9 +188,7 @@ class ProgramDensity:
         run.require_all()
         return run.log_prior, run.log_likelihood
 
-    def log_prior(
-        self, u: Float[Tensor, "batch particles dim"]
-    ) -> Float[Tensor, "batch particles"]:
+    def log_prior(self, u: Points) -> Values:
         """Log prior density of u, including the log determinant of the Jacobian.
 
         The runs end with the last latent: the likelihood is not evaluated.
@@ -206,15 +205,11 @@ class ProgramDensity:
         run.require_all()
         return run.log_prior
 
-    def log_likelihood(
-        self, u: Float[Tensor, "batch particles dim"]
-    ) -> Float[Tensor, "batch particles"]:
+    def log_likelihood(self, u: Points) -> Values:
         """Log likelihood of the observations, including any `pyro.factor`."""
         return self.log_prior_and_likelihood(u)[1]
 
-    def log_density(
-        self, u: Float[Tensor, "batch particles dim"]
-    ) -> Float[Tensor, "batch particles"]:
+    def log_density(self, u: Points) -> Values:
         """Log posterior density of u up to a constant: log prior + log likelihood."""
         log_prior, log_likelihood = self.log_prior_and_likelihood(u)
         return log_prior + log_likelihood
@@ -228,9 +223,7 @@ class ProgramDensity:
             log_prior, log_likelihood = self.evaluate(u, self.x[0], self.y[0])
         return log_prior + log_likelihood
 
-    def log_jacobian(
-        self, u: Float[Tensor, "batch particles dim"]
-    ) -> Float[Tensor, "batch particles"]:
+    def log_jacobian(self, u: Points) -> Values:
         """Log determinant of the Jacobian of `constrain`."""
         return self.run_for_all(lambda u, x, y: self._place(u, x, y).log_jacobian, u)
 
@@ -246,7 +239,7 @@ class ProgramDensity:
                 self.model(x, y)
         return run
 
-    def constrain(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
+    def constrain(self, u: Points) -> dict[str, Tensor]:
         """The latents in their own units, ``{name: (batch, particles, ...)}``."""
         self._check(u)
         if not self.layout:
@@ -255,7 +248,7 @@ class ProgramDensity:
         with torch.no_grad():
             return self.run_for_all(lambda u, x, y: self._place(u, x, y).values, u)
 
-    def discrete_draws(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
+    def discrete_draws(self, u: Points) -> dict[str, Tensor]:
         """A joint draw of the discrete latents given each particle and its data.
 
         Returns:
@@ -263,7 +256,7 @@ class ProgramDensity:
         """
         return self._of_discrete(_one_draw, u)
 
-    def discrete_probabilities(self, u: Float[Tensor, "batch particles dim"]) -> dict[str, Tensor]:
+    def discrete_probabilities(self, u: Points) -> dict[str, Tensor]:
         """The probabilities of the values of each discrete latent given each particle.
 
         Returns:
@@ -284,9 +277,7 @@ class ProgramDensity:
         with torch.no_grad():
             return self.run_for_all(one, u)
 
-    def deterministic_values(
-        self, u: Float[Tensor, "batch particles dim"], discrete: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
+    def deterministic_values(self, u: Points, discrete: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The values of the `pyro.deterministic` sites, ``{name: (batch, particles, *shape)}``.
 
         Args:
@@ -315,13 +306,13 @@ class ProgramDensity:
         with torch.no_grad():
             return self.run_for_all(one, (u, dict(discrete)))
 
-    def unconstrain(self, latents: Mapping[str, Tensor]) -> Float[Tensor, "batch particles dim"]:
+    def unconstrain(self, latents: Mapping[str, Tensor]) -> Points:
         """The inverse of `constrain`."""
         return self.unconstrain_and_check(latents)[0]
 
     def unconstrain_and_check(
         self, latents: Mapping[str, Tensor]
-    ) -> tuple[Float[Tensor, "batch particles dim"], Bool[Tensor, "batch particles"]]:
+    ) -> tuple[Points, Bool[Tensor, "batch particles"]]:
         """The inverse of `constrain`, and whether the latents lie in their supports.
 
         Outside of the supports u is undefined and may be NaN.
@@ -337,7 +328,7 @@ class ProgramDensity:
 
         return self.run_for_all(collect, {name: latents[name] for name in self.layout})
 
-    def outside(self, u: Float[Tensor, "batch particles dim"]) -> Float[Tensor, "batch particles"]:
+    def outside(self, u: Points) -> Values:
         """Distance of the observations from supports that depend on latents; 0 if inside."""
 
         def far(u: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -352,7 +343,7 @@ class ProgramDensity:
 
         return self.over_all(far, u)
 
-    def sample_prior(self, n_particles: int) -> Float[Tensor, "batch particles dim"]:
+    def sample_prior(self, n_particles: int) -> Points:
         """Draws u from the prior with torch's global generator."""
 
         def collect(_: Tensor, x: Tensor, y: Tensor) -> Tensor:

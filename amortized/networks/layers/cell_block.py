@@ -16,6 +16,8 @@ from amortized.priors.task import Mask
 # Context length at which the correction leaves attention across rows unchanged.
 _USUAL_CONTEXT = 256
 
+Cells = Float[Tensor, "batch groups rows d_model"]
+
 
 class RowBlock(nn.Module):
     r"""A ``Block`` across the rows of each feature group, equally sharp in long and short contexts.
@@ -53,12 +55,7 @@ class RowBlock(nn.Module):
         factor = factor.repeat_interleave(len(keys) // len(n_context), 0)[..., None, None]
         return keys * factor.to(keys.dtype), values
 
-    def forward(
-        self,
-        cells: Float[Tensor, "batch groups rows d_model"],
-        keys_values: KeysValues,
-        mask: Mask = None,
-    ) -> Float[Tensor, "batch groups rows d_model"]:
+    def forward(self, cells: Cells, keys_values: KeysValues, mask: Mask = None) -> Cells:
         """Attends from the rows of every group to those of the context."""
         if mask is not None:
             mask = mask.repeat_interleave(cells.shape[1], 0)
@@ -96,9 +93,7 @@ class CellBlock(nn.Module):
         self.rows = RowBlock(d_model, n_heads, d_hidden)
         self.is_last = is_last
 
-    def mix_features(
-        self, cells: Float[Tensor, "batch groups rows d_model"]
-    ) -> Float[Tensor, "batch kept rows d_model"]:
+    def mix_features(self, cells: Cells) -> Float[Tensor, "batch kept rows d_model"]:
         """Lets the cells of each row attend to each other."""
         n_tasks, n_groups, n_rows, _ = cells.shape
         # In this order in memory too: linear layers are slow on what is not contiguous.

@@ -89,6 +89,10 @@ def new_flow(dim: int, n_given: int, n_transforms: int, n_bins: int, d_hidden: i
     return flow
 
 
+Given = Float[Tensor, "... given"]
+Points = Float[Tensor, "... dim"]
+
+
 class LinearStart(nn.Module):
     """Residuals of a linear regression, in units of their covariance's Cholesky factor.
 
@@ -129,20 +133,16 @@ class LinearStart(nn.Module):
         covariance = covariance + floor * torch.eye(len(covariance), dtype=torch.float64)
         self.tril.copy_(torch.linalg.cholesky(covariance))
 
-    def expected(self, given: Float[Tensor, "... given"]) -> Float[Tensor, "... dim"]:
+    def expected(self, given: Given) -> Points:
         """The regression's prediction."""
         return given[..., : self.n_read] @ self.weight.T + self.bias
 
-    def residual(
-        self, value: Float[Tensor, "... dim"], given: Float[Tensor, "... given"]
-    ) -> Float[Tensor, "... dim"]:
+    def residual(self, value: Points, given: Given) -> Points:
         """The standardised residual r."""
         off = (value - self.expected(given)).unsqueeze(-1)
         return torch.linalg.solve_triangular(self.tril, off, upper=False)[..., 0]
 
-    def inverse(
-        self, residual: Float[Tensor, "... dim"], given: Float[Tensor, "... given"]
-    ) -> Float[Tensor, "... dim"]:
+    def inverse(self, residual: Points, given: Given) -> Points:
         """The vector with this residual."""
         return residual @ self.tril.T + self.expected(given)
 
@@ -164,7 +164,7 @@ class Ensemble(nn.Module):
         self.members: Any = nn.ModuleList(members)
 
     def log_prob(
-        self, residual: Float[Tensor, "... dim"], inputs: Float[Tensor, "... numbers"]
+        self, residual: Points, inputs: Float[Tensor, "... numbers"]
     ) -> Float[Tensor, "..."]:
         """Log of the mean density."""
         each: list[Any] = [member.log_prob(residual, inputs) for member in self.members]
@@ -194,20 +194,16 @@ class FlowMember(nn.Module):
         self.embedding, self.flow = embedding, flow
 
     def log_prob(
-        self, residual: Float[Tensor, "... dim"], inputs: Float[Tensor, "... numbers"]
+        self, residual: Points, inputs: Float[Tensor, "... numbers"]
     ) -> Float[Tensor, "..."]:
         """Log density of the residual."""
         return self.flow(self.embedding(inputs)).log_prob(residual)
 
-    def to_noise(
-        self, residual: Float[Tensor, "... dim"], inputs: Float[Tensor, "... numbers"]
-    ) -> Float[Tensor, "... dim"]:
+    def to_noise(self, residual: Points, inputs: Float[Tensor, "... numbers"]) -> Points:
         """The standard normal vector that the flow maps the residual to."""
         return self.flow(self.embedding(inputs)).transform(residual)
 
-    def inverse(
-        self, noise: Float[Tensor, "... dim"], inputs: Float[Tensor, "... numbers"]
-    ) -> Float[Tensor, "... dim"]:
+    def inverse(self, noise: Points, inputs: Float[Tensor, "... numbers"]) -> Points:
         """The residual that the flow maps to this noise."""
         given = self.embedding(inputs)
         given = given.expand(*noise.shape[:-1], given.shape[-1])
