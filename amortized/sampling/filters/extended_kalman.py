@@ -27,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.state_space.covariances import check_covariance, is_covariance
-from amortized.sampling.filters.kalman import FilteredStates, observed_entries
+from amortized.sampling.filters.kalman import GaussianStates, observed_entries
 from amortized.sampling.filters.kalman_update import leave_out_missing, update
 
 __all__ = ["NonlinearGaussianModel", "extended_kalman_filter"]
@@ -76,7 +76,7 @@ class NonlinearGaussianModel:
 
 def extended_kalman_filter(
     model: NonlinearGaussianModel, y: Float[Tensor, "batch time observed"]
-) -> FilteredStates:
+) -> GaussianStates:
     """Filters all series in one call, by linearising the model.
 
     Args:
@@ -119,7 +119,7 @@ def extended_kalman_filter(
     increments = torch.stack(log_likelihoods, 1)
     valid = torch.stack([part.expand(len(y)) for part in valids]).all(0)
     log_evidence = torch.where(valid, increments.sum(-1), -torch.inf)
-    return FilteredStates(
+    return GaussianStates(
         torch.stack(means, 1), torch.stack(covs, 1).to(y.dtype), increments, log_evidence, valid
     )
 

@@ -38,18 +38,19 @@ from amortized.priors.state_space.covariances import own_scale
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
 from amortized.sampling.filters.kalman_update import Update, leave_out_missing, update
 
-__all__ = ["FilteredStates", "LinearGaussianModel", "kalman_filter"]
+__all__ = ["GaussianStates", "LinearGaussianModel", "kalman_filter"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
 
 @dataclass(frozen=True)
-class FilteredStates:
-    """Filtered moments after each step. Series with the same covariances share memory.
+class GaussianStates:
+    """Moments of the states of many series. Series with the same covariances share memory.
 
     Attributes:
-        mean: ``E(x_t | y_1..t)``, ``(batch, time, state)``.
-        cov: ``Cov(x_t | y_1..t)``, ``(batch, time, state, state)``.
+        mean: ``E(x_t | y)``, ``(batch, time, state)``, given ``y_1..t`` by a filter and all of y
+            by a smoother.
+        cov: ``Cov(x_t | y)``, ``(batch, time, state, state)``.
         log_likelihood: ``log p(y_t | y_1..t-1)``, ``(batch, time)``; 0 where all of y_t is missing.
         log_evidence: ``log p(y_1..T)``, ``(batch,)``; -inf where ``valid`` is False.
         valid: ``(batch,)``; False if some ``S_t`` was not positive definite: the observations then
@@ -65,7 +66,7 @@ class FilteredStates:
 
 def kalman_filter(
     model: LinearGaussianModel, y: Float[Tensor, "batch time observed"]
-) -> FilteredStates:
+) -> GaussianStates:
     """Filters all series in one call; exact, and differentiable in the model and the data.
 
     Args:
@@ -84,9 +85,7 @@ def kalman_filter(
         tensor([0.5000, 0.5000, 1.5714])
     """
     path = filter_path(model, y)
-    mean, log_likelihood = batch_first(path.mean), batch_first(path.log_likelihood)[..., 0]
-    cov = path.cov.transpose(0, 1).to(y.dtype).expand(len(mean), -1, -1, -1)
-    return FilteredStates(mean, cov, log_likelihood, *path.evidence())
+    return path.states(path.mean, path.cov)
 
 
 def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor | None:
@@ -123,11 +122,14 @@ class Path(NamedTuple):
     log_likelihood: Tensor  # (time, groups, 1, members)
     valid: Tensor  # (groups,)
 
-    def evidence(self) -> tuple[Tensor, Tensor]:
-        """Log evidence of each series, and whether it is defined."""
-        total = batch_first(self.log_likelihood).sum((1, 2))
-        valid = self.valid.expand(len(total))
-        return torch.where(valid, total, -torch.inf), valid
+    def states(self, mean: Tensor, cov: Tensor) -> GaussianStates:
+        """The result of a filter or smoother, from its moments with time first."""
+        log_likelihood = batch_first(self.log_likelihood)[..., 0]
+        n_series = len(log_likelihood)
+        valid = self.valid.expand(n_series)
+        log_evidence = torch.where(valid, log_likelihood.sum(-1), -torch.inf)
+        cov = cov.transpose(0, 1).to(mean.dtype).expand(n_series, -1, -1, -1)
+        return GaussianStates(batch_first(mean), cov, log_likelihood, log_evidence, valid)
 
 
 def filter_path(model: LinearGaussianModel, y: Tensor) -> Path:

@@ -14,39 +14,20 @@ References:
     Bayesian filtering and smoothing (Särkkä, 2013), chapter 8.
 """
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.state_space.covariances import covariance_inverse
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
-from amortized.sampling.filters.kalman import as_matrix, as_vector, batch_first, filter_path
+from amortized.sampling.filters.kalman import GaussianStates, as_matrix, as_vector, filter_path
 
-__all__ = ["SmoothedStates", "kalman_smoother"]
-
-
-@dataclass(frozen=True)
-class SmoothedStates:
-    """Smoothed moments of each step given all observations.
-
-    Attributes:
-        mean: ``E(x_t | y_1..T)``, ``(batch, time, state)``.
-        cov: ``Cov(x_t | y_1..T)``, ``(batch, time, state, state)``.
-        log_evidence: ``log p(y_1..T)``, ``(batch,)``; -inf where ``valid`` is False.
-        valid: ``(batch,)``, as for the filter.
-    """
-
-    mean: Float[Tensor, "batch time state"]
-    cov: Float[Tensor, "batch time state state"]
-    log_evidence: Float[Tensor, " batch"]
-    valid: Bool[Tensor, " batch"]
+__all__ = ["kalman_smoother"]
 
 
 def kalman_smoother(
     model: LinearGaussianModel, y: Float[Tensor, "batch time observed"]
-) -> SmoothedStates:
+) -> GaussianStates:
     """Smooths all series in one call; exact, and differentiable in the model and the data.
 
     Arguments and errors are those of `kalman_filter`.
@@ -76,9 +57,7 @@ def kalman_smoother(
     mean = [path.mean[-1]]
     for g, own in zip(gain.flip(0), own_mean.flip(0), strict=True):
         mean.append(torch.baddbmm(own, g, mean[-1]))
-    means = batch_first(torch.stack(mean[::-1]))
-    covs = torch.stack(cov[::-1], 1).to(means.dtype).expand(len(means), -1, -1, -1)
-    return SmoothedStates(means, covs, *path.evidence())
+    return path.states(torch.stack(mean[::-1]), torch.stack(cov[::-1]))
 
 
 def _smoother_gain(a: Tensor, cov: Tensor, predicted_cov: Tensor) -> Tensor:
