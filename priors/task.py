@@ -91,6 +91,10 @@ class TaskBatch:
         return self.x_context.shape[0]
 
     @property
+    def n_features(self) -> int:
+        return self.x_context.shape[2]
+
+    @property
     def n_context(self) -> int:
         """Number of context rows, including padding."""
         return self.x_context.shape[1]
@@ -99,10 +103,6 @@ class TaskBatch:
     def n_query(self) -> int:
         """Number of query rows, including padding."""
         return self.x_query.shape[1]
-
-    @property
-    def n_features(self) -> int:
-        return self.x_context.shape[2]
 
     def to(self, device: torch.device | str) -> "TaskBatch":
         """The same batch on another device."""

@@ -5,13 +5,15 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 from torch.distributions import Distribution, StudentT, constraints
 
 _BISECTIONS, _SECANTS = 14, 12
 _FAINT = -14.0  # log weight of components that move no quantile
+
+Each = Float[Tensor, "... components"]
 
 
 class SeriesPredictive(Distribution):
@@ -35,12 +37,7 @@ class SeriesPredictive(Distribution):
     support = constraints.real
 
     def __init__(
-        self,
-        log_weights: Float[Tensor, "... components"],
-        loc: Float[Tensor, "... components"],
-        scale: Float[Tensor, "... components"],
-        is_log: Bool[Tensor, "... components"],
-        dof: Float[Tensor, "... 1"] | None = None,
+        self, log_weights: Each, loc: Each, scale: Each, is_log: Tensor, dof: Tensor | None = None
     ) -> None:
         self.log_weights, self.loc, self.scale = torch.broadcast_tensors(log_weights, loc, scale)
         self.is_log = is_log.expand(self.loc.shape)

@@ -58,11 +58,7 @@ class Attention(nn.Module):
         return self._heads(keys, rotation), self._heads(values)
 
     def forward(
-        self,
-        rows: Rows,
-        keys_values: KeysValues,
-        mask: Mask = None,
-        rotation: Rotation | None = None,
+        self, rows: Rows, keys_values: KeysValues, mask: Mask, rotation: Rotation | None
     ) -> Rows:
         """Attends from the rows to the keys and values."""
         attended = attend(self._heads(self.queries(rows), rotation), *keys_values, mask)

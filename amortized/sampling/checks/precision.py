@@ -30,6 +30,9 @@ from amortized.sampling.checks.convergence import (
     r_hat,
 )
 
+Values = Float[Tensor, "batch n features"]
+LogWeights = Float[Tensor, "batch n"] | None
+Clusters = Int[Tensor, "batch n"] | None
 _LONG = 40  # draws per chain from which on the autocorrelation can be estimated
 _GROUPS = 8  # of short chains, whose means are compared
 
@@ -61,10 +64,7 @@ class Errors(NamedTuple):
 
 
 def standard_errors(
-    values: Float[Tensor, "batch n features"],
-    log_weights: Float[Tensor, "batch n"] | None = None,
-    n_chains: int = 1,
-    cluster: Int[Tensor, "batch n"] | None = None,
+    values: Values, log_weights: LogWeights = None, n_chains: int = 1, cluster: Clusters = None
 ) -> Errors:
     """Computes the standard errors only, with the arguments of `precision`."""
     weights = _weights(values, log_weights)
@@ -84,10 +84,7 @@ def standard_errors(
 
 
 def precision(
-    values: Float[Tensor, "batch n features"],
-    log_weights: Float[Tensor, "batch n"] | None = None,
-    n_chains: int = 1,
-    cluster: Int[Tensor, "batch n"] | None = None,
+    values: Values, log_weights: LogWeights = None, n_chains: int = 1, cluster: Clusters = None
 ) -> Precision:
     """Estimates the precision of draws.
 
