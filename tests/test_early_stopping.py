@@ -78,10 +78,10 @@ def test_a_training_that_has_become_as_good_as_it_will_be_stops():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"threshold": 0.0}, "threshold between 0 and 1"),
+        ({"threshold": 0.0}, r"threshold in \(0, 1\)"),
         ({"min_delta": -0.1}, "min_delta >= 0"),
         ({"fewest": 0}, "fewest to be an integer >= 1"),
-        ({"best": float("nan")}, "finite number or None"),
+        ({"best": float("nan")}, "best to be a finite number"),
         ({"own": False}, "best, or own=True; got neither"),
     ],
 )

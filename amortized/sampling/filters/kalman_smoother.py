@@ -33,10 +33,9 @@ def kalman_smoother(
     Arguments and errors are those of `kalman_filter`.
 
     Example:
-        >>> one = torch.ones(1, 1)
-        >>> walk = LinearGaussianModel(one, one, one, one, torch.zeros(1), one)
-        >>> smoothed = kalman_smoother(walk, torch.tensor([[[1.0], [torch.nan], [2.0]]]))
-        >>> smoothed.mean[0, :, 0]
+        >>> from amortized.priors.state_space.trends import LocalLevel
+        >>> walk = LocalLevel(drift=1.0, start=1.0).model(torch.arange(3.0), noise=1.0)
+        >>> kalman_smoother(walk, torch.tensor([[[1.0], [torch.nan], [2.0]]])).mean[0, :, 0]
         tensor([0.7143, 1.1429, 1.5714])
     """
     path = filter_path(model, y)
