@@ -134,7 +134,7 @@ class TruthInference(BaseEstimator):
     ) -> tuple[Float[np.ndarray, " n_workers"], Float[np.ndarray, " n_workers"]]:
         """Central posterior interval of each worker's skill."""
         check_is_fitted(self, "items_")
-        number_between("level", level, 0, 1)
+        level = number_between("level", level, 0, 1)
         tail = (1 - level) / 2
         low, high = np.quantile(self._skills.reshape(-1, len(self.workers_)), [tail, 1 - tail], 0)
         return low, high

@@ -120,7 +120,7 @@ class ModelComparison:
 
     def probability_intervals(self, level: float = 0.95) -> dict[str, Interval]:
         """The probabilities with the interval that the errors of the evidences give them."""
-        number_between("level", level, 0, 1)
+        _check_level(level)
         with seeded(0):
             noise = torch.randn(_N_ERRORS, *self.log_evidence.shape, dtype=torch.float64)
         shifted = self._log_joint() + self.log_evidence_error * noise
@@ -138,7 +138,7 @@ class ModelComparison:
 
         The prior probabilities of the programs do not enter.
         """
-        number_between("level", level, 0, 1)
+        _check_level(level)
         a, b = (self._index(name) for name in (numerator, denominator))
         estimate = self.log_evidence[..., a] - self.log_evidence[..., b]
         error = torch.hypot(self.log_evidence_error[..., a], self.log_evidence_error[..., b])
@@ -379,3 +379,7 @@ def _prior(names: list[str], given: Mapping[str, float] | None) -> Float[Tensor,
         raise ValueError(f"Expected positive prior probabilities of {names}; got {given!r}.")
     values = torch.tensor([float(shares[name]) for name in names], dtype=torch.float64)
     return values / values.sum()
+
+
+def _check_level(level: float) -> None:
+    number_between("level", level, 0, 1)

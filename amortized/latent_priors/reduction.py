@@ -39,7 +39,7 @@ def merge(mixture: GaussianMixture, n_components: int) -> GaussianMixture:
         >>> merge(three, 2).means.squeeze(-1).sort().values
         tensor([0.0500, 5.0000])
     """
-    whole_number("n_components", n_components)
+    n_components = whole_number("n_components", n_components)
     if mixture.n_components <= n_components:
         return mixture
     log_w, means, covariances = _flat(mixture)
@@ -103,8 +103,8 @@ def split_components(
         >>> two.means.squeeze(-1), two.variance
         (tensor([ 0.4359, -0.4359]), tensor([1.]))
     """
-    whole_number("n_components", n_components)
-    number_between("remaining", remaining, 0, 1)
+    n_components = whole_number("n_components", n_components)
+    remaining = number_between("remaining", remaining, 0, 1)
     if mixture.n_components > n_components:
         raise ValueError(
             f"Expected at most {n_components} components; got {mixture.n_components}. Use merge."

@@ -16,7 +16,7 @@ from amortized.posterior.file import read_posterior, write_posterior
 from amortized.posterior.inference_data import Groups, inference_data
 from amortized.posterior.summary import modes, precision_of, real, scalars, text_table
 from amortized.sampling.checks.convergence import replicate_ess
-from amortized.validation import number_between
+from amortized.validation import generator_from, number_between, whole_number
 
 Latents = Mapping[str, Tensor]
 
@@ -160,7 +160,8 @@ class Posterior:
             n: number of draws.
             seed: for a repeatable choice; None uses torch's global generator.
         """
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        n = whole_number("n", n, 1)
+        generator = None if seed is None else generator_from(seed)
         if self._log_weights is None and n <= self.n_draws:
             index = torch.randperm(self.n_draws, generator=generator)[:n]
             return {name: value[index] for name, value in self._draws.items()}
@@ -189,7 +190,7 @@ class Posterior:
 
     def quantile(self, q: float) -> dict[str, Tensor]:
         """Posterior quantile of each latent, ``(*batch, *event)``."""
-        number_between("q", q, 0, 1, least=True, most=True)
+        q = number_between("q", q, 0, 1, least=True, most=True)
         if self._log_weights is None:
             return {name: real(v).quantile(q, dim=0) for name, v in self._draws.items()}
         result = {}
@@ -340,7 +341,11 @@ class Posterior:
         quantiles = {q: self.quantile(q) for q in (0.05, 0.5, 0.95)}
         for name, value in self._draws.items():
             checks = precision_of(
-                value, self.batch_shape.numel(), self.n_chains, self._log_weights, self._cluster
+                value,
+                self.batch_shape.numel(),
+                self.n_chains,
+                self._log_weights,
+                self._cluster,
             )
             for label, at in scalars(name, value):
                 rows[label] = {"mean": mean[name][at].item(), "sd": std[name][at].item()}

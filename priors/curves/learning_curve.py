@@ -113,16 +113,15 @@ class LearningCurvePrior(ProgramPrior):
             families if isinstance(families, Mapping) else {}
         )
         for name, weight in weights.items():
-            number_between(f"the largest weight for {name}", weight, 0, math.inf)
-        whole_number("n_steps", n_steps, 2)
+            number_between(f"a largest weight of {name}", weight, 0, math.inf)
         for name, given in (("noise", noise), ("discrepancy", discrepancy), ("length", length)):
             if given is not None and not given[1] > 0:
                 raise ValueError(
                     f"Expected {name} as (mean, sd > 0) of its logarithm; got {given!r}."
                 )
         self.families: dict[str, CurveFamily] = {name: known[name] for name in weights}
-        number_between("regular", regular, 0, 1, least=True, most=True)
-        self.weights, self.n_steps = weights, int(n_steps)
+        regular = number_between("regular", regular, 0, 1, least=True, most=True)
+        self.weights, self.n_steps = weights, whole_number("n_steps", n_steps, 2)
         self.noise, self.discrepancy, self.length, self.regular = (
             noise,
             discrepancy,

@@ -31,7 +31,7 @@ from amortized.priors.program_prior import Inputs, ProgramPrior
 from amortized.priors.task import TaskBatch
 from amortized.program.observations.student_t import StudentT
 from amortized.program.support import log_prob
-from amortized.validation import number_between
+from amortized.validation import number_between, whole_number
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,7 @@ class LinearRegressionPrior(ProgramPrior):
             positive["variance"] = variance
         for name, value in positive.items():
             number_between(name, value, 0, math.inf)
+        n_features = whole_number("n_features", n_features, 0)
         if n_features + intercept < 1:
             raise ValueError("Expected a feature or an intercept; got neither.")
         super().__init__(inputs=n_features if inputs is None else inputs)

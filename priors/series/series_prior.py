@@ -56,8 +56,7 @@ class SeriesPrior(Prior):
     units = "standardised"
 
     def __init__(self, gaps: float = 0.1) -> None:
-        number_between("gaps", gaps, 0, 1, least=True, most=True)
-        self.gaps = gaps
+        self.gaps = number_between("gaps", gaps, 0, 1, least=True, most=True)
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
         seen = _seen(n_context, self.gaps)

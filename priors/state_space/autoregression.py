@@ -78,9 +78,8 @@ class AutoregressivePrior(Prior):
     """
 
     def __init__(self, max_order: int = 10, sparsity: float = 0.5) -> None:
-        whole_number("max_order", max_order)
-        number_between("sparsity", sparsity, 0, 1, least=True)
-        self.max_order, self.sparsity = int(max_order), sparsity
+        self.max_order = whole_number("max_order", max_order)
+        self.sparsity = number_between("sparsity", sparsity, 0, 1, least=True)
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
         order = torch.randint(1, self.max_order + 1, (n_tasks, 1))

@@ -55,17 +55,16 @@ class EarlyStopping:
         fewest: int = 3,
         own: bool = True,
     ) -> None:
-        number_between("threshold", threshold, 0, 1)
-        number_between("min_delta", min_delta, 0, math.inf, least=True)
-        whole_number("fewest", fewest)
+        threshold = number_between("threshold", threshold, 0, 1)
+        min_delta = number_between("min_delta", min_delta, 0, math.inf, least=True)
         if best is not None:
-            number_between("best", best, -math.inf, math.inf)
+            best = number_between("best", best, -math.inf, math.inf)
         if best is None and not own:
             raise ValueError("Expected best, or own=True; got neither.")
         # A copy, so that the user's estimator remains unfitted.
         self.estimator = clone(LearningCurveRegressor() if estimator is None else estimator)
         self.best, self.threshold, self.min_delta = best, threshold, min_delta
-        self.fewest, self.own = int(fewest), own
+        self.fewest, self.own = whole_number("fewest", fewest), own
         self.steps: list[float] = []
         self.values: list[float] = []
         self.chance, self.stopped = math.nan, False
@@ -135,7 +134,7 @@ def survivors(
         >>> len(survivors(LearningCurveRegressor(untrained), [[0.1], [0.2], [0.3], [0.4]]))
         2
     """
-    number_between("share", share, 0, 1, most=True)
+    share = number_between("share", share, 0, 1, most=True)
     fitted = clone(estimator).fit(steps, curves)
     ends = np.ravel(fitted.predict([float(estimator.horizon)]))
     order = np.argsort(ends if estimator.minimize else -ends, kind="stable")
