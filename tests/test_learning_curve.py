@@ -223,7 +223,7 @@ WRONG = {
     "none": (lambda: LearningCurvePrior([]), "one or more"),
     "flat": (lambda: LearningCurvePrior(["mmf"], parameter_priors="uniform"), "uniform priors"),
     "priors": (lambda: LearningCurvePrior(parameter_priors="wide"), "'peaked' or 'uniform'"),
-    "weight": (lambda: LearningCurvePrior({"pow3": 0.0}), "largest weight for pow3 > 0"),
+    "weight": (lambda: LearningCurvePrior({"pow3": 0.0}), "weight of pow3 > 0"),
     "n_steps": (lambda: LearningCurvePrior(n_steps=1), "n_steps to be an integer >= 2; got 1"),
     "noise": (lambda: LearningCurvePrior(noise=(-4.0, 0.0)), "sd > 0"),
     "regular": (lambda: LearningCurvePrior(regular=1.5), r"regular in \[0, 1\]; got 1.5"),

@@ -125,7 +125,7 @@ WRONG = {
     "modes of nothing": (lambda: Posterior({}).mode_shares(), "has none"),
     "no draws": (lambda: Posterior({"a": torch.zeros(0)}), "at least 1"),
     "uneven": (lambda: Posterior({"a": torch.zeros(2), "b": torch.zeros(3)}), "same number"),
-    "quantile": (lambda: POSTERIORS["equal"]().quantile(2.0), "between 0 and 1"),
+    "quantile": (lambda: POSTERIORS["equal"]().quantile(2.0), "q in"),
     "no density": (lambda: POSTERIORS["equal"]().log_prob({}), "normalised density"),
     "no predictive": (lambda: POSTERIORS["equal"]().predictive(torch.zeros(1, 1)), "a program"),
 }

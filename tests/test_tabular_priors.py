@@ -419,7 +419,7 @@ WRONG = {
     "max_features": (lambda: ClusterPrior(max_features=1), "max_features.*>= 2; got 1"),
     "max_classes": (lambda: ClusterPrior(max_classes=1), "max_classes.*>= 2; got 1"),
     "missing": (lambda: ClusterPrior(missing=1.5), r"missing.*\[0, 1\]; got 1.5"),
-    "max_cells": (lambda: ClusterPrior(max_cells=0), "max_cells >= 1, or None; got 0"),
+    "max_cells": (lambda: ClusterPrior(max_cells=0), "max_cells to be an integer >= 1; got 0"),
     "no prior": (lambda: MixturePrior([]), r"one Prior or more; got \(\)"),
     "weights": (lambda: MixturePrior([RulePrior()], [1, 2]), r"1 weights >= 0.*got \(1, 2\)"),
     "zero weights": (lambda: MixturePrior([RulePrior()], [0]), "positive sum"),

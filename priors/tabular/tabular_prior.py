@@ -74,12 +74,12 @@ class TabularPrior(Prior):
                 f"Expected target 'classification' or 'regression'; got {self.target!r}."
             )
         if self.n_features is not None:
-            whole_number("n_features", self.n_features)
-        for name in ("max_features", "max_classes"):
-            whole_number(name, getattr(self, name), 2)
-        number_between("missing", self.missing, 0, 1, least=True, most=True)
-        if self.max_cells is not None and self.max_cells < 1:
-            raise ValueError(f"Expected max_cells >= 1, or None; got {self.max_cells!r}.")
+            self.n_features = whole_number("n_features", self.n_features)
+        if self.max_cells is not None:
+            self.max_cells = whole_number("max_cells", self.max_cells)
+        self.max_features = whole_number("max_features", self.max_features, 2)
+        self.max_classes = whole_number("max_classes", self.max_classes, 2)
+        self.missing = number_between("missing", self.missing, 0, 1, least=True, most=True)
 
     @abstractmethod
     def _columns(self, n_tasks: int, n_features: int, n_rows: int) -> TableDraw:
