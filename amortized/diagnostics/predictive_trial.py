@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -214,6 +215,14 @@ class _EachDataset(Distribution):
         return torch.stack([getattr(part, method)(own) for part, own in pairs])
 
 
+def _copies(estimator: Any) -> Callable[[], Any]:
+    """Makes clones of an estimator; those of this package share one network, loaded once."""
+    if not hasattr(estimator, "_network"):
+        return partial(clone, estimator)
+    parameters = estimator.get_params(deep=False) | {"network": estimator._network()}
+    return lambda: type(estimator)(**parameters)
+
+
 def _of_estimator(estimator: BaseEstimator, batch: TaskBatch) -> Distribution:
     """The predictive of a batch's queries by clones of an estimator, one fitted to each dataset.
 
@@ -230,12 +239,12 @@ def _of_estimator(estimator: BaseEstimator, batch: TaskBatch) -> Distribution:
             "Expected an estimator with predict_distribution or predict_proba; got "
             f"{type(estimator).__name__}."
         )
-    answers: list[Any] = []
+    answers, copy = list[Any](), _copies(estimator)
     for task in range(batch.n_tasks):
         rows = slice(None) if batch.context_mask is None else batch.context_mask[task]
         x, y = batch.x_context[task][rows].double(), batch.y_context[task][rows].double()
         with unchecked():  # the datasets are the prior's own
-            own: Any = clone(estimator).fit(x.cpu().numpy(), y.cpu().numpy())
+            own = copy().fit(x.cpu().numpy(), y.cpu().numpy())
         queries = batch.x_query[task].double().cpu().numpy()
         answers.append(
             own.predict_distribution(queries) if of_numbers else _class_probabilities(own, queries)
