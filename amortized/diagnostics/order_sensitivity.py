@@ -109,10 +109,12 @@ def order_sensitivity(
         own = batch_seed(seed, start)
         as_given = torch.arange(n_context)
         shuffles = [torch.as_tensor(rng.permutation(n_context)) for _ in range(n_orders)]
-        scores = [
-            _score(prior, method, batch, order, batch_seed(own, i), options)
-            for i, order in enumerate([as_given] * (1 + n_orders) + shuffles)
-        ]
+        scores: list[Tensor] = []
+        for i, order in enumerate([as_given] * (1 + n_orders) + shuffles):
+            if 1 < i <= n_orders and torch.equal(scores[0], scores[1]):  # nothing is random
+                scores.append(scores[0])
+            else:
+                scores.append(_score(prior, method, batch, order, batch_seed(own, i), options))
         changes = (torch.stack(scores[1:]) - scores[0]).abs().unflatten(0, (2, n_orders)).mean(1)
         parts.append(changes.numpy())
     by_chance, by_order = np.concatenate(parts, axis=1)
