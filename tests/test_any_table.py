@@ -86,7 +86,7 @@ def assert_sound(predictive):
     assert not predictive.log_prob(quantiles).isnan().any()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(tables_of_numbers())
 def test_any_table_of_numbers_is_answered_or_too_large(table):
     X, y, query = table

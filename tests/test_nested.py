@@ -19,7 +19,7 @@ from amortized.sampling.nested import N_RUNS, nested
 from amortized.sampling.steps.constrained_slice import evaluated, sampled_prior, slice_moves
 from amortized.sampling.steps.shrinkage import Points, shrinkage
 
-SMALL = {"n_live": 128, "n_steps": 8}
+SMALL = {"n_live": 128, "n_steps": 4}
 
 
 def tensor(*values):
@@ -128,7 +128,8 @@ def test_evidence_is_exact_within_the_stated_error(name):
     xs, ys = x.double().expand(many, *x.shape), y.expand(many, *y.shape)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*mcse")  # of so few live points
-        found = infer(program, xs, ys, method="nested", seed=1, **SMALL)
+        n_steps = 8 if name == "discrete" else 4  # with fewer its runs differ, and are repeated
+        found = infer(program, xs, ys, method="nested", seed=1, n_live=128, n_steps=n_steps)
     off = (found.log_evidence - exact) / found.log_evidence_error
     assert off.abs().max() < 4.5, (found.log_evidence, exact)
     assert off.mean().abs() < 4.5 / many**0.5

@@ -18,6 +18,9 @@ X = torch.linspace(-1, 1, 12, dtype=torch.float64).unsqueeze(-1)
 Y = 0.8 * X[:, 0] + 0.4 * torch.randn(12, generator=torch.Generator().manual_seed(5)).double()
 
 
+OPTIONS = {"nuts": {"n_warmup": 100, "n_chains": 2}, "vi": {"n_steps": 300, "learning_rate": 0.05}}
+
+
 def line(x, y=None):
     slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
     with pyro.plate("rows", len(x)):
@@ -51,7 +54,7 @@ def leave_one_out():
 
 @pytest.mark.parametrize("method", ["exact", "smc", "nuts", "hmc", "laplace", "importance", "vi"])
 def test_loo_of_every_method(method):
-    posterior = infer(line, X, Y, method=method, n_draws=1000)
+    posterior = infer(line, X, Y, method=method, n_draws=1000, **OPTIONS.get(method, {}))
     data = posterior.to_inference_data()
     loo = az.loo(data)
     assert abs(loo.elpd_loo - leave_one_out()) < 0.25 and loo.n_data_points == 12

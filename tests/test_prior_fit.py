@@ -19,6 +19,7 @@ from amortized.diagnostics.data.prior_fit import (
     prior_fit,
     unchecked,
 )
+from amortized.diagnostics.reports.predictive_report import report_pfn
 from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks import PFN, PFNConfig
 from amortized.priors import named_prior
@@ -160,7 +161,8 @@ def test_fit_warns_of_noise_that_the_prior_lacks():
     X, y = sine()
     with pytest.warns(UserWarning, match="they are too narrow"):
         estimator = PFNRegressor("gp-1d").fit(X, y)
-    page = estimator.report(reference=None)
+    x, y = torch.as_tensor(X), torch.as_tensor(y)
+    page = report_pfn(estimator.network_, x, y, reference=None, n_datasets=20)
     assert next(iter(page.sections)) == "Prior against rows"
     assert "they are too narrow" in repr(page).splitlines()[2] and "too narrow" in page.warnings[0]
 

@@ -16,6 +16,7 @@ from amortized.diagnostics import Report, TrainingRange, report, report_posterio
 from amortized.diagnostics.data.quantile_predictive import LEVELS, QuantilePredictive
 from amortized.diagnostics.reports.advice import ADVICE, SOUND
 from amortized.diagnostics.reports.page import Section
+from amortized.diagnostics.reports.predictive_report import report_pfn
 from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.estimators.bayesian import BayesianClassifier, BayesianRegressor
 from amortized.latent_priors.problems import named_tasks
@@ -205,7 +206,8 @@ def test_report_of_a_network_warns_of_data_out_of_range():
     y[8] = 30.0
     with pytest.warns(UserWarning, match="Expected y between"):
         estimator = PFNRegressor("gp-1d").fit(X, y)
-    page = estimator.report(reference=None)
+    x, y = torch.as_tensor(X), torch.as_tensor(y)
+    page = report_pfn(estimator.network_, x, y, reference=None, n_datasets=20)
     assert "Reference" not in page.sections
     assert any("outside of the network's training range" in w for w in page.warnings)
 

@@ -35,7 +35,7 @@ def simulator(x, y=None):
 def test_a_simulator_is_answered_by_a_network_trained_on_it():
     torch.manual_seed(1)
     y = 1.5 + torch.randn(5, 4, dtype=torch.float64)
-    steps = TrainingConfig(n_steps=300, n_tasks=128, n_context=(4, 4), lr=5e-3, ema_decay=0.9)
+    steps = TrainingConfig(n_steps=200, n_tasks=128, n_context=(4, 4), lr=5e-3, ema_decay=0.9)
     size = DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1, d_hidden=32)
     network = train(ProgramPrior(simulator), size, steps, progress=False)
     exact = y.sum(1) / (y.shape[1] + 1 / 4)

@@ -73,7 +73,7 @@ def resampled(draws):
 
 
 SAMPLERS = {
-    "smc": lambda density: smc(density, N_DRAWS, n_particles=256),
+    "smc": lambda density: smc(density, N_DRAWS, n_particles=128),
     "smc from the prior": lambda density: smc(density, N_DRAWS, n_particles=128, start="prior"),
     "hmc": lambda density: _thinned(hmc(density, 8 * N_DRAWS, n_chains=16, n_warmup=40)),
     "importance": lambda density: resampled(importance(density, 500)),

@@ -13,7 +13,8 @@ from amortized.networks import TabularPFN, TabularPFNConfig, new_network
 from amortized.networks.layers.cells import CellDescription, column_groups, column_statistics
 from amortized.networks.layers.decoders import class_slots
 from amortized.pretrained import load, save
-from amortized.priors import TaskBatch, named_prior
+from amortized.priors import LinearRegressionPrior, TaskBatch, named_prior
+from amortized.priors.context_standardised import ContextStandardised
 from amortized.priors.tabular.table_mixtures import table_prior
 from amortized.training import TrainingConfig, train
 from amortized.training.data import NumberedBatches
@@ -66,7 +67,7 @@ def test_forward_is_a_distribution(target):
 
 
 def test_bars_of_a_new_network_hold_equal_mass_and_half_of_a_tail_lies_beyond():
-    prior = table_prior("regression", n_features=3)
+    prior = ContextStandardised(LinearRegressionPrior(3))
     network = TabularPFN.new(prior, replace(SMALL, target="regression"))
     answers = torch.cat([prior.sample(32, 64, 64, seed=100 + i).y_query for i in range(20)])
     shares = torch.bucketize(answers, network.borders).flatten().bincount(minlength=22) / (

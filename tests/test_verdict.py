@@ -21,6 +21,7 @@ from amortized.sampling.smc import smc
 
 METHODS = ("smc", "nuts", "hmc", "laplace", "vi", "importance")
 OPTIONS = {"nuts": {"n_warmup": 200}, "vi": {"n_steps": 600}}
+FEW_CHAINS = {"n_warmup": 100, "n_chains": 2}
 ONE = torch.zeros(1)
 
 
@@ -116,7 +117,7 @@ def asked(program, y, method, **options):
 def test_nuts_follows_both_branches():
     with pytest.warns(UserWarning, match="one by one"):
         posterior = infer(
-            branching, tensor(5.5, 5.9, 4.8, 5.2), method="nuts", n_draws=400, n_warmup=150
+            branching, tensor(5.5, 5.9, 4.8, 5.2), method="nuts", n_draws=400, **FEW_CHAINS
         )
     assert posterior.diagnostics["jit"] is False
     assert abs(posterior.mean["a"] - 2.458) < 0.03 and abs(posterior.std["a"] - 0.125) < 0.02
@@ -270,7 +271,7 @@ def test_quadrature_agrees_with_nuts_on_a_heavy_tail():
     density = ProgramDensity(heavy_tailed, torch.zeros(1, 1, 0).double(), tensor(1.0)[None])
     grid = lambda u: density.log_density(torch.as_tensor(u)[None, :, None])[0].numpy()  # noqa: E731
     mean, sd, evidence = oracles.moments_by_quadrature(grid, -8, 16)
-    posterior = infer(heavy_tailed, tensor(1.0), method="nuts", n_draws=1000)
+    posterior = infer(heavy_tailed, tensor(1.0), method="nuts", n_draws=1000, n_warmup=200)
     log_scale = posterior.draws["scale"].log()
     assert abs(log_scale.mean() - mean) < 0.2 * sd
     assert abs(posterior.log_evidence - evidence) < 5 * posterior.log_evidence_error
