@@ -82,19 +82,19 @@ class LikelihoodSurrogate:
             warnings.simplefilter("ignore", ConvergenceWarning)
             regressor.fit(z[some].numpy(), rest[some].numpy())
         product, noise = regressor.kernel_.k1, regressor.kernel_.k2
-        self._variance = float(product.k1.constant_value)
+        variance = float(product.k1.constant_value)
         self._length = torch.as_tensor(product.k2.length_scale, dtype=z.dtype)
         self._points = z / self._length
-        covariance = self._kernel(self._points)
-        jitter = max(float(noise.noise_level), 1e-9) + 1e-8 * self._variance
+        covariance = variance * self._correlation(self._points)
+        jitter = max(float(noise.noise_level), 1e-9) + 1e-8 * variance
         covariance.diagonal().add_(jitter)
         factor = torch.linalg.cholesky_ex(covariance).L
-        self._alpha = torch.cholesky_solve(rest[:, None], factor)[:, 0]
+        self._weights = variance * torch.cholesky_solve(rest[:, None], factor)[:, 0]
 
     def __call__(self, u: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
         """Predicted log likelihoods, at most a little above the largest known one."""
         z = self._standardised(u)
-        rest = self._kernel((z / self._length).flatten(0, -2)) @ self._alpha
+        rest = self._correlation((z / self._length).flatten(0, -2)) @ self._weights
         mean = (_basis(z) @ self._coefficients).flatten() + self._size * rest
         return mean.reshape(u.shape[:-1]).clamp(max=self._top + _ABOVE)
 
@@ -110,9 +110,12 @@ class LikelihoodSurrogate:
     def _standardised(self, u: Tensor) -> Tensor:
         return (u - self._centre) / self._scale
 
-    def _kernel(self, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n points"]:
-        squares = z.square().sum(-1, keepdim=True) + self._points.square().sum(-1)
-        return self._variance * torch.exp(z @ self._points.T - 0.5 * squares)
+    def _correlation(self, z: Float[Tensor, "n dim"]) -> Float[Tensor, "n points"]:
+        # One product gives the exponents: each further matrix of this size costs as much.
+        one, squares = torch.ones_like(z[:, :1]), -0.5 * z.square().sum(-1, keepdim=True)
+        known = self._points
+        ones, heights = torch.ones_like(known[:, :1]), -0.5 * known.square().sum(-1, keepdim=True)
+        return torch.exp(torch.cat([z, squares, one], 1) @ torch.cat([known, ones, heights], 1).T)
 
 
 def _minimised(
