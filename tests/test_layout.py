@@ -1,6 +1,7 @@
 """The layout: imports point one way, names are absolute, files are short."""
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def member(module):
     return (module.split(".") * 2)[1]
 
 
+@cache
 def import_nodes(module):
     tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
     return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
