@@ -563,14 +563,14 @@ def one_size_of_chunks(monkeypatch):
     monkeypatch.setattr(views, "SMALLEST_CHUNK", LARGEST_CHUNK)
 
 
-@parametrize_with_checks([PFNClassifier(n_estimators=2)])
+@parametrize_with_checks([PFNClassifier(n_estimators=1)])
 def test_scikit_learn_checks_of_the_classifier(
     estimator, check, no_shape_checks, one_size_of_chunks
 ):
     check(estimator)
 
 
-@parametrize_with_checks([PFNRegressor(network="tabular-regressor", n_estimators=2)])
+@parametrize_with_checks([PFNRegressor(network="tabular-regressor", n_estimators=1)])
 def test_scikit_learn_checks_of_the_table_regressor(
     estimator, check, no_shape_checks, one_size_of_chunks
 ):

@@ -272,7 +272,7 @@ def test_columns_are_fewer_where_rows_are_many():
 
 def test_most_tasks_are_predictable_and_few_are_trivial():
     prior = table_prior(max_features=20)  # the tasks of a batch are all of one kind
-    statistics = [summarise(prior.sample(16, 200, 200, seed=seed)) for seed in range(32)]
+    statistics = [summarise(prior.sample(8, 200, 200, seed=seed)) for seed in range(32)]
     r2, majority, levels = (
         torch.cat([one[name] for one in statistics])
         for name in ("predictability", "majority", "few_levels")

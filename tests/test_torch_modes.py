@@ -33,8 +33,10 @@ SIZES = {
     ),
     "dt": (NormalMeanPrior(), DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1)),
     "tables": (
-        named_prior("tabular-classifier"),
-        TabularPFNConfig(max_context=9, d_model=16, n_heads=2, n_cell_blocks=1, n_thinking=2),
+        LinearRegressionPrior(2),
+        TabularPFNConfig(
+            "regression", max_context=9, d_model=16, n_heads=2, n_cell_blocks=1, n_thinking=2
+        ),
     ),
 }
 
@@ -81,6 +83,7 @@ CALLS = {
     "train tables": trained("tables"),
     "load": lambda: load("gp-1d")(torch.zeros(1, 2, 1), torch.ones(1, 2), torch.ones(1, 1, 1)).mean,
     "tasks": lambda: named_prior("gp").sample(2, 3, 3, seed=0).y_query,
+    "tables": lambda: named_prior("tabular-classifier").sample(2, 3, 3, seed=0).x_query,
     "PFNRegressor": lambda: PFNRegressor("gp-1d").fit(X, Y).predict_quantiles(X, [0.1]),
     "PFNClassifier": lambda: PFNClassifier(n_estimators=1).fit(X, [0, 1] * 4).predict_proba(X),
     "BayesianRegressor": lambda: (
@@ -110,11 +113,9 @@ class Doubles:
         torch.set_default_dtype(torch.float32)
 
 
-MODES = {
-    "inference": torch.inference_mode,
-    "no gradients": torch.no_grad,
-    "doubles": Doubles,
-    "device": lambda: torch.device("cpu"),
+MODES = {  # two at once, as what one of them changes is seen beside the other
+    "inference or doubles": (torch.inference_mode, Doubles),
+    "no gradients or a device": (torch.no_grad, lambda: torch.device("cpu")),
 }
 
 
@@ -122,7 +123,7 @@ MODES = {
 @pytest.mark.parametrize("name", CALLS)
 def test_the_callers_mode_changes_nothing(name):
     expected = torch.as_tensor(CALLS[name]()).detach()
-    for mode, entered in MODES.items():
-        with entered():
+    for names, (one, other) in MODES.items():
+        with one(), other():
             found = torch.as_tensor(CALLS[name]()).detach()
-        assert torch.allclose(found, expected.to(found), rtol=1e-4, atol=1e-5), mode
+        assert torch.allclose(found, expected.to(found), rtol=1e-4, atol=1e-5), names
