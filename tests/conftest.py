@@ -1,6 +1,7 @@
 """Every test starts from the same random state; torch's default float32 stays, networks use it."""
 
 import gc
+from collections import Counter
 from dataclasses import is_dataclass
 from functools import wraps
 from typing import get_args
@@ -15,6 +16,10 @@ hypothesis.settings.register_profile("amortized", deadline=None, derandomize=Tru
 hypothesis.settings.load_profile("amortized")
 
 
+_CALLS = Counter()  # of the code of each function, by its id, in this test
+_FIRST, _EVERY = 20, 50  # calls that are checked: loops call the same with the same shapes
+
+
 def _has_shapes(annotation):
     """Whether an annotation names the shape of an array; one that is still a string may."""
     if isinstance(annotation, type) and issubclass(annotation, jaxtyping.AbstractArray):
@@ -25,7 +30,8 @@ def _has_shapes(annotation):
 def _checked(*, typechecker, jaxtyped=jaxtyping.jaxtyped):
     """Checks as jaxtyping does, but once a call: it checks arguments twice and binds them.
 
-    The check of a function is made at its first call, as most are never called in one process.
+    In each test the first calls of a function are checked, and one in many of the others. The check
+    of a function is made at its first call, as most are never called in one process.
     """
 
     def decorate(function):
@@ -36,12 +42,13 @@ def _checked(*, typechecker, jaxtyped=jaxtyping.jaxtyped):
         return function
 
     def wrapped(function, typed=None):
-        shapes = None
+        shapes, code = None, id(getattr(function, "__code__", function))
 
         @wraps(function)
         def checked(*args, **kwargs):
             nonlocal typed, shapes
-            if jaxtyping.config.jaxtyping_disable:
+            n = _CALLS[code] = _CALLS[code] + 1
+            if (n > _FIRST and n % _EVERY) or jaxtyping.config.jaxtyping_disable:
                 return function(*args, **kwargs)
             if shapes is None:
                 typed = typed or typechecker(function)
@@ -66,6 +73,10 @@ def pytest_collection_finish():
     """What is there now lives to the end: collections during tests need not go through it."""
     gc.freeze()
     gc.enable()
+
+
+def pytest_runtest_setup():
+    _CALLS.clear()
 
 
 @pytest.fixture(autouse=True)

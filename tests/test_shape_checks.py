@@ -1,4 +1,4 @@
-"""Shapes in signatures are checked in tests, at every call of functions and of dataclasses."""
+"""Shapes in signatures are checked in tests, of functions and of dataclasses."""
 
 import pytest
 import torch
@@ -14,6 +14,13 @@ def test_a_function_checks_each_call():
         with pytest.raises(TypeError, match="label"):
             ordered(good, torch.zeros(2, 4))
         with pytest.raises(TypeError, match="label"):
+            ordered(good, None)
+
+
+def test_a_loop_is_checked_at_its_first_calls_and_now_and_then():
+    good = torch.zeros(2, 3)
+    for call in range(1, 61):
+        with pytest.raises(TypeError if call <= 20 or call == 50 else AttributeError):
             ordered(good, None)
 
 
