@@ -5,7 +5,9 @@ recipe as plain data. To add a problem, add an entry.
 """
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +16,7 @@ from torch.distributions import Distribution
 
 from amortized.latent_priors.hyperprior import Hyperprior
 from amortized.latent_priors.tasks import LatentTasks
+from amortized.one_at_a_time import gradients
 from amortized.priors.program_prior import ProgramPrior
 from amortized.priors.regression.gaussian_process import GaussianProcessPrior
 from amortized.priors.regression.gaussian_process_lengthscale import LengthscalePrior
@@ -209,7 +212,13 @@ def named_tasks(name: str) -> LatentTasks:
     """
     if name not in PROBLEMS:
         raise ValueError(f"Expected tasks among {sorted(PROBLEMS)}; got {name!r}.")
-    with precision(torch.float32):
+    return copy(_tasks(name))
+
+
+@cache
+def _tasks(name: str) -> LatentTasks:
+    """Made once, as a mixture is fitted; whatever torch modes the first caller has set."""
+    with precision(torch.float32), gradients(), torch.device("cpu"):
         return PROBLEMS[name].tasks()
 
 
