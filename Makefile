@@ -4,6 +4,8 @@ PYTHON ?= python3
 INSTALLED := .venv/.installed
 # Tests run in a process a core, and the demo's matrices are small: more threads only wait.
 export OMP_NUM_THREADS := 1
+# Compiled modules are kept, or every process of the tests would compile the package anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint docs notebooks dist
 
