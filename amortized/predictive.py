@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 
 from amortized.arrays import as_values
 from amortized.program.observations.row_distribution import NoPredictive, row_distribution
-from amortized.program.support import log_prob
+from amortized.program.support import cdf, log_prob
 from amortized.program.vectorised import FunctionalSamplers, Program, draw, precision, quiet_program
 from amortized.seeding import seeded
 
@@ -186,7 +186,7 @@ class ProgramPredictive(Distribution):
         """Distribution function; estimated from draws if torch has none for y's distribution."""
         value = _for_each(self, value).to(self.x)
         try:
-            each = self._over_draws(_cdf, value.movedim(-2, 0))
+            each = self._over_draws(cdf, value.movedim(-2, 0))
         except NotImplementedError:
             return (
                 (self._draws().unsqueeze(1) <= value.reshape(-1, *self.batch_shape))
@@ -206,7 +206,7 @@ class ProgramPredictive(Distribution):
         except NotImplementedError:
             draws = self._draws()
             try:
-                self._over_draws(lambda fn, y: fn.cdf(y), draws[0])
+                self._over_draws(cdf, draws[0])
             except NotImplementedError:
                 index = (value * len(draws)).long().clamp(0, len(draws) - 1)
                 return draws.gather(0, index.reshape(-1, *self.batch_shape)).reshape(value.shape)
@@ -215,10 +215,7 @@ class ProgramPredictive(Distribution):
             high = (draws[-1] + 3 * spread).expand(value.shape)
         for _ in range(60):
             middle = (low + high) / 2
-            level = self.cdf(middle)
-            below = level < value
-            if (outside := level.isnan()).any():  # torch returns NaN outside the support
-                below = torch.where(outside, middle < self._draws().mean(0), below)
+            below = self.cdf(middle) < value
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
@@ -254,11 +251,6 @@ def _singly(function: Callable[..., Any], latents: Any, *data: Tensor) -> Any:
     ]
     shape = n, n_datasets
     return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
-
-
-def _cdf(fn: Any, y: Tensor) -> Tensor:
-    """Distribution function; for a normal also accurate where torch's own rounds to 0."""
-    return torch.special.ndtr((y - fn.loc) / fn.scale) if isinstance(fn, Normal) else fn.cdf(y)
 
 
 def _icdf(fn: Any, level: Tensor) -> Tensor:

@@ -105,6 +105,15 @@ def test_the_importance_weighted_bound_is_tight_for_normal_latents():
     assert abs(fitted.log_evidence + best.fun) < 0.02 + 5 * fitted.diagnostics["log_evidence_error"]
 
 
+@pytest.mark.parametrize(("unit", "shift"), [(1e-3, 0.0), (1e3, 5e3)])
+def test_a_bound_that_still_rises_is_said(unit, shift):
+    """Parameters that begin in other units than those of the data are not reached."""
+    x, y = groups()
+    with pytest.warns(UserWarning, match="still rises at the end"):
+        fitted = fit_parameters(effects, x, unit * y + shift, n_steps=150)
+    assert fitted.diagnostics["gain"] > 1
+
+
 @pytest.mark.parametrize("control_variate", [False, True])
 def test_gradients_of_monte_carlo_em_have_the_exact_mean(control_variate):
     x, y = rows()

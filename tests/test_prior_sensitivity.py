@@ -207,3 +207,35 @@ WRONG = {
 def test_wrong_inputs(make, message, no_shape_checks):
     with pytest.raises(ValueError, match=f"Expected.*{message}"):
         make()
+
+
+def scale(x, y=None):
+    sd = pyro.sample("sd", dist.HalfNormal(1.0))
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", dist.Normal(0.0, sd), obs=y)
+
+
+def test_priors_in_conflict_with_the_data_are_weighted_in_their_tails():
+    """A mixture of normals over log sd has a heavier right tail than an exponential prior."""
+    y = torch.tensor([1.0, 2.0, 3.0, 2.5], dtype=torch.float64)
+    laws = {"base": dist.HalfNormal(1.0), "short": dist.Exponential(10.0)}
+    laws |= {"long": dist.HalfCauchy(1.0), "in conflict": dist.InverseGamma(3.0, 2.0)}
+    given = {name: {"sd": law} for name, law in laws.items() if name != "base"}
+    found = prior_sensitivity(scale, y, latent_priors=given, method="smc", n_draws=4000)
+    grid = torch.linspace(-6.0, 6.0, 20001, dtype=torch.float64)
+    likelihood = Normal(0.0, grid.exp()[:, None]).log_prob(y).sum(-1)
+    masses, priors = [], []
+    for i, law in enumerate(laws.values()):
+        priors.append(law.log_prob(grid.exp()) + grid)
+        evidence = (priors[-1] + likelihood).logsumexp(0)
+        masses.append((priors[-1] + likelihood - evidence).exp())
+        log_evidence = evidence + (grid[1] - grid[0]).log()
+        mean = (masses[-1] * grid.exp()).sum()
+        sd = (masses[-1] * (grid.exp() - mean).square()).sum().sqrt()
+        assert abs(found.posterior.mean["sd"][i] - mean) < 0.15 * sd
+        assert abs((found.posterior.std["sd"][i] / sd).log()) < 0.15
+        error = found.posterior.log_evidence_error[i]
+        assert abs(found.posterior.log_evidence[i] - log_evidence) < 4 * error + 0.02
+        ratio = priors[i] - priors[0]
+        exact = ((masses[i] - masses[0]) * ratio).sum() / 2
+        assert found.distance[i].item() == pytest.approx(exact.item(), rel=0.15, abs=0.03)

@@ -13,7 +13,7 @@ from torch.distributions import transforms as maps
 from amortized.infer import infer
 from amortized.program.density import ProgramDensity
 from amortized.program.observations.possible import check_possible
-from amortized.program.support import bijection_to, contains, log_prob, support_of
+from amortized.program.support import bijection_to, cdf, contains, log_prob, support_of
 
 T = torch.tensor
 EYE = torch.eye(2)
@@ -351,6 +351,67 @@ def test_a_mixture_has_the_mass_of_the_components_that_reach():
     torch.testing.assert_close(log_prob(fn, T(1.5)), T(math.log(0.3 * 3.0 / 1.5**4)))
     fn = mixed(dist.Uniform(T([0.0, 3.0]), T([1.0, 5.0])))
     torch.testing.assert_close(log_prob(fn, T([0.5, 4.0])), T([0.3, 0.35]).log())
+
+
+# name: a distribution whose distribution function in torch is wrong outside its support, and scipy's
+OUTSIDE = {
+    "Exponential": (lambda: dist.Exponential(2.0), stats.expon(scale=0.5).cdf),
+    "Gamma": (lambda: dist.Gamma(2.0, 1.0), stats.gamma(2).cdf),
+    "HalfCauchy": (lambda: dist.HalfCauchy(1.0), stats.halfcauchy.cdf),
+    "HalfNormal": (lambda: dist.HalfNormal(1.0), stats.halfnorm.cdf),
+    "InverseGamma": (lambda: dist.InverseGamma(3.0, 2.0), stats.invgamma(3, scale=2).cdf),
+    "Kumaraswamy": (
+        lambda: dist.Kumaraswamy(2.0, 3.0),
+        lambda v: 1 - (1 - np.clip(v, 0, 1) ** 2) ** 3,
+    ),
+    "LogNormal": (lambda: dist.LogNormal(0.0, 1.0), stats.lognorm(1).cdf),
+    "Pareto": (lambda: dist.Pareto(1.0, 3.0), stats.pareto(3).cdf),
+    "Uniform": (lambda: dist.Uniform(0.5, 1.0), stats.uniform(0.5, 0.5).cdf),
+    "Weibull": (lambda: dist.Weibull(1.0, 2.0), stats.weibull_min(2).cdf),
+    "Exponential to the left": (
+        lambda: transformed(dist.Exponential(1.0), maps.AffineTransform(0.5, -1.0)),
+        lambda v: stats.expon.sf(0.5 - v),
+    ),
+    "mixture": (
+        lambda: mixed(transformed(dist.Exponential(1.0), maps.AffineTransform(T([0.0, 1.0]), 1.0))),
+        lambda v: 0.3 * stats.expon.cdf(v) + 0.7 * stats.expon(1).cdf(v),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_distribution_function_is_right_also_outside_the_support(name):
+    make, expected = OUTSIDE[name]
+    values = torch.tensor([-3.0, -0.5, 0.0, 0.4, 0.7, 1.0, 1.7, 8.0], dtype=torch.float64)
+    torch.testing.assert_close(
+        cdf(make(), values), torch.from_numpy(expected(values.numpy())), atol=1e-6, rtol=1e-6
+    )
+
+
+def test_predictives_of_a_log_normal_are_nothing_below_zero():
+    def size(x, y=None):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("y", dist.LogNormal(mean, 1.0), obs=y)
+
+    with pyro.validation_enabled(True):
+        predictive = infer(size, T([0.5, 1.2, 0.3])).predictive(torch.zeros(1, 0))
+        assert predictive.cdf(T([-1.0])).item() == 0.0
+        assert predictive.log_prob(T([-1.0])).item() == -math.inf
+
+
+def test_predictives_have_no_mass_outside_the_support():
+    def wait(x, y=None):
+        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("y", dist.Exponential(rate), obs=y)
+
+    y = T([0.5, 1.2, 0.3])
+    predictive = infer(wait, y).predictive(torch.zeros(1, 0))
+    below = [predictive.cdf(T([v])).item() for v in (-3.0, -0.5, 0.0)]
+    assert below == [0.0, 0.0, 0.0]
+    exact = stats.lomax(2 + 3, scale=1 + y.sum().item())  # the rate integrated out
+    assert abs(predictive.cdf(T([0.8])).item() - exact.cdf(0.8)) < 5 * 0.1 / math.sqrt(1000)
 
 
 def answers(fn, y):

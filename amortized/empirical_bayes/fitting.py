@@ -35,7 +35,8 @@ class FittedParameters:
             None for "mcem", which does not know it.
         diagnostics: ``doubt``, the reasons for doubt as sentences, ``seconds``, and what the
             method measured: ``gradient``, largest ``curvature`` and the log evidences at the
-            ``ends`` of all starts (exact), ``k_hat`` and ``log_evidence_error`` (iwae),
+            ``ends`` of all starts (exact), ``k_hat``, ``log_evidence_error`` and the ``gain`` in
+            nats that a further Newton step promises (iwae),
             ``accept`` and ``drift`` (mcem).
     """
 

@@ -24,6 +24,7 @@ class SeriesLaw(TorchDistribution):
 
     arg_constraints: dict[str, constraints.Constraint] = {}
     support = constraints.real_vector
+    integrates_missing = True  # the filter passes over NaN
 
     def __init__(self, model: LinearGaussianModel, order: Tensor, dtype: torch.dtype) -> None:
         self.model, self.order, self.dtype = model, order, dtype

@@ -14,8 +14,10 @@ References:
     (2024), arXiv:2107.14054.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,9 +35,12 @@ from amortized.latent_priors.fitting import stacked
 from amortized.posterior import Posterior
 from amortized.priors.prior import Prior
 from amortized.program.vectorised import Program
-from amortized.sampling.start import FromMixture
+from amortized.sampling.checks.pareto import smooth_weights
 
 BASE = "base"
+LogPrior = Callable[[Tensor], Tensor]
+_ROUNDING = 1e-6  # of a log density of the prior
+_MOST_K_HAT = 0.7
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,8 @@ def prior_sensitivity(
     """Computes the posteriors of one dataset under several priors, in one batch.
 
     Every prior is represented by a Gaussian mixture over unconstrained space, as networks require.
-    A family that is not normal there is replaced by a fitted mixture, and the evidence is that
-    under the mixture.
+    For a family that is not normal there it is a fit, and the draws are weighted by the ratio of the
+    prior to it, but for "dt", whose answers are those under the fit.
 
     Args:
         model: as for `amortized.infer.infer`.
@@ -126,6 +131,9 @@ def prior_sensitivity(
     Raises:
         ValueError: if there is no prior, not exactly one dataset, or a prior does not fit the
             model.
+
+    Warns:
+        UserWarning: if the fit to a prior is too far from it where the data point.
 
     Example:
         >>> from torch.distributions import Normal
@@ -157,7 +165,14 @@ def prior_sensitivity(
         seed=seed,
         **options,
     )
-    return PriorSensitivity((BASE, *priors), posterior, _distance(posterior, told, one))
+    labels = (BASE, *priors)
+    if not one.density(allow_simulator=True).is_simulator:
+        log_priors = [_log_prior(problem) for problem in problems]
+        if method != "dt":
+            posterior = _under_exact_priors(posterior, told, log_priors, problems[0], labels)
+    else:
+        log_priors = [_of_mixture(told[i]) for i in range(n)]
+    return PriorSensitivity(labels, posterior, _distance(posterior, log_priors, one))
 
 
 def _labelled(latent_priors: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
@@ -180,19 +195,91 @@ def _mixture(problem: Problem, n_components: int) -> GaussianMixture:
     return prior_mixture(density, n_components).to(problem.y.dtype).expand((1,))[0]
 
 
+def _log_prior(problem: Problem) -> LogPrior:
+    """The log density of a problem's own prior over u."""
+    density = problem.density()
+    return lambda u: density.log_prior(u[None])[0]
+
+
+def _of_mixture(mixture: GaussianMixture) -> LogPrior:
+    return mixture.log_prob
+
+
+def _under_exact_priors(
+    posterior: Posterior,
+    told: GaussianMixture,
+    log_priors: Sequence[LogPrior],
+    one: Problem,
+    labels: Sequence[str],
+) -> Posterior:
+    """Weighs the draws by the ratio of each prior to the mixture that stood for it.
+
+    A mixture may miss the tail of a family, where an unexpected likelihood puts the posterior.
+    """
+    u, log_weights = _unconstrained(posterior, one)
+    ratio = torch.stack(
+        [
+            log_prior(at) - told[i].log_prob(at)
+            for i, (log_prior, at) in enumerate(zip(log_priors, u, strict=True))
+        ]
+    )
+    if bool((ratio.abs() < _ROUNDING).all()):
+        return posterior
+    n = u.shape[1]
+    smoothed = smooth_weights(log_weights.T + ratio)
+    evidence, error = posterior.log_evidence, posterior.log_evidence_error
+    if evidence is not None:
+        evidence = evidence + smoothed.log_mean + math.log(n)
+    if error is not None:
+        error = torch.hypot(error, (1 / smoothed.ess - 1 / n).clamp(min=0.0).sqrt())
+    poor = [
+        label for label, k in zip(labels, smoothed.k_hat.tolist(), strict=True) if k >= _MOST_K_HAT
+    ]
+    if poor:
+        warnings.warn(
+            f"The answers for the priors {poor} are in doubt: the mixtures of normals that stand for "
+            "them are too far from them where the data point. Give a larger n_components, or call "
+            "infer with each of these priors.",
+            UserWarning,
+            stacklevel=3,
+        )
+    draws, _ = posterior.weighted_draws()
+    weights = smoothed.log_weights.T
+    return Posterior(
+        draws,
+        log_weights=weights,
+        log_evidence=evidence,
+        log_evidence_error=error,
+        predictive=replace(posterior._predictive, log_weights=weights),  # type: ignore[type-var]
+        diagnostics=posterior.diagnostics | {"k_hat_of_priors": smoothed.k_hat},
+        batch_shape=posterior.batch_shape,
+    )
+
+
+def _unconstrained(
+    posterior: Posterior, one: Problem
+) -> tuple[Float[Tensor, "n_priors n dim"], Float[Tensor, "n n_priors"]]:
+    """The draws under each prior in unconstrained space, and their log weights."""
+    draws, log_weights = posterior.weighted_draws()
+    n_priors = posterior.batch_shape[0]
+    density = one.density(allow_simulator=True).take(torch.zeros(n_priors, dtype=torch.long))
+    u = density.unconstrain({name: value.movedim(1, 0) for name, value in draws.items()})
+    return u, log_weights
+
+
 def _distance(
-    posterior: Posterior, told: GaussianMixture, one: Problem
+    posterior: Posterior, log_priors: Sequence[LogPrior], one: Problem
 ) -> Float[Tensor, " n_priors"]:
     """Distance of each posterior from the first, estimated from draws by the formula above."""
-    n = len(told.log_weights)
-    draws, log_weights = posterior.weighted_draws()
-    density = one.density(allow_simulator=True).take(torch.zeros(n, dtype=torch.long))
-    u = density.unconstrain({name: value.movedim(1, 0) for name, value in draws.items()})
-    weights = log_weights.exp().T
-    prior, base = FromMixture(told), FromMixture(told[:1].expand((n,)))
+    u, log_weights = _unconstrained(posterior, one)
+    weights, base = log_weights.exp().T, log_priors[0]
 
-    def log_ratio(u: Tensor, weights: Tensor) -> Tensor:
-        return (weights * (prior.log_prob(u) - base.log_prob(u))).sum(-1)
+    def log_ratio(log_prior: LogPrior, i: int) -> Tensor:
+        """The mean of the log ratio of a prior to the base, under the posterior of number i."""
+        there = weights[i] > 0
+        at = u[i][there]
+        return (weights[i][there] * (log_prior(at) - base(at))).sum()
 
-    own = log_ratio(u, weights)
-    return (own - log_ratio(u[:1].expand_as(u), weights[:1].expand_as(weights))) / 2
+    return torch.stack(
+        [(log_ratio(own, i) - log_ratio(own, 0)) / 2 for i, own in enumerate(log_priors)]
+    )

@@ -395,8 +395,9 @@ def _check_site(name: str, site: Any, y: Tensor) -> None:
         y = observed  # the program observes a function of y: check that of the first dataset
     while isinstance(fn, Independent):  # row by row, to name the row that is wrong
         fn = fn.base_dist
+    of_missing = getattr(fn, "integrates_missing", False)
     with quiet_program():
-        inside = contains(fn, y)
+        inside = contains(fn, y.nan_to_num(0.0) if of_missing else y)
     if site["mask"] is not None:
         inside = inside | ~torch.as_tensor(site["mask"])
     if inside.shape == y.shape:

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.distributions import (
     Independent,
     MixtureSameFamily,
+    Normal,
     TransformedDistribution,
     biject_to,
     constraints,
@@ -189,6 +190,40 @@ def log_prob(fn: Any, value: Tensor) -> Tensor:
     return each + torch.where(inside, zero, -torch.inf)
 
 
+def cdf(fn: Any, value: Tensor) -> Tensor:
+    """The distribution function, 0 below the support and 1 above it, where torch's is neither.
+
+    Raises:
+        NotImplementedError: if torch has no distribution function of this family.
+
+    Example:
+        >>> cdf(torch.distributions.Exponential(1.0), torch.tensor([-1.0, 0.0]))
+        tensor([0., 0.])
+    """
+    if isinstance(fn, Normal):  # accurate also where torch's own rounds to 0
+        return torch.special.ndtr((value - fn.loc) / fn.scale)
+    if isinstance(fn, MixtureSameFamily):
+        each = cdf(fn.component_distribution, fn._pad(value))
+        return (each * fn.mixture_distribution.probs).sum(-1)
+    low, high = _ends(support_of(fn), value)
+    inside = fn.cdf(torch.minimum(torch.maximum(value, low), high))
+    one = torch.ones((), dtype=inside.dtype, device=inside.device)
+    return torch.where(value < low, 0 * one, torch.where(value > high, one, inside))
+
+
+def _ends(support: Any, like: Tensor) -> tuple[Tensor, Tensor]:
+    """The ends of the support of single numbers."""
+    if isinstance(support, Image):
+        low, high = (support.transform(end) for end in _ends(support.base, like))
+        return torch.minimum(low, high), torch.maximum(low, high)
+    bounded = isinstance(support, _BOUNDED)
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    return (
+        torch.as_tensor(low if bounded and low is not None else -torch.inf).to(like),
+        torch.as_tensor(high if bounded and high is not None else torch.inf).to(like),
+    )
+
+
 def _is_transformed(fn: Any) -> bool:
     """Whether the density is that of the base at the preimage, with a Jacobian."""
     return (
@@ -287,6 +322,8 @@ def point_in(fn: Any) -> Any:
         return point_in(fn.base_dist)
     if _is_transformed(fn):
         point = point_in(fn.base_dist)
+        if point is None and not fn.event_shape and _is_everywhere(fn.base_dist.support):
+            point = 0.0
         if point is None:
             return None
         for transform in fn.transforms:

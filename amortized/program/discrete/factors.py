@@ -194,7 +194,7 @@ class Factors:
                 share = same.all(-1).to(total)
             else:
                 share = total.new_ones(shape.numel())
-            found[name] = share.reshape(*shape, len(values))
+            found[name] = share.reshape(*shape, len(values)).to(total)
         return total, found
 
     def _plates(self, name: str) -> dict[str, int]:

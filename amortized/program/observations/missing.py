@@ -2,7 +2,9 @@ r"""Missing observations, given as NaN: their terms are left out of the likeliho
 
 If the elements of an observation are independent given the latents, the integral over the missing
 ones is 1. The missing elements of a multivariate normal are integrated out by giving them mean 0,
-variance :math:`1 / 2 \pi` and no covariance, so that they have a density of 1 at 0.
+variance :math:`1 / 2 \pi` and no covariance, so that they have a density of 1 at 0. A distribution
+with an attribute ``integrates_missing`` that is true, such as that of a state-space model, is given
+NaN as it is.
 """
 
 import math
@@ -65,6 +67,8 @@ class _LeaveOut(Messenger):
 
 def _without(fn: Any, value: Tensor, missing: Tensor, name: str) -> tuple[Any, Tensor]:
     """The distribution without the missing elements, and the value without NaN."""
+    if getattr(fn, "integrates_missing", False):
+        return fn, value
     n = 0
     while isinstance(fn, Independent):
         n, fn = n + fn.reinterpreted_batch_ndims, fn.base_dist

@@ -7,7 +7,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from amortized.program.support import log_prob
+from amortized.program.support import cdf, log_prob
 from amortized.program.vectorised import draw, draw_index
 
 
@@ -53,7 +53,7 @@ class RowMixture(Distribution):
         return each.gather(-2, chosen.unsqueeze(-2)).squeeze(-2)
 
     def cdf(self, value: Tensor) -> Tensor:
-        return self._average(self.components.cdf(self._spread(value)))
+        return self._average(cdf(self.components, self._spread(value)))
 
 
 class EnumerateRows(Messenger):
