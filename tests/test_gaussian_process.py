@@ -11,7 +11,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process import kernels as peer
 
 from amortized.priors import GaussianProcessPrior, named_prior
-from amortized.priors.regression.gaussian_process import JITTER, standardised_inputs, uniform_inputs
+from amortized.priors.regression.gaussian_process import standardised_inputs, uniform_inputs
 from amortized.priors.task import TaskBatch
 from amortized.program.density import ProgramDensity
 
@@ -108,11 +108,11 @@ def test_predictive_and_evidence_are_scikit_learns(make, n_context):
     evidence = prior.log_evidence(batch.x_context, batch.y_context)
     for i in range(3):
         regressor = GaussianProcessRegressor(
-            1.4**2 * PEERS[prior.kernel], alpha=0.3**2 + JITTER, optimizer=None
+            1.4**2 * PEERS[prior.kernel], alpha=0.3**2, optimizer=None
         ).fit(batch.x_context[i].numpy(), batch.y_context[i].numpy())
         mean, std = regressor.predict(batch.x_query[i].numpy(), return_std=True)
         np.testing.assert_allclose(predictive.mean[i], mean, rtol=1e-8, atol=1e-10)
-        noisy = np.sqrt(std**2 + 0.3**2 + JITTER)
+        noisy = np.sqrt(std**2 + 0.3**2)
         np.testing.assert_allclose(predictive.stddev[i], noisy, rtol=1e-8)
         np.testing.assert_allclose(evidence[i], regressor.log_marginal_likelihood_value_)
 
@@ -148,7 +148,7 @@ def test_no_context_gives_back_the_prior(make):
     batch = double(prior.sample(2, 0, 3, seed=0))
     predictive = prior.posterior_predictive(batch)
     assert (predictive.mean == 0).all()
-    variance = torch.full((2, 3), 1.4**2 + 0.3**2 + JITTER).double()
+    variance = torch.full((2, 3), 1.4**2 + 0.3**2).double()
     torch.testing.assert_close(predictive.variance, variance, rtol=1e-6, atol=0)
     assert (prior.log_evidence(batch.x_context, batch.y_context) == 0).all()
 
@@ -297,3 +297,26 @@ def test_the_filter_is_taken_where_it_is_faster():
             GaussianProcessPrior(
                 wrong[0], lengthscale=1.0, outputscale=1.0, noise=0.1, solver=wrong[1]
             )
+
+
+@pytest.mark.parametrize("solver", ["dense", "state-space"])
+@pytest.mark.parametrize(("unit", "noise"), [(1e-6, 0.1), (1e6, 0.1), (1.0, 1e-4)])
+def test_answers_are_right_in_all_units_and_for_little_noise(solver, unit, noise):
+    """Against scikit-learn; what keeps a covariance positive definite must not count as noise."""
+    prior = GaussianProcessPrior(
+        "matern32", lengthscale=0.8, outputscale=1.4 * unit, noise=noise * unit, solver=solver
+    )
+    generator = torch.Generator().manual_seed(0)
+    x = 5 * torch.rand(1, 14, 1, generator=generator, dtype=torch.float64)
+    y = unit * torch.randn(1, 10, generator=generator, dtype=torch.float64)
+    batch = TaskBatch(x[:, :10], y, x[:, 8:], y[:, :1].expand(1, 6))
+    regressor = GaussianProcessRegressor(
+        1.4**2 * PEERS["matern32"], alpha=noise**2, optimizer=None
+    ).fit(x[0, :10].numpy(), y[0].numpy() / unit)
+    mean, std = regressor.predict(x[0, 8:].numpy(), return_std=True)
+    predictive = prior.posterior_predictive(batch)
+    np.testing.assert_allclose(predictive.mean[0] / unit, mean, rtol=1e-3, atol=1e-6)
+    noisy = np.sqrt(std**2 + noise**2)
+    np.testing.assert_allclose(predictive.stddev[0] / unit, noisy, rtol=1e-3)
+    evidence = prior.log_evidence(x[:, :10], y)[0] + 10 * np.log(unit)
+    np.testing.assert_allclose(evidence, regressor.log_marginal_likelihood_value_, rtol=1e-5)

@@ -120,3 +120,19 @@ def test_a_predictive_that_cannot_be_vectorised_is_read_off_one_by_one():
     kink = torch.where(draws["slope"] < 0, 1.0, 2.0) * draws["slope"]
     expected = (log_weights.exp() * kink).sum() * NEW[:, 0]
     torch.testing.assert_close(posterior.predictive(NEW).mean, expected)
+
+
+def test_rows_are_conditioned_in_any_units():
+    """Of targets in units of 1e-9 the variances are below 1e-12, which is no rounding error."""
+
+    def program(x, y=None):
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1e-6))
+        law = full(x * scale)
+        return pyro.sample(
+            "y", dist.MultivariateNormal(law.mean, 1e-18 * law.covariance_matrix), obs=y
+        )
+
+    predictive = infer(program, X, 1e-9 * Y, method="laplace", n_draws=20).predictive(NEW)
+    mean, variance = normal_given()
+    torch.testing.assert_close(1e9 * predictive.mean, mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(1e18 * predictive.variance, variance, rtol=1e-4, atol=0)

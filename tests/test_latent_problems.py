@@ -18,7 +18,7 @@ from amortized.latent_priors.problems import PROBLEMS, embedding_of, named_tasks
 from amortized.latent_priors.replaced_density import LatentPriorDensity
 from amortized.networks import DistributionTransformer, DistributionTransformerConfig
 from amortized.priors.program_prior import ProgramPrior
-from amortized.priors.regression.gaussian_process import JITTER, GaussianProcessPrior
+from amortized.priors.regression.gaussian_process import GaussianProcessPrior
 from amortized.priors.regression.gaussian_process_lengthscale import LengthscalePrior
 from amortized.priors.regression.linear_model import LinearModelPrior
 from amortized.priors.regression.logistic_model import LogisticModelPrior
@@ -200,7 +200,7 @@ def test_nonlinear_density_is_even_and_scipys():
 def lengthscale_likelihood(x, y, log_lengthscales):
     """Log density of one dataset's answers at each log lengthscale, by scipy."""
     squared = (x - x.T) ** 2
-    variance = (1e-3 + JITTER) * np.eye(len(x))
+    variance = (1e-3) * np.eye(len(x))
     covariances = [np.exp(-squared / (2 * np.exp(2 * u))) + variance for u in log_lengthscales]
     return np.array([stats.multivariate_normal(cov=c).logpdf(y) for c in covariances])
 

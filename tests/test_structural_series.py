@@ -1,5 +1,7 @@
 """Structural series: their program, their exact answers, and hyperparameters by SMC."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import HalfNormal, LogNormal
@@ -176,3 +178,31 @@ def test_wrong_series(no_shape_checks):
         StructuralSeries(noise=-1.0, level=LocalLevel(1.0, 1.0))
     with pytest.raises(ValueError, match=r"none for \['level_drift', 'noise'\].*infer them"):
         two_latents().log_evidence(torch.zeros(3, 1), torch.zeros(3))
+
+
+def test_missing_values_are_integrated_out_by_infer():
+    """Moments and evidence on a grid of the two hyperparameters, with the filter's evidence."""
+    series = StructuralSeries(level=LocalLevel(HalfNormal(0.5), 1.0), noise=HalfNormal(0.5))
+    generator = torch.Generator().manual_seed(0)
+    y = 0.3 * torch.randn(20, generator=generator, dtype=F64).cumsum(0)
+    y = y + 0.2 * torch.randn(20, generator=generator, dtype=F64)
+    y[[3, 4, 11]] = torch.nan
+    x, step = torch.arange(20.0, dtype=F64)[:, None], 0.01
+    at = torch.arange(step / 2, 1.5, step, dtype=F64)
+    drift, noise = (each.flatten() for each in torch.meshgrid(at, at, indexing="ij"))
+    prior = HalfNormal(torch.tensor(0.5, dtype=F64)).log_prob
+    joint = series.log_evidence(x, y, {"level_drift": drift, "noise": noise})
+    joint = joint + prior(drift) + prior(noise)
+    mass = joint.softmax(0)
+    posterior = infer(series, x, y, n_draws=4000)
+    for name, values in (("level_drift", drift), ("noise", noise)):
+        mean = (mass * values).sum()
+        sd = (mass * (values - mean).square()).sum().sqrt()
+        assert abs(posterior.mean[name] - mean) < 0.1 * sd
+        assert abs((posterior.std[name] / sd).log()) < 0.1
+    evidence = joint.logsumexp(0) + 2 * math.log(step)
+    assert abs(posterior.log_evidence - evidence) < 4 * posterior.log_evidence_error + 0.01
+    batch = torch.stack([y, y.nan_to_num(0.0)])
+    both = infer(series, x.expand(2, -1, -1), batch, method="laplace")
+    alone = infer(series, x, y, method="laplace")
+    assert abs(both.log_evidence[0] - alone.log_evidence) < 0.02

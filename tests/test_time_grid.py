@@ -40,6 +40,21 @@ def test_calendars(index, periods):
     assert mixed[time_grid(index[mixed], n).order].tolist() == list(range(n))
 
 
+@pytest.mark.parametrize(
+    ("stamps", "period", "following"),
+    [
+        (["2021-07-01", "2021-08-01", "2021-09-01"], 12.0, ["2021-10-01", "2021-11-01"]),
+        (["2020-12-31", "2021-01-31"], 12.0, ["2021-02-28", "2021-03-31"]),
+        (["2021-07-01", "2021-10-01", "2022-01-01"], 4.0, ["2022-04-01", "2022-07-01"]),
+        (["2021-01-01", "2022-01-01", "2023-01-01"], 1.0, ["2024-01-01", "2025-01-01"]),
+    ],
+)
+def test_months_that_are_equally_long_are_months(stamps, period, following):
+    grid = time_grid(pd.DatetimeIndex(stamps), len(stamps))
+    assert grid.periods == (period,)
+    assert grid.future(2).tolist() == [pd.Timestamp(each) for each in following]
+
+
 def test_numbers():
     grid = time_grid([10, 30, 20, 60], 4)
     assert grid.place.tolist() == [0, 1, 2, 5] and grid.order.tolist() == [0, 2, 1, 3]

@@ -123,7 +123,7 @@ def _of_dates(t: Any) -> TimeGrid:
     wall = index.tz_localize(None)  # clock times: a day has 24 hours of them
     clock, world = _seconds(wall), _seconds(index)
     step = float(np.diff(world).min()) if len(index) > 1 else float(_DAY)
-    if step >= _SHORTEST_MONTH and not _multiples(clock, step):
+    if step >= _SHORTEST_MONTH and (_same_day(wall) or not _multiples(clock, step)):
         return _of_months(order, index, wall)
     if _skips_weekends(wall, clock):
         days = wall.values.astype("datetime64[D]")
@@ -146,6 +146,11 @@ def _seconds(index: Any) -> NDArray[np.float64]:
 def _multiples(seconds: NDArray[np.float64], step: float) -> bool:
     x = seconds / step
     return bool(np.abs(x - np.round(x)).max() < _TOLERANCE)
+
+
+def _same_day(wall: Any) -> bool:
+    """Whether all dates are the same day of a month, or the last, as months of 31 days are too."""
+    return len(set(wall.day)) == 1 or bool(wall.is_month_end.all())
 
 
 def _skips_weekends(wall: Any, clock: NDArray[np.float64]) -> bool:

@@ -24,8 +24,9 @@ from amortized.priors.state_space.matern import Matern
 from amortized.priors.state_space.one_series import Smoothed, smoothed
 from amortized.priors.task import TaskBatch
 
-# Small relative to the noise; keeps the covariance of nearly equal inputs positive definite.
-JITTER = 1e-6
+# Share of the function's variance that is added to that of the noise, because rounding may leave the
+# covariance of nearly equal inputs not positive definite; at most as much as the noise itself.
+_JITTER = {torch.float32: 1e-6, torch.float64: 1e-12}
 SOLVERS = ("auto", "dense", "state-space")
 MARKOV = ("matern12", "matern32", "matern52")
 _MOST_DENSE = 200  # rows, above which the filter is faster
@@ -192,9 +193,14 @@ class GaussianProcessPrior(ProgramPrior):
         self, x: Float[Tensor, "*batch n features"], hyperparameters: dict[str, Any]
     ) -> Float[Tensor, "*batch n n"]:
         """Covariance of the targets."""
-        variance = hyperparameters["noise"].square() + JITTER
+        variance = self._noise_variance(hyperparameters, x.dtype)
         eye = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
         return self.covariance(x, x, hyperparameters) + variance[..., None, None] * eye
+
+    def _noise_variance(self, hyperparameters: dict[str, Any], dtype: torch.dtype) -> Tensor:
+        """Variance of the noise, in any units of the targets."""
+        noise, function = (hyperparameters[k].square() for k in ("noise", "outputscale"))
+        return noise + torch.minimum(_JITTER.get(dtype, 1e-6) * function, noise)
 
     def posterior_predictive(
         self, batch: TaskBatch, hyperparameters: dict[str, Any] | None = None
@@ -221,7 +227,7 @@ class GaussianProcessPrior(ProgramPrior):
                 )
                 for i, y in enumerate(batch.y_context)
             ]
-            n, noise = x.shape[1], hyperparameters["noise"].square()[..., None] + JITTER
+            n, noise = x.shape[1], self._noise_variance(hyperparameters, torch.float64)[..., None]
             mean, variance = (torch.stack([law[k][n:] for law in laws]) for k in (0, 1))
             return Normal(mean.to(x), (variance.to(x) + noise).sqrt())
         # Alg. 2.1 of Rasmussen and Williams.
@@ -236,7 +242,7 @@ class GaussianProcessPrior(ProgramPrior):
             for name, value in hyperparameters.items()
         }
         prior_variance = self.covariance(z.unsqueeze(2), z.unsqueeze(2), each)[..., 0, 0]
-        noise = hyperparameters["noise"].square()[..., None] + JITTER
+        noise = self._noise_variance(hyperparameters, x.dtype)[..., None]
         variance = (prior_variance - cross.square().sum(-2)).clamp_min(0) + noise
         return Normal(mean, variance.sqrt())
 
@@ -272,7 +278,7 @@ class GaussianProcessPrior(ProgramPrior):
         t, order = x[:, 0].double().sort(stable=True)
         values = {name: value.double() for name, value in hyperparameters.items()}
         part = Matern(self.kernel, values["lengthscale"][0], values["outputscale"])
-        noise = values["noise"].square() + JITTER
+        noise = self._noise_variance(values, torch.float64)
         law = smoothed(part, t, y.double()[order], noise)
         back = order.argsort()
         return Smoothed(law.mean[back], law.variance[back], law.log_evidence)

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from amortized.priors.regression.gaussian_process import (
-    JITTER,
     GaussianProcessPrior,
     uniform_inputs,
 )
@@ -68,7 +67,7 @@ class LengthscalePrior(GaussianProcessPrior):
         squared = (x - x.mT).square().unsqueeze(1)
         answers = y.where(mask, 0.0)[:, None, :, None]
         eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-        noise = ((_NOISE_VARIANCE + JITTER) * eye).where(both, eye)
+        noise = (_NOISE_VARIANCE * eye).where(both, eye)
 
         def log_likelihood(u: Tensor) -> Tensor:
             # Unlike `covariance`, this computes the distances only once.

@@ -93,8 +93,9 @@ def _given(mean: Tensor, matrix: Tensor, y_known: Tensor) -> tuple[Tensor, Tenso
     half = torch.linalg.solve_triangular(factor, matrix[:k, k:], upper=False)
     residual = torch.where(missing[:k], 0.0, y_known - mean[:k]).unsqueeze(-1)
     whitened = torch.linalg.solve_triangular(factor, residual, upper=False).squeeze(-1)
-    variance = matrix.diagonal()[k:] - half.square().sum(0)
-    return mean[k:] + whitened @ half, variance.clamp(min=1e-12), whitened.square().sum()
+    alone = matrix.diagonal()[k:]
+    variance = torch.maximum(alone - half.square().sum(0), 1e-12 * alone)  # in any units
+    return mean[k:] + whitened @ half, variance, whitened.square().sum()
 
 
 class _Observation(Messenger):

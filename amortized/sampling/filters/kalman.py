@@ -100,8 +100,8 @@ def observed_entries(y: Tensor, n_observed: int, dtype: torch.dtype) -> Tensor |
     try:
         if torch.isfinite(y.detach().sum()):  # one cheap pass: a finite sum contains no NaN
             return None
-    except RuntimeError:  # values are hidden under torch.func.vmap; NaN gives an evidence of NaN
-        return None
+    except RuntimeError:  # values are hidden under torch.func.vmap
+        return ~y.isnan()
     if y.isinf().any():
         raise ValueError("Expected y to be finite, or NaN where missing; got infinite entries.")
     seen = ~y.isnan()
@@ -153,7 +153,7 @@ def filter_path(model: LinearGaussianModel, y: Tensor) -> Path:
     if seen is not None:
         seen = seen.expand(n_series, -1, -1)
         patterns = seen
-        if model.shares_matrices:
+        if model.shares_matrices and n_series > 1:
             patterns, which = torch.unique(seen, dim=0, return_inverse=True)
         h, r = leave_out_missing(h, r, patterns.transpose(0, 1))
     covs = _covariance_path(model, h, r, n_steps=y.shape[1], steady=seen is None)
