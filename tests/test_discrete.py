@@ -302,3 +302,30 @@ def test_rows_that_index_another_plate_are_refused_with_two_programs_that_are_ex
     rows = infer(a_row_for_each_item, torch.zeros(4, 0), wide)
     torch.testing.assert_close(rows.log_evidence, evidence, rtol=0, atol=1e-9)
     torch.testing.assert_close(rows.probabilities("z")[:, 1], marginals, rtol=0, atol=1e-9)
+
+
+def test_constants_in_single_precision_give_probabilities():
+    """A chain whose constants are float32, with data in double precision, by enumeration."""
+    moves = torch.tensor([[0.8, 0.2], [0.3, 0.7]])
+    means = torch.tensor([-1.0, 2.0])
+
+    def chain(y):
+        state = torch.tensor(0)
+        for t in pyro.markov(range(len(y))):
+            state = pyro.sample(f"state{t}", dist.Categorical(moves[state]))
+            pyro.sample(f"y{t}", dist.Normal(means[state], 1.0), obs=y[t])
+
+    y = torch.tensor([-0.5, 0.7, 1.5], dtype=torch.float64)
+    posterior = infer(chain, data={"y": y})
+    joint = torch.zeros(2, 2, 2, dtype=torch.float64)
+    for path in itertools.product(range(2), repeat=3):
+        at = 0
+        for state, value in zip(path, y, strict=True):
+            law = torch.distributions.Normal(means[state].double(), 1.0)
+            joint[path] += moves[at, state].double().log() + law.log_prob(value)
+            at = state
+    shares = joint.exp() / joint.exp().sum()
+    for t in range(3):
+        expected = shares.sum([axis for axis in range(3) if axis != t])
+        found = posterior.probabilities(f"state{t}").double()
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)

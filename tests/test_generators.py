@@ -364,3 +364,27 @@ def test_wrong_inputs(name, no_shape_checks):
     make, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_scaled_latents_have_the_power_of_their_density():
+    """As in `infer`: with N(0, 1) squared, the latent has half the variance, and a constant."""
+
+    def program(y):
+        first = pyro.sample("first", dist.Bernoulli(0.3))
+        pyro.sample("a", dist.Normal(first, 1.0), obs=y[0])
+        with pyro.poutine.scale(scale=2.0):
+            shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        pyro.sample("b", dist.Normal(shift + first, 1.0), obs=y[1])
+
+    found = sample_program(program, {"y": torch.tensor([1.0, 2.0])}, 2000, n_runs=16)
+    constant = math.log(math.sqrt(math.pi) / (2 * math.pi))
+    each = [
+        math.log(share)
+        + stats.norm(value, 1.0).logpdf(1.0)
+        + constant
+        + stats.norm(value, math.sqrt(1.5)).logpdf(2.0)
+        for value, share in ((0, 0.7), (1, 0.3))
+    ]
+    evidence = torch.tensor(each).logsumexp(0)
+    assert abs(found.log_evidence - evidence) < 4 * found.log_evidence_error
+    assert abs(found.mean["first"] - (each[1] - evidence).exp()) < 0.03

@@ -111,3 +111,16 @@ def test_a_joint_event_is_no_single_observation():
     with pytest.raises(ValueError, match=r"Expected the same single.*'joint': 1, 'rows': 25"):
         _ = found.loo
     assert "LeaveOneOut" not in repr(found) and len(found.plot().figure.axes) == 1
+
+
+def test_missing_observations_do_not_count():
+    y = Y[0].clone()
+    y[[3, 10, 11]] = torch.nan
+    seen = ~y.isnan()
+    with_gaps = compare(MODELS, X, y, method="exact").loo
+    without = compare(MODELS, X[seen], y[seen], method="exact").loo
+    for name in ("elpd", "se", "p_loo", "difference", "difference_se"):
+        torch.testing.assert_close(
+            getattr(with_gaps, name), getattr(without, name), atol=0.02, rtol=0.01
+        )
+    assert "22 observations" in repr(with_gaps) and with_gaps.pointwise[3].isnan().all()

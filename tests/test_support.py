@@ -353,7 +353,7 @@ def test_a_mixture_has_the_mass_of_the_components_that_reach():
     torch.testing.assert_close(log_prob(fn, T([0.5, 4.0])), T([0.3, 0.35]).log())
 
 
-# name: a distribution whose distribution function in torch is wrong outside its support, and scipy's
+# name: a distribution whose cdf in torch is wrong outside its support, and scipy's
 OUTSIDE = {
     "Exponential": (lambda: dist.Exponential(2.0), stats.expon(scale=0.5).cdf),
     "Gamma": (lambda: dist.Gamma(2.0, 1.0), stats.gamma(2).cdf),

@@ -68,6 +68,8 @@ class _UpTo(Messenger):
             message["value"] = self.drawn[name] = draw(message["fn"])
 
     def _pyro_post_sample(self, message: Any) -> None:
+        if message["name"] in self.drawn:
+            self._weigh_scaled(message)
         if not (is_observation(message) or is_factor(message)):
             return
         if self._n_observed >= self._counted:
@@ -77,6 +79,16 @@ class _UpTo(Messenger):
         self._n_observed += 1
         if self._n_observed > self._last:
             raise _Reached
+
+    def _weigh_scaled(self, message: Any) -> None:
+        """A latent under `poutine.scale` is drawn from its distribution, not from a power of it."""
+        scale: Any = message["scale"]
+        if isinstance(scale, Tensor) or scale != 1:
+            each = log_prob(message["fn"], message["value"])
+            scaled = scale_and_mask(each, scale, message["mask"])
+            self.log_potential = (
+                self.log_potential + (scaled - scale_and_mask(each, mask=message["mask"])).sum()
+            )
 
 
 class ProgramGenerator(Generator):

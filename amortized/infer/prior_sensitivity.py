@@ -110,8 +110,8 @@ def prior_sensitivity(
     """Computes the posteriors of one dataset under several priors, in one batch.
 
     Every prior is represented by a Gaussian mixture over unconstrained space, as networks require.
-    For a family that is not normal there it is a fit, and the draws are weighted by the ratio of the
-    prior to it, but for "dt", whose answers are those under the fit.
+    For a family that is not normal there it is a fit, and the draws are weighted by the ratio of
+    the prior to it, but for "dt", whose answers are those under the fit.
 
     Args:
         model: as for `amortized.infer.infer`.
@@ -237,9 +237,9 @@ def _under_exact_priors(
     ]
     if poor:
         warnings.warn(
-            f"The answers for the priors {poor} are in doubt: the mixtures of normals that stand for "
-            "them are too far from them where the data point. Give a larger n_components, or call "
-            "infer with each of these priors.",
+            f"The answers for the priors {poor} are in doubt: the mixtures of normals that stand "
+            "for them are too far from them where the data point. Give a larger n_components, or "
+            "call infer with each of these priors.",
             UserWarning,
             stacklevel=3,
         )

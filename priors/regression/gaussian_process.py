@@ -24,8 +24,8 @@ from amortized.priors.state_space.matern import Matern
 from amortized.priors.state_space.one_series import Smoothed, smoothed
 from amortized.priors.task import TaskBatch
 
-# Share of the function's variance that is added to that of the noise, because rounding may leave the
-# covariance of nearly equal inputs not positive definite; at most as much as the noise itself.
+# Share of the function's variance that is added to that of the noise, because rounding may leave
+# the covariance of nearly equal inputs not positive definite; at most as much as the noise itself.
 _JITTER = {torch.float32: 1e-6, torch.float64: 1e-12}
 SOLVERS = ("auto", "dense", "state-space")
 MARKOV = ("matern12", "matern32", "matern52")

@@ -42,7 +42,7 @@ class LeaveOneOut:
     Attributes:
         names: names of the models.
         pointwise: log predictive density of each observation given the others,
-            ``(*batch, n_observations, n_models)``.
+            ``(*batch, n_observations, n_models)``; NaN where it is missing.
         within: the same given all observations.
         k_hat: shape of the tail of each observation's weights.
         n_draws: number of draws of each posterior.
@@ -57,7 +57,7 @@ class LeaveOneOut:
     @property
     def elpd(self) -> Float[Tensor, "*batch n_models"]:
         """Expected log predictive density of all observations; larger is better."""
-        return self.pointwise.sum(-2)
+        return self.pointwise.nansum(-2)
 
     @property
     def se(self) -> Float[Tensor, "*batch n_models"]:
@@ -67,7 +67,7 @@ class LeaveOneOut:
     @property
     def p_loo(self) -> Float[Tensor, "*batch n_models"]:
         """Effective number of parameters: what fitting to each observation itself gains."""
-        return (self.within - self.pointwise).sum(-2)
+        return (self.within - self.pointwise).nansum(-2)
 
     @property
     def difference(self) -> Float[Tensor, "*batch n_models"]:
@@ -122,7 +122,7 @@ class LeaveOneOut:
     def __repr__(self) -> str:
         rows = self.summary()
         width = max(12, *(len(name) for name in self.names))
-        n = self.pointwise.shape[-2]
+        n = int((~self.pointwise[..., 0].isnan()).sum(-1).max())
         lines = [f"LeaveOneOut({len(rows)} models, {n} observations)"]
         lines.append(" " * width + "".join(f"{key:>14}" for key in next(iter(rows.values()))))
         for name, row in rows.items():
@@ -146,6 +146,9 @@ def leave_one_out(posteriors: Mapping[str, Posterior]) -> LeaveOneOut:
         )
     parts = [_of_one(value.movedim(0, -1).double()) for value in terms.values()]
     pointwise, within, k_hat = (torch.stack(part, -1) for part in zip(*parts, strict=True))
+    # The likelihood of a missing observation is 1 under every model and latent.
+    missing = torch.stack([(value == 0).all(0) for value in terms.values()]).all(0)
+    pointwise = pointwise.masked_fill(missing.unsqueeze(-1), torch.nan)
     return LeaveOneOut(list(terms), pointwise, within, k_hat, len(next(iter(terms.values()))))
 
 
@@ -158,5 +161,6 @@ def _of_one(log_likelihood: Float[Tensor, "*batch n_observations n"]) -> tuple[T
 
 
 def _standard_error(terms: Float[Tensor, "*batch n_observations n_models"]) -> Tensor:
-    """Of a sum of terms."""
-    return (terms.shape[-2] * terms.var(-2, correction=0)).sqrt()
+    """Of a sum of terms, of which some may be missing."""
+    away = terms - terms.nanmean(-2, keepdim=True)
+    return away.square().nansum(-2).sqrt()
