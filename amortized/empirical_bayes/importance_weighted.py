@@ -104,9 +104,7 @@ def fit_importance_weighted(
     return average, found | {"gain": gain, "trace": trace}
 
 
-def _gain(
-    density: ProgramDensity, parameters: Parameters, guide: _Guide, theta: Tensor
-) -> float:
+def _gain(density: ProgramDensity, parameters: Parameters, guide: _Guide, theta: Tensor) -> float:
     r"""What a Newton step of the log evidence would gain, :math:`-g^\top H^{-1} g / 2`, in nats.
 
     It does not depend on the units of the parameters; infinite where the evidence curves upward.
