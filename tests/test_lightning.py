@@ -1,12 +1,23 @@
 """Training for users of Lightning: options, validation, checkpoints and several processes."""
 
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import lightning
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateFinder,
+    ModelCheckpoint,
+    Timer,
+)
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import DDPStrategy
 
@@ -142,6 +153,26 @@ def test_the_best_weights_are_kept_and_loaded_without_arguments(tmp_path):
     assert same(given.network, again.network)
 
 
+class Rates(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+def test_a_learning_rate_that_is_found_is_used(tmp_path):
+    """As if it had been given: the search itself leaves no trace."""
+    find, spy, other = LearningRateFinder(num_training_steps=20), Rates(), Rates()
+    network = fit(callbacks=[spy, find], default_root_dir=tmp_path)
+    lr = find.optimal_lr.suggestion()
+    given = replace(STEPS, lr=lr, muon_lr=STEPS.muon_lr * lr / STEPS.lr)
+    again = train(PRIOR, TINY, given, progress=False, accelerator="cpu", callbacks=other)
+    assert lr != STEPS.lr and len(spy.seen) == STEPS.n_steps
+    np.testing.assert_allclose(spy.seen, other.seen)
+    assert same(network, again)
+
+
 def test_latents_validate_too():
     spy = Spy()
     size = DistributionTransformerConfig(d_model=16, n_heads=2, n_layers=1)
@@ -191,3 +222,31 @@ def test_two_processes_end_with_equal_weights():
     network = fit(strategy=strategy, devices=2, callbacks=EqualWeights(), val_check_interval=6)
     assert not network.training and network.calibration is not None
     assert not same(network, PFN.new(PRIOR, TINY))  # the weights came back
+
+
+def test_processes_of_torchrun_end_with_equal_weights(monkeypatch):
+    """This process is the first of two that torchrun would start; both run the same script."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    shared |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    for name, value in shared.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    script = "from test_lightning import ddp; ddp()"
+    other = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parent)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    try:
+        network = ddp()
+        assert other.wait(300) == 0
+    finally:
+        other.kill()
+        torch.distributed.destroy_process_group()
+    assert network.calibration is not None and not same(network, PFN.new(PRIOR, TINY))
+
+
+def ddp():
+    return fit(strategy="ddp", devices=2, callbacks=EqualWeights())

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import lightning
@@ -87,6 +87,7 @@ class PriorFitting(lightning.LightningModule):
             {"network": _hparams(self.network), "config": _fields(self.config)}
         )
         self._loss: Callable[[Any], Tensor] | None = None
+        self._changed_lr = False
         self._seconds, self._began = 0.0, time.monotonic()
 
     def settings(self) -> dict[str, Any]:
@@ -99,11 +100,39 @@ class PriorFitting(lightning.LightningModule):
                 settings[f"network.{field.name}"] = getattr(size, field.name)
         return {name: _plain(value) for name, value in settings.items()}
 
-    def on_fit_start(self) -> None:
+    @property
+    def lr(self) -> float:
+        """Peak learning rate of AdamW, which Lightning's `LearningRateFinder` sets."""
+        return self.config.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        # The rate of Muon keeps its ratio to that of AdamW.
+        muon_lr = self.config.muon_lr * value / self.config.lr
+        self.config = replace(self.config, lr=float(value), muon_lr=float(muon_lr))
+        self.hparams["config"] = _fields(self.config)
+        self._changed_lr = True
+
+    def on_train_start(self) -> None:
+        """Prepares the loss, here because a search for a learning rate skips `on_fit_start`."""
+        if self._changed_lr:
+            self._set_rates()
         self._began = time.monotonic()
         loss = self.network.loss
         # Context and query sizes vary from step to step; dynamic shapes compile once for all.
         self._loss = torch.compile(loss, dynamic=True) if self.config.compile else loss
+
+    def _set_rates(self) -> None:
+        """Scales the schedule of a run to the rates of the configuration."""
+        wanted: Any = self.configure_optimizers()
+        rates = wanted["lr_scheduler"]["scheduler"].base_lrs
+        for each in self.trainer.lr_scheduler_configs:
+            schedule: Any = each.scheduler
+            schedule.base_lrs, step = rates, schedule.last_epoch
+            groups = schedule.optimizer.param_groups
+            for group, rate, factor in zip(groups, rates, schedule.lr_lambdas, strict=True):
+                group["initial_lr"], group["lr"] = rate, rate * factor(step)
+        self._changed_lr = False
 
     def on_fit_end(self) -> None:
         self._loss = None
