@@ -77,7 +77,9 @@ def measure(table: str, name: str, n_rows: int) -> dict[str, Any]:
         "unseen": len(test.y),
         "coverage": coverage(answer(test), test.y),
         "warnings": page.warnings,
-        "held out": page.sections["Held-out rows" if name != "gp network" else "Prior against rows"],
+        "held out": page.sections[
+            "Held-out rows" if name != "gp network" else "Prior against rows"
+        ],
         "seconds": seconds,
     }
 

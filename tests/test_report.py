@@ -156,7 +156,7 @@ def test_a_bar_is_shown_on_terminals_alone_and_not_where_it_is_disabled(
     screen = Screen()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("TQDM_DISABLE", disabled)
-    monkeypatch.setattr("amortized.diagnostics.reports.page.DELAY", 0.0)
+    monkeypatch.setattr("amortized.progress.DELAY", 0.0)
     assert list(Report.of("A report", sections()).sections) == ["a", "b"]
     assert ("section" in screen.getvalue()) == bool(shown)
 

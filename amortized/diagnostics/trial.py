@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from amortized.arrays import refuse_nan
 from amortized.infer import infer
@@ -22,6 +21,7 @@ from amortized.posterior.posterior import Latents, Posterior
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 from amortized.program.density import ProgramDensity
+from amortized.progress import progress_bar
 from amortized.seeding import seeded
 from amortized.validation import whole_number
 
@@ -197,7 +197,7 @@ def batches(
     progress: bool,
 ) -> Iterator[tuple[int, Any]]:
     """Draws datasets in batches, each with the number of its first dataset; may show a bar."""
-    with tqdm(total=n_datasets, unit="dataset", disable=not progress) as bar:
+    with progress_bar("datasets", "dataset", n_datasets, shown=progress) as bar:
         for start in range(0, n_datasets, batch_size):
             size = min(batch_size, n_datasets - start)
             yield start, prior.sample(size, n_context, n_query, seed=batch_seed(seed, start))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.arrays import validate_data
+from amortized.estimators.all_or_nothing import all_or_nothing
 from amortized.estimators.bayesian_estimator import BayesianEstimator, Model
 from amortized.predictive import Affine
 from amortized.priors.prior import Prior
@@ -61,7 +62,8 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
             X: inputs, ``(n, n_features)``, finite numbers.
             y: targets, ``(n,)``, finite numbers.
         """
-        return self._checked(X, y, further=False)
+        with all_or_nothing(self):
+            return self._checked(X, y, further=False)
 
     def partial_fit(self, X: ArrayLike, y: ArrayLike) -> "BayesianRegressor":
         """Updates the posterior with more rows; samplers start from the current posterior.
@@ -71,7 +73,8 @@ class BayesianRegressor(RegressorMixin, BayesianEstimator):
         once. If a parameter has changed since the last call, the posterior is computed from all
         rows.
         """
-        return self._checked(X, y, further=hasattr(self, "posterior_"))
+        with all_or_nothing(self):
+            return self._checked(X, y, further=hasattr(self, "posterior_"))
 
     def _checked(self, X: ArrayLike, y: ArrayLike, *, further: bool) -> "BayesianRegressor":
         inputs, targets = validate_data(
@@ -175,7 +178,8 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
             X: inputs, ``(n, n_features)``, finite numbers.
             y: classes, ``(n,)``.
         """
-        return self._checked(X, y, None, further=False)
+        with all_or_nothing(self):
+            return self._checked(X, y, None, further=False)
 
     def partial_fit(
         self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
@@ -188,7 +192,8 @@ class BayesianClassifier(ClassifierMixin, BayesianEstimator):
             classes: all possible classes, required in the first call if its rows do not contain
                 all of them.
         """
-        return self._checked(X, y, classes, further=hasattr(self, "posterior_"))
+        with all_or_nothing(self):
+            return self._checked(X, y, classes, further=hasattr(self, "posterior_"))
 
     def _checked(
         self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None, *, further: bool

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, check_random_state
 from torch import Tensor
 
 from amortized.arrays import validate_data
+from amortized.estimators.all_or_nothing import all_or_nothing
 from amortized.estimators.reporting import PosteriorReport
 from amortized.infer import LatentPrior, infer
 from amortized.infer.prior_sensitivity import PriorSensitivity, prior_sensitivity
@@ -61,12 +62,9 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
             ValueError: if the prior does not match the model; the estimator is then unchanged.
         """
         check_is_fitted(self)
-        before, self.latent_prior = self.latent_prior, latent_prior
-        try:
+        with all_or_nothing(self):
+            self.latent_prior = latent_prior
             self._answer(*self._problem[1:])
-        except Exception:
-            self.latent_prior = before
-            raise
         return self
 
     def prior_sensitivity(
@@ -155,15 +153,14 @@ class BayesianEstimator(PosteriorReport, BaseEstimator):
         model, *earlier = self._problem
         new = self._in_units(X, y)
         options = dict(self.options or {})
-        self.posterior_ = update(
+        posterior = update(
             model, self.posterior_, *new, n_draws=self.n_draws, seed=self._seed(), **options
         )
-        self._problem = model, *(torch.cat(both) for both in zip(earlier, new, strict=True))
-        _, inputs, targets = self._problem
-        off = drift(
-            model, inputs, targets, self.posterior_, latent_prior=self.latent_prior, **options
-        )
-        self.posterior_.diagnostics["drift"] = off.item()
+        problem = model, *(torch.cat(both) for both in zip(earlier, new, strict=True))
+        _, inputs, targets = problem
+        off = drift(model, inputs, targets, posterior, latent_prior=self.latent_prior, **options)
+        posterior.diagnostics["drift"] = off.item()
+        self._problem, self.posterior_ = problem, posterior
         self.X_train_ = np.concatenate([self.X_train_, X])
         self.y_train_ = np.concatenate([self.y_train_, y])
         return self

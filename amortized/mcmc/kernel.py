@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.arrays import as_tensor
+from amortized.progress import with_progress
 from amortized.validation import generator_from, whole_number
 
 __all__ = ["Kernel", "run_chains"]
@@ -110,10 +111,9 @@ def run_chains(
         )
     generator = generator_from(seed)
     state = start
-    for _ in range(n_warmup):
-        state = kernel.step(state, generator)
     draws = []
-    for _ in range(n_draws):
+    for i in with_progress(range(n_warmup + n_draws), type(kernel).__name__, "move"):
         state = kernel.step(state, generator)
-        draws.append(state)
+        if i >= n_warmup:
+            draws.append(state)
     return torch.stack(draws, -2)

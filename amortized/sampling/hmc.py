@@ -11,11 +11,13 @@ References:
 """
 
 import math
+from itertools import islice
 
 import torch
 from torch.distributions import Distribution
 
 from amortized.program.density import ProgramDensity
+from amortized.progress import with_progress
 from amortized.sampling.checks.verdict import measured
 from amortized.sampling.draws import Draws
 from amortized.sampling.laplace import fit_modes
@@ -56,12 +58,14 @@ def hmc(
     point = path.at(start.sample(n_chains), one)
     equal = torch.full(point.u.shape[:2], 1 / n_chains, dtype=one.dtype)
     tuning = initial_tuning(spread_factor(point.u, equal).unsqueeze(1))
-    for i in range(n_warmup):
+    n_kept = max(4, math.ceil(n_draws / n_chains))
+    moves = with_progress(range(n_warmup + n_kept), "HMC", "move")
+    for i in islice(moves, n_warmup):
         point, tuning = hamiltonian_move(path, point, one, tuning)
         if i % 5 == 4 and i < 0.8 * n_warmup:
             tuning = tuning._replace(factor=spread_factor(point.u, equal).unsqueeze(1))
     kept = []
-    for _ in range(max(4, math.ceil(n_draws / n_chains))):
+    for _ in moves:
         point, last = hamiltonian_move(path, point, one, tuning)
         kept.append(point.u)
     chains = torch.stack(kept, 2)  # (batch, chains, draws, dim)

@@ -34,6 +34,7 @@ from scipy import stats
 from torch import Tensor
 
 from amortized.program.density import ProgramDensity
+from amortized.progress import with_progress
 from amortized.sampling.checks.importance_check import compared, second_opinion
 from amortized.sampling.checks.verdict import in_doubt, measured
 from amortized.sampling.draws import Draws, put_draws, take_draws
@@ -211,7 +212,8 @@ def _run(density: ProgramDensity, n: int, n_steps: int) -> _History:
     nothing = live.log_prior.new_full((len(name),), -torch.inf)
     state = _State(live, name, torch.full_like(name, -1), nothing)
     log_kept = -(1 / torch.arange(n, n - k, -1, dtype=torch.float64)).cumsum(0)
-    for i in range(_MOST_ROUNDS):
+    # A generator: the number of rounds is not known.
+    for i in with_progress((i for i in range(_MOST_ROUNDS)), "nested sampling", "round"):
         state, gone = _round(density, active, state, n_steps, N_RUNS * (n + i * k))
         history.append(gone)
         log_width = i * log_kept[-1] + log_kept - math.log(n)

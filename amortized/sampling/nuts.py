@@ -22,6 +22,7 @@ from torch.distributions import Distribution
 
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import quiet_program
+from amortized.progress import progress_bar, with_progress
 from amortized.sampling.checks.verdict import measured
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import Start, as_start
@@ -62,7 +63,9 @@ def nuts(
     length = max(4, -(-n_draws // n_chains))
     options = {"target_accept_prob": target_accept, "full_mass": full_mass}
     results = []
-    for i in range(density.n_datasets):
+    datasets = range(density.n_datasets)
+    # The chains of a single dataset have a bar of their own.
+    for i in datasets if len(datasets) == 1 else with_progress(datasets, "NUTS", "dataset"):
         one = density.take(torch.tensor([i]))
         began = time.perf_counter()
         initial = _initial_points(
@@ -132,14 +135,16 @@ def _run_chains(
 ) -> tuple[Float[Tensor, "chains draws dim"], int]:
     """Runs the chains of one dataset in turn, and counts divergent transitions."""
     chains, divergences = [], 0
-    for point in initial:
-        kernel = SeededNUTS(potential_fn=potential, **options)
-        run = MCMC(kernel, length, n_warmup, {"u": point}, disable_progbar=True)
-        with quiet_program(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            run.run()
-        chains.append(run.get_samples()["u"])
-        divergences += len(run.diagnostics()["divergences"]["chain 0"])
+    with progress_bar("NUTS", "move", len(initial) * (n_warmup + length)) as bar:
+        hooks: dict[str, Any] = {"hook_fn": lambda *_: bar.update(), "disable_progbar": True}
+        for point in initial:
+            kernel = SeededNUTS(potential_fn=potential, **options)
+            run = MCMC(kernel, length, n_warmup, {"u": point}, **hooks)
+            with quiet_program(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                run.run()
+            chains.append(run.get_samples()["u"])
+            divergences += len(run.diagnostics()["divergences"]["chain 0"])
     return torch.stack(chains), divergences
 
 

@@ -22,6 +22,7 @@ from torch.distributions import Distribution
 
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import precision, quiet_program
+from amortized.progress import with_progress
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import Start, as_start
@@ -105,7 +106,7 @@ def _fit(
         parameters = list(approximation.parameters())
         optimiser = torch.optim.Adam(parameters, rate)
         schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.01 ** (1 / n_steps))
-        for _ in range(n_steps):
+        for _ in with_progress(range(n_steps), "VI", "step"):
             with nothing_drawn():
                 law = approximation.get_posterior()
             u = law.rsample((n_elbo,))

@@ -20,6 +20,7 @@ from torch.distributions import Categorical
 from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks.layers.attention import has_fast_bfloat16
 from amortized.networks.tabular_pfn import EncodedTable, TabularPFN
+from amortized.progress import with_progress
 from amortized.tables.readings import Reading
 from amortized.tables.sample_weights import resampled
 
@@ -227,7 +228,7 @@ class EncodedViews:
             For each view ``(chunk, masses)`` in float64.
         """
         self.encode()
-        for start, size in chunks_of(len(x)):
+        for start, size in with_progress(list(chunks_of(len(x))), "predicting", "chunk"):
             part = x[start : start + size]
             by_view = self.read(np.pad(part, ((0, size - len(part)), (0, 0))))
             found: list[Any] = [None] * len(self.reads)

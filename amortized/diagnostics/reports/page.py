@@ -5,22 +5,17 @@ import html
 import inspect
 import io
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from amortized.diagnostics.reports.advice import ADVICE, SOUND, Advice
+from amortized.progress import with_progress
 
 ALARM = 0.01
 """Level of a test below which a report warns."""
-
-DELAY = 2.0
-"""Seconds before a progress bar is shown."""
 
 # Figures have a white background, also in dark mode.
 _STYLE = """
@@ -96,8 +91,8 @@ class Report:
     def of(cls, title: str, sections: Iterable[Section]) -> "Report":
         """Combines sections, with their warnings and figures, in their order.
 
-        On a terminal a progress bar is shown after three seconds, unless the environment has
-        TQDM_DISABLE=1.
+        After two seconds a progress bar is shown, on terminals and in notebooks, unless the
+        environment has TQDM_DISABLE=1.
 
         Args:
             title: title of the report.
@@ -113,8 +108,7 @@ class Report:
         A section named in `amortized.diagnostics.reports.advice` adds what its warnings mean.
         """
         report = cls(title, {})
-        bar = tqdm(sections, title, unit="section", delay=DELAY, disable=_no_bar(), leave=False)
-        for section in bar:
+        for section in with_progress(sections, title, "section"):
             report.sections.setdefault(section.name, {}).update(section.entries)
             report.warnings.extend(section.warnings)
             advice = ADVICE.get(section.name)
@@ -204,11 +198,6 @@ class Report:
         if self.warnings:
             lines += [f"  > {advice.remedy}" for advice in self.advice]
         return "\n".join(lines)
-
-
-def _no_bar() -> bool | None:
-    """Whether bars are disabled by the user; None shows them on terminals only."""
-    return True if os.environ.get("TQDM_DISABLE", "0") not in ("", "0") else None
 
 
 def _text(value: Any) -> str:

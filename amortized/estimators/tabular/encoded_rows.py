@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from amortized.distributions.bar_distribution import BarDistribution
 from amortized.networks import PFN
+from amortized.progress import with_progress
 
 Numbers = NDArray[np.float64]
 # Queries are decoded in padded chunks of one size: with the same order of summation, predictions do
@@ -64,11 +65,12 @@ class EncodedRows:
         with np.errstate(over="ignore"):
             x = np.clip((x - self.x_mean) / self.x_scale, -self._far, self._far)
         padded = np.pad(x, ((0, -len(x) % QUERY_CHUNK), (0, 0)))
+        chunks = np.split(padded, len(padded) // QUERY_CHUNK)
         with torch.inference_mode():
             logits = torch.cat(
                 [
                     self.network.decode(self._context, self._tensor(chunk)).logits[0]
-                    for chunk in np.split(padded, len(padded) // QUERY_CHUNK)
+                    for chunk in with_progress(chunks, "predicting", "chunk")
                 ]
             )[: len(x)]
         borders = self.network.borders.double() * self.y_scale + self.y_mean

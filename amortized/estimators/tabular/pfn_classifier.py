@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from amortized.estimators.all_or_nothing import all_or_nothing
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import ClassifierReport, warn_of_doubts
 from amortized.estimators.tabular.seen_rows import HoldsRows, check_forget
@@ -135,8 +136,9 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
             ValueError: if the table is empty or contains infinite numbers, the class labels are
                 invalid, or a weight or a parameter is out of range.
         """
-        self._prepare(X, y, sample_weight)
-        self._tree.encode()
+        with all_or_nothing(self):
+            self._prepare(X, y, sample_weight)
+            self._tree.encode()
         warn_of_doubts(self.network_)
         warn_of_unread_rows(self.network_, len(self.X_train_))
         return self
@@ -171,7 +173,8 @@ class PFNClassifier(HoldsRows, ClassifierReport, FittedFile, ClassifierMixin, Ba
                 "Expected all classes in the first call of partial_fit; got none. Give them: "
                 "partial_fit(X, y, classes)."
             )
-        self._prepare(X, y, sample_weight, further=further, classes=classes)
+        with all_or_nothing(self):
+            self._prepare(X, y, sample_weight, further=further, classes=classes)
         if not further:
             warn_of_doubts(self.network_)
         return self

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from amortized.arrays import check_array, validate_data
 from amortized.distributions.bar_distribution import BarDistribution
+from amortized.estimators.all_or_nothing import all_or_nothing
 from amortized.estimators.fitted_file import FittedFile
 from amortized.estimators.reporting import RegressorReport, warn_of_doubts, warn_of_misfit
 from amortized.estimators.tabular.encoded_rows import EncodedRows, outside
@@ -137,11 +138,12 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
                 to be standardised is constant; or if intervals are far too narrow for held-out
                 rows.
         """
-        self._prepare(X, y, sample_weight)
-        if self._n_outputs > 1:
-            self._outputs  # noqa: B018
-        elif isinstance(self._context, TargetViews):
-            self._context.encode()
+        with all_or_nothing(self):
+            self._prepare(X, y, sample_weight)
+            if self._n_outputs > 1:
+                self._outputs  # noqa: B018
+            elif isinstance(self._context, TargetViews):
+                self._context.encode()
         warn_of_doubts(self.network_)
         warn_of_misfit(self)
         return self
@@ -161,7 +163,8 @@ class PFNRegressor(RegressionData, RegressorReport, FittedFile, RegressorMixin, 
                 ordered category is new. No rows are added then.
         """
         further = hasattr(self, "X_train_")
-        self._prepare(X, y, sample_weight, further=further)
+        with all_or_nothing(self):
+            self._prepare(X, y, sample_weight, further=further)
         if not further:
             warn_of_doubts(self.network_)
         return self

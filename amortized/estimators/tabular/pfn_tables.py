@@ -8,6 +8,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from amortized.estimators.tabular.pfn_classifier import PFNClassifier
 from amortized.estimators.tabular.pfn_regressor import PFNRegressor
+from amortized.progress import with_progress
 from amortized.tables.views import masses_together
 
 Estimator = PFNClassifier | PFNRegressor
@@ -72,9 +73,9 @@ def predict_tables(
     # Tables of equal shape are made adjacent.
     order = sorted(range(len(tables)), key=lambda number: [_shape(x) for x in tables[number]])
     parts = [order[start : start + _TOGETHER] for start in range(0, len(order), _TOGETHER)]
-    found = Parallel(n_jobs=n_jobs)(
-        delayed(_answers)(estimator, [tables[number] for number in part], method) for part in parts
-    )
+    jobs = [delayed(_answers)(estimator, [tables[i] for i in part], method) for part in parts]
+    found = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
+    found = with_progress(found, "predicting", f"{_TOGETHER} tables", len(parts))
     by_number = dict(zip(order, (answer for part in found for answer in part), strict=True))
     return [by_number[number] for number in range(len(tables))]
 

@@ -32,6 +32,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from amortized.progress import with_progress
 from amortized.sampling.steps.hamiltonian import (
     Tuning,
     crossed_factors,
@@ -138,7 +139,8 @@ def run(path: Path, n_particles: int, n_islands: int, limits: Limits) -> State:
     """
     state = _initial_state(path, n_particles, n_islands)
     active, before = torch.arange(path.density.n_datasets), state.beta
-    for stage in range(1, MAX_STAGES + 1):
+    # A generator: the number of stages is not known.
+    for stage in with_progress((i + 1 for i in range(MAX_STAGES)), "SMC", "stage"):
         part = _stage(path.take(active), take(state, active), limits)
         state = put(state, active, part)
         active = active[part.beta < 1]
