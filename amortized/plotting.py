@@ -23,6 +23,7 @@ COLOURS = ("#14213d", "#c2410c", "#3b9ab2", "#f2b134")
 """Colours from dark to light."""
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D")
+_LEGEND_COLUMNS = 3
 BAND = "0.86"
 """Grey for the behaviour expected of an exact answer."""
 
@@ -45,16 +46,30 @@ def line_style(i: int) -> dict[str, Any]:
 
 
 def label_axes(ax: Axes, x: str, y: str, title: str = "") -> Axes:
-    """Labels the axes, and adds a legend if any artist has a label."""
+    """Labels the axes, and adds a legend above them if any artist has a label."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
-    ax.set_title(title, fontsize=10)
     ax.spines[["top", "right"]].set_visible(False)
-    texts = [ax.xaxis.label, ax.yaxis.label, ax.title]
-    if ax.get_legend_handles_labels()[1]:
-        texts += ax.legend(fontsize=8, frameon=False).get_texts()
+    texts, n_labels = [ax.xaxis.label, ax.yaxis.label, ax.title], len(_labels(ax))
+    n_lines = -(-n_labels // _LEGEND_COLUMNS)
+    ax.set_title(title, fontsize=10, pad=6 + 13 * n_lines)  # in points, above the legend
+    if n_labels:
+        legend = ax.legend(
+            loc="lower left",
+            bbox_to_anchor=(0.0, 1.0),
+            borderaxespad=0.0,
+            ncols=_LEGEND_COLUMNS,
+            fontsize=8,
+            frameon=False,
+        )
+        texts += legend.get_texts()
     plain_text(texts)
     return ax
+
+
+def _labels(ax: Axes) -> list[str]:
+    labels: list[str] = ax.get_legend_handles_labels()[1]
+    return labels
 
 
 def plain_text(texts: Iterable[Text]) -> None:

@@ -174,6 +174,12 @@ def test_everything_has_a_report(name):
         assert len(page.figures) >= 2
 
 
+def test_a_network_that_knows_less_than_a_line_is_named():
+    """Untrained, it is as wide as its prior: calibrated perhaps, but of no use."""
+    page = PFNRegressor(OWN).fit(X[:20, :1], X[:20, 0]).report(None)
+    assert any("linear model has a higher log score" in warning for warning in page.warnings)
+
+
 def test_every_public_estimator_is_among_them():
     estimators = {
         name for name in amortized.__all__ if hasattr(getattr(amortized, name), "predict_quantiles")

@@ -159,12 +159,15 @@ def test_wrong_rows_are_refused(network, no_shape_checks):
 
 def test_fit_warns_of_noise_that_the_prior_lacks():
     X, y = sine()
-    with pytest.warns(UserWarning, match="they are too narrow"):
+    with pytest.warns(UserWarning, match="intervals are too narrow"):
         estimator = PFNRegressor("gp-1d").fit(X, y)
     x, y = torch.as_tensor(X), torch.as_tensor(y)
     page = report_pfn(estimator.network_, x, y, reference=None, n_datasets=20)
     assert next(iter(page.sections)) == "Prior against rows"
-    assert "they are too narrow" in repr(page).splitlines()[2] and "too narrow" in page.warnings[0]
+    assert (
+        "intervals are too narrow" in repr(page).splitlines()[2]
+        and "too narrow" in page.warnings[0]
+    )
 
 
 def test_fit_is_silent_on_datasets_of_the_prior(network):

@@ -164,7 +164,8 @@ class Uniformity:
             named = len(self.values) <= 4 or label == self.worst
             name = label if named else "_"
             ax.plot(points, height - points, label=name, **line_style(i))
-        title = f"{self.title}: p = {self.p_value:.2g}, {self.n_datasets} datasets"
+        counted = self.y_label.removeprefix("share of ").split()[0]
+        title = f"{self.title}: p = {self.p_value:.2g}, {self.n_datasets} {counted}"
         return label_axes(ax, self.x_label, f"{self.y_label} - uniform", title)
 
     def __repr__(self) -> str:

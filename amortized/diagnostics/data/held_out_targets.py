@@ -114,7 +114,10 @@ def targets_section(held_out: HeldOutTargets, what: str = "row") -> Section:
     warnings = list[str]()
     if p_value < ALARM:
         side = "too narrow" if share < _LEVEL else "too wide"
-        warnings.append(f"{finding}: they are {side} (p = {p_value:.2g}).")
+        warnings.append(
+            f"The {_LEVEL:.0%} intervals are {side}: they cover {share:.0%} of {n} held-out "
+            f"{what}s (p = {p_value:.2g})."
+        )
     elif pit.p_value < ALARM:
         warnings.append(
             f"The predictive distributions of held-out {what}s have the wrong shape or location "

@@ -55,8 +55,8 @@ GROSS = 1e-3
 _MOST_ROWS = 100  # of more rows, a random subset is evaluated
 _N_DATASETS = 400
 _calibrations: dict[tuple[Any, ...], dict[str, Array]] = {}
-NARROW = "they are too narrow; this prior expects noise far below that of these rows"
-WIDE = "they are too wide; this prior expects more noise than these rows have"
+NARROW = "too narrow; this prior expects noise far below that of these rows"
+WIDE = "too wide; this prior expects more noise than these rows have"
 DRIFT = "Targets drift with the order of the rows, which this prior takes to be exchangeable"
 UNEVEN = "Errors are larger in one part of the rows; this prior assumes equal noise everywhere"
 _checked = ContextVar("_checked", default=True)
@@ -87,6 +87,7 @@ class PriorFit:
         p_value: probability that a dataset of the prior has a statistic as extreme as these rows.
         statistics: the statistics by name.
         log_scores: mean log score of held-out rows, for the network and two baselines.
+        score_error: standard error of the network's.
         sentence: the finding in words, and what to do if the prior does not fit.
         expected_from: source of the expected values.
     """
@@ -94,6 +95,7 @@ class PriorFit:
     p_value: float
     statistics: dict[str, Statistic]
     log_scores: dict[str, float]
+    score_error: float
     sentence: str
     expected_from: str
 
@@ -155,7 +157,8 @@ def prior_fit(
         p_value = float(combined[0])
     scores = {"network": float(held_out.log_prob.mean())} | baseline_scores(x, y, seed)
     sentence = _sentence(p_value, statistics, scores, len(x), _advice(network))
-    return PriorFit(p_value, statistics, scores, sentence, source)
+    error = float(held_out.log_prob.std(ddof=1)) / math.sqrt(len(x))
+    return PriorFit(p_value, statistics, scores, error, sentence, source)
 
 
 def gross_misfit(network: Any, x: Tensor, y: Tensor) -> str | None:
@@ -175,9 +178,13 @@ def gross_misfit(network: Any, x: Tensor, y: Tensor) -> str | None:
     if not far_too_narrow(held_out)[0]:
         return None
     covered = inside(held_out.u, 0.9).mean()
-    return f"The 90% intervals cover {covered:.0%} of {len(x)} held-out rows: {NARROW}. " + _advice(
-        network
-    )
+    return f"{_about_intervals(NARROW, covered, len(x))}. {_advice(network)}"
+
+
+def _about_intervals(finding: str, covered: float, n: int) -> str:
+    """A sentence that begins with what matters, for the heading of a report."""
+    side, why = finding.split("; ")
+    return f"The 90% intervals are {side}: they cover {covered:.0%} of {n} held-out rows; {why}"
 
 
 def far_too_narrow(held_out: HeldOut) -> NDArray[np.bool_]:
@@ -371,7 +378,7 @@ def _sentence(
     found = statistics[name]
     finding = _FINDINGS[name][int(found.value > (found.low + found.high) / 2)]
     if finding in (NARROW, WIDE):
-        text = f"The 90% intervals cover {covered:.0%} of {n} held-out rows: {finding}"
+        text = _about_intervals(finding, covered, n)
     else:
         text = f"{finding} ({name} {found.value:.2g}, expected {found.low:.2g} to {found.high:.2g})"
     best = max(scores, key=lambda method: scores[method])

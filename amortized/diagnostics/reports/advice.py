@@ -11,8 +11,8 @@ class Advice(NamedTuple):
 
 
 SOUND = Advice(
-    "No check found a problem: intervals and probabilities can be used as stated for data like "
-    "these. The checks cannot see what they do not test, such as new data of another kind.",
+    "Intervals and probabilities can be used as stated for data like these. The checks cannot see "
+    "what they do not test, such as new data of another kind.",
     "Make the report again when the data change.",
 )
 

@@ -120,7 +120,7 @@ def report_posterior(
             seconds[f"reference, {found.diagnostics['method']}"] = found.diagnostics["seconds"]
         yield Section("Seconds", seconds)
 
-    return Report.of(f"{method} on {len(y)} rows", sections())
+    return Report.of(f"The posterior by {method} on {len(y)} rows", sections())
 
 
 def _answer(posterior: Posterior, method: str) -> Iterator[Section]:
@@ -132,9 +132,15 @@ def _answer(posterior: Posterior, method: str) -> Iterator[Section]:
     yield Section("Posterior, mean and sd", answers, figures=figures)
     own = {k: v for k, v in posterior.diagnostics.items() if isinstance(v, int | float | str)}
     own.pop("seconds", None)
-    doubts = [f"{each}." for each in posterior.diagnostics.get("doubt", [])]
+    doubts = [_in_words(each) for each in posterior.diagnostics.get("doubt", [])]
     in_words = _IN_WORDS.get(str(own.get("stage", method)), method)
     yield Section("Method", {**own, "in words": in_words}, doubts + _own_doubts(own))
+
+
+def _in_words(doubt: str) -> str:
+    """A doubt with its meaning before the name of the diagnostic, as the heading shows it."""
+    number, _, meaning = doubt.partition(": ")
+    return f"{meaning[0].upper()}{meaning[1:]} ({number})." if meaning else f"{doubt}."
 
 
 def _own_doubts(own: dict[str, Any]) -> list[str]:

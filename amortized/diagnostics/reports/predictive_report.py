@@ -75,6 +75,8 @@ def report_pfn(
         if judged is None and n >= LEAST_ROWS:
             judged = prior_fit(network, x, y, prior=prior, seed=seed)
         yield fit_section(judged)
+        if judged is not None:
+            yield _scores_section(judged)
         yield Section("Subject", asked)
         yield Section("Prior", about)
         if prior is None:
@@ -85,7 +87,8 @@ def report_pfn(
         label = "x" if names is None or len(names) != 1 else str(names[0])
         yield from _predictions(network, prior, x, y, reference, label, seed)
 
-    return Report.of(f"{name or 'A network'} on {n} rows", sections())
+    title = f"The network {name}" if name else "A network"
+    return Report.of(f"{title} on {n} rows", sections())
 
 
 def fit_section(fit: PriorFit | None) -> Section:
@@ -102,8 +105,6 @@ def fit_section(fit: PriorFit | None) -> Section:
         "p-value": fit.p_value,
         "expected values": fit.expected_from,
     }
-    for name, score in fit.log_scores.items():
-        entries[f"held-out log score, {name}"] = score
     for name, found in fit.statistics.items():
         entries[name] = (
             f"{found.value:.3g} (expected {found.low:.3g} to {found.high:.3g}; "
@@ -111,6 +112,20 @@ def fit_section(fit: PriorFit | None) -> Section:
         )
     warnings = [fit.sentence] if fit.p_value < LEVEL else []
     return Section("Prior against rows", entries, warnings)
+
+
+def _scores_section(fit: PriorFit) -> Section:
+    """Log scores of held-out rows: a network may be calibrated and yet know little."""
+    scores, warnings = fit.log_scores, list[str]()
+    best, own = max(scores, key=lambda name: scores[name]), scores["network"]
+    if scores[best] > own + 3 * fit.score_error:
+        warnings.append(
+            f"On held-out rows a {best} has a higher log score than this network "
+            f"({scores[best]:.3g} against {own:.3g}): prefer another model."
+        )
+    entries: dict[str, Any] = {f"log score, {name}": score for name, score in scores.items()}
+    entries["log score, network"] = f"{own:.4g} +- {fit.score_error:.2g} nats per row"
+    return Section("Held-out rows", entries, warnings)
 
 
 def _measured(network: PFN) -> Section:
