@@ -22,8 +22,13 @@ import numpy as np
 import pandas as pd
 import torch
 from real_tables import Table, further_regression_tables, regression_tables, split
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 
 from amortized import BayesianRegressor, PFNRegressor
+from amortized.diagnostics import report
 
 LOW, HIGH = 0.80, 0.97
 ABOUT_INTERVALS = ("intervals", "shape or location")
@@ -58,7 +63,49 @@ def linear(train: Table) -> tuple[Any, Callable[[Table], Any]]:
     return fitted, lambda test: fitted.predict_distribution(numbers(test.X, train.X))
 
 
-ESTIMATORS = {"table network": table_network, "gp network": gp_network, "linear": linear}
+def sklearn_process(train: Table) -> tuple[Any, Callable[[Table], Any]]:
+    """A Gaussian process of scikit-learn with fitted noise."""
+    kernel = ConstantKernel() * RBF() + WhiteKernel()
+    return of_sklearn(GaussianProcessRegressor(kernel, normalize_y=True), train)
+
+
+def forest(train: Table) -> tuple[Any, Callable[[Table], Any]]:
+    """A random forest whose trees are taken for draws: too sure, as people find out later."""
+    return of_sklearn(ForestSpread(), train)
+
+
+def of_sklearn(model: Any, train: Table) -> tuple[Any, Callable[[Table], Any]]:
+    """A model with ``predict(X, return_std=True)``, and its normal predictive."""
+    fitted = model.fit(numbers(train.X, train.X), train.y)
+
+    def answer(test: Table) -> Any:
+        mean, std = fitted.predict(numbers(test.X, train.X), return_std=True)
+        return torch.distributions.Normal(torch.as_tensor(mean), torch.as_tensor(std))
+
+    return fitted, answer
+
+
+class ForestSpread(RegressorMixin, BaseEstimator):
+    """Mean and standard deviation of the predictions of trees."""
+
+    def fit(self, X: Any, y: Any) -> "ForestSpread":
+        """Fits a hundred trees."""
+        self.forest_ = RandomForestRegressor(min_samples_leaf=2, random_state=0).fit(X, y)
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Mean of the trees, and their spread."""
+        trees = np.stack([tree.predict(X) for tree in self.forest_.estimators_])
+        return (trees.mean(0), trees.std(0) + 1e-9) if return_std else trees.mean(0)
+
+
+ESTIMATORS = {
+    "table network": table_network,
+    "linear": linear,
+    "sklearn process": sklearn_process,
+    "forest spread": forest,
+    "gp network": gp_network,
+}
 
 
 def measure(table: str, name: str, n_rows: int) -> dict[str, Any]:
@@ -68,7 +115,10 @@ def measure(table: str, name: str, n_rows: int) -> dict[str, Any]:
     test = Table(test.X.iloc[:1000], test.y[:1000])
     began = time.process_time()
     fitted, answer = ESTIMATORS[name](train)
-    page = fitted.report() if name == "table network" else fitted.report(None)
+    if name in ("sklearn process", "forest spread"):
+        page = report(fitted, numbers(train.X, train.X), train.y)
+    else:
+        page = fitted.report() if name == "table network" else fitted.report(None)
     seconds = time.process_time() - began
     return {
         "table": table,
