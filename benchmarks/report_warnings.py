@@ -2,8 +2,8 @@
 
 Each estimator is fitted to at most 200 rows of a table, its report is made from them, and its 90%
 intervals are counted on at most 1,000 other rows. Intervals hold if they cover .80 to .97 of these.
-"warned" is whether a warning of the report is about intervals or the shape of the predictive, not
-one of a better model or of targets that repeat.
+"width" is the share whose report warns of the width of intervals, "any" the share whose report
+warns of width or shape of the predictive.
 
 Each result is appended to a file; a run that was ended goes on where it was.
 
@@ -31,7 +31,6 @@ from amortized import BayesianRegressor, PFNRegressor
 from amortized.diagnostics import report
 
 LOW, HIGH = 0.80, 0.97
-ABOUT_INTERVALS = ("intervals", "shape or location")
 
 
 def numbers(X: pd.DataFrame, like: pd.DataFrame) -> np.ndarray:
@@ -148,23 +147,27 @@ def measured(path: Path) -> list[dict[str, Any]]:
 
 
 def summarise(found: list[dict[str, Any]]) -> None:
-    """Prints a line for each table, and the two shares."""
+    """Prints what was warned of wrongly or missed, and the shares."""
     rows = []
     for each in found:
         holds = LOW <= each["coverage"] <= HIGH
-        alarm = any(words in text for text in each["warnings"] for words in ABOUT_INTERVALS)
-        rows.append((each["estimator"], holds, alarm))
-        print(
-            f"{each['table']:14} {each['estimator']:14} {each['unseen']:5} unseen, coverage "
-            f"{each['coverage']:.3f}  warned {alarm!s:5}  {each['seconds']:.1f} s"
-        )
-    frame = pd.DataFrame(rows, columns=["estimator", "holds", "warned"])
-    for name, part in [*frame.groupby("estimator"), ("all", frame)]:
-        bad, good = part[~part.holds], part[part.holds]
-        print(
-            f"{name:14} outside {LOW} to {HIGH}: {len(bad)}, warned {bad.warned.mean():.2f}; "
-            f"inside: {len(good)}, warned {good.warned.mean():.2f}"
-        )
+        of_width = any("intervals are" in text for text in each["warnings"])
+        of_shape = any("shape or location" in text for text in each["warnings"])
+        rows.append((each["estimator"], holds, of_width, of_width or of_shape))
+        if of_width == holds:
+            print(
+                f"{each['table']:12} {each['estimator']:16} covers {each['coverage']:.3f} of "
+                f"{each['unseen']:4} unseen rows, {'warned' if of_width else 'not warned'}"
+            )
+    frame = pd.DataFrame(rows, columns=["estimator", "holds", "width", "any"])
+    print(
+        f"\n{'warned of':17}{'outside':>8}{'width':>7}{'any':>7}{'inside':>10}{'width':>7}{'any':>7}"
+    )
+    for name, part in [*frame.groupby("estimator", sort=False), ("all", frame)]:
+        cells = ""
+        for kind, width in ((part[~part.holds], 8), (part[part.holds], 10)):
+            cells += f"{len(kind):>{width}}{kind.width.mean():7.2f}{kind['any'].mean():7.2f}"
+        print(f"{name:17}{cells}")
 
 
 def main() -> None:
