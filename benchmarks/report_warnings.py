@@ -160,9 +160,8 @@ def summarise(found: list[dict[str, Any]]) -> None:
                 f"{each['unseen']:4} unseen rows, {'warned' if of_width else 'not warned'}"
             )
     frame = pd.DataFrame(rows, columns=["estimator", "holds", "width", "any"])
-    print(
-        f"\n{'warned of':17}{'outside':>8}{'width':>7}{'any':>7}{'inside':>10}{'width':>7}{'any':>7}"
-    )
+    shares = f"{'width':>7}{'any':>7}"
+    print(f"\n{'warned of':17}{'outside':>8}{shares}{'inside':>10}{shares}")
     for name, part in [*frame.groupby("estimator", sort=False), ("all", frame)]:
         cells = ""
         for kind, width in ((part[~part.holds], 8), (part[part.holds], 10)):
