@@ -8,9 +8,10 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from amortized import infer
+from amortized import fit_parameters, infer
 from amortized.crowds import TruthInference
-from amortized.forecasting import MarkovChain
+from amortized.diagnostics import PosteriorTrial
+from amortized.forecasting import Autoregression, MarkovChain, StructuralForecaster
 from amortized.mcmc import Hamiltonian, RandomWalk, Target, run_chains
 from amortized.priors import ProgramPrior
 from amortized.validation import generator_from, number_between, seed_number, whole_number
@@ -48,10 +49,28 @@ def normal(x, y=None):
     return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
 
 
-Y = [0.5, 1.0]
+def with_parameter(x, y=None):
+    mean = pyro.param("mean", torch.tensor(0.0))
+    z = pyro.sample("z", dist.Normal(mean, 1.0))
+    return pyro.sample("y", dist.Normal(z, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+Y, X = [0.5, 1.0], np.zeros((2, 0))
+SERIES = np.sin(np.arange(30.0))
+FORECASTER = StructuralForecaster().fit(SERIES)
 KERNEL = RandomWalk(Target(lambda u: -0.5 * u.square().sum(-1), 1))
 CALLS = {
     "draws": (lambda v: infer(normal, Y, n_draws=v), "n_draws"),
+    "an option": (lambda v: infer(normal, Y, method="vi", n_steps=v), "n_steps"),
+    "warmup": (lambda v: infer(normal, Y, method="nuts", n_warmup=v), "n_warmup"),
+    "parameters": (lambda v: fit_parameters(with_parameter, X, Y, n_steps=v), "n_steps"),
+    "trial": (
+        lambda v: PosteriorTrial.run(ProgramPrior(normal), "exact", n_datasets=v, progress=False),
+        "n_datasets",
+    ),
+    "steps ahead": (lambda v: FORECASTER.predict(v), "h, the steps ahead,"),
+    "lags": (lambda v: Autoregression(v).fit(SERIES), "order"),
+    "posterior draws": (lambda v: infer(normal, Y).sample(v), "n"),
     "tasks": (lambda v: ProgramPrior(normal).sample(v, 1, 1, seed=0), "n_tasks"),
     "chains": (lambda v: run_chains(KERNEL, torch.zeros(2, 1), v), "n_draws"),
     "crowd": (lambda v: TruthInference(n_draws=v).fit([0, 1], [0, 0], [0, 1]), "n_draws"),
