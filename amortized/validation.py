@@ -118,7 +118,7 @@ def quantile_levels(q: Any) -> Float[Tensor, " levels"]:
         q: one level or a list of levels.
 
     Raises:
-        ValueError: if a level does not lie strictly between 0 and 1.
+        ValueError: if there are none, or one does not lie strictly between 0 and 1.
 
     Example:
         >>> quantile_levels(0.5)
@@ -128,7 +128,8 @@ def quantile_levels(q: Any) -> Float[Tensor, " levels"]:
         levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
     except (TypeError, ValueError):
         levels = torch.zeros(1)
-    if levels.ndim != 1 or not bool(((levels > 0) & (levels < 1)).all()):
+    inside = bool(((levels > 0) & (levels < 1)).all())
+    if levels.ndim != 1 or not inside or not len(levels):
         raise ValueError(f"Expected a list of levels strictly between 0 and 1; got {q!r}.")
     return levels
 

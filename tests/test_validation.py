@@ -8,12 +8,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from amortized import fit_parameters, infer
+from amortized import EarlyStopping, compare, fit_parameters, infer
 from amortized.crowds import TruthInference
-from amortized.diagnostics import PosteriorTrial
+from amortized.diagnostics import PosteriorTrial, sbc
 from amortized.forecasting import Autoregression, MarkovChain, StructuralForecaster
-from amortized.mcmc import Hamiltonian, RandomWalk, Target, run_chains
+from amortized.mcmc import Hamiltonian, RandomWalk, Slice, Target, run_chains
 from amortized.priors import ProgramPrior
+from amortized.priors.state_space.periodic import Seasonal
 from amortized.validation import generator_from, number_between, seed_number, whole_number
 
 ODD = [None, "a", "1", [], (1, 2), math.nan, math.inf, -math.inf, 1.5, -7, 10**30, 1j]
@@ -58,7 +59,9 @@ def with_parameter(x, y=None):
 Y, X = [0.5, 1.0], np.zeros((2, 0))
 SERIES = np.sin(np.arange(30.0))
 FORECASTER = StructuralForecaster().fit(SERIES)
-KERNEL = RandomWalk(Target(lambda u: -0.5 * u.square().sum(-1), 1))
+TARGET = Target(lambda u: -0.5 * u.square().sum(-1), 1)
+KERNEL = RandomWalk(TARGET)
+TRIAL = PosteriorTrial({"m": torch.zeros(4)}, {"m": torch.zeros(3, 4)})
 CALLS = {
     "draws": (lambda v: infer(normal, Y, n_draws=v), "n_draws"),
     "an option": (lambda v: infer(normal, Y, method="vi", n_steps=v), "n_steps"),
@@ -83,6 +86,30 @@ def test_every_count_is_checked_at_the_border(name, no_shape_checks):
     for value in ODD:
         with pytest.raises(ValueError, match=f"^Expected {argument} to be an integer"):
             call(value)
+
+
+REFUSED = {
+    "no levels": (lambda: FORECASTER.predict_quantiles(3, []), "list of levels"),
+    "one scale too many": (lambda: RandomWalk(TARGET, [1.0, 1.0]), "positive scale"),
+    "no width": (lambda: Slice(TARGET, []), "positive width"),
+    "a period in words": (lambda: Seasonal("1", 1, 1.0), "period of Seasonal"),
+    "a huge series": (lambda: Autoregression(1).fit([1e200, *SERIES]), "units"),
+    "no method": (lambda: infer(normal, Y, method=["smc"]), "a method among"),
+    "a threshold": (lambda: EarlyStopping(threshold="0.5"), "threshold in"),
+    "a level": (lambda: compare({"a": normal, "b": normal}, X, Y).log_bayes_factor("a", "b", "1"),
+                "level in"),
+    "a seed": (lambda: infer(normal, Y).sample(2, seed=10**30), "a seed"),
+    "a seed of ranks": (lambda: sbc(TRIAL, seed=1.5), "a seed"),
+    "no draws": (lambda: PosteriorTrial({"m": torch.zeros(0)}, {"m": torch.zeros(3, 0)}),
+                 "at least one dataset"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_arguments_are_checked_at_the_border(name, no_shape_checks):
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=f"^Expected .*{message}"):
+        call()
 
 
 WRONG_SYMBOLS = {

@@ -29,7 +29,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.arrays import check_array
+from amortized.arrays import as_tensor
 from amortized.forecasting.lag_regression import LagRegression
 from amortized.validation import whole_number
 
@@ -77,8 +77,7 @@ class Autoregression(BaseEstimator):
             ValueError: if the series is too short for the order, is not finite, or has linearly
                 dependent lags.
         """
-        series = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-        return self._fitted(np.asarray(series))
+        return self._fitted(as_tensor(y, "y").numpy())
 
     def _fitted(self, y: Array) -> "Autoregression":
         order = whole_number("order", self.order, 1)

@@ -42,7 +42,7 @@ class Component(ABC):
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]  # every component is a dataclass
             value = getattr(self, field.name)
-            if isinstance(value, Tensor | Distribution | Component) or isinstance(value, str):
+            if isinstance(value, Tensor | Distribution | Component) or field.type is str:
                 continue
             least = "> 0" if field.name in _ABOVE_ZERO else ">= 0"
             number = isinstance(value, int | float) and math.isfinite(value)
