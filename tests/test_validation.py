@@ -8,13 +8,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from amortized import EarlyStopping, compare, fit_parameters, infer
+from amortized import EarlyStopping, compare, fit_parameters, infer, load
 from amortized.crowds import TruthInference
-from amortized.diagnostics import PosteriorTrial, sbc
+from amortized.diagnostics import PosteriorTrial, PredictiveTrial, log_score, sbc
 from amortized.forecasting import Autoregression, MarkovChain, StructuralForecaster
 from amortized.mcmc import Hamiltonian, RandomWalk, Slice, Target, run_chains
 from amortized.priors import ProgramPrior
 from amortized.priors.state_space.periodic import Seasonal
+from amortized.uncertainty import joint_log_prob
 from amortized.validation import generator_from, number_between, seed_number, whole_number
 
 ODD = [None, "a", "1", [], (1, 2), math.nan, math.inf, -math.inf, 1.5, -7, 10**30, 1j]
@@ -100,6 +101,10 @@ REFUSED = {
                 "level in"),
     "a seed": (lambda: infer(normal, Y).sample(2, seed=10**30), "a seed"),
     "a seed of ranks": (lambda: sbc(TRIAL, seed=1.5), "a seed"),
+    "an infinite score": (
+        lambda: log_score(PredictiveTrial(torch.zeros(1, 1), torch.full((1, 1), math.inf), None)),
+        "below infinity",
+    ),
     "no draws": (lambda: PosteriorTrial({"m": torch.zeros(0)}, {"m": torch.zeros(3, 0)}),
                  "at least one dataset"),
 }  # fmt: skip
@@ -135,6 +140,9 @@ def test_symbols_may_be_a_string_and_sequences_tensors():
 def test_numbers_whose_squares_overflow_are_refused():
     with pytest.raises(ValueError, match=r"at most 1e\+150 in y; got 1e\+200. Change its units"):
         infer(normal, [1.0, 1e200])
+    row = torch.zeros(1, 1, 1)
+    with pytest.raises(ValueError, match=r"at most 1e\+18 in y_query; got 1\.0*15.*e\+30. Change"):
+        joint_log_prob(load("gp-1d"), row, row[0], row, torch.full((1, 1), 1e30))
 
 
 @pytest.mark.parametrize("start", [math.nan, math.inf])

@@ -36,6 +36,10 @@ class Source:
         """A value that is usually in order."""
         return self.rng.choice(others or ODD) if self.rng.random() < 0.07 else value
 
+    def random_state(self) -> Any:
+        """A seed of scikit-learn; not None, which stands for NumPy's global state."""
+        return self.often(0, *ODD[1:])
+
     def kept(self, array: Any) -> Any:
         """An array that the call must not change."""
         self.made.append((array, copy.deepcopy(array)))
