@@ -11,11 +11,14 @@ import torch
 from amortized import EarlyStopping, compare, fit_parameters, infer, load
 from amortized.crowds import TruthInference
 from amortized.diagnostics import PosteriorTrial, PredictiveTrial, log_score, sbc
+from amortized.estimators import PFNDensity
 from amortized.forecasting import Autoregression, MarkovChain, StructuralForecaster
 from amortized.mcmc import Hamiltonian, RandomWalk, Slice, Target, run_chains
 from amortized.priors import ProgramPrior
 from amortized.priors.state_space.periodic import Seasonal
-from amortized.uncertainty import joint_log_prob
+from amortized.priors.state_space.state_space_model import LinearGaussianModel
+from amortized.sampling.filters.particle_filter import particle_filter
+from amortized.uncertainty import joint_log_prob, joint_sample, martingale_posterior
 from amortized.validation import generator_from, number_between, seed_number, whole_number
 
 ODD = [None, "a", "1", [], (1, 2), math.nan, math.inf, -math.inf, 1.5, -7, 10**30, 1j]
@@ -60,6 +63,9 @@ def with_parameter(x, y=None):
 Y, X = [0.5, 1.0], np.zeros((2, 0))
 SERIES = np.sin(np.arange(30.0))
 FORECASTER = StructuralForecaster().fit(SERIES)
+GP, ROW = load("gp-1d"), torch.zeros(1, 1, 1)
+ONE = torch.ones(1, 1)
+WALK = LinearGaussianModel(ONE, ONE, ONE, ONE, torch.zeros(1), ONE)
 TARGET = Target(lambda u: -0.5 * u.square().sum(-1), 1)
 KERNEL = RandomWalk(TARGET)
 TRIAL = PosteriorTrial({"m": torch.zeros(4)}, {"m": torch.zeros(3, 4)})
@@ -87,6 +93,29 @@ def test_every_count_is_checked_at_the_border(name, no_shape_checks):
     for value in ODD:
         with pytest.raises(ValueError, match=f"^Expected {argument} to be an integer"):
             call(value)
+
+
+WHOLE = {  # a count that is a float, or a bool, counts as an integer
+    "joint draws": lambda one: joint_sample(GP, ROW, ROW[0], ROW, one),
+    "futures": lambda one: martingale_posterior(
+        GP, ROW[0], ROW[0, 0], lambda x, y: y.mean(1), n_draws=one, n_future=one
+    ),
+    "particles": lambda one: particle_filter(WALK, torch.zeros(1, 2, 1), one),
+    "density": lambda one: PFNDensity(n_orders=one).fit(np.arange(8.0)[:, None]),
+    "orders": lambda one: Autoregression(one, n_jumps=20).fit(SERIES).sample_paths(one, one),
+    "chains": lambda one: run_chains(KERNEL, torch.zeros(2, 1), one, n_warmup=one),
+    "prior": lambda one: ProgramPrior(normal, inputs=one).sample(one, one, one, seed=one),
+    "crowd": lambda one: TruthInference(n_draws=one, n_warmup=one, n_chains=one).fit(
+        [0, 1], [0, 0], [0, 1]
+    ),
+    "posterior": lambda one: infer(normal, Y, method="vi", n_steps=one, n_draws=one).sample(one),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("one", [1.0, True, np.int64(1), torch.tensor(1)], ids=repr)
+def test_whole_numbers_of_any_type_count_in_every_call(name, one, no_shape_checks):
+    WHOLE[name](one)
 
 
 REFUSED = {
@@ -140,9 +169,8 @@ def test_symbols_may_be_a_string_and_sequences_tensors():
 def test_numbers_whose_squares_overflow_are_refused():
     with pytest.raises(ValueError, match=r"at most 1e\+150 in y; got 1e\+200. Change its units"):
         infer(normal, [1.0, 1e200])
-    row = torch.zeros(1, 1, 1)
     with pytest.raises(ValueError, match=r"at most 1e\+18 in y_query; got 1\.0*15.*e\+30. Change"):
-        joint_log_prob(load("gp-1d"), row, row[0], row, torch.full((1, 1), 1e30))
+        joint_log_prob(GP, ROW, ROW[0], ROW, torch.full((1, 1), 1e30))
 
 
 @pytest.mark.parametrize("start", [math.nan, math.inf])

@@ -103,7 +103,7 @@ class StructuralForecaster(BaseEstimator):
                 f"{self.max_steps:,} are read; max_steps says how many.",
                 stacklevel=2,
             )
-        self._values = [_read_part(v, self.max_steps) for v in table.values]
+        self._values = [_read_part(v, int(self.max_steps)) for v in table.values]
         self.n_series_ = len(self._values)
         self.periods_ = [
             shown_periods(self._periods(grid.periods), len(v))

@@ -47,9 +47,7 @@ def regression(g: Source) -> list[Any]:
         lambda: PFNRegressor("gp"),
         lambda: PFNRegressor("gp-1d"),
         lambda: PFNRegressor("tabular-regressor", n_estimators=g.often(1)),
-        lambda: BayesianRegressor(
-            method="exact", n_draws=g.often(8), random_state=g.random_state()
-        ),
+        lambda: BayesianRegressor(method="exact", n_draws=g.often(8), random_state=g.seed()),
         lambda: BayesianRegressor(line, method="smc", n_draws=8, random_state=0),
         lambda: ConformalRegressor(LinearRegression(), level=g.often(0.5), random_state=0),
     )()
@@ -62,7 +60,7 @@ def regression(g: Source) -> list[Any]:
     mean, sd = fitted.predict(X, return_std=True)
     law((sd >= 0).all(), "a standard deviation is not negative")
     if g.rng.random() < 0.3:
-        return [mean, sd, fitted.sample_y(X, g.often(2), random_state=g.random_state())]
+        return [mean, sd, fitted.sample_y(X, g.often(2), random_state=g.seed())]
     if isinstance(made, PFNRegressor) and g.rng.random() < 0.2:
         return [mean, sd, fitted.partial_fit(g.table(1, d), g.vector(1)).predict(X)]
     quantiles = fitted.predict_quantiles(X, g.often(g.one([0.5], [1e-12, 0.5], [0.1, 0.9999999])))
@@ -78,9 +76,7 @@ def classification(g: Source) -> list[Any]:
     made = g.one(
         lambda: PFNClassifier(n_estimators=g.often(1), temperature=g.often(1.0)),
         lambda: PFNClassifier(n_estimators=1, class_weight=g.often("balanced", {"a": 2.0}, "b")),
-        lambda: BayesianClassifier(
-            method="laplace", n_draws=g.often(8), random_state=g.random_state()
-        ),
+        lambda: BayesianClassifier(method="laplace", n_draws=g.often(8), random_state=g.seed()),
     )()
     fitted = made.fit(X, y)
     probabilities = fitted.predict_proba(X)
@@ -97,15 +93,13 @@ def whole_tables(g: Source) -> list[Any]:
         density = PFNDensity(n_orders=g.often(1)).fit(X)
         return [density.score_samples(X)]
     if way < 0.35:
-        return [PFNDensity(n_orders=1).fit(X).sample(g.often(2), random_state=g.random_state())]
+        return [PFNDensity(n_orders=1).fit(X).sample(g.often(2), random_state=g.seed())]
     if way < 0.6:
         filled = PFNImputer(n_estimators=g.often(1)).fit(X).transform(X)
         return [] if X.dtype == object else [filled]
     if way < 0.8:
         fitted = PFNRegressor("gp").fit(X, g.vector(n))
-        values = shapley_values(
-            fitted, X[:1], n_permutations=g.often(2), random_state=g.random_state()
-        )
+        values = shapley_values(fitted, X[:1], n_permutations=g.often(2), random_state=g.seed())
         return [values.values]
     tables = [(X, g.vector(n), X), (X, g.vector(n), g.table(2, d))]
     method = g.often("predict", "predict_proba", "nothing")
@@ -140,7 +134,7 @@ def crowds(g: Source) -> list[Any]:
     answers = g.one([g.one("a", "b", "c") for _ in range(n)], g.vector(n, 0.05))
     crowd = TruthInference(g.often(g.one("dawid-skene", "one-coin", "top-two")),
                            n_draws=g.often(8), n_warmup=g.often(2), n_chains=g.often(2),
-                           random_state=g.random_state())  # fmt: skip
+                           random_state=g.seed())  # fmt: skip
     workers = g.often([g.size(2) for _ in range(n)], [None] * n, [1])
     classes = g.often(None, ["a", "b", "c", "d"], ["a"], [])
     crowd.fit([g.size(3) for _ in range(n)], workers, answers, classes)
@@ -161,7 +155,7 @@ def debiased(g: Source) -> list[Any]:
     nuisance = _Naive() if kind == "logistic" else LinearRegression()
     found = debiased_regression(X, label, gold, sampled, chance, kind=kind, q=g.often(0.5),
                                 nuisance=nuisance, n_folds=g.often(2), level=g.often(0.95),
-                                random_state=g.random_state())  # fmt: skip
+                                random_state=g.seed())  # fmt: skip
     return [found.debiased.estimate, found.debiased.error, found.classical.estimate]
 
 

@@ -98,14 +98,14 @@ def forecasts(g: Source) -> list[Any]:
     y = g.one(g.vector(n), g.array(n, 2), [g.vector(n), g.vector(5)])
     made = g.one(StructuralForecaster, PFNForecaster)
     forecaster = made(period=g.often(g.one(None, 4, (3, 6))), counts=g.often(False, True),
-                      random_state=g.random_state())  # fmt: skip
+                      random_state=g.seed())  # fmt: skip
     X = g.array(n, 1) if g.rng.random() < 0.15 else None
     t = g.often(None, np.arange(n), g.vector(n), np.arange(n)[::-1])
     forecaster.fit(y, X, t)
     h = g.often(3)
     future = None if X is None else g.array(3, 1)
     if way < 0.4:
-        return [forecaster.sample_paths(h, g.often(2), X=future, random_state=g.random_state())]
+        return [forecaster.sample_paths(h, g.often(2), X=future, random_state=g.seed())]
     quantiles = forecaster.predict_quantiles(h, g.often([0.01, 0.5, 0.99]), future)
     law((np.diff(quantiles, axis=-1) >= 0).all(), "quantiles ascend")
     return [quantiles]
@@ -116,7 +116,7 @@ def symbols(g: Source) -> list[Any]:
     n = g.size(9)
     sequence = g.one("".join(g.one(*"abc") for _ in range(n)), g.vector(n), [g.vector(n)] * 2)
     chain = MarkovChain(order=g.often(g.one(1, (0, 1, 2))), concentration=g.often(1.0),
-                        symbols=g.often(None, "abc", "x"), random_state=g.random_state())  # fmt: skip
+                        symbols=g.often(None, "abc", "x"), random_state=g.seed())  # fmt: skip
     chain.fit(sequence)
     chance = chain.predict_proba(g.often(None, "ab", "zz", ""))
     law(abs(chance.sum() - 1) < 1e-9, "probabilities sum to one")

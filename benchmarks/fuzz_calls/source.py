@@ -36,7 +36,7 @@ class Source:
         """A value that is usually in order."""
         return self.rng.choice(others or ODD) if self.rng.random() < 0.07 else value
 
-    def random_state(self) -> Any:
+    def seed(self) -> Any:
         """A seed of scikit-learn; not None, which stands for NumPy's global state."""
         return self.often(0, *ODD[1:])
 
