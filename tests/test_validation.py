@@ -123,6 +123,8 @@ REFUSED = {
     "one scale too many": (lambda: RandomWalk(TARGET, [1.0, 1.0]), "positive scale"),
     "no width": (lambda: Slice(TARGET, []), "positive width"),
     "a period in words": (lambda: Seasonal("1", 1, 1.0), "period of Seasonal"),
+    "no period": (lambda: StructuralForecaster(period=0).fit(SERIES), "period as one to three"),
+    "a word as period": (lambda: StructuralForecaster(period="a").fit(SERIES), "period as one to"),
     "a huge series": (lambda: Autoregression(1).fit([1e200, *SERIES]), "units"),
     "no method": (lambda: infer(normal, Y, method=["smc"]), "a method among"),
     "a threshold": (lambda: EarlyStopping(threshold="0.5"), "threshold in"),

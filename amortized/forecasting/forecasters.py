@@ -113,10 +113,10 @@ class StructuralForecaster(BaseEstimator):
         return self
 
     def _check_parameters(self) -> None:
-        given = self.period if isinstance(self.period, tuple | list) else (self.period or 1.0,)
-        if not all(isinstance(p, Real) and 1 <= p < np.inf for p in given) or not (
-            1 <= len(given) <= 3
-        ):
+        one = 1.0 if self.period is None else self.period
+        given = one if isinstance(one, tuple | list) else (one,)
+        numbers = all(isinstance(p, Real) and 1 <= p < np.inf for p in given)
+        if not numbers or not 1 <= len(given) <= 3:
             raise ValueError(
                 f"Expected period as one to three numbers >= 1, or None; got {self.period!r}."
             )
