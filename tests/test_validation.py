@@ -11,6 +11,7 @@ import torch
 from amortized import EarlyStopping, compare, fit_parameters, infer, load
 from amortized.crowds import TruthInference
 from amortized.diagnostics import PosteriorTrial, PredictiveTrial, log_score, sbc
+from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.estimators import PFNDensity
 from amortized.forecasting import Autoregression, MarkovChain, StructuralForecaster
 from amortized.mcmc import Hamiltonian, RandomWalk, Slice, Target, run_chains
@@ -66,6 +67,7 @@ FORECASTER = StructuralForecaster().fit(SERIES)
 GP, ROW = load("gp-1d"), torch.zeros(1, 1, 1)
 ONE = torch.ones(1, 1)
 WALK = LinearGaussianModel(ONE, ONE, ONE, ONE, torch.zeros(1), ONE)
+MIXTURE = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1))
 TARGET = Target(lambda u: -0.5 * u.square().sum(-1), 1)
 KERNEL = RandomWalk(TARGET)
 TRIAL = PosteriorTrial({"m": torch.zeros(4)}, {"m": torch.zeros(3, 4)})
@@ -81,6 +83,7 @@ CALLS = {
     "steps ahead": (lambda v: FORECASTER.predict(v), "h, the steps ahead,"),
     "lags": (lambda v: Autoregression(v).fit(SERIES), "order"),
     "posterior draws": (lambda v: infer(normal, Y).sample(v), "n"),
+    "divergence": (lambda v: MIXTURE.kl(MIXTURE, v), "n_draws"),
     "tasks": (lambda v: ProgramPrior(normal).sample(v, 1, 1, seed=0), "n_tasks"),
     "chains": (lambda v: run_chains(KERNEL, torch.zeros(2, 1), v), "n_draws"),
     "crowd": (lambda v: TruthInference(n_draws=v).fit([0, 1], [0, 0], [0, 1]), "n_draws"),

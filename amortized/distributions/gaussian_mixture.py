@@ -300,7 +300,7 @@ class GaussianMixture(Distribution):
     ) -> Float[Tensor, "*batch"]:
         r"""Estimate of :math:`KL(p \| q) = E_p \log p - \log q` from draws of this mixture."""
         with seeded(seed):
-            draws = self.sample((n_draws,))
+            draws = self.sample((whole_number("n_draws", n_draws),))
         return (self.log_prob(draws) - other.log_prob(draws)).mean(0)
 
     def cdf(self, value: Float[Tensor, "*values 1"]) -> Float[Tensor, "*shape"]:
