@@ -83,6 +83,7 @@ CALLS = {
     "steps ahead": (lambda v: FORECASTER.predict(v), "h, the steps ahead,"),
     "lags": (lambda v: Autoregression(v).fit(SERIES), "order"),
     "posterior draws": (lambda v: infer(normal, Y).sample(v), "n"),
+    "harmonics": (lambda v: Seasonal(4.0, v, 1.0), "n_harmonics of Seasonal"),
     "divergence": (lambda v: MIXTURE.kl(MIXTURE, v), "n_draws"),
     "tasks": (lambda v: ProgramPrior(normal).sample(v, 1, 1, seed=0), "n_tasks"),
     "chains": (lambda v: run_chains(KERNEL, torch.zeros(2, 1), v), "n_draws"),
