@@ -189,3 +189,13 @@ def test_hamiltonian_moves_keep_the_dtype():
     target = Target(lambda u: -0.5 * u.square().sum(-1), 1)
     draws = run_chains(Hamiltonian(target, 0.5), torch.zeros(2, 1), 3)
     assert draws.dtype is torch.float32 and bool(draws.isfinite().all())
+
+
+def test_no_queries_have_no_quantiles():
+    def line(x, y=None):
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        return pyro.sample("y", dist.StudentT(3.0, slope * x[:, 0], 1.0).to_event(1), obs=y)
+
+    posterior = infer(line, np.ones((2, 1)), Y, method="importance", n_draws=50)
+    none = posterior.predictive(np.zeros((0, 1))).icdf(torch.tensor(0.3, dtype=torch.float64))
+    assert none.shape == (0,)
