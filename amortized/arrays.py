@@ -18,6 +18,7 @@ from torch import Tensor
 
 _WIDE = (torch.float32, torch.float64)
 LARGEST_SQUARED = 1e150  # squares of larger numbers overflow
+_LARGEST_SINGLE = 1e18  # in single precision
 
 
 def as_tensor(
@@ -56,9 +57,10 @@ def as_tensor(
             f"Expected {name} to be finite; got {n} {what} NaN, infinite or masked. Leave such "
             "rows out."
         )
-    if tensor.dtype is torch.float64 and bool((tensor.abs() > LARGEST_SQUARED).any()):
+    largest = LARGEST_SQUARED if tensor.dtype is torch.float64 else _LARGEST_SINGLE
+    if bool((tensor.abs() > largest).any()):
         raise ValueError(
-            f"Expected numbers of at most {LARGEST_SQUARED} in {name}; got "
+            f"Expected numbers of at most {largest} in {name}; got "
             f"{tensor.abs().nan_to_num(0.0).max().item()}. Change its units."
         )
     return tensor

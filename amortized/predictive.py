@@ -209,7 +209,9 @@ class ProgramPredictive(Distribution):
                 self._over_draws(cdf, draws[0])
             except NotImplementedError:
                 index = (value * len(draws)).long().clamp(0, len(draws) - 1)
-                return draws.gather(0, index.reshape(-1, *self.batch_shape)).reshape(value.shape)
+                n = index.numel() // max(1, self.batch_shape.numel())  # -1 fails for no queries
+                chosen = draws.gather(0, index.reshape(n, *self.batch_shape))
+                return chosen.reshape(value.shape)
             spread = draws[-1] - draws[0]
             low = (draws[0] - 3 * spread).expand(value.shape)
             high = (draws[-1] + 3 * spread).expand(value.shape)

@@ -1,7 +1,11 @@
-"""Validation of numbers that users give: counts, seeds, shares and quantile levels."""
+"""Validation of what users give: counts, seeds, shares, quantile levels and options."""
 
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -114,7 +118,7 @@ def quantile_levels(q: Any) -> Float[Tensor, " levels"]:
         q: one level or a list of levels.
 
     Raises:
-        ValueError: if a level does not lie strictly between 0 and 1.
+        ValueError: if there are none, or one does not lie strictly between 0 and 1.
 
     Example:
         >>> quantile_levels(0.5)
@@ -124,9 +128,48 @@ def quantile_levels(q: Any) -> Float[Tensor, " levels"]:
         levels = torch.as_tensor(np.atleast_1d(np.asarray(q, dtype=np.float64)))
     except (TypeError, ValueError):
         levels = torch.zeros(1)
-    if levels.ndim != 1 or not bool(((levels > 0) & (levels < 1)).all()):
+    inside = bool(((levels > 0) & (levels < 1)).all())
+    if levels.ndim != 1 or not inside or not len(levels):
         raise ValueError(f"Expected a list of levels strictly between 0 and 1; got {q!r}.")
     return levels
+
+
+def check_options(
+    method: str, *functions: Callable[..., Any], given: Mapping[str, Any], skipped: int = 2
+) -> dict[str, Any]:
+    """Checks that a method has the options given, and that those that are numbers are numbers.
+
+    The range of each is checked by the method.
+
+    Args:
+        method: name of the method.
+        *functions: functions that take the options after their first parameters. If the last
+            one forwards further options, their validation is left to the function it calls.
+        given: the user's options.
+        skipped: number of the first parameters, which are no options.
+
+    Returns:
+        the options, with whole floats as integers where the method counts.
+
+    Raises:
+        TypeError: if an option is unknown.
+        ValueError: if one is not the number that it should be.
+
+    Example:
+        >>> check_options("coin", lambda problem, n_draws, speed=1: None, given={"speeed": 2})
+        Traceback (most recent call last):
+        TypeError: Expected options of method 'coin' among ['speed']; got 'speeed'.
+    """
+    valid = {k: v for function in functions for k, v in _options(function, skipped).items()}
+    unknown = [name for name in given if name not in valid]
+    last = inspect.signature(functions[-1]).parameters.values()
+    passes_on = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in last)
+    if unknown and not passes_on:
+        had = f"among {sorted(valid)}" if valid else "to be none"
+        raise TypeError(
+            f"Expected options of method {method!r} {had}; got {', '.join(map(repr, unknown))}."
+        )
+    return {name: _number(name, value, valid.get(name)) for name, value in given.items()}
 
 
 def _plain(value: Any) -> Any:
@@ -143,3 +186,23 @@ def _as_float(number: Real) -> float:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, Real) and bool(value == value // 1)  # neither NaN nor infinite
+
+
+def _options(function: Callable[..., Any], skipped: int) -> dict[str, Any]:
+    """The options of a function, with their annotations."""
+    named = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = list(inspect.signature(function).parameters.values())[skipped:]
+    return {each.name: each.annotation for each in parameters if each.kind in named}
+
+
+def _number(name: str, value: Any, annotation: Any) -> Any:
+    """A value as its annotation says, where that is an integer, a float, or one of them or None."""
+    kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    if value is None and type(None) in kinds:
+        return None
+    kinds = tuple(kind for kind in kinds if kind is not type(None))
+    if kinds == (int,):
+        return whole_number(name, value, 0)
+    if kinds == (float,):
+        return number_between(name, value, -math.inf, math.inf)
+    return value

@@ -51,15 +51,12 @@ class Prior(ABC):
         Raises:
             ValueError: if a count is out of range.
         """
-        for name, value, least in (
-            ("n_tasks", n_tasks, 1),
-            ("n_context", n_context, 0),
-            ("n_query", n_query, 0),
-        ):
-            whole_number(name, value, least)
+        n_tasks = whole_number("n_tasks", n_tasks)
+        n_context = whole_number("n_context", n_context, 0)
+        n_query = whole_number("n_query", n_query, 0)
         device = torch.device(device)
         with precision(torch.float32), seeded(seed), torch.no_grad(), device:
-            return self._sample(int(n_tasks), int(n_context), int(n_query))
+            return self._sample(n_tasks, n_context, n_query)
 
     @abstractmethod
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:

@@ -9,6 +9,7 @@ from torch import Tensor
 from amortized.priors.prior import Prior, split
 from amortized.priors.task import TaskBatch
 from amortized.program.vectorised import Program, run_programs
+from amortized.validation import whole_number
 
 Inputs = Callable[[int, int], Tensor]
 
@@ -46,10 +47,11 @@ class ProgramPrior(Prior):
                 "Expected a Pyro program as model; got None. Give ProgramPrior(model, inputs), or "
                 "define model(self, x, y=None) in a subclass."
             )
-        if not callable(inputs) and (int(inputs) != inputs or inputs < 0):
-            raise ValueError(f"Expected inputs to be a function or a number >= 0; got {inputs!r}.")
+        if model is not None and not callable(model):
+            raise TypeError(f"Expected a Pyro program, a function (x, y=None); got {model!r}.")
         self._program = model
-        self._draw_inputs = inputs
+        number = "inputs, where not a function,"
+        self._draw_inputs = inputs if callable(inputs) else whole_number(number, inputs, 0)
 
     def model(self, x: Float[Tensor, "rows features"], y: Tensor | None = None) -> Tensor | None:
         """The Pyro program for one dataset."""
@@ -60,7 +62,7 @@ class ProgramPrior(Prior):
         """Draws the inputs of all tasks, ``(n_tasks, n_rows, n_features)``."""
         if callable(self._draw_inputs):
             return self._draw_inputs(n_tasks, n_rows)
-        return torch.randn(n_tasks, n_rows, int(self._draw_inputs))
+        return torch.randn(n_tasks, n_rows, self._draw_inputs)
 
     def _sample(self, n_tasks: int, n_context: int, n_query: int) -> TaskBatch:
         n_rows = n_context + n_query

@@ -310,7 +310,7 @@ WRONG = {
     ),
     "one row": (
         lambda: order_sensitivity(NormalMeanPrior(), "exact", n_context=1),
-        "at least 2 context rows",
+        "n_context to be an integer >= 2",
     ),
     "other oracle": (
         lambda: log_score(trials(n=5)[1], trials(n=5, seed=1)[1]),

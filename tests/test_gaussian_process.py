@@ -236,7 +236,10 @@ WRONG = {
     "unknown kernel": (lambda: GaussianProcessPrior("rbff", **SIZES), "one of .*; got 'rbff'"),
     "no period": (lambda: GaussianProcessPrior("periodic", **SIZES), "got kernel 'periodic' and"),
     "idle period": (lambda: GaussianProcessPrior("rbf", period=1.0, **SIZES), "period 1.0"),
-    "no features": (lambda: GaussianProcessPrior(n_features=0, **SIZES), "most features; got 0"),
+    "no features": (
+        lambda: GaussianProcessPrior(n_features=0, **SIZES),
+        "n_features to be an integer >= 1; got 0",
+    ),
     "range turned round": (
         lambda: GaussianProcessPrior(n_features=(3, 2), **SIZES),
         r"most features; got \(3, 2\)",

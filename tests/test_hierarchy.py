@@ -212,7 +212,8 @@ def of_rows(x, y=None):
         ((branching, [(None, [1.0])] * 2), "latents"),
         ((of_rows, [(None, [1.0]), (None, [1.0, 2.0])]), "the same whatever the number of rows"),
         ((height, [(torch.zeros(2, 1, 0), torch.zeros(2, 1))] * 2), "one dataset"),
-        ((height, [(None, [1.0])] * 2, 5), "multiple of 8"),
+        ((height, [(None, [1.0])] * 2, 5), "n_draws to be an integer >= 320"),
+        ((height, [(None, [1.0])] * 2, 321), "multiple of 8"),
     ],
 )
 def test_wrong_inputs(arguments, message):

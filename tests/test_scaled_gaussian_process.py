@@ -158,7 +158,7 @@ def test_infer_proves_it_and_agrees_with_smc(scale):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: process("relu", depth=0), "depth >= 1"),
+        (lambda: process("relu", depth=0), "depth to be an integer >= 1"),
         (lambda: process("rbf", depth=2), "none with others"),
         (lambda: process("tanh"), "kernel to be one of"),
         (lambda: ScaledGaussianProcessPrior(process(), dist.Normal(0.0, 1.0)), "positive support"),

@@ -436,9 +436,9 @@ def impossible(x, y=None):
 DENSITY = ProgramDensity(conjugate, ZERO, torch.ones(1, 1, dtype=torch.float64))
 WRONG = {
     "particles": (lambda: smc(DENSITY, n_particles=3), "n_particles >= 16"),
-    "ess": (lambda: smc(DENSITY, ess_target=1.5), "ess_target between"),
+    "ess": (lambda: smc(DENSITY, ess_target=1.5), "ess_target in"),
     "start": (lambda: smc(DENSITY, start="magic"), "Expected start"),
-    "share": (lambda: smc(DENSITY, prior_share=2.0), "prior_share between"),
+    "share": (lambda: smc(DENSITY, prior_share=2.0), "prior_share in"),
     "impossible": (
         lambda: infer(impossible, torch.ones(1), method="smc"),
         "data that are impossible",

@@ -149,16 +149,16 @@ class TruthInference(BaseEstimator):
         """Runs the chains on all labels, starting from earlier states of known items."""
         answers, *known = encode(self._columns, self._named)
         self.items_, self.workers_, self.classes_ = known
-        state: Any = dawid_skene.start(answers, self.n_chains, self._rng)
+        state: Any = dawid_skene.start(answers, int(self.n_chains), self._rng)
         for i, item in enumerate(self.items_.tolist() if before else []):
             if before and item in before:
                 state[:, i] = before[item]
         sweep = MODELS[self.model]
-        for _ in range(self.n_warmup):
+        for _ in range(int(self.n_warmup)):
             state = sweep(answers, state, self._rng)
         sums: dict[str, np.ndarray] = {}
         skills = []
-        n_each = -(-self.n_draws // self.n_chains)
+        n_each = -(-int(self.n_draws) // int(self.n_chains))
         for _ in range(n_each):
             state = sweep(answers, state, self._rng)
             skills.append(state.skill)

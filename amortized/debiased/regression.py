@@ -152,7 +152,7 @@ def debiased_regression(
     if nuisance is None:
         nuisance = PFNClassifier() if kind == "logistic" else PFNRegressor()
     features = np.column_stack((s, columns))
-    g, folds = cross_fitted(nuisance, features, y, known, n_folds, random_state)
+    g, folds = cross_fitted(nuisance, features, y, known, int(n_folds), random_state)
     weights = known / p
     if kind == "quantile":
         solved = _quantiles(q, g, folds, s, y, known, weights)

@@ -39,6 +39,7 @@ from amortized.arrays import refuse_nan
 from amortized.diagnostics.predictive_trial import PredictiveTrial
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.diagnostics.uniformity import Uniformity
+from amortized.validation import seed_number
 
 Region = Literal["central", "highest"]
 
@@ -66,7 +67,7 @@ def ranks(
     """
     refuse_nan("values to be ranked", truth)
     refuse_nan("draws to rank among", draws)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_number(seed))
     below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
     return np.asarray((below + (equal + 1) * rng.random(truth.shape)) / (len(draws) + 1))
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.plotting import BAND, COLOURS, label_axes, new_axes
+from amortized.validation import seed_number
 
 
 def quadratic_classifier() -> Any:
@@ -125,7 +126,7 @@ def c2st(
             "Expected both trials on the same datasets, with the same latents; run both with "
             "equal prior, seed, n_datasets, n_context and batch_size."
         )
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_number(seed))
     datasets = tqdm(range(trial.n_datasets), unit="dataset", disable=not progress)
     hits = [count_hits(ours[:, i], theirs[:, i], classifier, rng) for i in datasets]
     n_held_out = 2 * (trial.n_draws - trial.n_draws // 2)

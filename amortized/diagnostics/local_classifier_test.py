@@ -29,6 +29,7 @@ from amortized.diagnostics.calibration import ranks
 from amortized.diagnostics.classifier_test import quadratic_classifier
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.plotting import BAND, COLOURS, label_axes, new_axes
+from amortized.validation import seed_number
 
 
 def summary_statistics(
@@ -120,7 +121,7 @@ def local_c2st(
         )
     statistics = summary_statistics(trial.x, trial.y).cpu().numpy()
     truth, draws = trial.matrices()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_number(seed))
     order = rng.permutation(len(truth))
     train, test = order[: len(order) // 2], order[len(order) // 2 :]
     fit = _Pairs(truth, draws, statistics, classifier)

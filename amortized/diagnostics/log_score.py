@@ -133,6 +133,11 @@ def _scores(trial: Trial) -> np.ndarray:
             "'smc', or compare draws with c2st."
         )
     refuse_nan(f"log scores of {trial.method}", scores)
+    if bool((scores == np.inf).any()):
+        raise ValueError(
+            f"Expected log scores of {trial.method} below infinity; got infinite ones. Look for a "
+            "predictive of zero width."
+        )
     return np.asarray(scores.double().cpu().numpy())
 
 

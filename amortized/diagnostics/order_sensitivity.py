@@ -20,6 +20,7 @@ from amortized.diagnostics.trial import batch_seed, batches, method_name
 from amortized.plotting import BAND, COLOURS, label_axes, new_axes
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
+from amortized.validation import seed_number, whole_number
 
 NEGLIGIBLE = 1e-3
 """Nats; the rounding error of float32 sums in another order is smaller."""
@@ -101,9 +102,10 @@ def order_sensitivity(
         >>> order_sensitivity(prior, prior.posterior_predictive, progress=False).mean < 1e-3
         True
     """
-    if n_context < 2:
-        raise ValueError(f"Expected at least 2 context rows to shuffle; got {n_context}.")
-    rng, parts = np.random.default_rng(seed), []
+    n_context = whole_number("n_context", n_context, 2)
+    n_orders = whole_number("n_orders", n_orders, 2)
+    n_query = whole_number("n_query", n_query, 1)
+    rng, parts = np.random.default_rng(seed_number(seed)), []
     sizes = (n_datasets, n_context, n_query, batch_size)
     for start, batch in batches(prior, *sizes, seed, progress):
         own = batch_seed(seed, start)

@@ -18,7 +18,7 @@ from amortized.infer import infer
 from amortized.priors.prior import Prior
 from amortized.priors.task import TaskBatch
 from amortized.seeding import seeded
-from amortized.validation import whole_number
+from amortized.validation import generator_from, whole_number
 
 PredictiveMethod = str | nn.Module | Callable[[TaskBatch], Distribution] | Any
 """A method of `infer`, a PFN, an estimator with ``predict_distribution`` or ``predict_proba``, or a
@@ -55,7 +55,11 @@ class PredictiveTrial:
 
     def __post_init__(self) -> None:
         cdf_shape = self.y.shape if self.cdf is None else self.cdf.shape
-        if self.y.ndim != 2 or not self.y.shape == self.log_prob.shape == cdf_shape:
+        if (
+            self.y.ndim != 2
+            or 0 in self.y.shape
+            or not self.y.shape == self.log_prob.shape == cdf_shape
+        ):
             raise ValueError(
                 "Expected y, log_prob and cdf of shape (n_datasets, n_query); got "
                 f"{tuple(self.y.shape)}, {tuple(self.log_prob.shape)} and {tuple(cdf_shape)}."
@@ -93,8 +97,7 @@ class PredictiveTrial:
             progress: whether a progress bar is shown.
             **options: options of `infer`.
         """
-        for name, count in (("n_datasets", n_datasets), ("n_query", n_query)):
-            whole_number(name, count)
+        n_query = whole_number("n_query", n_query)
         parts, seconds, sizes = [], 0.0, (n_datasets, n_context, n_query, batch_size)
         for start, batch in batches(prior, *sizes, seed, progress):
             began = time.perf_counter()
@@ -174,7 +177,7 @@ def _level_of_class(
     probs: Float[Tensor, "datasets query classes"], y: Int[Tensor, "datasets query"], seed: int
 ) -> Float[Tensor, "datasets query"]:
     """A uniform draw within the step of the distribution function at the observed class."""
-    chance = torch.rand(y.shape, generator=torch.Generator().manual_seed(seed), dtype=probs.dtype)
+    chance = torch.rand(y.shape, generator=generator_from(seed), dtype=probs.dtype)
     step, top = (p.gather(-1, y.unsqueeze(-1)).squeeze(-1) for p in (probs, probs.cumsum(-1)))
     return top - chance * step
 

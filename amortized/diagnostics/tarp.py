@@ -18,6 +18,7 @@ import numpy as np
 from amortized.diagnostics.calibration import ranks
 from amortized.diagnostics.trial import PosteriorTrial
 from amortized.diagnostics.uniformity import Uniformity
+from amortized.validation import seed_number
 
 
 def tarp(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
@@ -40,7 +41,7 @@ def tarp(trial: PosteriorTrial, *, seed: int = 0) -> Uniformity:
     if trial.n_datasets < 2:
         raise ValueError(f"Expected at least 2 datasets; got {trial.n_datasets}.")
     truth, draws = trial.matrices()
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed_number(seed))
     order = rng.permutation(len(truth))
     # Each dataset takes the truth of the next one in a random cyclic order, never its own.
     reference = np.empty_like(truth)

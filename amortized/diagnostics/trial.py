@@ -23,7 +23,7 @@ from amortized.priors.task import TaskBatch
 from amortized.program.density import ProgramDensity
 from amortized.progress import progress_bar
 from amortized.seeding import seeded
-from amortized.validation import whole_number
+from amortized.validation import seed_number, whole_number
 
 PosteriorMethod = str | Callable[[TaskBatch, int], Posterior | Latents]
 """A method of `infer`, or a function of datasets and a number of draws that returns a `Posterior`
@@ -73,8 +73,10 @@ class PosteriorTrial:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.draws:
-            raise ValueError("Expected draws of at least one latent; got none.")
+        if not self.draws or any(0 in value.shape[:2] for value in self.draws.values()):
+            raise ValueError(
+                "Expected draws of at least one latent, for at least one dataset; got none."
+            )
         for name, value in self.draws.items():
             if name not in self.truth:
                 raise ValueError(
@@ -117,8 +119,9 @@ class PosteriorTrial:
             progress: whether a progress bar is shown.
             **options: options of `infer`.
         """
-        for name, count in (("n_datasets", n_datasets), ("n_draws", n_draws), ("thin", thin)):
-            whole_number(name, count)
+        if not isinstance(method, str) and not callable(method):
+            raise TypeError(f"Expected the name of a method, or a function; got {method!r}.")
+        n_draws, thin = whole_number("n_draws", n_draws), whole_number("thin", thin)
         parts, seconds = [], 0.0
         for start, batch in batches(prior, n_datasets, n_context, 0, batch_size, seed, progress):
             if not batch.latents:
@@ -184,7 +187,7 @@ def method_name(method: Any) -> str:
 
 def batch_seed(seed: int, start: int) -> int:
     """The seed of the datasets from number ``start`` on, unrelated to those of other batches."""
-    return int(np.random.SeedSequence([seed, start]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed_number(seed), start]).generate_state(1)[0])
 
 
 def batches(
@@ -197,6 +200,8 @@ def batches(
     progress: bool,
 ) -> Iterator[tuple[int, Any]]:
     """Draws datasets in batches, each with the number of its first dataset; may show a bar."""
+    n_datasets = whole_number("n_datasets", n_datasets, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
     with progress_bar("datasets", "dataset", n_datasets, shown=progress) as bar:
         for start in range(0, n_datasets, batch_size):
             size = min(batch_size, n_datasets - start)

@@ -17,6 +17,7 @@ from torch.distributions import Distribution, constraints
 from torch.nn import functional as F
 
 from amortized.arrays import as_values
+from amortized.validation import whole_number
 
 _MEDIAN = 0.6744897501960817  # median of the standard half-normal distribution
 _MEAN = math.sqrt(2 / math.pi)  # its mean
@@ -271,6 +272,7 @@ def equal_mass_borders(draws: Float[Tensor, " draws"], n_bars: int) -> Float[Ten
         >>> equal_mass_borders(torch.arange(101.0), 4)
         tensor([  0.,  25.,  50.,  75., 100.])
     """
+    n_bars = whole_number("n_bars", n_bars, 1)
     if not bool(draws.isfinite().all()):
         raise ValueError("Expected finite draws; some are NaN or infinite.")
     draws = draws.flatten().sort().values

@@ -21,6 +21,7 @@ from torch.distributions import Distribution, constraints
 
 from amortized.distributions.cholesky import cholesky_factor, solve_lower, squared_length
 from amortized.seeding import seeded
+from amortized.validation import whole_number
 
 
 class GaussianMixture(Distribution):
@@ -206,7 +207,7 @@ class GaussianMixture(Distribution):
         return GaussianMixture(log_weights.to(dtype), means.to(dtype), scale_tril.to(dtype), False)
 
     def _dims(self, dims: Sequence[int]) -> list[int]:
-        chosen = [int(i) for i in dims]
+        chosen = [whole_number("dims", i, 0) for i in dims]
         if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(self.dim)):
             raise ValueError(f"Expected distinct dims between 0 and {self.dim - 1}; got {dims}.")
         return chosen
@@ -299,7 +300,7 @@ class GaussianMixture(Distribution):
     ) -> Float[Tensor, "*batch"]:
         r"""Estimate of :math:`KL(p \| q) = E_p \log p - \log q` from draws of this mixture."""
         with seeded(seed):
-            draws = self.sample((n_draws,))
+            draws = self.sample((whole_number("n_draws", n_draws),))
         return (self.log_prob(draws) - other.log_prob(draws)).mean(0)
 
     def cdf(self, value: Float[Tensor, "*values 1"]) -> Float[Tensor, "*shape"]:

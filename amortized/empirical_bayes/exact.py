@@ -15,6 +15,7 @@ from torch import Tensor
 
 from amortized.empirical_bayes.parameters import Parameters
 from amortized.program.density import ProgramDensity
+from amortized.validation import whole_number
 
 _ENOUGH = 1e-4  # nats a unit of the unconstrained parameters, above which a fit is in doubt
 _UPWARD = 1e-4  # curvature of the log evidence above which a point is no maximum
@@ -40,6 +41,7 @@ def fit_exact(
     Returns:
         the unconstrained parameters, and diagnostics.
     """
+    n_steps, n_starts = whole_number("n_steps", n_steps, 1), whole_number("n_starts", n_starts, 1)
     if density.dim:
         raise ValueError(
             f"Expected discrete latents only for method 'exact'; got the continuous "

@@ -17,6 +17,7 @@ from amortized.one_at_a_time import gradients
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import Program
 from amortized.seeding import seeded
+from amortized.validation import check_options
 
 __all__ = ["FittedParameters", "fit_parameters"]
 
@@ -102,7 +103,7 @@ def fit_parameters(
         >>> round(fitted["share"].item(), 2)
         0.25
     """
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"Expected a method among {list(METHODS)}; got {method!r}.")
     inputs, observed = as_tensor(x, "x"), as_tensor(y, "y")
     if inputs.ndim == 2:
@@ -128,11 +129,13 @@ def _fit(
     x: Tensor, y: Tensor, parameters: Parameters, method: str, options: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any], str]:
     if method == "mcem":
+        options = check_options(method, fit_monte_carlo_em, given=options, skipped=3)
         theta, found = fit_monte_carlo_em(x, y, parameters, **options)
         return theta, found, method
     density = ProgramDensity(parameters.program, x, y, allow_no_latents=True)
     if method == "auto":
         method = "iwae" if density.dim else "exact"
     fit = fit_importance_weighted if method == "iwae" else fit_exact
+    options = check_options(method, fit, given=options)
     theta, found = fit(density, parameters, **options)
     return theta, found, method

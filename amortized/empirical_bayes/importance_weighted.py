@@ -23,6 +23,7 @@ from amortized.empirical_bayes.parameters import Parameters
 from amortized.program.density import ProgramDensity
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.laplace import fit_modes
+from amortized.validation import number_between, whole_number
 
 _N_CHECKED = 4000  # draws of the guide that judge it
 _N_SLOPE = 400  # draws of the guide that tell whether the evidence would still rise
@@ -74,6 +75,9 @@ def fit_importance_weighted(
     Returns:
         the unconstrained parameters, and diagnostics.
     """
+    n_steps = whole_number("n_steps", n_steps, 1)
+    n_importance = whole_number("n_importance", n_importance, 1)
+    learning_rate = number_between("learning_rate", learning_rate, 0, math.inf)
     if not density.dim:
         raise ValueError("Expected continuous latents for method 'iwae'; got none. Use 'exact'.")
     guide = _Guide(density)

@@ -29,8 +29,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.arrays import check_array
+from amortized.arrays import as_tensor
 from amortized.forecasting.lag_regression import LagRegression
+from amortized.validation import whole_number
 
 Array = NDArray[np.float64]
 
@@ -76,21 +77,19 @@ class Autoregression(BaseEstimator):
             ValueError: if the series is too short for the order, is not finite, or has linearly
                 dependent lags.
         """
-        series = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-        return self._fitted(np.asarray(series))
+        return self._fitted(as_tensor(y, "y").numpy())
 
     def _fitted(self, y: Array) -> "Autoregression":
-        if y.ndim != 1 or int(self.order) != self.order or self.order < 1:
+        order = whole_number("order", self.order, 1)
+        whole_number("n_jumps", self.n_jumps, 1)
+        if y.ndim != 1:
+            raise ValueError(f"Expected y of shape (n,); got {y.shape}.")
+        if len(y) < 2 * order + 2:
             raise ValueError(
-                f"Expected y of shape (n,) and an order of at least 1; got y {y.shape} and order "
-                f"{self.order!r}."
+                f"Expected at least {2 * order + 2} values for {order} lags; got {len(y)}. Choose "
+                "a lower order."
             )
-        if len(y) < 2 * self.order + 2:
-            raise ValueError(
-                f"Expected at least {2 * self.order + 2} values for {self.order} lags; got "
-                f"{len(y)}. Choose a lower order."
-            )
-        lags = LagRegression.of(y, int(self.order))
+        lags = LagRegression.of(y, order)
         if not lags.total > 1e-24 * float(np.abs(y).max()) ** 2 * len(y):
             raise ValueError("Expected a series that varies; got a constant one.")
         self._lags, self._random = lags, check_random_state(self.random_state)
@@ -99,18 +98,19 @@ class Autoregression(BaseEstimator):
         else:
             self.coef_ = lags.least_squares()
             self.inclusion_ = np.ones(len(self.coef_))
-            left, n_free = np.square(lags.residuals(self.coef_)).sum(), lags.n_rows - self.order - 1
+            left, n_free = np.square(lags.residuals(self.coef_)).sum(), lags.n_rows - order - 1
             self.noise_ = float(np.sqrt(left / n_free))
         self.intercept_ = float(
             y.mean() * (1 - self.coef_.sum()) + lags.means[0] - lags.means[1:] @ self.coef_
         )
         self._mean = float(y.mean())
-        self._last = y[-int(self.order) :][::-1].copy()
+        self._last = y[-order:][::-1].copy()
         return self
 
     def predict(self, h: int) -> Array:
         """Forecasts the next h values with the posterior mean coefficients."""
         check_is_fitted(self)
+        h = whole_number("h", h, 1)
         return self._continued(np.zeros((1, h)), self.coef_[None], np.array([self.intercept_]))[0]
 
     def sample_paths(self, h: int, n: int = 100) -> Array:
@@ -118,6 +118,7 @@ class Autoregression(BaseEstimator):
         check_is_fitted(self)
         if not self.sparse:
             raise ValueError("Expected sparse=True; a flat prior gives a point estimate only.")
+        h, n = whole_number("h", h, 1), whole_number("n", n, 1)
         coef, level, sd = self._draw(n)
         return self._continued(sd[:, None] * self._random.normal(size=(n, h)), coef, level)
 
@@ -126,7 +127,7 @@ class Autoregression(BaseEstimator):
         state = _Set(lags, np.zeros(len(lags.cross), dtype=bool))
         known = {state.chosen.tobytes(): state}
         visited: list[tuple[float, _Set]] = []
-        for jump in range(self.n_jumps):
+        for jump in range(int(self.n_jumps)):
             ratios = state.log_ratios
             log_total = np.logaddexp.reduce(ratios / 2)
             if jump >= self.n_jumps // 5:

@@ -9,6 +9,7 @@ a network that was trained on series of many kinds, and knows what no model amon
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class StructuralForecaster(BaseEstimator):
                 f"{self.max_steps:,} are read; max_steps says how many.",
                 stacklevel=2,
             )
-        self._values = [_read_part(v, self.max_steps) for v in table.values]
+        self._values = [_read_part(v, int(self.max_steps)) for v in table.values]
         self.n_series_ = len(self._values)
         self.periods_ = [
             shown_periods(self._periods(grid.periods), len(v))
@@ -112,13 +113,14 @@ class StructuralForecaster(BaseEstimator):
         return self
 
     def _check_parameters(self) -> None:
-        given = self._periods((1.0,))
-        if not all(np.isfinite(p) and p >= 1 for p in given) or not 1 <= len(given) <= 3:
+        one = 1.0 if self.period is None else self.period
+        given = one if isinstance(one, tuple | list) else (one,)
+        numbers = all(isinstance(p, Real) and 1 <= p < np.inf for p in given)
+        if not numbers or not 1 <= len(given) <= 3:
             raise ValueError(
                 f"Expected period as one to three numbers >= 1, or None; got {self.period!r}."
             )
-        if int(self.max_steps) != self.max_steps or self.max_steps < 8:
-            raise ValueError(f"Expected max_steps of at least 8; got {self.max_steps!r}.")
+        whole_number("max_steps", self.max_steps, 8)
 
     def _periods(self, of_calendar: tuple[float, ...]) -> tuple[float, ...]:
         if self.period is None:
@@ -256,7 +258,7 @@ class StructuralForecaster(BaseEstimator):
             X: as for `predict_distribution`.
             random_state: as in scikit-learn; None takes the estimator's own.
         """
-        n = whole_number("n", n)
+        n, h = whole_number("n", n), whole_number("h, the steps ahead,", h)
         chosen = self.random_state if random_state is None else random_state
         seed = int(check_random_state(chosen).randint(2**31 - 1))
         paths = torch.empty(n, h, self.n_series_, dtype=torch.float64)
@@ -279,7 +281,7 @@ class StructuralForecaster(BaseEstimator):
             h: steps ahead.
         """
         check_is_fitted(self)
-        return self._grids[0].future(int(h))
+        return self._grids[0].future(whole_number("h, the steps ahead,", h, 1))
 
     def report(self, h: int = 8, n_origins: int = 20) -> ForecastReport:
         """Forecast from earlier times, and compare with what came.

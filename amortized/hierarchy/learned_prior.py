@@ -23,6 +23,7 @@ from amortized.program.vectorised import Program, precision
 from amortized.sampling.checks.precision import precision as precision_of_draws
 from amortized.sampling.checks.verdict import LIMITS
 from amortized.seeding import seeded
+from amortized.validation import whole_number
 
 _N_MERGED = 64  # draws of the population that the mixture is made of
 _N_PRIOR = 4096  # draws of the program's own prior that the hyperprior is made of
@@ -102,11 +103,11 @@ def learn_latent_prior(
     """
     if len(tasks) < 2:
         raise ValueError(f"Expected at least two tasks; got {len(tasks)}.")
-    if n_draws < 40 * N_CHAINS or n_draws % N_CHAINS or thin < 1 or n_components < 1:
-        raise ValueError(
-            f"Expected n_draws to be a multiple of {N_CHAINS} and at least {40 * N_CHAINS}, and "
-            f"thin and n_components at least 1; got {n_draws}, {thin} and {n_components}."
-        )
+    n_draws = whole_number("n_draws", n_draws, 40 * N_CHAINS)
+    thin = whole_number("thin", thin)
+    n_components = whole_number("n_components", n_components)
+    if n_draws % N_CHAINS:
+        raise ValueError(f"Expected n_draws to be a multiple of {N_CHAINS}; got {n_draws}.")
     began = time.perf_counter()
     with precision(torch.float32), gradients(), seeded(seed):
         order, densities = _densities(model, tasks)

@@ -12,7 +12,6 @@ from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.infer.amortised import by_network
 from amortized.infer.cascade import automatically
 from amortized.infer.inputs.groups import named_program
-from amortized.infer.inputs.options import check_options
 from amortized.infer.inputs.problem import Data, make_problem
 from amortized.infer.inputs.ragged import infer_ragged, is_ragged
 from amortized.infer.programs import by_sampler, exactly
@@ -35,7 +34,7 @@ from amortized.sampling.smc import smc
 from amortized.sampling.surrogate import surrogate
 from amortized.sampling.vi import vi
 from amortized.seeding import seeded
-from amortized.validation import whole_number
+from amortized.validation import check_options, whole_number
 
 LatentPrior = Mapping[str, Distribution] | Mapping[str, Tensor] | GaussianMixture | Draws | Tensor
 METHODS: dict[str, Callable[..., Posterior]] = {
@@ -125,10 +124,10 @@ def infer(
         posterior = infer_states(model, x, method, n_draws, seed, options)
         posterior.diagnostics["seconds"] = time.perf_counter() - began
         return posterior
-    if method != "auto" and method not in METHODS:
+    if not isinstance(method, str) or (method != "auto" and method not in METHODS):
         raise ValueError(f"Expected a method among {['auto', *METHODS]}; got {method!r}.")
     functions = (automatically, METHODS["smc"]) if method == "auto" else (METHODS[method],)
-    check_options(method, *functions, given=options)
+    options = check_options(method, *functions, given=options)
     if is_ragged(x, y):
         return _of_list(model, x, y, latent_prior, seed, method=method, n_draws=n_draws, **options)
     with precision(torch.float32), gradients():

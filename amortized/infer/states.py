@@ -17,7 +17,8 @@ from amortized.sampling.filters.extended_kalman import (
     extended_kalman_filter,
 )
 from amortized.sampling.filters.kalman_smoother import kalman_smoother
-from amortized.sampling.filters.particle_filter import particle_filter
+from amortized.sampling.filters.particle_filter import Proposal, particle_filter
+from amortized.validation import check_options, generator_from
 
 StateModel = StateSpaceModel | NonlinearGaussianModel
 
@@ -36,7 +37,7 @@ def infer_states(
         seed: equal seeds give equal draws.
         options: options of the filter.
     """
-    if method != "auto" and method not in STATE_METHODS:
+    if not isinstance(method, str) or (method != "auto" and method not in STATE_METHODS):
         raise ValueError(
             f"Expected a method for states among {['auto', *STATE_METHODS]}; got {method!r}. "
             "Static parameters are for smc_squared of amortized.sampling.filters.particle_mcmc."
@@ -48,6 +49,7 @@ def infer_states(
         raise ValueError(
             f"Expected a {kind.__name__} for method {method!r}; got {type(model).__name__}."
         )
+    options = check_options(method, run, given=options, skipped=4)
     series = as_tensor(y, "y", allow_nan=True).detach()
     if series.ndim not in (1, 2, 3) or 0 in series.shape:
         raise ValueError(
@@ -126,7 +128,7 @@ def _normal_of_last_state(
     filtered = extended_kalman_filter(model, y.to(model.initial_mean.dtype))
     mean, cov = filtered.mean[:, -1], filtered.cov[:, -1]
     root, _ = torch.linalg.cholesky_ex(cov)
-    generator = torch.Generator().manual_seed(seed)
+    generator = generator_from(seed)
     noise = torch.randn(n_draws, *mean.shape, generator=generator, dtype=mean.dtype)
     _admit(~filtered.valid, "have no density under the model")
     return {
@@ -137,12 +139,25 @@ def _normal_of_last_state(
 
 
 def _particles_of_last_state(
-    model: StateSpaceModel, y: Tensor, n_draws: int, seed: int, **options: Any
+    model: StateSpaceModel,
+    y: Tensor,
+    n_draws: int,
+    seed: int,
+    proposal: Proposal | None = None,
+    ess_threshold: float = 0.5,
 ) -> dict[str, Any]:
     """Weighted particles of the last state, and an unbiased estimate of the evidence."""
     shape = (1, 1)
     dtype = model.sample_initial(shape, torch.Generator().manual_seed(0)).dtype
-    result = particle_filter(model, y.to(dtype), n_draws, seed=seed, moments=False, **options)
+    result = particle_filter(
+        model,
+        y.to(dtype),
+        n_draws,
+        proposal=proposal,
+        ess_threshold=ess_threshold,
+        moments=False,
+        seed=seed,
+    )
     _admit(result.collapsed_at >= 0, "killed all particles")
     return {
         "draws": {"state": result.particles.state.transpose(0, 1)},

@@ -24,11 +24,13 @@ from torch.distributions import (
     Uniform,
 )
 
+from amortized.arrays import as_tensor
 from amortized.distributions.cholesky import cholesky_factor
 from amortized.distributions.gaussian_mixture import GaussianMixture
 from amortized.latent_priors.reduction import merge
 from amortized.program.support import bijection_to, log_prob, support_of
 from amortized.seeding import seeded
+from amortized.validation import whole_number
 
 _N_GRID = 2001
 _N_DRAWS = 20_000
@@ -143,13 +145,13 @@ def fit_draws(
     Raises:
         ValueError: if there are too few draws, or one of them is not finite.
     """
-    n, dim = draws.shape
-    if n <= n_components * (dim + 1) or not bool(draws.isfinite().all()):
+    n_components = whole_number("n_components", n_components, 1)
+    u, (n, dim) = as_tensor(draws, "draws"), draws.shape
+    if n <= n_components * (dim + 1):
         raise ValueError(
             f"Expected more than {n_components * (dim + 1)} finite draws for {n_components} "
             f"components in {dim} dimensions; got {n}."
         )
-    u = draws.double()
     w = torch.ones(n, dtype=u.dtype) if weights is None else weights.double()
     w = w / w.sum()
     centre = w @ u

@@ -64,15 +64,16 @@ def private_seed(generator: torch.Generator) -> int:
     return int(torch.randint(2**62, (), generator=generator))
 
 
-def positive(name: str, value: float | Tensor) -> float | Tensor:
+def positive(name: str, value: float | Tensor, dim: int) -> float | Tensor:
     """A positive number, or one for each coordinate, unchanged.
 
     Raises:
-        ValueError: if it is no finite number above 0.
+        ValueError: if it is no finite number above 0, or there are not ``dim`` of them.
     """
-    if not bool((as_tensor(value, name) > 0).all()):
-        raise ValueError(f"Expected a positive {name}; got {value}.")
-    return value
+    numbers = as_tensor(value, name)
+    if numbers.ndim > 1 or numbers.numel() not in (1, dim) or not bool((numbers > 0).all()):
+        raise ValueError(f"Expected a positive {name}, a number or {dim} of them; got {value}.")
+    return value if isinstance(value, float | Tensor) else numbers
 
 
 @torch.no_grad()

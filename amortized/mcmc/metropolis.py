@@ -60,7 +60,7 @@ class RandomWalk(Kernel):
     """
 
     def __init__(self, target: Any, scale: float | Tensor = 1.0) -> None:
-        self.target, self.scale = target, positive("scale", scale)
+        self.target, self.scale = target, positive("scale", scale, target.dim)
 
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:
         proposal = state + self.scale * noise(state, generator)
@@ -79,7 +79,7 @@ class Langevin(Kernel):
     """
 
     def __init__(self, target: Any, scale: float | Tensor = 1.0) -> None:
-        self.target, self.scale = target, positive("scale", scale)
+        self.target, self.scale = target, positive("scale", scale, target.dim)
 
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:
         before, gradient = self.target.value_and_gradient(state)

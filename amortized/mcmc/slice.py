@@ -35,7 +35,7 @@ class Slice(Kernel):
     """
 
     def __init__(self, target: Any, width: float | Tensor = 2.0, max_steps: int = 8) -> None:
-        self.target, self.width = target, positive("width", width)
+        self.target, self.width = target, positive("width", width, target.dim)
         self.max_steps = whole_number("max_steps", max_steps, 1)
 
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:

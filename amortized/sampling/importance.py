@@ -14,6 +14,7 @@ from amortized.sampling.draws import Draws
 from amortized.sampling.laplace import fit_modes
 from amortized.sampling.start import Start
 from amortized.sampling.steps.tempering import Path
+from amortized.validation import number_between
 
 _MOST_K_HAT = 0.7
 _LEAST_ESS = 0.05  # as a share of the draws
@@ -39,9 +40,10 @@ def importance(
         weighted draws with diagnostics ``k_hat``, ``start`` and ``poor_weights``, which is 1 if
         k-hat is at least 0.7 or the effective sample size is below 5% of the draws.
     """
+    prior_share = number_between("prior_share", prior_share, 0, 1, least=True)
     name = "laplace" if start is None else type(start).__name__
     start = fit_modes(density) if start is None else start
-    shares = torch.full((density.n_datasets,), float(prior_share))
+    shares = torch.full((density.n_datasets,), prior_share)
     path = Path(density, start, shares)
     u = path.sample_start(n_draws)
     smoothed = smooth_weights(path.log_weights(u))

@@ -27,6 +27,7 @@ from amortized.sampling.checks.verdict import measured
 from amortized.sampling.draws import Draws
 from amortized.sampling.start import Start, as_start
 from amortized.seeding import only_sites_drawn
+from amortized.validation import number_between, whole_number
 
 _N_COMPARED = 100  # draws at which the trace is compared with the program
 
@@ -58,6 +59,8 @@ def nuts(
         draws with diagnostics ``divergences`` (transitions), ``divergent`` (their share), ``jit``,
         ``seconds``, ``start`` and those of `amortized.sampling.checks.verdict.measured`.
     """
+    n_warmup = whole_number("n_warmup", n_warmup, 0)
+    target_accept = number_between("target_accept", target_accept, 0, 1)
     if n_chains < 1 or n_draws < n_chains:
         raise ValueError(f"Expected n_draws >= n_chains >= 1; got {n_draws} and {n_chains}.")
     length = max(4, -(-n_draws // n_chains))

@@ -41,6 +41,7 @@ from amortized.sampling.start import FromDraws, Start
 from amortized.sampling.steps.hamiltonian import hamiltonian_move
 from amortized.sampling.steps.tempered_run import MAX_STAGES, Limits, State, run, start_ess
 from amortized.sampling.steps.tempering import Path
+from amortized.validation import number_between, whole_number
 
 N_ISLANDS = 8
 _MORE = 4  # factor on the particles for a dataset in doubt; the moves are doubled
@@ -96,10 +97,9 @@ def smc(
         raise ValueError(
             f"Expected n_particles >= 16, a multiple of {2 * N_ISLANDS}; got {n_particles}."
         )
-    if not 0 < ess_target < 1:
-        raise ValueError(f"Expected ess_target between 0 and 1; got {ess_target}.")
-    if not 0 <= prior_share <= 1:
-        raise ValueError(f"Expected prior_share between 0 and 1; got {prior_share}.")
+    ess_target = number_between("ess_target", ess_target, 0, 1)
+    prior_share = number_between("prior_share", prior_share, 0, 1, least=True, most=True)
+    max_sweeps = whole_number("max_sweeps", max_sweeps, 1)
     limits = Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
     path, modes = _path(density, start, prior_share, ess_target)
     answer, found = _attempt(path, modes, n_particles, n_draws, limits)

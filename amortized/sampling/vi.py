@@ -9,6 +9,7 @@ References:
     Yao et al., Yes, but did it work? (2018), arXiv 1802.02538.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from amortized.sampling.draws import Draws
 from amortized.sampling.start import Start, as_start
 from amortized.sampling.steps.tempering import tame
 from amortized.seeding import nothing_drawn
+from amortized.validation import number_between, whole_number
 
 GUIDES: dict[str, Callable[..., Any]] = {
     "normal": autoguide.AutoDiagonalNormal,
@@ -62,6 +64,8 @@ def vi(
         draws with diagnostics ``k_hat`` of their importance weights (well above 0.7 the guide does
         not fit), ``elbo`` and ``start``.
     """
+    n_steps, n_elbo = whole_number("n_steps", n_steps, 1), whole_number("n_elbo", n_elbo, 1)
+    learning_rate = number_between("learning_rate", learning_rate, 0, math.inf)
     if guide not in GUIDES:
         raise ValueError(f"Expected guide among {list(GUIDES)}; got {guide!r}.")
     first = density.sample_prior(128) if start is None else as_start(start).sample(128)

@@ -20,14 +20,13 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 
-from amortized.arrays import check_array, validate_data, without_mask
+from amortized.arrays import LARGEST_SQUARED, check_array, validate_data, without_mask
 
 Numbers = NDArray[np.float64]
 MAX_COLUMNS = 100  # columns of a wider table that an estimator passes to a network
 # Larger values, in a column's units (see TableEncoder), are compressed, because float32 could not
 # resolve the other values of a column with an outlier.
 FAR = 100.0
-LARGEST_SQUARED = 1e150  # squares of larger numbers overflow
 
 
 def with_tables(tags: Tags, reads: bool = True) -> Tags:

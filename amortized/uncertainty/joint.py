@@ -79,7 +79,7 @@ def joint_sample(
         >>> joint_sample(load("gp-1d"), x, x[..., 0], x + 0.1, 3).shape
         torch.Size([3, 1, 5])
     """
-    whole_number("n_samples", n_samples)
+    n_samples = whole_number("n_samples", n_samples)
     known_x, known_y, queries, _ = tasks_of(predict, x_context, y_context, x_query)
     n_tasks, n_query = queries.shape[:2]
 

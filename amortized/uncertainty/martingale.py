@@ -65,8 +65,7 @@ def martingale_posterior(
         >>> round(draws.mean().item(), 1), round(draws.std().item(), 1)  # exact: 0.8 and 1/3
         (0.8, 0.3)
     """
-    for name, count in (("n_draws", n_draws), ("n_future", n_future)):
-        whole_number(name, count)
+    n_draws, n_future = whole_number("n_draws", n_draws), whole_number("n_future", n_future)
     dtype = number_type(predict)
     x, y = as_tensor(x, "x", dtype=dtype), as_tensor(y, "y", dtype=dtype)
     if x.ndim != 2 or y.shape != x.shape[:1] or len(y) < 1:

@@ -23,6 +23,7 @@ from amortized.priors.regression.network_kernels import NETWORK_KERNELS
 from amortized.priors.state_space.matern import Matern
 from amortized.priors.state_space.one_series import Smoothed, smoothed
 from amortized.priors.task import TaskBatch
+from amortized.validation import number_between, whole_number
 
 # Share of the function's variance that is added to that of the noise, because rounding may leave
 # the covariance of nearly equal inputs not positive definite; at most as much as the noise itself.
@@ -109,7 +110,8 @@ class GaussianProcessPrior(ProgramPrior):
         known = [*KERNELS, *NETWORK_KERNELS]
         if kernel not in known:
             raise ValueError(f"Expected kernel to be one of {sorted(known)}; got {kernel!r}.")
-        if depth < 1 or (depth != 1 and kernel not in NETWORK_KERNELS):
+        depth = whole_number("depth", depth, 1)
+        if depth != 1 and kernel not in NETWORK_KERNELS:
             raise ValueError(
                 f"Expected a depth >= 1 with a network kernel, {list(NETWORK_KERNELS)}, and none "
                 f"with others; got {depth!r} with {kernel!r}."
@@ -119,8 +121,11 @@ class GaussianProcessPrior(ProgramPrior):
                 f"Expected a period with the periodic kernel and with no other; got kernel "
                 f"{kernel!r} and period {period!r}."
             )
-        fewest, most = (n_features, n_features) if isinstance(n_features, int) else n_features
-        if not 1 <= fewest <= most:
+        pair = n_features if isinstance(n_features, tuple | list) else (n_features, n_features)
+        if len(pair) != 2:
+            raise ValueError(f"Expected n_features, or (fewest, most); got {n_features!r}.")
+        fewest, most = (whole_number("n_features", n, 1) for n in pair)
+        if fewest > most:
             raise ValueError(f"Expected 1 <= fewest <= most features; got {n_features!r}.")
         if solver not in SOLVERS:
             raise ValueError(f"Expected solver among {SOLVERS}; got {solver!r}.")
@@ -140,8 +145,8 @@ class GaussianProcessPrior(ProgramPrior):
             "noise": noise,
         } | ({} if period is None else {"period": period})
         for name, value in self.hyperparameters.items():
-            if not isinstance(value, Distribution) and not value > 0:
-                raise ValueError(f"Expected {name} > 0; got {value!r}.")
+            if not isinstance(value, Distribution):
+                number_between(name, value, 0, math.inf)
 
     @property
     def is_fixed(self) -> bool:

@@ -27,10 +27,11 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortized.priors.state_space.state_space_model import LinearGaussianModel
+from amortized.validation import whole_number
 
 Number = Tensor | float | Distribution
 """A hyperparameter; if it is a distribution, a `StructuralSeries` infers it."""
-_ABOVE_ZERO = ("lengthscale", "period", "n_harmonics")
+_ABOVE_ZERO = ("lengthscale", "period")
 
 
 class Component(ABC):
@@ -42,7 +43,11 @@ class Component(ABC):
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]  # every component is a dataclass
             value = getattr(self, field.name)
-            if isinstance(value, Tensor | Distribution | Component) or isinstance(value, str):
+            if field.type is int:
+                count = whole_number(f"{field.name} of {type(self).__name__}", value)
+                object.__setattr__(self, field.name, count)
+                continue
+            if isinstance(value, Tensor | Distribution | Component) or field.type is str:
                 continue
             least = "> 0" if field.name in _ABOVE_ZERO else ">= 0"
             number = isinstance(value, int | float) and math.isfinite(value)

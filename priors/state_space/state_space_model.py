@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from amortized.priors.state_space.covariances import check_covariance, covariance_root
+from amortized.validation import generator_from
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -80,7 +81,7 @@ class StateSpaceModel(ABC):
         for name, value in (("n_series", n_series), ("n_steps", n_steps)):
             if value < 1:
                 raise ValueError(f"Expected {name} of at least 1; got {value}.")
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = generator_from(seed, device)
         state = self.sample_initial((n_series, 1), generator)
         states, observations = [], []
         for t in range(n_steps):

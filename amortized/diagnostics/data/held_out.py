@@ -14,6 +14,8 @@ from scipy import special, stats
 from sklearn.linear_model import BayesianRidge
 from torch import Tensor
 
+from amortized.validation import seed_number
+
 Array = NDArray[np.float64]
 
 _FOLDS = 5
@@ -43,7 +45,7 @@ def folds(n: int, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     If the number of rows is not a multiple of the number of folds, the last fold repeats rows of
     the first.
     """
-    order, size = np.random.default_rng(seed).permutation(n), -(-n // _FOLDS)
+    order, size = np.random.default_rng(seed_number(seed)).permutation(n), -(-n // _FOLDS)
     turned = np.stack([np.roll(order, -fold * size) for fold in range(_FOLDS)])
     return turned[:, :size], turned[:, size:]
 

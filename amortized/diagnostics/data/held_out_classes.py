@@ -22,6 +22,7 @@ from sklearn.metrics import confusion_matrix
 from amortized.diagnostics.data.held_out import boosted_trees
 from amortized.diagnostics.reports.page import ALARM, Section
 from amortized.plotting import BAND, COLOURS, label_axes, new_axes, plain_text
+from amortized.validation import seed_number
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -81,9 +82,9 @@ def held_out_classes(
     """
     if len(y) < N_FOLDS:
         raise ValueError(f"Expected at least {N_FOLDS} rows for cross-validation; got {len(y)}.")
-    rows = np.sort(np.random.default_rng(seed).permutation(len(y))[:_MOST_ROWS])
+    rows = np.sort(np.random.default_rng(seed_number(seed)).permutation(len(y))[:_MOST_ROWS])
     # Stratified folds: rows are sorted by class and assigned to the folds in turn.
-    shuffled = np.random.default_rng(seed).permutation(rows)
+    shuffled = np.random.default_rng(seed_number(seed)).permutation(rows)
     dealt = shuffled[np.argsort(y[shuffled], kind="stable")]
     folds = [dealt[fold::N_FOLDS] for fold in range(N_FOLDS)]
     kept, found = [], dict[str, list[Array]]()
@@ -173,7 +174,7 @@ class _Calibration:
     def __init__(self, y: Rows, probs: Array, seed: int) -> None:
         self.y, self.probs = y, probs
         edges = probs.cumsum(1)[:, :-1]
-        u = np.random.default_rng(seed).random((_N_SIMULATIONS, len(y), 1))
+        u = np.random.default_rng(seed_number(seed)).random((_N_SIMULATIONS, len(y), 1))
         self.drawn = (u > edges).sum(-1)
         binary = probs.shape[1] == 2
         predicted = np.ones(len(y), np.intp) if binary else probs.argmax(1)

@@ -19,6 +19,7 @@ from amortized.diagnostics.data.held_out import Array, baseline_scores, boosted_
 from amortized.diagnostics.reports.page import ALARM, Section
 from amortized.diagnostics.uniformity import Uniformity
 from amortized.plotting import COLOURS, label_axes, new_axes
+from amortized.validation import seed_number
 
 Rows = NDArray[np.intp]
 
@@ -76,7 +77,7 @@ def held_out_targets(
         y: targets, ``(rows,)``.
         seed: seed of the folds.
     """
-    rows = np.sort(np.random.default_rng(seed).permutation(len(y))[:MOST_ROWS])
+    rows = np.sort(np.random.default_rng(seed_number(seed)).permutation(len(y))[:MOST_ROWS])
     parts, boosted, order = [], [], list[int]()
     for held, _ in zip(*folds(len(rows), seed), strict=True):
         out = np.setdiff1d(rows[held], order)  # the last fold may repeat rows

@@ -22,6 +22,7 @@ from amortized.priors.program_prior import ProgramPrior
 from amortized.program.density import ProgramDensity
 from amortized.program.simulation import ProgramSimulator
 from amortized.seeding import seeded
+from amortized.validation import whole_number
 
 Statistic = Callable[[Tensor, Tensor], Tensor]
 """Maps x ``(n_datasets, n, n_features)`` and y ``(n_datasets, n)`` to ``(n_datasets,)``."""
@@ -61,6 +62,7 @@ def predictive_check(
         raise ValueError(
             "Expected a trial with the x and y of its datasets, as from PosteriorTrial.run."
         )
+    n_replicates = whole_number("n_replicates", n_replicates, 1)
     statistics = STATISTICS if statistics is None else statistics
     x, y = trial.x, trial.y
     one = {name: value[0].double().unsqueeze(1) for name, value in trial.draws.items()}

@@ -85,7 +85,7 @@ class PFNDensity(DensityMixin, BaseEstimator):
         random = check_random_state(self.random_state)
         self._seed = random.randint(2**31 - 1)
         n = len(columns)
-        shuffled = [random.permutation(n) for _ in range(self.n_orders - 1)]
+        shuffled = [random.permutation(n) for _ in range(int(self.n_orders) - 1)]
         distinct = {tuple(order): order for order in (np.arange(n), *shuffled)}
         self.orders_ = list(distinct.values())
         self.__dict__.pop("_chains", None)

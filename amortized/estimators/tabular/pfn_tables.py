@@ -1,6 +1,7 @@
 """Predictions for many tables in one call, with one forward pass for tables of equal shape."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -56,6 +57,8 @@ def predict_tables(
         >>> [proba.shape for proba in found]
         [(10, 2), (10, 2), (10, 2)]
     """
+    if n_jobs is not None and not isinstance(n_jobs, Integral):
+        raise TypeError(f"Expected n_jobs to be an integer or None; got {n_jobs!r}.")
     if not isinstance(estimator, Estimator):
         raise TypeError(
             "Expected a PFNClassifier or a PFNRegressor; got "

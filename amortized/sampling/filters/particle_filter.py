@@ -203,6 +203,7 @@ def particle_filter(
         torch.Size([5])
     """
     _check(y, n_particles, ess_threshold)
+    n_particles = int(n_particles)
     generator = generator_from(seed, y.device)
     particles: Particles
     course, log_likelihoods, ess = [], [], []
