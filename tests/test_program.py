@@ -289,7 +289,10 @@ WRONG = {
         "got none for.*weights",
     ),
     "no program": (lambda: ProgramPrior(), "Expected a Pyro program"),
-    "bad inputs": (lambda: ProgramPrior(regression, inputs=-1), "inputs to be"),
+    "bad inputs": (
+        lambda: ProgramPrior(regression, inputs=-1),
+        "Expected inputs.*>= 0; got -1",
+    ),
     "inputs of a wrong shape": (
         lambda: ProgramPrior(regression, lambda b, n: torch.zeros(b, n)).sample(2, 2, 2, seed=0),
         "Expected inputs",

@@ -3,6 +3,7 @@
 import html
 import io
 import json
+import sys
 import time
 
 import numpy as np
@@ -155,6 +156,7 @@ def test_a_bar_is_shown_on_terminals_alone_and_not_where_it_is_disabled(
 
     screen = Screen()
     monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # another test may load it
     monkeypatch.setenv("TQDM_DISABLE", disabled)
     monkeypatch.setattr("amortized.progress.DELAY", 0.0)
     assert list(Report.of("A report", sections()).sections) == ["a", "b"]

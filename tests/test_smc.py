@@ -23,6 +23,7 @@ from amortized.sampling.importance import importance
 from amortized.sampling.laplace import laplace
 from amortized.sampling.smc import smc
 from amortized.sampling.steps import tempered_run as module
+from amortized.sampling.steps.hamiltonian import initial_tuning, with_factor
 from amortized.sampling.steps.tempered_run import next_temperature
 
 ZERO = torch.zeros(1, 1, 0, dtype=torch.float64)
@@ -152,6 +153,18 @@ def test_calibration_catches_planted_faults(mutant, monkeypatch):
         assert p_value < ALARM or doubtful > 0.1
     except ValueError:  # as well: the fault may leave no way to the posterior
         pass
+
+
+def test_steps_keep_their_length_where_the_spread_narrows():
+    """Tiny steps beside far particles are not tiny for those that are left."""
+    wide = torch.diag_embed(torch.tensor([1.0, 1e4], dtype=torch.float64)).expand(3, 2, 2, 2)
+    tuning = initial_tuning(wide)
+    longest = tuning.step[0]
+    tuning = tuning._replace(step=torch.tensor([1e-6, 1e-2, 2.0], dtype=torch.float64))
+    after = with_factor(tuning, torch.eye(2, dtype=torch.float64).expand(3, 2, 2, 2))
+    expected = torch.tensor([1e-2, longest, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(after.step, expected)
+    torch.testing.assert_close(with_factor(after, wide).step, expected)
 
 
 def test_evidence_of_ten_dimensional_regression():

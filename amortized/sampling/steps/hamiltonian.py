@@ -53,7 +53,24 @@ def initial_tuning(factor: Float[Tensor, "batch groups dim dim"]) -> Tuning:
     """Step size suited to a normal target of this dimension, with a given mass matrix."""
     n_datasets, dim = len(factor), factor.shape[-1]
     one = factor.new_ones(n_datasets)
-    return Tuning(1.3 * dim**-0.25 * one, factor, one, factor.new_ones(n_datasets, 2 * dim))
+    return Tuning(_of_a_normal(dim) * one, factor, one, factor.new_ones(n_datasets, 2 * dim))
+
+
+def with_factor(tuning: Tuning, factor: Float[Tensor, "batch groups dim dim"]) -> Tuning:
+    """The tuning with another mass matrix, and a step of the same length in the units of u.
+
+    Steps are in units of the particles' spread. A few particles far out in a heavy tail make them
+    tiny; once these are gone, they would take many moves to grow again.
+    """
+    spreads = [each.norm(dim=-1) for each in (tuning.factor, factor)]
+    narrower = (spreads[0] / spreads[1].clamp(min=1e-300)).amax((1, 2))
+    longest = torch.maximum(tuning.step, tuning.step.new_tensor(_of_a_normal(factor.shape[-1])))
+    step = (tuning.step * narrower.clamp(min=1.0)).minimum(longest)
+    return tuning._replace(step=step, factor=factor)
+
+
+def _of_a_normal(dim: int) -> float:
+    return 1.3 * dim**-0.25
 
 
 def spread_factor(

@@ -38,6 +38,7 @@ from amortized.sampling.steps.hamiltonian import (
     crossed_factors,
     hamiltonian_move,
     initial_tuning,
+    with_factor,
 )
 from amortized.sampling.steps.resampling import systematic_resample
 from amortized.sampling.steps.tempering import Path, Point
@@ -201,7 +202,7 @@ def _stage(path: Path, state: State, limits: Limits) -> State:
     log_evidence = state.log_evidence + log_mean
     relative = (of_islands - log_mean.unsqueeze(-1)).exp().nan_to_num(1.0).flatten(1)
     influence = state.influence.scatter_add(1, state.family, (relative - 1) / size)
-    tuning = state.tuning._replace(factor=crossed_factors(point.u, relative))
+    tuning = with_factor(state.tuning, crossed_factors(point.u, relative))
     chosen = _resample(relative, torch.softmax(log_evidence, -1), beta == 1)
     u = point.u.gather(1, chosen.unsqueeze(-1).expand_as(point.u))
     family = state.family.gather(1, chosen)
