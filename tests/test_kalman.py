@@ -519,3 +519,16 @@ WRONG_MODELS = {
 def test_wrong_models(no_shape_checks, change, message):
     with pytest.raises(ValueError, match=message):
         replace(constant_level(), **change)
+
+
+@pytest.mark.parametrize("method", [kalman_filter, kalman_smoother])
+def test_infinite_numbers_are_not_valid(method):
+    """Also where no observation follows that would show it."""
+    one = torch.ones(1, 1)
+    growing = LinearGaussianModel(
+        torch.tensor([[[1.0]], [[-torch.inf]]]), one, one, one, torch.zeros(1), one
+    )
+    y = torch.tensor([[[0.3], [torch.nan]]]).expand(2, -1, -1)
+    found = method(growing, y)
+    assert found.valid.tolist() == [True, False]
+    assert found.log_evidence[0].isfinite() and found.log_evidence[1] == -torch.inf

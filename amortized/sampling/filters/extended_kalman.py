@@ -117,11 +117,11 @@ def extended_kalman_filter(
         log_likelihoods.append(log_likelihood)
         valids.append(valid)
     increments = torch.stack(log_likelihoods, 1)
+    path = torch.stack(means, 1)
     valid = torch.stack([part.expand(len(y)) for part in valids]).all(0)
+    valid = valid & path.isfinite().all(-1).all(-1)
     log_evidence = torch.where(valid, increments.sum(-1), -torch.inf)
-    return GaussianStates(
-        torch.stack(means, 1), torch.stack(covs, 1).to(y.dtype), increments, log_evidence, valid
-    )
+    return GaussianStates(path, torch.stack(covs, 1).to(y.dtype), increments, log_evidence, valid)
 
 
 def _observe(

@@ -53,8 +53,8 @@ class GaussianStates:
         cov: ``Cov(x_t | y)``, ``(batch, time, state, state)``.
         log_likelihood: ``log p(y_t | y_1..t-1)``, ``(batch, time)``; 0 where all of y_t is missing.
         log_evidence: ``log p(y_1..T)``, ``(batch,)``; -inf where ``valid`` is False.
-        valid: ``(batch,)``; False if some ``S_t`` was not positive definite: the observations then
-            have no density and the moments are meaningless.
+        valid: ``(batch,)``; False if some ``S_t`` was not positive definite, or numbers became
+            infinite: the observations then have no density and the moments are meaningless.
     """
 
     mean: Float[Tensor, "batch time state"]
@@ -126,7 +126,8 @@ class Path(NamedTuple):
         """The result of a filter or smoother, from its moments with time first."""
         log_likelihood = batch_first(self.log_likelihood)[..., 0]
         n_series = len(log_likelihood)
-        valid = self.valid.expand(n_series)
+        finite = mean.isfinite().all(-2).all(0).flatten() & log_likelihood.isfinite().all(-1)
+        valid = self.valid.expand(n_series) & finite
         log_evidence = torch.where(valid, log_likelihood.sum(-1), -torch.inf)
         cov = cov.transpose(0, 1).to(mean.dtype).expand(n_series, -1, -1, -1)
         return GaussianStates(batch_first(mean), cov, log_likelihood, log_evidence, valid)
