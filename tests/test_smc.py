@@ -479,3 +479,17 @@ def test_wrong_use_is_refused(wrong):
     call, message = wrong
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_few_draws_are_not_judged_by_themselves():
+    """Eight draws of an easy posterior raised doubts, and "auto" went on to chains."""
+
+    def scaled(x, y=None):
+        mean = pyro.sample("mean", dist.Normal(0.0, 3.0))
+        noise = pyro.sample("noise", dist.LogNormal(0.0, 0.5))
+        return pyro.sample("y", dist.Normal(mean, noise).expand([len(x)]).to_event(1), obs=y)
+
+    data = torch.zeros(1, 1), torch.tensor([2.0])
+    few, many = (infer(scaled, *data, method="smc", n_draws=n) for n in (8, 512))
+    assert few.draws["mean"].shape == (8,) and few.diagnostics["doubt"] == []
+    torch.testing.assert_close(few.draws["mean"], many.draws["mean"][:8])

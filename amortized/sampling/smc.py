@@ -102,7 +102,8 @@ def smc(
     max_sweeps = whole_number("max_sweeps", max_sweeps, 1)
     limits = Limits(ess_target, max(decorrelate, 3 / math.sqrt(n_particles)), max_sweeps)
     path, modes = _path(density, start, prior_share, ess_target)
-    answer, found = _attempt(path, modes, n_particles, n_draws, limits)
+    n_judged = max(n_draws, n_particles)  # standard errors of a few draws are unreliable
+    answer, found = _attempt(path, modes, n_particles, n_judged, limits)
     _check_arrived(answer.diagnostics["temperature"])
     uneven = answer.diagnostics["accept"] - answer.diagnostics["tail_accept"] > _UNEVEN
     hopeful = answer.diagnostics["accept"] >= LEAST_ACCEPT
@@ -111,12 +112,17 @@ def smc(
         some, before = density.take(again), take_draws(answer, again)
         limits = limits._replace(max_sweeps=2 * max_sweeps, decorrelate=decorrelate)
         path, modes = _refitted(some, Found(*(each[again] for each in found)))
-        after, _ = _attempt(path, modes, _MORE * n_particles, n_draws, limits)
+        after, _ = _attempt(path, modes, _MORE * n_particles, n_judged, limits)
         after = _stable(some, before, after, uneven[again])
         answer = put_draws(answer, again, _arrived(before, _better(before, after)))
     name = start if isinstance(start, str) else type(start).__name__
     numbers = {"start": name, "likelihood_calls": density.n_calls}
-    return answer._replace(diagnostics=answer.diagnostics | numbers)
+    assert answer.cluster is not None
+    return answer._replace(
+        u=answer.u[:, :n_draws],
+        cluster=answer.cluster[:, :n_draws],
+        diagnostics=answer.diagnostics | numbers,
+    )
 
 
 def _check_arrived(temperature: Float[Tensor, " batch"]) -> None:
