@@ -1,6 +1,7 @@
 """Every test starts from the same random state; torch's default float32 stays, networks use it."""
 
 import gc
+import warnings
 from collections import Counter
 from dataclasses import is_dataclass
 from functools import wraps
@@ -67,6 +68,14 @@ jaxtyping.jaxtyped = _checked  # what the import hook of --jaxtyping-packages de
 
 
 gc.disable()  # until tests run: imports leave no garbage, and would be gone through many times
+
+
+def pytest_configure(config):
+    """ArviZ writes a file at its first import of a day; two workers at once would collide."""
+    if getattr(config.option, "numprocesses", None):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import arviz  # noqa: F401
 
 
 def pytest_collection_finish():
