@@ -171,7 +171,7 @@ def prior_sensitivity(
         if method != "dt":
             posterior = _under_exact_priors(posterior, told, log_priors, problems[0], labels)
     else:
-        log_priors = [_of_mixture(told[i]) for i in range(n)]
+        log_priors = [told[i].log_prob for i in range(n)]
     return PriorSensitivity(labels, posterior, _distance(posterior, log_priors, one))
 
 
@@ -199,10 +199,6 @@ def _log_prior(problem: Problem) -> LogPrior:
     """The log density of a problem's own prior over u."""
     density = problem.density()
     return lambda u: density.log_prior(u[None])[0]
-
-
-def _of_mixture(mixture: GaussianMixture) -> LogPrior:
-    return mixture.log_prob
 
 
 def _under_exact_priors(

@@ -212,7 +212,7 @@ def _run(density: ProgramDensity, n: int, n_steps: int) -> _History:
     nothing = live.log_prior.new_full((len(name),), -torch.inf)
     state = _State(live, name, torch.full_like(name, -1), nothing)
     log_kept = -(1 / torch.arange(n, n - k, -1, dtype=torch.float64)).cumsum(0)
-    # A generator: the number of rounds is not known.
+    # A generator has no length for the bar to show: most runs end after a few rounds.
     for i in with_progress((i for i in range(_MOST_ROUNDS)), "nested sampling", "round"):
         state, gone = _round(density, active, state, n_steps, N_RUNS * (n + i * k))
         history.append(gone)

@@ -75,7 +75,8 @@ def surrogate(
         n_start: calls at draws of the prior; None for 20 and ten per dimension.
         n_each: calls of every further round; None for 40 and ten per dimension.
         most_calls: calls of one dataset after which no further round begins; the answer's own
-            ``n_draws`` calls come on top, up to three times while its weights are poor.
+            ``n_draws`` calls come on top, up to three times while its weights are poor or a mode is
+            without draws, around which ``n_each`` more are then made.
 
     Returns:
         weighted draws, the log evidence with its error, and diagnostics: ``likelihood_calls`` (of

@@ -140,7 +140,7 @@ def run(path: Path, n_particles: int, n_islands: int, limits: Limits) -> State:
     """
     state = _initial_state(path, n_particles, n_islands)
     active, before = torch.arange(path.density.n_datasets), state.beta
-    # A generator: the number of stages is not known.
+    # A generator has no length for the bar to show: most runs end after a few stages.
     for stage in with_progress((i + 1 for i in range(MAX_STAGES)), "SMC", "stage"):
         part = _stage(path.take(active), take(state, active), limits)
         state = put(state, active, part)
