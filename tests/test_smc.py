@@ -366,12 +366,16 @@ def test_normals_with_heavy_weights_are_no_start():
     assert shares[0] == 1 and shares[1] < 1
 
 
-@pytest.mark.parametrize("family", [dist.Cauchy, partial(dist.StudentT, 2.0)])
-def test_a_mode_far_out_in_a_heavy_tail_is_found(family):
-    """Two readings outweigh a prior that is a hundred spreads away."""
+@pytest.mark.parametrize(
+    ("family", "others"), [(dist.Cauchy, 0), (partial(dist.StudentT, 2.0), 0), (dist.Cauchy, 8)]
+)
+def test_a_mode_far_out_in_a_heavy_tail_is_found(family, others):
+    """Two readings outweigh a prior that is a hundred spreads away, also beside other latents."""
 
     def program(x, y=None):
         m = pyro.sample("m", family(0.0, 1.0))
+        if others:
+            pyro.sample("others", dist.Normal(torch.zeros(others), 1.0).to_event(1))
         return pyro.sample("y", family(m, 1.0).expand([len(x)]).to_event(1), obs=y)
 
     y = torch.tensor([0.0, 60.0, 61.0], dtype=torch.float64)

@@ -159,6 +159,19 @@ def test_a_mode_far_from_a_prior_with_heavy_tails_is_found_and_missed():
     assert not far_maxima(make_problem(line, X, Y, None).density()).numel()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_only_latents_with_heavy_tails_are_moved_far(seed):
+    """Beside eight standard normals, which would be hopeless at ten spreads."""
+
+    def mixed(x, y=None):
+        pyro.sample("b", dist.Normal(torch.zeros(8), 1.0).to_event(1))
+        return readings(x, y)
+
+    torch.manual_seed(seed)
+    found = far_maxima(make_problem(mixed, torch.zeros(3, 0), Y_FAR, None).density())
+    assert found.shape[-1] == 9 and found[..., :8].abs().max() < 5.0
+
+
 def discrete(x, y=None):
     z = pyro.sample("z", dist.Bernoulli(0.3))
     m = pyro.sample("m", dist.Normal(0.0, 1.0))

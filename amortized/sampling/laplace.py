@@ -7,7 +7,8 @@ At a mode :math:`\hat u` with :math:`H = -\nabla^2 \log p(u, y)`,
 
 Modes are found by gradient ascent. The starting points are the best draw of each of several groups
 of prior draws, some arbitrary prior draws, and draws spread beyond the prior, because a mode may
-lie in the tail of the prior or in a region that few draws reach. The highest distinct end points
+lie in the tail of the prior or in a region that few draws reach; then maxima along each coordinate
+through the highest end, which differ from it in one latent. The highest distinct end points
 are refined by Newton steps. Second derivatives are differences of gradients: 2 d more particles in
 the same vectorised run. The curvature is bounded below by a share of the prior's, so that a flat
 region or a saddle point gives a wide normal instead of a failure.
@@ -19,7 +20,7 @@ References:
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Distribution
 
@@ -35,7 +36,8 @@ _DIFFERENCE = 1e-4  # in units of the prior's spread
 _N_PRIOR = 128  # draws in all, among which the starting points are
 _SPREAD_OUT = 3.0  # factor on the distance of prior draws from the median
 _FAR = torch.tensor([10.0, 30.0, 100.0, 300.0, 1000.0], dtype=torch.float64)  # as the last factor
-_N_FAR, _LIGHT = 24, 40.0  # prior draws moved far away; nats a dimension that light tails fall
+_ALONG, _N_LINES = torch.logspace(0, 3, 25, dtype=torch.float64), 4  # in spreads; maxima kept
+_N_FAR, _LIGHT = 24, 40.0  # prior draws moved far away; nats that light tails fall there
 _N_ASCENTS, _N_STEPS = 32, 12
 _FIRST_STEP, _LAST_STEP = 0.6, 0.03  # of gradient ascent, in units of the prior's spread
 _APART = 0.5  # smallest distance between distinct end points, in units of the prior's spread
@@ -122,10 +124,12 @@ def fit_modes(
         )
     best = scores.argmax(-1, keepdim=True)
     begin = lots.gather(2, best.unsqueeze(-1).expand(-1, -1, 1, lots.shape[-1])).squeeze(2)
+    everywhere = torch.ones_like(draws[:, 0], dtype=torch.bool)
     near = torch.cat([begin, _dispersed(draws, _N_ASCENTS - n_modes - len(_FAR))], 1)
-    u = torch.cat([near, _distant(path, draws, scale)], 1)
+    u = torch.cat([near, _distant(path, draws, scale, everywhere)], 1)
     stride = torch.cat([torch.ones(near.shape[1], dtype=u.dtype), _FAR / _SPREAD_OUT])
     u, score = _ascend(path, u, scale * stride.unsqueeze(-1))
+    u, score = _with_maxima_along_lines(path, u, score, scale)
     u, score = _apart(u, score, scale, n_modes + 4)
     u, score = _newton_steps(path, u, score, scale, n_steps, tolerance)
     gradient, values, vectors = _curvature(path, u, scale)
@@ -151,14 +155,19 @@ def _dispersed(draws: Float[Tensor, "batch n dim"], n: int) -> Float[Tensor, "ba
 
 
 def _distant(
-    path: Path, draws: Float[Tensor, "batch n dim"], scale: Float[Tensor, "batch 1 dim"]
+    path: Path,
+    draws: Float[Tensor, "batch n dim"],
+    scale: Float[Tensor, "batch 1 dim"],
+    moves: Bool[Tensor, "batch dim"],
 ) -> Float[Tensor, "batch k dim"]:
     """From each of several distances, the point of the highest likelihood.
 
-    Under a prior with heavy tails a mode may lie hundreds of its spreads away.
+    Under a prior with heavy tails a mode may lie hundreds of its spreads away. Only the coordinates
+    that ``moves`` names are moved there.
     """
-    moved = _moved(draws)
     centre = draws.median(1, keepdim=True).values
+    factor = torch.where(moves[:, None, None], _FAR[:, None, None], 1.0)
+    moved = tame(centre.unsqueeze(1) + factor * (draws - centre).unsqueeze(1))
     likelihood = path.log_weights(moved.flatten(1, 2)).unflatten(1, moved.shape[1:3])
     close = ((draws - centre).abs() < 0.5 * scale).all(-1, keepdim=True).mT
     best = (
@@ -169,29 +178,60 @@ def _distant(
     return moved.gather(2, best).squeeze(2)
 
 
-def _moved(draws: Float[Tensor, "batch n dim"]) -> Float[Tensor, "batch distances n dim"]:
-    """The draws moved away from their median, to each of several distances."""
-    centre = draws.median(1, keepdim=True).values
-    return tame(centre.unsqueeze(1) + _FAR[:, None, None] * (draws - centre).unsqueeze(1))
-
-
 def far_maxima(density: ProgramDensity) -> Float[Tensor, "batch k dim"]:
     """Ends of ascents from far beyond the prior's bulk, one from each of several distances.
 
     There are none if all tails of the prior are so light that no likelihood makes up for them.
     """
     draws = tame(density.sample_prior(_N_FAR))
-    moved = _moved(draws)
-    fall = (
-        density.log_prior(draws).median(1).values - density.log_prior(moved[:, 1]).median(1).values
-    )
-    if (fall > _LIGHT * density.dim).all():
+    heavy = _heavy_tails(density, draws)
+    if not heavy.any():
         return draws[:, :0]
     ends = draws.quantile(draws.new_tensor([0.16, 0.84]), dim=1)
     scale = ((ends[1] - ends[0]) / 2).unsqueeze(1)
     path = Path(density)
-    stride = (_FAR / _SPREAD_OUT).unsqueeze(-1)
-    return _ascend(path, _distant(path, draws, scale), scale * stride)[0]
+    stride = torch.where(heavy.unsqueeze(1), (_FAR / _SPREAD_OUT).unsqueeze(-1), 1.0)
+    return _ascend(path, _distant(path, draws, scale, heavy), scale * stride)[0]
+
+
+def _heavy_tails(
+    density: ProgramDensity, draws: Float[Tensor, "batch n dim"]
+) -> Bool[Tensor, "batch dim"]:
+    """Coordinates whose prior density falls slowly: where they alone are moved far away."""
+    n, dim = draws.shape[1:]
+    centre = draws.median(1, keepdim=True).values
+    alone = 1 + (_FAR[1] - 1) * torch.eye(dim, dtype=draws.dtype)  # (dim, dim): a row a coordinate
+    moved = tame((centre.unsqueeze(2) + alone * (draws - centre).unsqueeze(2)).flatten(1, 2))
+    here, there = density.log_prior(draws), density.log_prior(moved).unflatten(1, (n, dim))
+    return (here.unsqueeze(-1) - there).mean(1) < _LIGHT
+
+
+def _with_maxima_along_lines(
+    path: Path, u: Tensor, score: Tensor, scale: Float[Tensor, "batch 1 dim"]
+) -> tuple[Tensor, Tensor]:
+    """Adds ends of ascents from maxima along each coordinate through the highest point.
+
+    Beside other latents with light tails, few draws that are moved far away are far in one alone.
+    """
+    dim = u.shape[-1]
+    top = u.gather(1, score.argmax(1)[:, None, None].expand(-1, 1, dim))
+    at = torch.cat([-_ALONG.flip(0), _ALONG])
+    shift = at[:, None, None] * torch.eye(dim, dtype=u.dtype)  # (points, dim, dim)
+    points = tame(top + scale * shift.flatten(0, 1))
+    height = path.log_density(points).unflatten(1, (len(at), dim))
+    inner = height[:, 1:-1]
+    peak = (inner > height[:, :-2]) & (inner > height[:, 2:])
+    peak[:, [len(_ALONG) - 2, len(_ALONG) - 1]] = False  # beside the point itself
+    best, index = (
+        torch.where(peak, inner, -torch.inf).flatten(1).topk(min(_N_LINES, peak[0].numel()))
+    )
+    if not best.isfinite().any():
+        return u, score
+    index = index + dim  # of the first row, which `inner` lacks
+    begin = points.gather(1, index.unsqueeze(-1).expand(-1, -1, dim))
+    stride = (at.abs() / _SPREAD_OUT)[index // dim].unsqueeze(-1)
+    ends, heights = _ascend(path, begin, scale * stride)
+    return torch.cat([u, ends], 1), torch.cat([score, heights], 1)
 
 
 def _ascend(path: Path, u: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
