@@ -6,6 +6,7 @@ the one moved aside, and the next writer restores it first. Only files that belo
 ever removed.
 """
 
+import errno
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -90,8 +91,10 @@ def _exchange(fresh: Path, path: Path, names: Collection[str]) -> None:
             pass
         try:
             os.rename(fresh, path)
-        except OSError:
-            if not os.path.lexists(path):  # not caused by another writer
+        except OSError as error:
+            # Another writer's folder is there, or was and has been moved aside by a third.
+            another = error.errno in (errno.ENOTEMPTY, errno.EEXIST) or os.path.lexists(path)
+            if not another:
                 if os.path.lexists(aside):
                     os.rename(aside, path)
                 raise

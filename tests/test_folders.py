@@ -1,5 +1,6 @@
 """Saving beside kills, full disks, other writers and things that are not ours."""
 
+import errno
 import os
 import threading
 import time
@@ -180,6 +181,22 @@ def test_writers_and_readers_of_one_folder(tmp_path):
     assert not errors
     read()
     save(network(5.0), path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net"]
+
+
+def test_a_folder_that_comes_and_goes_between_two_moves(tmp_path, monkeypatch):
+    """A second writer moves its folder into the place, and a third moves that aside."""
+    path, moves, rename = save(network(0.0), tmp_path / "net"), [], os.rename
+
+    def crossed(source, target):
+        moves.append((source, target))
+        if len(moves) == 2:  # the first has moved the old folder aside
+            raise OSError(errno.ENOTEMPTY, "Directory not empty")
+        rename(source, target)
+
+    monkeypatch.setattr("amortized.pretrained.folders.os.rename", crossed)
+    save(network(1.0), path)
+    assert value_at(path) == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["net"]
 
 
