@@ -270,6 +270,19 @@ def test_a_posterior_keeps_the_data_that_it_was_given(kind):
     assert torch.equal(asked_again.mean, mean) and torch.equal(predictive.mean, mean)
 
 
+@pytest.mark.parametrize("method", ["laplace", "vi"])
+def test_an_approximation_is_judged_by_more_draws_than_are_asked_for(method):
+    """An exponential law is no normal, whatever the number of draws."""
+
+    def counts(x, y=None):
+        rate = pyro.sample("rate", dist.Exponential(1.0))
+        return pyro.sample("y", dist.Poisson(rate).expand([len(x)]).to_event(1), obs=y)
+
+    with pytest.warns(UserWarning, match="sd_off"):
+        found = infer(counts, torch.zeros(1, 0), [0.0], method=method, n_draws=10)
+    assert found.draws["rate"].shape == (10,)
+
+
 def test_programs_of_many_threads_take_turns():
     def means(seed):
         posterior = infer(plain, X, Y, method="laplace", n_draws=20, seed=seed)

@@ -20,7 +20,7 @@ from amortized.program.density import ProgramDensity
 from amortized.program.discrete.stored_factors import StoredFactors
 from amortized.program.observations.possible import check_possible
 from amortized.sampling.checks.verdict import judged
-from amortized.sampling.draws import Draws
+from amortized.sampling.draws import Draws, first_draws
 from amortized.sampling.exact.closed_form import exact
 from amortized.sampling.exact.proof import proved_evidence
 from amortized.sampling.start import FromMixture, Start, normal_of_draws
@@ -322,7 +322,7 @@ def _without_latents(problem: Problem, density: ProgramDensity, n_draws: int) ->
 
 
 def by_sampler(
-    sampler: Callable[..., Draws], name: str, check: Check | None = None
+    sampler: Callable[..., Draws], name: str, check: Check | None = None, n_judged: int = 1
 ) -> Callable[..., Posterior]:
     """Makes a method of `infer` from a sampler in unconstrained space.
 
@@ -330,6 +330,8 @@ def by_sampler(
         sampler: returns draws given a density, their number and its own options.
         name: name of the method.
         check: adds diagnostics that may put the draws in doubt; None if the sampler does so itself.
+        n_judged: least number of draws that are checked, for a sampler whose draws are independent;
+            a few alone would hide a difference in their standard errors.
     """
 
     def method(problem: Problem, n_draws: int, **options: Any) -> Posterior:
@@ -337,8 +339,10 @@ def by_sampler(
         check_possible(density)
         if "start" in options:
             options["start"] = start_for(options["start"], density, problem)
-        draws = sampler(density, n_draws, **options)
+        draws = sampler(density, max(n_draws, n_judged), **options)
         draws = judged(draws if check is None else check(density, draws))
+        if n_draws < n_judged:
+            draws = first_draws(draws, n_draws)
         return posterior_from_draws(problem, density, draws, name)
 
     method.__wrapped__ = sampler  # type: ignore[attr-defined]  # whose signature has the options

@@ -48,6 +48,12 @@ def _chosen(value: Any, index: Tensor) -> Any:
     return [value[i] for i in index.tolist()] if isinstance(value, list) else value
 
 
+def first_draws(draws: Draws, n: int) -> Draws:
+    """The first n draws of each dataset, with the diagnostics of all; for draws in random order."""
+    weights, cluster = (None if v is None else v[:, :n] for v in (draws.log_weights, draws.cluster))
+    return draws._replace(u=draws.u[:, :n], log_weights=weights, cluster=cluster)
+
+
 def put_draws(draws: Draws, index: Int[Tensor, " chosen"], part: Draws) -> Draws:
     """Replaces the draws of the chosen datasets by the same number of new ones.
 

@@ -35,7 +35,7 @@ from amortized.sampling.checks.bridge import bridge_evidence
 from amortized.sampling.checks.importance_check import compared, joined, second_opinion, widened
 from amortized.sampling.checks.pareto import smooth_weights
 from amortized.sampling.checks.verdict import any_doubt, measured
-from amortized.sampling.draws import Draws, put_draws, take_draws
+from amortized.sampling.draws import Draws, first_draws, put_draws, take_draws
 from amortized.sampling.laplace import fit_modes
 from amortized.sampling.start import FromDraws, Start
 from amortized.sampling.steps.hamiltonian import hamiltonian_move
@@ -117,12 +117,8 @@ def smc(
         answer = put_draws(answer, again, _arrived(before, _better(before, after)))
     name = start if isinstance(start, str) else type(start).__name__
     numbers = {"start": name, "likelihood_calls": density.n_calls}
-    assert answer.cluster is not None
-    return answer._replace(
-        u=answer.u[:, :n_draws],
-        cluster=answer.cluster[:, :n_draws],
-        diagnostics=answer.diagnostics | numbers,
-    )
+    answer = answer._replace(diagnostics=answer.diagnostics | numbers)
+    return first_draws(answer, n_draws)
 
 
 def _check_arrived(temperature: Float[Tensor, " batch"]) -> None:
