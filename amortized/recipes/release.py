@@ -57,16 +57,20 @@ def tasks_of(name: str) -> Any:
     return named_tasks(name) if name in PROBLEMS else named_prior(name)
 
 
+def _released(name: str, folder: Path) -> Path:
+    return folder / name if (folder / name).exists() else SHIPPED / name
+
+
 def untrained(name: str, released: Path) -> Any:
     """The network with which the first stage of a recipe starts.
 
     Args:
         name: name of the recipe.
-        released: folder of released networks.
+        released: folder of released networks, preferred to those of the package.
     """
     recipe = RECIPES[name]
     config, seed = replace(recipe.network, prior=name), recipe.stages[0].seed
-    begun = None if recipe.begins_with is None else load(released / recipe.begins_with)
+    begun = None if recipe.begins_with is None else load(_released(recipe.begins_with, released))
     if isinstance(begun, TabularPFN) and begun.config.target == getattr(config, "target", None):
         return begun.extended(cast(TabularPFNConfig, config))
     network = new_network(tasks_of(name), config, seed)
