@@ -60,7 +60,7 @@ _CLASSES = TabularPFNConfig(max_context=1000, n_features=30)
 # and the schedule of a run can be changed while it continues.
 _DIVERSE_TABLES = replace(
     _TABLES,
-    n_steps=3600,
+    n_steps=2400,
     n_context=(32, 2000),
     n_query=96,
     lr=4e-4,
