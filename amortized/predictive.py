@@ -134,8 +134,10 @@ class ProgramPredictive(Distribution):
             values = self._over_draws(parameters)
             rows = kinds[0](**values, validate_args=False)
             return (kinds[0], values) if rows.batch_shape[2:] == self.x.shape[1:2] else None
-        except (AttributeError, NotImplementedError, RuntimeError, TypeError):
-            return None
+        except NoPredictive:
+            raise
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+            return None  # as for a zero-inflated law, which takes a gate or its logits, not both
 
     def _average(self, values: Tensor) -> Tensor:
         weights = self.log_weights.exp()

@@ -45,6 +45,7 @@ def settle(density: Any, trace: Any) -> None:
         except Exception as failure:
             failures.append(failure)
             continue
+        _require_fixed_supports(one)
         density.discrete, density.vectorised = discrete, vectorised
         if not vectorised:
             _warn(failures[0])
@@ -125,6 +126,39 @@ def _compare(density: Any) -> None:
             ours = density.over_all(lambda at, x, y: density.evaluate(x=x, y=y, **at), points)
     for name, each, expected in zip(("log prior", "log likelihood"), ours, theirs, strict=True):
         _require_same(name, each, expected)
+
+
+def _require_fixed_supports(density: Any) -> None:
+    """Rejects continuous latents whose place in u depends on a discrete latent."""
+    if not density.discrete or not density.dim:
+        return
+    plainly = density.take(torch.tensor([0]))
+    plainly.vectorised = False
+    with seeded(0), torch.no_grad():
+        pinned = _assignments(density, _N_ASSIGNMENTS)
+        for name, values in density.discrete.values.items():
+            pinned[name][:, 0], pinned[name][:, 1] = values[0], values[-1]
+        u = density.y.new_zeros(1, _N_ASSIGNMENTS, density.dim)
+        placed = plainly.over_all(partial(_placed, density), {"u": u, "pinned": pinned})
+    for name, value in placed.items():
+        if not torch.allclose(value, value[:, :1], equal_nan=True):
+            raise ValueError(
+                f"Expected supports of continuous latents that do not depend on discrete ones "
+                f"{sorted(density.discrete.names)}; got '{name}', whose bounds do. Draw it in "
+                "fixed bounds and scale it, as in share = pyro.sample('share', "
+                "dist.Uniform(0, 1)); value = low[z] + (high[z] - low[z]) * share."
+            )
+
+
+def _placed(density: Any, point: dict[str, Any], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """The continuous latents at u, with the discrete latents at given values."""
+
+    def assign(message: Any) -> None:
+        message["value"] = point["pinned"][message["name"]]
+
+    with Place(density.layout, point["u"], assign) as run:
+        density.model(x, y)
+    return run.values
 
 
 def _require_same(name: str, ours: Tensor, theirs: Tensor) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from amortized.one_at_a_time import ONE_AT_A_TIME
+from amortized.program.laws import check_laws
 from amortized.program.support import bijection_to, contains, is_fixed, log_prob, support_of
 from amortized.program.vectorised import (
     Program,
@@ -273,6 +274,7 @@ def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
         )
     _require_known_laws(trace)
     _check_plates(trace)
+    check_laws(trace)
     return trace
 
 

@@ -12,11 +12,16 @@ The bijection from the real line is torch's `biject_to`, except for intervals, w
 a uniform prior is then exactly standard normal in u.
 """
 
-import math
 from typing import Any
 
 import torch
-from pyro.distributions import ExpandedDistribution, MaskedDistribution, MaskedMixture
+from pyro.distributions import (
+    ExpandedDistribution,
+    MaskedDistribution,
+    MaskedMixture,
+    SineBivariateVonMises,
+    SineSkewed,
+)
 from pyro.distributions.mixture import MaskedConstraint
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
@@ -25,10 +30,13 @@ from torch.distributions import (
     MixtureSameFamily,
     Normal,
     TransformedDistribution,
+    VonMises,
     biject_to,
     constraints,
 )
 from torch.distributions.transforms import ComposeTransform, IndependentTransform, Transform
+
+from amortized.program.intervals import Circle, CircleTransform, ProbitTransform
 
 _BOUNDED = (
     constraints.greater_than,
@@ -64,7 +72,7 @@ class Image(constraints.Constraint):
 
     def check(self, value: Tensor) -> Tensor:
         inside, value, n = _preimage(self.transform.parts, value, self.event_dim)
-        return inside & _all(_check(self.base, value), n - self.base.event_dim)
+        return inside & _all(check_constraint(self.base, value), n - self.base.event_dim)
 
     def __repr__(self) -> str:
         return f"{self.transform.parts} of {self.base}"
@@ -83,9 +91,15 @@ def support_of(fn: Any) -> Any:
         base, n = support_of(fn.base_dist), fn.reinterpreted_batch_ndims
     elif isinstance(fn, MaskedDistribution | ExpandedDistribution):
         base, n = support_of(fn.base_dist), 0
+    elif isinstance(fn, VonMises):  # torch's real line, on which it has infinite mass
+        base, n = Circle(), 0
+    elif isinstance(fn, SineBivariateVonMises):
+        base, n = constraints.independent(Circle(), 1), 0
+    elif isinstance(fn, SineSkewed):
+        base, n = constraints.independent(Circle(), len(fn.event_shape)), 0
     elif isinstance(fn, MixtureSameFamily):
         base, n = _hull(fn.component_distribution), 0
-    elif _is_transformed(fn) and type(fn).support is TransformedDistribution.support:
+    elif is_transformed(fn) and type(fn).support is TransformedDistribution.support:
         base = _image(support_of(fn.base_dist), fn.transforms)
         n = len(fn.event_shape) - base.event_dim
     else:
@@ -113,10 +127,10 @@ def contains(fn: Any, value: Tensor) -> Tensor:
         return torch.where(torch.as_tensor(fn.mask), one, other)
     if isinstance(fn, MixtureSameFamily):
         return contains(fn.component_distribution, fn._pad(value)).any(-1)
-    if not _is_transformed(fn):
-        return _check(fn.support, value)
+    if not is_transformed(fn):
+        return check_constraint(fn.support, value)
     declared = type(fn).support is not TransformedDistribution.support
-    said = _check(fn.support, value) if declared else True
+    said = check_constraint(fn.support, value) if declared else True
     inside, value, n = _preimage(fn.transforms, value, len(fn.event_shape))
     return said & inside & _all(contains(fn.base_dist, value), n - len(fn.base_dist.event_shape))
 
@@ -133,7 +147,7 @@ def outside(fn: Any, value: Tensor) -> Tensor:
     """
     if isinstance(fn, Independent | ExpandedDistribution):
         return outside(fn.base_dist, value)
-    if _is_transformed(fn) and isinstance(support_of(fn), Image):
+    if is_transformed(fn) and isinstance(support_of(fn), Image):
         return outside(fn.base_dist, _preimage(fn.transforms, value, len(fn.event_shape))[1])
     if not isinstance(fn.support, _BOUNDED):
         return (~contains(fn, value)).to(value.dtype).sum()
@@ -165,7 +179,7 @@ def log_prob(fn: Any, value: Tensor) -> Tensor:
         >>> log_prob(torch.distributions.Exponential(1.0), torch.tensor([-1.0, 1.0]))
         tensor([-inf, -1.])
     """
-    if _is_everywhere(support_of(fn)):
+    if is_everywhere(support_of(fn)):
         return fn.log_prob(value)
     if isinstance(fn, Independent):
         each = log_prob(fn.base_dist, value)
@@ -224,7 +238,7 @@ def _ends(support: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def _is_transformed(fn: Any) -> bool:
+def is_transformed(fn: Any) -> bool:
     """Whether the density is that of the base at the preimage, with a Jacobian."""
     return (
         isinstance(fn, TransformedDistribution)
@@ -232,17 +246,18 @@ def _is_transformed(fn: Any) -> bool:
     )
 
 
-def _is_everywhere(support: Any) -> bool:
+def is_everywhere(support: Any) -> bool:
+    """Whether a support has no bounds: the real line, or all angles."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    return isinstance(support, type(constraints.real))
+    return isinstance(support, type(constraints.real) | Circle)
 
 
 def _image(support: Any, transforms: list[Transform]) -> Any:
     """The codomain of the last transform, if the support is the whole domain of the first."""
     for i, transform in enumerate(transforms):
         domain = transform.domain
-        fills = _is_everywhere(support) and _is_everywhere(domain)
+        fills = is_everywhere(support) and is_everywhere(domain)
         if not fills and _bounds(support) != _bounds(domain):
             return Image(support, transforms[i:])
         support = transform.codomain
@@ -286,10 +301,14 @@ def _preimage(transforms: list[Transform], value: Tensor, n: int) -> tuple[Tenso
     """Whether a value is in the image of the transforms, its preimage, and the event dimensions."""
     inside = torch.ones((), dtype=torch.bool, device=value.device)
     for transform in reversed(transforms):
-        inside = inside & _all(_check(transform.codomain, value), n - transform.codomain.event_dim)
+        inside = inside & _all(
+            check_constraint(transform.codomain, value), n - transform.codomain.event_dim
+        )
         value = transform.inv(value)
         n += transform.domain.event_dim - transform.codomain.event_dim
-        inside = inside & _all(_check(transform.domain, value), n - transform.domain.event_dim)
+        inside = inside & _all(
+            check_constraint(transform.domain, value), n - transform.domain.event_dim
+        )
     return inside, value, n
 
 
@@ -297,10 +316,10 @@ def _all(inside: Tensor, n: int) -> Tensor:
     return inside.flatten(-n).all(-1) if n > 0 else inside
 
 
-def _check(support: Any, value: Tensor) -> Tensor:
+def check_constraint(support: Any, value: Tensor) -> Tensor:
     """Whether values satisfy a constraint, with a tolerance for the rounding of vectors."""
     if isinstance(support, constraints.independent):
-        inside = _check(support.base_constraint, value)
+        inside = check_constraint(support.base_constraint, value)
         return _all(inside, support.reinterpreted_batch_ndims)
     if isinstance(support, type(constraints.simplex)):
         return (value >= 0).all(-1) & ((value.sum(-1) - 1).abs() < _ROUNDING)
@@ -320,9 +339,9 @@ def point_in(fn: Any) -> Any:
     """Some value in the support of single elements; None if none is easily found."""
     if isinstance(fn, Independent | ExpandedDistribution | MaskedDistribution):
         return point_in(fn.base_dist)
-    if _is_transformed(fn):
+    if is_transformed(fn):
         point = point_in(fn.base_dist)
-        if point is None and not fn.event_shape and _is_everywhere(fn.base_dist.support):
+        if point is None and not fn.event_shape and is_everywhere(fn.base_dist.support):
             point = 0.0
         if point is None:
             return None
@@ -338,60 +357,6 @@ def point_in(fn: Any) -> Any:
     if low is None:
         return None if high is None else high - 1
     return low + 1 if high is None else (low + high) / 2
-
-
-class ProbitTransform(Transform):
-    r""":math:`y = a + (b - a) \Phi(u)`, kept inside the open interval despite rounding.
-
-    torch's `CumulativeDistributionTransform` of a normal rounds to the ends, in float32 for u below
-    -6, where programs that check their arguments reject the latent.
-
-    Args:
-        low: a, the lower end.
-        high: b, the upper end.
-
-    Example:
-        >>> import torch
-        >>> ProbitTransform(0.0, 2.0)(torch.tensor([-1.96, 0.0, 1.96])).round(decimals=3)
-        tensor([0.0500, 1.0000, 1.9500])
-    """
-
-    domain = constraints.real
-    bijective = True
-    sign = +1
-
-    def __init__(self, low: Tensor | float, high: Tensor | float) -> None:
-        super().__init__()
-        self.low, self.high = low, high
-        self.codomain = constraints.interval(low, high)
-
-    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        low, high = (
-            torch.as_tensor(end, dtype=like.dtype, device=like.device)
-            for end in (self.low, self.high)
-        )
-        return low, high
-
-    def _call(self, x: Tensor) -> Tensor:
-        low, high = self._ends(x)
-        finite = torch.finfo(x.dtype)
-        least, most = (
-            end + side * (finite.eps * end.abs() + finite.tiny)
-            for end, side in ((low, 1), (high, -1))
-        )
-        # torch's ndtr is 0 below -8.3, where this is still accurate.
-        level = 0.5 * torch.erfc(-x * math.sqrt(0.5))
-        return (low + (high - low) * level).clamp(least, most)
-
-    def _inverse(self, y: Tensor) -> Tensor:
-        low, high = self._ends(y)
-        finite = torch.finfo(y.dtype)
-        level = ((y - low) / (high - low)).clamp(finite.tiny, 1 - finite.eps)
-        return torch.special.ndtri(level)
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        low, high = self._ends(x)
-        return (high - low).log() - 0.5 * (x.square() + math.log(2 * math.pi))
 
 
 def bijection_to(support: Any) -> Transform:
@@ -412,6 +377,8 @@ def bijection_to(support: Any) -> Transform:
         return IndependentTransform(
             bijection_to(support.base_constraint), support.reinterpreted_batch_ndims
         )
+    if isinstance(support, Circle):
+        return CircleTransform()
     if isinstance(support, _INTERVALS):
         return ProbitTransform(support.lower_bound, support.upper_bound)
     return biject_to(support)

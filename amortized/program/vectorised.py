@@ -170,6 +170,26 @@ def _corner(like: Tensor, dim: int) -> Tensor:
     return corner
 
 
+def _von_mises(loc: Tensor, concentration: Tensor, shape: torch.Size) -> Tensor:
+    """The first of 64 proposals of Best and Fisher (1979) that is accepted, of each at least 65%.
+
+    All are drawn at once, because `vmap` cannot wait for the last element to be accepted.
+    """
+    like = concentration.expand(64, *shape, *concentration.shape)
+    tau = 1 + (1 + 4 * concentration.square()).sqrt()
+    rho = (tau - (2 * tau).sqrt()) / (2 * concentration)
+    r = (1 + rho.square()) / (2 * rho)
+    r = torch.where(concentration < 1e-5, 1 / concentration + concentration, r)
+    z = torch.cos(math.pi * _uniform(like))
+    cosine = (1 + r * z) / (r + z)
+    c = concentration * (r - cosine)
+    accepted = c.log() + 1 - c >= _uniform(like).clamp(min=_TINY).log()
+    first = accepted.to(torch.int8).argmax(0, keepdim=True)
+    angle = cosine.gather(0, first)[0].clamp(-1, 1).acos()
+    angle = torch.where(_uniform(like[0]) < 0.5, angle, -angle)
+    return (loc + angle + math.pi) % (2 * math.pi) - math.pi
+
+
 def draw(distribution: Any, sample_shape: Sequence[int] = ()) -> Tensor:
     """Draws from a distribution like ``sample``, with operations that `vmap` supports."""
     shape = torch.Size(sample_shape)
@@ -182,6 +202,8 @@ def draw(distribution: Any, sample_shape: Sequence[int] = ()) -> Tensor:
         return _dirichlet(pair, shape)[..., 0]
     if isinstance(distribution, torch.distributions.LKJCholesky):
         return _lkj_cholesky(distribution.dim, distribution.concentration, shape)
+    if isinstance(distribution, torch.distributions.VonMises):
+        return _von_mises(distribution.loc, distribution.concentration, shape)
     return distribution.sample(shape)
 
 

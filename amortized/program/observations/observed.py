@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import MaskedDistribution
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent
@@ -96,7 +97,7 @@ class _Collect(Messenger):
         self.values[name] = value + 0
         self.laws[name] = fn, value
         each = log_prob(fn, value)
-        self.log_probs[name] = each if message["mask"] is None else each * message["mask"]
+        self.log_probs[name] = scale_and_mask(each, mask=message["mask"])
 
 
 def _unmasked(fn: Any) -> Any:
