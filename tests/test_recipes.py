@@ -108,7 +108,7 @@ def worded(text):
 def test_score_of_a_card_is_reproduced(name):
     mean, error = stated_score(card_rows(SHIPPED / name))
     # Few of the tasks of each batch's size, and of few sizes where cells are dear.
-    n_batches, n_tasks = (10, 4) if name.startswith("tabular") else (60, 8)
+    n_batches, n_tasks = (10, 4) if name.startswith("tabular") else (20, 8)
     last = replace(recipes.RECIPES[name].stages[-1], n_tasks=n_tasks)
     batches = predictives.held_out(named_prior(name), last, n_batches)
     again, noise = predictives.log_likelihood(load(name), batches)

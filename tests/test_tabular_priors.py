@@ -96,7 +96,7 @@ def test_few_rows(make, target, n_context, n_query):
 @each_prior
 @each_target
 def test_values_are_finite_and_missing_only_where_asked(make, target):
-    for seed in range(3):
+    for seed in range(2):
         x_context, y_context, x_query, y_query = tensors(
             make(target, max_features=12, missing=0.0).sample(16, 100, 50, seed=seed)
         )
