@@ -112,7 +112,8 @@ class StructuralForecaster(BaseEstimator):
             shown_periods(self._periods(grid.periods), len(v))
             for grid, v in zip(self._grids, self._values, strict=True)
         ]
-        if row_labels(y) is not None and row_labels(X) is not None and not X.index.equals(y.index):
+        rows, rows_of_x = row_labels(y), row_labels(X)
+        if rows is not None and rows_of_x is not None and not rows.equals(rows_of_x):
             raise ValueError("Expected the index of X to be that of y; got others. Align them.")
         self._effects = None if X is None else self._covariates(X)
         return self

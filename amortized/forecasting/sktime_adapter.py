@@ -93,7 +93,7 @@ class SktimeForecaster(BaseForecaster):
 
     def _steps(self, fh: Any) -> tuple[Any, NDArray[np.intp]]:
         """The stamps of a horizon, and how many steps after the series each is."""
-        import pandas
+        import pandas  # type: ignore[import-untyped]
 
         stamps = fh.to_absolute_index(self.cutoff)
         h = len(stamps)
