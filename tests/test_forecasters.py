@@ -127,9 +127,11 @@ def test_a_walk_goes_on_from_where_it_was():
 def test_units_do_not_matter(make):
     y = monthly()
     one = make(period=12).fit(y).predict_quantiles(4)
-    for scale in (1e-6, 1e9):
+    for scale in (1e-30, 1e-6, 1e9, 1e90):
         other = make(period=12).fit(scale * y).predict_quantiles(4)
         np.testing.assert_allclose(other, scale * one, rtol=1e-3)
+    paths, other = (make(period=12).fit(s * y).sample_paths(3, 20) for s in (1.0, 1e90))
+    np.testing.assert_allclose(other, 1e90 * paths, rtol=1e-3)
     shifted = make(period=12).fit(y - 1000).predict_quantiles(4)  # no longer positive
     assert np.abs(shifted + 1000 - one).max() < 3
 
@@ -211,6 +213,47 @@ def test_covariates():
         StructuralForecaster().fit(y).predict(3, x[:3])
     with pytest.raises(ValueError, match="one series with covariates"):
         StructuralForecaster().fit(np.stack((y, y), 1), x)
+
+
+def test_covariates_and_values_must_stand_at_the_same_times():
+    days = pd.date_range("2020-01-01", periods=64)
+    x = pd.DataFrame({"x": np.random.default_rng(0).normal(size=64)}, days)
+    y = pd.Series(monthly(60), days[:60])
+    forecaster = StructuralForecaster().fit(y, x[:60])
+    by_hand = StructuralForecaster(period=7).fit(y.to_numpy(), x[:60].to_numpy())
+    np.testing.assert_allclose(forecaster.predict(4, x[60:]), by_hand.predict(4, x[60:].to_numpy()))
+    with pytest.raises(ValueError, match="rows of X at the steps to come, from 2020-03-01"):
+        forecaster.predict(4, x[59:63])
+    with pytest.raises(ValueError, match="index of X to be that of y"):
+        StructuralForecaster().fit(y, x[:60][::-1])
+    with pytest.raises(ValueError, match="3 values more than columns of X"):
+        StructuralForecaster().fit(y[:10], np.ones((10, 8)))
+
+
+def test_each_series_of_a_list_has_its_own_times_to_come():
+    days, months = (pd.date_range("2020-01-01", periods=9, freq=f) for f in ("D", "MS"))
+    several = [pd.Series(np.arange(9.0), index) for index in (days, months)]
+    first, second = StructuralForecaster().fit(several).future_index(1)
+    assert first[0] == pd.Timestamp("2020-01-10") and second[0] == pd.Timestamp("2020-10-01")
+
+
+def test_report_of_counts_and_of_gaps():
+    """Of the true distribution of counts, ranks are uniform though values tie."""
+    y = np.random.default_rng(0).poisson(3.0, size=260)
+    report = StructuralForecaster(counts=True).fit(y).report(h=1, n_origins=200)
+    assert report.p_value > 1e-3 and (report.median == np.round(report.median)).all()
+    gaps = np.where(np.arange(40) % 2 == 0, np.arange(40.0), np.nan)
+    report = StructuralForecaster().fit(gaps).report(h=2, n_origins=5)
+    assert np.isnan(report.mase[0]) and np.isfinite(report.mase[1]) and "missing" in str(report)
+    with pytest.raises(ValueError, match="Expected n_origins"):
+        StructuralForecaster().fit(y).report(n_origins=0)
+
+
+def test_a_tensor_with_a_gradient_is_read():
+    y = torch.arange(8.0, dtype=torch.float64)
+    expected = StructuralForecaster().fit(y).predict(2)
+    with_gradient = StructuralForecaster().fit(y.requires_grad_()).predict(2)
+    np.testing.assert_array_equal(with_gradient, expected)
 
 
 def test_report():

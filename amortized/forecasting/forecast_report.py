@@ -26,7 +26,8 @@ class ForecastReport:
     Attributes:
         y: what came, ``(origins, h)``; NaN where missing.
         median: forecast medians, ``(origins, h)``.
-        pit: probability that the forecast gave to at most y, ``(origins, h)``.
+        pit: probability that the forecast gave to at most y, ``(origins, h)``; of counts a random
+            one between those of less than y and of at most y.
         scale: mean absolute change of each origin's past, over a season if it has one.
         series: number of each origin's series, ``(origins,)``.
     """
@@ -45,18 +46,19 @@ class ForecastReport:
     @property
     def mase(self) -> Array:
         """Mean absolute scaled error of each step ahead, ``(h,)``."""
-        return np.nanmean(np.abs(self.residuals) / self.scale[:, None], axis=0)
+        return _mean(np.abs(self.residuals) / self.scale[:, None])
 
     def coverage(self, level: float = 0.9) -> Array:
         """Share of values inside the central interval of this level, ``(h,)``."""
         inside = np.abs(self.pit - 0.5) <= level / 2
-        return np.nanmean(np.where(np.isnan(self.pit), np.nan, inside), axis=0)
+        return _mean(np.where(np.isnan(self.pit), np.nan, inside))
 
     @property
     def p_value(self) -> float:
-        """Of uniform ranks one step ahead (Kolmogorov and Smirnov); origins there are disjoint."""
-        first = self.pit[:, 0]
-        return float(stats.kstest(first[~np.isnan(first)], "uniform").pvalue)
+        """Of uniform ranks one step ahead (Kolmogorov and Smirnov); NaN if nothing came there."""
+        first = self.pit[:, 0]  # origins are disjoint at this step
+        first = first[~np.isnan(first)]
+        return float(stats.kstest(first, "uniform").pvalue) if len(first) else np.nan
 
     @property
     def doubt(self) -> str:
@@ -66,6 +68,8 @@ class ForecastReport:
                 f"One step ahead the ranks are not uniform (p = {self.p_value:.1g}): widths or "
                 "medians are off for these series."
             )
+        if np.isnan(self.p_value):
+            return "All values one step ahead are missing, so that ranks there tell nothing."
         return ""
 
     def __str__(self) -> str:
@@ -100,6 +104,7 @@ def backtest(
     decide: Callable[[Candidates, Group, Tensor], SeriesPredictive],
     h: int,
     n_origins: int,
+    counts: bool = False,
 ) -> ForecastReport:
     """Forecast from the last origins that have h steps after them.
 
@@ -109,6 +114,7 @@ def backtest(
         decide: from models to a predictive, batch ``(B, H)``.
         h: steps ahead.
         n_origins: number of origins of each series.
+        counts: whether the values are counts, which forecasts are rounded to.
     """
     pasts: list[Array] = []
     futures, owner, scale = [], [], []
@@ -129,11 +135,25 @@ def backtest(
         for group in groups(pasts, [periods[i] for i in owner]):
             found = candidates(group.y, group.seen, group.last, group.periods, h).strongest(64)
             law = decide(found, group, steps).pruned(64)
-            median[group.members] = law.icdf(torch.tensor(0.5, dtype=torch.float64))
-            pit[group.members] = law.cdf(y[group.members])
+            half = law.icdf(torch.tensor(0.5, dtype=torch.float64))
+            median[group.members] = half.round().clamp_min(0.0) if counts else half
+            pit[group.members] = _rank(law, y[group.members], counts)
     return ForecastReport(
         y.numpy(), median.numpy(), pit.numpy(), np.array(scale), np.array(owner, dtype=np.intp)
     )
+
+
+def _rank(law: SeriesPredictive, y: Tensor, counts: bool) -> Tensor:
+    if not counts:
+        return law.cdf(y)
+    less = torch.where(y > 0, law.cdf(y - 0.5), 0.0)
+    share = torch.rand(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(0))
+    return less + share * (law.cdf(y + 0.5) - less)
+
+
+def _mean(values: Array) -> Array:
+    """Mean of each column over what is not missing."""
+    return np.ma.masked_invalid(values).mean(0).filled(np.nan)
 
 
 def seasonal_change(past: Array, period: int) -> float:

@@ -25,7 +25,7 @@ from amortized.arrays import as_tensor
 from amortized.forecasting.covariate_effects import Effects, covariate_effects
 from amortized.forecasting.forecast_report import ForecastReport, backtest
 from amortized.forecasting.series_groups import Group, groups, shown_periods
-from amortized.forecasting.series_table import FEWEST, series_table
+from amortized.forecasting.series_table import FEWEST, row_labels, series_table
 from amortized.networks import SeriesPFN
 from amortized.pretrained import load
 from amortized.seeding import seeded
@@ -81,8 +81,10 @@ class StructuralForecaster(BaseEstimator):
 
         Args:
             y: one series, ``(n,)``; several as columns, ``(n, n_series)``; a pandas series or
-                frame with an index of dates; or a list of series. NaN is missing.
-            X: covariates of one series that are known in the future, ``(n, n_features)``.
+                frame, whose index holds dates or numbers in equal steps; or a list of series.
+                NaN is missing.
+            X: covariates of one series that are known in the future, ``(n, n_features)``; if it
+                and y have an index each, they must be the same.
             t: times of the rows, numbers or dates, all multiples of one step apart; steps between
                 them are missing values. None takes the index, or one step after the other.
 
@@ -96,6 +98,7 @@ class StructuralForecaster(BaseEstimator):
         self._check_parameters()
         table = series_table(y, t, counts=self.counts)
         self._single, self.columns_, self._grids = table.single, table.names, table.grids
+        self._listed = table.listed
         longest = max(map(len, table.values))
         if longest > self.max_steps:
             warnings.warn(
@@ -109,6 +112,9 @@ class StructuralForecaster(BaseEstimator):
             shown_periods(self._periods(grid.periods), len(v))
             for grid, v in zip(self._grids, self._values, strict=True)
         ]
+        rows, rows_of_x = row_labels(y), row_labels(X)
+        if rows is not None and rows_of_x is not None and not rows.equals(rows_of_x):
+            raise ValueError("Expected the index of X to be that of y; got others. Align them.")
         self._effects = None if X is None else self._covariates(X)
         return self
 
@@ -146,6 +152,11 @@ class StructuralForecaster(BaseEstimator):
         last = int(np.flatnonzero(~np.isnan(self._values[0]))[-1])
         full = full[len(full) - len(y) :]
         y, full = y[: last + 1], full[: last + 1]
+        if x.shape[1] > int((~y.isnan()).sum()) - FEWEST:
+            raise ValueError(
+                f"Expected at least {FEWEST} values more than columns of X; got "
+                f"{int((~y.isnan()).sum())} values and {x.shape[1]} columns. Leave columns out."
+            )
         effects = covariate_effects(y.nan_to_num(0.0), ~y.isnan(), full, self.periods_[0])
         self._values[0] = self._values[0].copy()
         self._values[0][: last + 1] -= effects.shift(full).numpy()
@@ -186,6 +197,14 @@ class StructuralForecaster(BaseEstimator):
                 f"Expected X of shape ({h}, {n_features}), the covariates of the steps to come; "
                 f"got {None if x is None else tuple(x.shape)}."
             )
+        labels = row_labels(X)
+        if type(labels).__name__ in ("DatetimeIndex", "PeriodIndex"):
+            expected = self.future_index(h)
+            if type(expected) is type(labels) and not labels.equals(expected):
+                raise ValueError(
+                    f"Expected rows of X at the steps to come, from {expected[0]} to "
+                    f"{expected[-1]}; got from {labels[0]} to {labels[-1]}."
+                )
         return self._effects.shift(x), self._effects.variance(x)
 
     def predict_distribution(self, h: int, X: ArrayLike | None = None) -> SeriesPredictive:
@@ -279,9 +298,13 @@ class StructuralForecaster(BaseEstimator):
 
         Args:
             h: steps ahead.
+
+        Returns:
+            An array or an index; a list of them if the series were given as a list.
         """
         check_is_fitted(self)
-        return self._grids[0].future(whole_number("h, the steps ahead,", h, 1))
+        h = whole_number("h, the steps ahead,", h)
+        return [g.future(h) for g in self._grids] if self._listed else self._grids[0].future(h)
 
     def report(self, h: int = 8, n_origins: int = 20) -> ForecastReport:
         """Forecast from earlier times, and compare with what came.
@@ -296,7 +319,8 @@ class StructuralForecaster(BaseEstimator):
         check_is_fitted(self)
         if self._effects is not None:
             raise ValueError("Expected a forecaster without covariates.")
-        return backtest(self._values, self.periods_, self._decide, h, n_origins)
+        h, n_origins = whole_number("h", h), whole_number("n_origins", n_origins)
+        return backtest(self._values, self.periods_, self._decide, h, n_origins, self.counts)
 
 
 class PFNForecaster(StructuralForecaster):

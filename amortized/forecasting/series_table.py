@@ -23,12 +23,14 @@ class SeriesTable:
         grids: grids of each series.
         single: whether one series was given by itself.
         names: names of the columns, if they have some.
+        listed: whether they were given as a list, each with times of its own.
     """
 
     values: list[NDArray[np.float64]]
     grids: list[TimeGrid]
     single: bool
     names: Any = None
+    listed: bool = False
 
 
 def series_table(y: Any, t: Any = None, *, counts: bool = False) -> SeriesTable:
@@ -36,12 +38,13 @@ def series_table(y: Any, t: Any = None, *, counts: bool = False) -> SeriesTable:
 
     Args:
         y: one series, ``(n,)``; several of equal length as columns, ``(n, n_series)``; a pandas
-            series or frame, whose index of dates is read; or a list of series of any lengths.
+            series or frame, whose index is read; or a list of series of any lengths.
         t: times of the rows, as for `time_grid`; None takes the index, or one step after the other.
         counts: whether values must be counts.
 
     Raises:
-        ValueError: if a value is infinite or too large, a series has fewer than three values, or
+        ValueError: if an index has several levels, or holds numbers that are no equal steps; if a
+            value is infinite or too large, a series has fewer than three values, or
             counts are negative or not whole.
     """
     if isinstance(y, list | tuple) and len(y) and not _is_number(y[0]):
@@ -50,11 +53,12 @@ def series_table(y: Any, t: Any = None, *, counts: bool = False) -> SeriesTable:
         times = [None] * len(y) if t is None else t
         tables = [series_table(one, at, counts=counts) for one, at in zip(y, times, strict=True)]
         values = [v for table in tables for v in table.values]
-        return SeriesTable(values, [g for table in tables for g in table.grids], False)
-    index, names = getattr(y, "index", None), getattr(y, "columns", None)
-    if t is None and getattr(getattr(index, "dtype", None), "kind", "") in "MO" and _dated(index):
-        t = index
-    data = as_tensor(y, "y", allow_nan=True).numpy()
+        grids = [grid for table in tables for grid in table.grids]
+        return SeriesTable(values, grids, False, listed=True)
+    names = getattr(y, "columns", None)
+    if t is None:
+        t = _own_times(y)
+    data = as_tensor(y, "y", allow_nan=True).detach().cpu().numpy()
     if data.ndim not in (1, 2) or data.shape[0] < 1 or data.size == 0:
         raise ValueError(
             f"Expected y of shape (n,) or (n, n_series), or a list of series; got {data.shape}."
@@ -69,8 +73,34 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) or value is None or np.ndim(value) == 0
 
 
-def _dated(index: Any) -> bool:
-    return type(index).__name__ in ("DatetimeIndex", "PeriodIndex")
+def row_labels(data: Any) -> Any:
+    """The index of something of pandas, and None of anything else."""
+    index = getattr(data, "index", None)
+    return index if hasattr(index, "nlevels") else None
+
+
+def _own_times(y: Any) -> Any:
+    """The index of a series or a frame, if its meaning is clear."""
+    index = row_labels(y)
+    if index is None:
+        return None
+    if index.nlevels > 1:
+        raise ValueError(
+            f"Expected an index of one level; got {index.nlevels}. Give each series as a column, "
+            "as by y.unstack(0), or as a member of a list."
+        )
+    labels = np.asarray(index)
+    if labels.dtype.kind not in "iuf" or len(labels) < 2:
+        return index
+    # Labels that are left of a larger table may be times, or numbers of rows that say nothing.
+    apart = np.diff(labels.astype(np.float64))
+    if not apart.min() > 0 or np.ptp(apart) > 1e-6 * apart.min():
+        raise ValueError(
+            "Expected an index of dates, or of numbers in equal steps; got steps between "
+            f"{apart.min():g} and {apart.max():g}. Give t=y.index if these are times, or "
+            "t=np.arange(n) if the rows follow one another."
+        )
+    return index
 
 
 def _placed(column: NDArray[np.float64], grid: TimeGrid) -> NDArray[np.float64]:

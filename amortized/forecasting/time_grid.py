@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ class TimeGrid:
         order: order of the rows in time, ``(n,)``.
         place: number of each row's step, in that order, from 0, ``(n,)``.
         periods: in steps; (1.0,) if the calendar suggests none.
-        future: the times of the next h steps.
+        future: the times of the next h steps, of the kind of the times given.
     """
 
     order: NDArray[np.intp]
@@ -61,7 +61,8 @@ def time_grid(t: Any, n: int) -> TimeGrid:
         raise ValueError(f"Expected {n} times, one for each value; got {len(t)}.")
     kind = np.asarray(t).dtype.kind
     if kind in "iuf":
-        return _of_numbers(np.asarray(t, dtype=np.float64))
+        whole = np.int64 if kind in "iu" else np.float64
+        return _of_numbers(np.asarray(t, dtype=whole))
     if kind not in "MO":
         raise ValueError(f"Expected times as numbers or dates; got {np.asarray(t).dtype}.")
     return _of_dates(t)
@@ -76,13 +77,13 @@ def _refuse_repeated(sorted_times: Any) -> None:
         )
 
 
-def _of_numbers(t: NDArray[np.float64]) -> TimeGrid:
+def _of_numbers(t: NDArray[Any]) -> TimeGrid:
     if not np.isfinite(t).all():
         raise ValueError("Expected finite times; some are NaN or infinite. Leave these rows out.")
     order = np.argsort(t, kind="stable")
     t = t[order]
     _refuse_repeated(t)
-    step = float(np.diff(t).min()) if len(t) > 1 else 1.0
+    step = np.diff(t).min() if len(t) > 1 else 1
     place = _places((t - t[0]) / step)
     last = t[-1]
     return TimeGrid(order, place, (1.0,), lambda h: last + step * np.arange(1, h + 1))
@@ -110,11 +111,16 @@ def _places(x: NDArray[np.float64]) -> NDArray[np.intp]:
 def _of_dates(t: Any) -> TimeGrid:
     import pandas  # type: ignore[import-untyped]
 
-    index = t.to_timestamp() if isinstance(t, pandas.PeriodIndex) else pandas.Index(t)
+    if isinstance(t, pandas.PeriodIndex):
+        grid = _of_dates(t.to_timestamp())
+        return replace(grid, future=lambda h: pandas.PeriodIndex(grid.future(h), freq=t.freq))
     try:
-        index = pandas.DatetimeIndex(index)
+        index = pandas.DatetimeIndex(pandas.Index(t))
     except (TypeError, ValueError) as reason:
-        raise ValueError(f"Expected times as numbers or dates; got {reason}.") from reason
+        raise ValueError(
+            f"Expected times as numbers or dates; got {reason}. Give t=np.arange(n) if the rows "
+            "follow one another."
+        ) from reason
     if index.hasnans:
         raise ValueError("Expected dates without NaT. Leave these rows out.")
     order = np.argsort(index.asi8, kind="stable")
@@ -125,12 +131,12 @@ def _of_dates(t: Any) -> TimeGrid:
     step = float(np.diff(world).min()) if len(index) > 1 else float(_DAY)
     if step >= _SHORTEST_MONTH and (_same_day(wall) or not _multiples(clock, step)):
         return _of_months(order, index, wall)
-    if _skips_weekends(wall, clock):
+    if getattr(t, "freqstr", None) == "B" or _skips_weekends(wall, clock):
         days = wall.values.astype("datetime64[D]")
         place = np.busday_count(days[0], days).astype(np.intp)
         return TimeGrid(order, place, (5.0,), lambda h: _business_days(index[-1], h))
-    local = step > 20 * 3600 and not _multiples(world, step)
-    if local:
+    local = index.tz is not None and _multiples(clock, _DAY)
+    if local and len(index) > 1:
         step = float(np.diff(clock).min())
     seconds = clock if local else world
     place = _places((seconds - seconds[0]) / step)
@@ -139,8 +145,8 @@ def _of_dates(t: Any) -> TimeGrid:
 
 
 def _seconds(index: Any) -> NDArray[np.float64]:
-    nanoseconds = index.as_unit("ns").asi8
-    return (nanoseconds - nanoseconds[0]) / 1e9
+    per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[index.unit]
+    return (index.asi8 - index.asi8[0]) / per_second
 
 
 def _multiples(seconds: NDArray[np.float64], step: float) -> bool:
@@ -177,16 +183,32 @@ def _of_months(order: NDArray[np.intp], index: Any, wall: Any) -> TimeGrid:
             "grid, as by resample."
         )
     step = math.gcd(*apart.tolist()) if len(apart) else 1
-    at_end = bool(wall.is_month_end.all())
+    begin, day_in = wall[-1].replace(day=1), _day_in_month(wall)
 
     def future(h: int) -> Any:
-        offset = pandas.offsets.MonthEnd if at_end else pandas.DateOffset
-        ahead = [(offset(step * k) if at_end else offset(months=step * k)) for k in range(1, h + 1)]
-        return pandas.DatetimeIndex([index[-1] + each for each in ahead])
+        months = [begin + pandas.DateOffset(months=step * k) for k in range(1, h + 1)]
+        return _in_zone(pandas.DatetimeIndex([day_in(each) for each in months]), index.tz)
 
     period = 12 / step
     periods = (period,) if period >= 2 and period == int(period) else (1.0,)
     return TimeGrid(order, (month - month[0]) // step, periods, future)
+
+
+def _day_in_month(wall: Any) -> Callable[[Any], Any]:
+    """From the first of a month to the day on which its row stands."""
+    from pandas import offsets
+
+    latest = int(wall.day.max())
+    kinds = [offsets.MonthEnd()]
+    if int(wall.day.min()) < latest:
+        kinds += [offsets.BMonthEnd(), offsets.BMonthBegin()]
+    for kind in kinds:
+        if all(map(kind.is_on_offset, wall)):
+            return kind.rollforward
+    # The 30th is the 28th or 29th in February.
+    usual = bool(((wall.day == latest) | wall.is_month_end).all())
+    day = latest if usual else wall[-1].day
+    return lambda first: first.replace(day=min(day, first.days_in_month))
 
 
 def _business_days(last: Any, h: int) -> Any:
@@ -198,10 +220,13 @@ def _business_days(last: Any, h: int) -> Any:
 def _next(last: Any, step: float, local: bool, h: int) -> Any:
     import pandas
 
-    ahead = pandas.to_timedelta(step * np.arange(1, h + 1), unit="s")
+    ahead = pandas.to_timedelta(step * np.arange(1, h + 1), unit="s").as_unit(last.unit)
     if not local:
         return last + ahead
-    wall = last.tz_localize(None) + ahead
-    return pandas.DatetimeIndex(wall).tz_localize(
-        last.tz, ambiguous="NaT", nonexistent="shift_forward"
-    )
+    return _in_zone(last.tz_localize(None) + ahead, last.tz)
+
+
+def _in_zone(wall: Any, zone: Any) -> Any:
+    """Clock times in their zone; the first of two that are the same, the next if there is none."""
+    summer = np.ones(len(wall), dtype=bool)
+    return wall.tz_localize(zone, ambiguous=summer, nonexistent="shift_forward")

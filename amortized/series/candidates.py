@@ -72,10 +72,10 @@ class Candidates:
         """Centres and scales of the forecasts of y, in spreads from the mean, ``(B, C, H)``."""
         centre, spread = self.centre[:, None, None], self.spread[:, None, None]
         is_log = self.is_log[..., None]
-        value = torch.where(is_log, self.loc.clamp(-60, 60).exp(), self.loc)
-        slope = torch.where(is_log, value, 1.0)
-        mean = ((value - centre) / spread).clamp(-1e3, 1e3)
-        return mean, (self.scale * slope / spread).clamp(1e-6, 1e3)
+        of_log = (self.loc - spread.log()).clamp(-60, 60).exp()
+        mean = torch.where(is_log, of_log - centre / spread, (self.loc - centre) / spread)
+        scale = self.scale * torch.where(is_log, of_log, 1 / spread)
+        return mean.clamp(-1e3, 1e3), scale.clamp(1e-6, 1e3)
 
 
 def candidates(

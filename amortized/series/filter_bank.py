@@ -82,43 +82,43 @@ def filtered(
     model: StateSpace, course: Gains, y: Tensor, seen: Tensor, last: Tensor
 ) -> tuple[Tensor, Tensor]:
     """States after each series' last step, ``(B, K, S)``, and innovations, ``(T, K, B)``."""
-    n_patterns, n_steps = course.gain.shape[1], y.shape[1]
-    h, a = model.observation.to(y), model.transition.to(y)
-    rows = y.reshape(n_patterns, -1, n_steps)  # series of one pattern are columns of one matrix
-    x = y.new_zeros(n_patterns, len(model.noise), len(h), rows.shape[1])
+    n_patterns, n_models = course.gain.shape[1:3]
+    a, h = model.transition.to(y), model.observation.to(y)
+    # One product moves the states and gives, as its last row, what is expected of y.
+    step = torch.cat((a, (h @ a)[:, None]), 1).repeat(n_patterns, 1, 1)
+    rows = y.reshape(n_patterns, 1, -1, y.shape[1])  # series of one pattern are columns of a matrix
+    values = rows.expand(-1, n_models, -1, -1).flatten(0, 1)[:, None].unbind(-1)
+    all_gains = course.gain.to(y).flatten(1, 2)[..., None].unbind(0)
+    x = y.new_zeros(len(step), a.shape[-1], rows.shape[2])
     errors, kept = [], {}
-    ends = set(last.tolist())
-    for t in range(n_steps):
-        if t > 0:
-            x = a @ x
-        error = rows[:, None, :, t] - h @ x
-        x = torch.addcmul(x, course.gain[t].to(y)[..., None], error[..., None, :])
+    order = last.tolist()
+    ends = set(order)
+    for t, (value, gain) in enumerate(zip(values, all_gains, strict=True)):
+        moved = step @ x  # zero at the first step
+        error = value - moved[:, -1:]
+        x = torch.addcmul(moved[:, :-1], gain, error)
         errors.append(error)
         if t in ends:
-            kept[t] = x
-    states = torch.stack(
-        [kept[end].movedim(-1, 1).flatten(0, 1)[i] for i, end in enumerate(last.tolist())]
-        if len(kept) > 1
-        else list(x.movedim(-1, 1).flatten(0, 1))
-    )
-    return states, torch.stack(errors).transpose(1, 2).flatten(2)
+            kept[t] = x.unflatten(0, (n_patterns, n_models)).movedim(-1, 1).flatten(0, 1)
+    if len(kept) > 1:
+        states = torch.stack([kept[end][i] for i, end in enumerate(order)])
+    else:
+        states = kept[order[0]]
+    found = torch.stack(errors)[:, :, 0].unflatten(1, (n_patterns, n_models))
+    return states, found.transpose(1, 2).flatten(2)
 
 
 def _ahead(
     model: StateSpace, course: Gains, x: Tensor, last: Tensor, ends: list[int], horizon: int
 ) -> tuple[Tensor, Tensor]:
     """Means and relative variances of the forecasts, ``(B, K, H)``."""
-    a, q, h = model.transition, model.step_cov, model.observation
-    a_now, h_now, x = a.to(x), h.to(x), x.movedim(0, -1)
-    p, means, variances = course.cov, [], []
-    for _ in range(horizon):
-        p = a @ p @ a.mT + q
-        x = a_now @ x
-        means.append(h_now @ x)
-        variances.append(p @ h @ h + model.noise)
+    w = model.responses(horizon)
+    means = (w[:, 1:].to(x) @ x[..., None])[..., 0]
+    of_steps = ((w @ model.step_cov) * w).sum(-1)[:, :-1].cumsum(-1)  # of all steps until then
+    variances = ((w[:, 1:] @ course.cov) * w[:, 1:]).sum(-1) + of_steps + model.noise[:, None]
     which = torch.tensor([ends.index(end) for end in last.tolist()])
     pattern = torch.arange(len(last)) if course.cov.shape[1] > 1 else torch.zeros_like(which)
-    return torch.stack(means, -1).movedim(1, 0), torch.stack(variances, -1)[which, pattern].to(x)
+    return means, variances[which, pattern].to(x)
 
 
 def _reading(

@@ -6,6 +6,8 @@ step, one uniform number of a path chooses the component of every step, so that 
 exactly its own mixture.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -59,7 +61,8 @@ def joint_draws(
         z = z * (dof / (2 * torch._standard_gamma(dof / 2))).sqrt().to(dtype)
     step = torch.arange(len(steps))
     y = law.loc[row][step, which] + law.scale[row][step, which] * z
-    return torch.where(law.is_log[row][step, which], y.clamp_max(80.0).exp(), y)
+    most = math.log(torch.finfo(dtype).max) - 1.0
+    return torch.where(law.is_log[row][step, which], y.clamp_max(most).exp(), y)
 
 
 def _standard_paths(

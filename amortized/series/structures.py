@@ -96,6 +96,14 @@ class StateSpace:
     observation: Tensor
     number: Tensor
 
+    def responses(self, horizon: int) -> Tensor:
+        """What each state adds to the observations 0, 1, ..., H steps later, ``(K, H + 1, S)``."""
+        now = self.observation.expand(len(self.noise), 1, -1)
+        rows = [now]
+        for _ in range(horizon):
+            rows.append(rows[-1] @ self.transition)
+        return torch.cat(rows, 1)
+
 
 N_KINDS = len(LEVELS) + len(SEASONAL_LEVELS) * len(SEASONS) + 1
 
