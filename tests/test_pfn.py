@@ -61,9 +61,9 @@ def test_extended_context_is_one_whose_earlier_rows_were_encoded_without_the_lat
     first, last = rows(task, slice(8)), rows(task, [8])
     context = network.encode(first.x_context, first.y_context)
     context = network.extend(context, last.x_context, last.y_context)
-    assert context.keys_values[0][0].shape[2] == 9
     whole = network.encode(task.x_context, task.y_context)
-    for extended, encoded in zip(context.keys_values[0], whole.keys_values[0], strict=True):
+    for i, encoded in enumerate(whole.keys_values[0]):
+        extended = torch.cat([context.keys_values[0][i], context.appended[0][i]], 2)
         same(extended, encoded)  # in the first block no row has seen another
     one_block = PFN(replace(CONFIG, n_layers=1), network.borders).eval()
     one_block.load_state_dict(network.state_dict(), strict=False)
@@ -81,6 +81,25 @@ def test_extended_context_keeps_its_mask(network, task):
     other = network.encode(short.x_context, short.y_context)
     other = network.extend(other, last.x_context, last.y_context)
     same(*(network.decode(c, task.x_query).logits for c in (context, other)))
+
+
+def test_continuations_share_a_context(network, task):
+    """Each is as if the context had been encoded for it alone; the rows are appended in turn."""
+    mask = torch.arange(9).expand(4, 9) < torch.tensor([[9], [5], [1], [0]])
+    repeated = task.x_context.repeat(3, 1, 1), task.y_context.repeat(3, 1), mask.repeat(3, 1)
+    copies = network.encode(*repeated)
+    shared = network.encode(task.x_context, task.y_context, mask)
+    query = torch.randn(12, 5, 3)
+    same(network.decode(shared, query).logits, network.decode(copies, query).logits)
+    for n in (1, 2):
+        x, y = torch.randn(12, n, 3), torch.randn(12, n)
+        shared, copies = network.extend(shared, x, y), network.extend(copies, x, y)
+        same(network.decode(shared, query).logits, network.decode(copies, query).logits)
+    assert shared.n_tasks == 12 and len(shared.keys_values[0][0]) == 4
+    with pytest.raises(ValueError, match=r"x_query of shape \(12, query, 3\)"):
+        network.decode(shared, query[:4])
+    with pytest.raises(ValueError, match=r"x_query of shape \(4, query, 3\)"):
+        network.decode(network.encode(task.x_context, task.y_context), query[:6])
 
 
 def test_queries_do_not_see_each_other(network, task):

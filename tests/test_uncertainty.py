@@ -104,6 +104,16 @@ def test_joint_samples_of_the_network_are_curves(network):
     assert torch.equal(draws, joint_sample(network, x[:, 5:], torch.zeros(1, 5), z, 50)[:, 0])
 
 
+def test_joint_samples_that_share_a_context_are_those_of_copies_of_it(network):
+    """Without a copy each: the same draws, as each sample has the same random numbers."""
+    x, z = torch.linspace(-2, 2, 12).reshape(2, 6, 1), torch.linspace(-1, 1, 8).reshape(2, 4, 1)
+    shared = joint_sample(network, x, x[..., 0], z, 5, refresh=4)
+    copies = joint_sample(
+        network, *(v.repeat(5, *[1] * (v.ndim - 1)) for v in (x, x[..., 0], z)), 1, refresh=4
+    )
+    torch.testing.assert_close(shared.flatten(0, 1), copies[0], rtol=1e-3, atol=1e-3)
+
+
 def test_martingale_posterior_of_a_mean_is_the_conjugate_posterior():
     y = torch.tensor([0.3, 1.2, -0.4, 2.0, 0.9, 0.1])
     draws = martingale_posterior(

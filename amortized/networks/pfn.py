@@ -89,11 +89,24 @@ class EncodedContext(NamedTuple):
         keys_values: for each block, keys and values ``(batch, heads, context, width)``.
         mask: False marks padding rows, ``(batch, context)``; or None.
         n_features: number of features, which queries must have as well.
+        appended: for each block, keys and values of rows appended later. Their batch may be a
+            multiple of the context's: each task has several continuations, number i of which has
+            the context ``i % batch``.
     """
 
     keys_values: tuple[KeysValues, ...]
     mask: Tensor | None
     n_features: int
+    appended: tuple[KeysValues, ...] = ()
+
+    @property
+    def n_tasks(self) -> int:
+        """Number of tasks, or of continuations of them."""
+        return len((self.appended or self.keys_values)[0][0])
+
+    def own(self, block: int) -> KeysValues | None:
+        """Keys and values of the appended rows; None if there are none."""
+        return self.appended[block] if self.appended else None
 
 
 class PFN(nn.Module):
@@ -202,6 +215,13 @@ class PFN(nn.Module):
         if not 1 <= x.shape[2] <= self.config.n_features:
             raise ValueError(f"Expected 1 to {self.config.n_features} features; got {x.shape[2]}.")
 
+    def _check_continued(self, x: Tensor, context: EncodedContext) -> None:
+        """Raises an error if rows belong to no task of a context."""
+        n_tasks = context.n_tasks
+        if not context.appended and x.ndim == 3 and len(x) and len(x) % max(1, n_tasks) == 0:
+            n_tasks = len(x)
+        self._check_query(x, n_tasks, context.n_features)
+
     def _check_query(self, x: Tensor, n_tasks: int, n_features: int) -> None:
         if x.ndim != 3 or (x.shape[0], x.shape[2]) != (n_tasks, n_features):
             raise ValueError(
@@ -244,36 +264,46 @@ class PFN(nn.Module):
             tokens, keys_values = block.among(tokens, context_mask, rotation)
             kept.append(keys_values)
         kept.append(self.blocks[-1].keys_values(tokens, rotation))
-        return EncodedContext(tuple(kept), context_mask, x_context.shape[2])
+        # In the memory layout that attention reads, so that queries need not copy it.
+        laid_out = tuple((keys.contiguous(), values.contiguous()) for keys, values in kept)
+        return EncodedContext(laid_out, context_mask, x_context.shape[2])
 
     def extend(self, context: EncodedContext, x: XContext, y: YContext) -> EncodedContext:
         """Appends rows to an encoded context without re-encoding its own rows.
 
         Cheaper than ``encode`` of all rows, but not equivalent: the earlier rows do not attend to
         the new ones.
+
+        Args:
+            context: the encoded context.
+            x: inputs of the new rows, for each task or, when the first rows are appended, for
+                several continuations of each: entry i continues task ``i % batch``.
+            y: their targets.
         """
         self._check(x, y, None)
-        self._check_query(x, len(context.keys_values[0][0]), context.n_features)
+        self._check_continued(x, context)
         tokens, angles = self._embed(x, y)
-        rotation, mask = Rotation.by(angles), context.mask
-        if mask is not None:
-            mask = torch.cat((mask, mask.new_ones(y.shape)), dim=1)
-        kept = []
-        for block, before in zip(self.blocks, context.keys_values, strict=True):
-            new = block.keys_values(tokens, rotation)
-            keys, values = (torch.cat(pair, dim=-2) for pair in zip(before, new, strict=True))
-            kept.append((keys, values))
-            tokens = block(tokens, kept[-1], mask, rotation)
-        return EncodedContext(tuple(kept), mask, context.n_features)
+        rotation, kept = Rotation.by(angles), []
+        for i, block in enumerate(self.blocks):
+            own = block.keys_values(tokens, rotation)
+            if context.appended:
+                pairs = zip(context.appended[i], own, strict=True)
+                own = tuple(torch.cat(pair, dim=-2) for pair in pairs)
+            kept.append(own)
+            tokens = block(tokens, context.keys_values[i], context.mask, rotation, own)
+        return context._replace(appended=tuple(kept))
 
     def decode(self, context: EncodedContext, x_query: XQuery) -> BarDistribution:
-        """Computes the posterior predictive of each query, given an encoded context."""
-        n_tasks = len(context.keys_values[0][0])
-        self._check_query(x_query, n_tasks, context.n_features)
+        """Computes the posterior predictive of each query, given an encoded context.
+
+        A batch of queries may be a multiple of the context's, as in `extend`.
+        """
+        self._check_continued(x_query, context)
         tokens, angles = self._embed(x_query)
         rotation = Rotation.by(angles)
-        for block, keys_values in zip(self.blocks, context.keys_values, strict=True):
-            tokens = block(tokens, keys_values, context.mask, rotation)
+        for i, block in enumerate(self.blocks):
+            own = context.own(i)
+            tokens = block(tokens, context.keys_values[i], context.mask, rotation, own)
         return self.decoder(self.norm(tokens))
 
 

@@ -23,7 +23,8 @@ class GrowingContext:
     """Rows of a batch of datasets, with room for more.
 
     A PFN caches its encoding. A new row is encoded given the rows before it, whose encoding does
-    not change; after every ``refresh`` rows all are encoded again, so that 1 is exact.
+    not change; after every ``refresh`` rows all are encoded again, so that 1 is exact. Until then,
+    all continuations of a dataset share the encoding of its first rows.
 
     Args:
         predict: a PFN, or any function of a context and queries.
@@ -31,13 +32,21 @@ class GrowingContext:
         y: targets of the first rows, ``(batch, n)``.
         n_more: number of rows that may be appended.
         refresh: number of rows after which a PFN encodes all of them again.
+        n_copies: continuations of each dataset; number i of the batch continues dataset
+            ``i % batch``.
 
     Raises:
         ValueError: if a PFN was not trained for that many rows.
     """
 
     def __init__(
-        self, predict: Predict, x: Tensor, y: Tensor, n_more: int, refresh: int = 1
+        self,
+        predict: Predict,
+        x: Tensor,
+        y: Tensor,
+        n_more: int,
+        refresh: int = 1,
+        n_copies: int = 1,
     ) -> None:
         refresh = whole_number("refresh", refresh, 1)
         n_rows = x.shape[1] + n_more
@@ -47,6 +56,8 @@ class GrowingContext:
                 f"trained for; got {x.shape[1]} and {n_more} to come. Ask for fewer."
             )
         self.predict, self.refresh, self.n = predict, refresh, x.shape[1]
+        self._first: tuple[Tensor, Tensor] = x, y
+        x, y = x.repeat(n_copies, 1, 1), y.repeat(n_copies, 1)
         self._x = torch.cat([x, x.new_zeros(len(x), n_more, x.shape[2])], 1)
         self._y = torch.cat([y, y.new_zeros(len(y), n_more)], 1)
         self._encoded: Any = None
@@ -68,7 +79,8 @@ class GrowingContext:
             return self.predict(self.x, self.y, x)
         with torch.no_grad():
             if self._encoded is None:
-                self._encoded = self.predict.encode(self.x, self.y)
+                is_first = self.n == self._first[1].shape[1]
+                self._encoded = self.predict.encode(*self._first if is_first else (self.x, self.y))
             return self.predict.decode(self._encoded, x)
 
     def append(self, x: Float[Tensor, "batch 1 features"], y: Float[Tensor, "batch 1"]) -> None:

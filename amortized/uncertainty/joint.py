@@ -82,14 +82,9 @@ def joint_sample(
     n_samples = whole_number("n_samples", n_samples)
     known_x, known_y, queries, _ = tasks_of(predict, x_context, y_context, x_query)
     n_tasks, n_query = queries.shape[:2]
-
-    def repeated(values: Tensor) -> Tensor:
-        return values.repeat(n_samples, *[1] * (values.ndim - 1))
-
-    context = GrowingContext(predict, repeated(known_x), repeated(known_y), n_query, refresh)
-    repeated_queries = repeated(queries)
+    context = GrowingContext(predict, known_x, known_y, n_query, refresh, n_samples)
     with seeded(seed):
         for i in range(n_query):
-            x = repeated_queries[:, i : i + 1]
+            x = queries[:, i : i + 1].repeat(n_samples, 1, 1)
             context.append(x, context.predictive(x).sample())
     return context.y[:, -n_query:].reshape(n_samples, n_tasks, n_query)

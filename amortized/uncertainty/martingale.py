@@ -73,9 +73,7 @@ def martingale_posterior(
             f"Expected one dataset, x (n, features) and y (n,) with n >= 1; got {tuple(x.shape)} "
             f"and {tuple(y.shape)}."
         )
-    context = GrowingContext(
-        predict, x.expand(n_draws, *x.shape), y.expand(n_draws, -1), n_future, refresh
-    )
+    context = GrowingContext(predict, x[None], y[None], n_future, refresh, n_draws)
     every = torch.arange(n_draws)
     with seeded(seed):
         for _ in range(n_future):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from amortized.networks.layers.attention import Rotation, attend, rotate
+from amortized.networks.layers.partial_attention import MaskOfPart, attend_to_part
 from amortized.priors.task import Mask
 
 KeysValues = tuple[Tensor, Tensor]
@@ -58,10 +59,22 @@ class Attention(nn.Module):
         return self._heads(keys, rotation), self._heads(values)
 
     def forward(
-        self, rows: Rows, keys_values: KeysValues, mask: Mask, rotation: Rotation | None
+        self,
+        rows: Rows,
+        keys_values: KeysValues,
+        mask: MaskOfPart,
+        rotation: Rotation | None,
+        appended: KeysValues | None = None,
     ) -> Rows:
-        """Attends from the rows to the keys and values."""
-        attended = attend(self._heads(self.queries(rows), rotation), *keys_values, mask)
+        """Attends from the rows to the keys and values, and to those appended; see `Block`."""
+        queries = self._heads(self.queries(rows), rotation)
+        if appended is None and len(queries) == len(keys_values[0]):
+            attended = attend(queries, *keys_values, mask)
+        else:
+            part = attend_to_part(queries, *keys_values, mask)
+            if appended is not None:
+                part = part.merged(attend_to_part(queries, *appended))
+            attended = part.mean
         return self.out(attended.transpose(-2, -3).flatten(-2))
 
 
@@ -126,11 +139,22 @@ class Block(nn.Module):
         self,
         rows: Rows,
         keys_values: KeysValues,
-        mask: Mask = None,
+        mask: MaskOfPart = None,
         rotation: Rotation | None = None,
+        appended: KeysValues | None = None,
     ) -> Rows:
-        """Passes the rows through the block."""
-        return self._updated(rows, self.attention_norm(rows), keys_values, mask, rotation)
+        """Passes the rows through the block.
+
+        Args:
+            rows: the rows to update. Of a batch larger than that of the keys and values, entry i
+                attends to those of number ``i % contexts``.
+            keys_values: keys and values of the context.
+            mask: False marks padding rows of the context.
+            rotation: rotation angles of the rows.
+            appended: more keys and values, for each entry of the rows' batch.
+        """
+        normed = self.attention_norm(rows)
+        return self._updated(rows, normed, keys_values, mask, rotation, appended)
 
     def among(
         self,
@@ -172,6 +196,7 @@ class Block(nn.Module):
         keys_values: KeysValues,
         mask: Tensor | None,
         rotation: Rotation | None,
+        appended: KeysValues | None = None,
     ) -> Tensor:
-        rows = rows + self.attention(normed, keys_values, mask, rotation)
+        rows = rows + self.attention(normed, keys_values, mask, rotation, appended)
         return rows + self.mlp(self.mlp_norm(rows))
