@@ -479,15 +479,15 @@ WRONG = {
         lambda X, y: (
             classifier().fit(pd.DataFrame(X), y).predict(pd.DataFrame(X).astype("datetime64[s]"))
         ),
-        "Expected numbers in column 0, as in the fitted table; got times",
+        "Expected numbers in column 0, as in the fitted table; got datetimes",
     ),
     "numbers where times were": (
         lambda X, y: classifier().fit(X.astype("M8[s]"), y).predict(X),
-        "Expected times in column 0, as in the fitted table; got numbers",
+        "Expected datetimes in column 0, as in the fitted table; got numbers",
     ),
     "text where times were": (
         lambda X, y: classifier().fit(X.astype("M8[s]"), y).predict(X.astype(str).astype(object)),
-        "Expected times in column 0, as in the fitted table; got text.* pandas.to_datetime",
+        "Expected datetimes in column 0, as in the fitted table; got text.* pandas.to_datetime",
     ),
     "equal names": (
         lambda X, y: classifier().fit(pd.DataFrame(X, columns=["a", "b", "a"]), y),

@@ -9,7 +9,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.validation import assert_all_finite
 
 from amortized.arrays import without_mask
-from amortized.tables.encoding import is_present
+from amortized.tables.cells import is_present
 
 
 def class_labels(y: ArrayLike) -> NDArray[Any]:

@@ -2,7 +2,8 @@
 
 A column is one of
     numbers      integers, floats, booleans, and objects that are all numbers: unchanged
-    times        datetimes and timedeltas, and objects that are all dates: in days
+    times        datetimes, with a time zone or without, timedeltas, and objects that are all such:
+                 in days; the kinds are not mixed
     categories   strings, categoricals and any other objects: a code for each, in sorted order
                  (in their own order for an ordered categorical)
 Missing values (NaN, None, NaT, pandas.NA) remain missing; categories that did not occur in training
@@ -10,9 +11,7 @@ become missing. Constant columns are removed.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
-from numbers import Number
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,21 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 
 from amortized.arrays import LARGEST_SQUARED, check_array, validate_data, without_mask
+from amortized.tables.cells import (
+    ANY_TIMES,
+    NUMBERS,
+    TEXT,
+    TIMES,
+    categories_of,
+    codes,
+    days,
+    floats,
+    kind_of,
+    objects_of,
+    refuse_other_kind,
+    text_of,
+    times_of,
+)
 
 Numbers = NDArray[np.float64]
 MAX_COLUMNS = 100  # columns of a wider table that an estimator passes to a network
@@ -95,7 +109,8 @@ class TableEncoder:
 
     Attributes:
         categories: categories of each column as text, or None for numbers and times.
-        times: whether each column contains times.
+        kinds: kind of each column: "numbers", "text", "datetimes", "datetimes with a time zone" or
+            "timedeltas".
         ordered: whether the categories of each column have an order.
         kept: indices of the columns that vary.
         unordered: whether each column of the result is categorical without an order.
@@ -138,16 +153,17 @@ class TableEncoder:
         """
         if seen is None:
             n = len(columns)
-            self.times, self.ordered = [False] * n, [False] * n
+            self.kinds, self.ordered = [NUMBERS] * n, [False] * n
             self.categories: list[list[str] | None] = [None] * n
             seen = np.empty((0, n))
         seen = seen.copy()
         for j, column in enumerate(columns):
             if np.isnan(seen[:, j]).all():  # no value is known so far
-                self.times[j] = _holds_times(column)
-                self.categories[j] = None if self.times[j] else _categories(column)
+                self.kinds[j] = kind_of(column, j) or NUMBERS
+                self.categories[j] = categories_of(column) if self.kinds[j] == TEXT else None
                 self.ordered[j] = bool(getattr(column.dtype, "ordered", False))
             elif (known := self.categories[j]) is not None:
+                refuse_other_kind(self.kinds[j], known, column, j)
                 found = self._with_new(known, column, j)
                 place = np.searchsorted(found, known) if found != known else np.arange(len(known))
                 is_known = ~np.isnan(seen[:, j])
@@ -158,7 +174,7 @@ class TableEncoder:
     def _with_new(self, known: list[str], column: Any, position: int) -> list[str]:
         """The categories of a column, including those of new rows."""
         before, values = set(known), [value for value in objects_of(column) if value is not None]
-        texts = {_text(value) for value in values if str(value) not in before} - before
+        texts = {text_of(value) for value in values if str(value) not in before} - before
         if texts and self.ordered[position]:
             raise ValueError(
                 f"Expected the ordered categories {known} in column {position}; got "
@@ -198,13 +214,20 @@ class TableEncoder:
         return np.where(size > FAR, np.sign(z) * FAR * (1 + np.log(size / FAR)), z)
 
     def _numbers(self, columns: Sequence[Any], positions: Sequence[int]) -> Numbers:
-        encoded = [
-            _as_numbers(columns[j], j, self.times[j])
-            if (known := self.categories[j]) is None
-            else _codes(columns[j], known)
-            for j in positions
-        ]
+        encoded = [self._column(columns[j], j) for j in positions]
         return np.stack(encoded, axis=1) if encoded else np.empty((len(columns[0]), 0))
+
+    def _column(self, column: Any, position: int) -> Numbers:
+        kind, known = self.kinds[position], self.categories[position]
+        refuse_other_kind(kind, known, column, position)
+        if known is not None:
+            return codes(column, known)
+        return days(column) if kind in TIMES else floats(column, position)
+
+    @property
+    def times(self) -> list[bool]:
+        """Whether each column contains times."""
+        return [kind in TIMES for kind in self.kinds]
 
     def numbers(self, columns: Sequence[Any]) -> Numbers:
         """Rows of a table like the fitted one as `read` returns them; new categories are missing.
@@ -246,8 +269,7 @@ class TableEncoder:
             return table
         table = self._texts(table.astype(object), ordered)
         for j in np.flatnonzero(self.times):
-            microseconds = np.round(table[:, j].astype(np.float64) * 86_400e6).astype("int64")
-            table[:, j] = microseconds.astype("datetime64[us]").astype(object)
+            table[:, j] = times_of(table[:, j].astype(np.float64), self.kinds[j])
         return table
 
     def _texts(self, table: NDArray[Any], positions: Sequence[int]) -> NDArray[Any]:
@@ -261,7 +283,7 @@ class TableEncoder:
         """The fitted state, as lists and numbers."""
         return {
             "categories": self.categories,
-            "times": self.times,
+            "kinds": self.kinds,
             "ordered": self.ordered,
             "unordered": self.unordered.tolist(),
             "kept": self.kept.tolist(),
@@ -273,7 +295,13 @@ class TableEncoder:
     def from_state(cls, state: dict[str, Any]) -> "TableEncoder":
         """The encoder with this ``state()``."""
         encoder = cls()
-        encoder.categories, encoder.times = list(state["categories"]), list(state["times"])
+        encoder.categories, kinds = list(state["categories"]), state.get("kinds")
+        if kinds is None:  # an older file
+            kinds = [
+                TEXT if known is not None else ANY_TIMES if times else NUMBERS
+                for known, times in zip(encoder.categories, state["times"], strict=True)
+            ]
+        encoder.kinds = list(kinds)
         encoder.ordered = list(state.get("ordered", ()))  # missing in older files
         encoder.unordered = np.asarray(state["unordered"], dtype=bool)
         encoder.kept = np.asarray(state["kept"], dtype=np.intp)
@@ -297,115 +325,6 @@ def _varies(column: Numbers) -> bool:
     known = column[~np.isnan(column)]
     # Missingness counts as variation.
     return bool(known.size and (np.any(known != known[0]) or known.size < column.size))
-
-
-def _holds_times(column: Any) -> bool:
-    kind = getattr(column.dtype, "kind", "O")
-    if kind != "O" or hasattr(column.dtype, "ordered"):
-        return kind in "mM"
-    values = [value for value in objects_of(column) if value is not None]
-    return bool(values) and all(isinstance(value, date) for value in values)
-
-
-def objects_of(column: Any) -> NDArray[Any]:
-    """The column's values as Python objects, with None for missing values."""
-    values = np.array(column.astype(object), dtype=object)
-    present = np.array([is_present(value) for value in values], dtype=bool)
-    values[~present] = None
-    return values
-
-
-def is_present(value: Any) -> bool:
-    """Whether a value differs from NaN, None, NaT and pandas.NA."""
-    if value is None:
-        return False
-    try:
-        return bool(value == value)  # NaN and NaT are not equal to themselves
-    except (TypeError, ValueError, ArithmeticError):
-        # pandas.NA has no truth value; arrays and signalling decimals have none either, but are
-        # values.
-        return type(value).__name__ != "NAType"
-
-
-def _categories(column: Any) -> list[str] | None:
-    """The categories of a column in their order, or None for numbers and times."""
-    ordered = getattr(column.dtype, "ordered", None)
-    if ordered:
-        return [_text(category) for category in column.dtype.categories]
-    if ordered is None and getattr(column.dtype, "kind", "O") in "biufMm":
-        return None
-    values = [value for value in objects_of(column) if value is not None]
-    if ordered is None and all(isinstance(value, Number | np.bool_) for value in values):
-        return None
-    return sorted({_text(value) for value in values})
-
-
-def _text(category: Any) -> str:
-    """A category as text, with "3" for 3.0, because missing values turn integers into floats."""
-    whole = isinstance(category, float | np.floating) and category.is_integer()
-    return str(int(category) if whole else category)
-
-
-def _codes(column: Any, categories: list[str]) -> Numbers:
-    code = {category: float(k) for k, category in enumerate(categories)}
-
-    def number(value: Any) -> float:
-        # The training table may have contained "3.0" as text.
-        return np.nan if value is None else code.get(_text(value), code.get(str(value), np.nan))
-
-    return np.array([number(value) for value in objects_of(column)])
-
-
-def _as_numbers(column: Any, position: int, times: bool) -> Numbers:
-    """Numbers, or times as days; the position is for the error."""
-    held = _holds_times(column)
-    if held != times and any(value is not None for value in objects_of(column)):
-        found = "times" if held else "numbers" if _categories(column) is None else "text"
-        raise ValueError(
-            f"Expected {'times' if times else 'numbers'} in column {position}, as in the fitted "
-            f"table; got {found}. Convert them{', as by pandas.to_datetime' if times else ''}."
-        )
-    return _days(column) if held else _floats(column, position)
-
-
-def _days(column: Any) -> Numbers:
-    if getattr(column.dtype, "tz", None) is not None:
-        column = column.dt.tz_convert(None)
-    if column.dtype == object:
-        column = np.array([_naive(value) for value in objects_of(column)], dtype="datetime64[us]")
-    times = np.asarray(column.to_numpy() if hasattr(column, "to_numpy") else column)
-    return np.where(np.isnat(times), np.nan, times.astype("int64") / _ticks_a_day(times.dtype))
-
-
-def _naive(value: date | None) -> date | None:
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return value.astimezone(UTC).replace(tzinfo=None)
-    return value
-
-
-def _floats(column: Any, position: int) -> Numbers:
-    try:
-        if getattr(column.dtype, "kind", "O") == "O" or hasattr(column, "iloc"):
-            objects = objects_of(column)
-            values = np.array([np.nan if value is None else float(value) for value in objects])
-        else:
-            values = np.asarray(column, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError) as reason:
-        raise ValueError(
-            f"Expected numbers in column {position}, as in the fitted table; got {reason}. "
-            "Convert them, or replace them by NaN for missing values."
-        ) from reason
-    if np.isinf(values).any():
-        raise ValueError(
-            f"Expected finite numbers or missing values; column {position} contains infinity. "
-            "Replace infinity by a number, or by NaN for a missing value."
-        )
-    return values
-
-
-def _ticks_a_day(dtype: np.dtype[Any]) -> float:
-    unit, count = np.datetime_data(dtype)
-    return float(np.timedelta64(1, "D") / np.timedelta64(count, cast(Any, unit)))
 
 
 def in_canonical_order(

@@ -11,7 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from amortized.estimators.tabular.pfn_classifier import PFNClassifier
 from amortized.estimators.tabular.pfn_regressor import PFNRegressor
-from amortized.tables.encoding import TableEncoder, objects_of, validated_columns, with_tables
+from amortized.tables.cells import objects_of
+from amortized.tables.encoding import TableEncoder, validated_columns, with_tables
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
