@@ -238,8 +238,14 @@ def _check_data(
     known = as_tensor(sampled, "sampled").numpy()
     y = as_tensor(gold, "gold", allow_nan=True).numpy()
     x = np.zeros((len(s), 0)) if X is None else as_tensor(X, "X").numpy()
-    p = np.broadcast_to(as_tensor(probability, "probability").numpy(), s.shape)
-    if s.ndim != 1 or x.ndim != 2 or not len(s) == len(x) == len(y) == len(known):
+    p = as_tensor(probability, "probability").numpy()
+    if p.shape not in ((), s.shape):
+        raise ValueError(
+            f"Expected probability as one number, or of shape {s.shape}, one a row; got {p.shape}."
+        )
+    p = np.broadcast_to(p, s.shape)
+    flat = s.ndim == y.ndim == known.ndim == 1
+    if not flat or x.ndim != 2 or not len(s) == len(x) == len(y) == len(known):
         raise ValueError(
             "Expected X of shape (n, n_features), and surrogate, gold and sampled of shape (n,); "
             f"got {x.shape}, {s.shape}, {y.shape} and {known.shape}."

@@ -65,7 +65,9 @@ class MarkovChain(BaseEstimator):
         """Counts transitions.
 
         Args:
-            sequences: one sequence of symbols, such as a string or an array, or a list of them.
+            sequences: one sequence of symbols, such as a string or an array, or a list of them. A
+                list of words is a list of sequences of letters: give a single sequence of words as
+                an array, and several as lists.
 
         Raises:
             ValueError: if a sequence is not longer than the highest order or contains a symbol not
@@ -196,7 +198,12 @@ class MarkovChain(BaseEstimator):
 
 def _symbols(sequence: Any) -> NDArray[Any]:
     """The symbols of a sequence, which can be told apart and sorted."""
-    symbols = np.asarray(list(sequence) if isinstance(sequence, str) else without_mask(sequence))
+    given = np.asarray(list(sequence) if isinstance(sequence, str) else without_mask(sequence))
+    symbols = given
+    if given.dtype.kind in "OU" and given.ndim == 1:  # NumPy makes text of numbers beside text
+        objects = np.array(sequence if given.dtype.kind == "O" else list(sequence), dtype=object)
+        is_text = all(isinstance(symbol, str) for symbol in objects)
+        symbols = given.astype(str) if is_text else objects
     if symbols.ndim != 1 or symbols.dtype.kind not in "biufUS":
         raise ValueError(
             "Expected a sequence of symbols, all strings or all numbers; got "
@@ -209,9 +216,11 @@ def _symbols(sequence: Any) -> NDArray[Any]:
 
 def _as_list(sequences: Any) -> list[Any]:
     """Wraps a single sequence, such as a string or an array, in a list."""
-    nested = isinstance(sequences, list | tuple) and all(
-        isinstance(each, list | tuple | np.ndarray | Tensor)
-        or (isinstance(each, str) and len(each) != 1)
-        for each in sequences
-    )
-    return list(sequences) if nested else [sequences]
+    if not isinstance(sequences, list | tuple):
+        return [sequences]
+    if sequences and all(isinstance(each, str) for each in sequences):
+        many = any(len(each) != 1 for each in sequences)
+    else:
+        kinds = str | list | tuple | np.ndarray | Tensor
+        many = all(isinstance(each, kinds) for each in sequences)
+    return list(sequences) if many else [sequences]

@@ -85,7 +85,7 @@ class StructuralSeries(ProgramPrior):
         """The series as a Pyro program; the column of x is time."""
         values = {name: pyro.sample(name, law) for name, law in self.hyperpriors.items()}
         values = {name: value.double() for name, value in values.items()}
-        t, order = x[:, 0].double().sort()
+        t, order = _only_column(x, "x").double().sort()
         law = SeriesLaw(self.state_space(t, values), order, x.dtype)
         return pyro.sample("y", law, obs=y)
 
@@ -101,6 +101,11 @@ class StructuralSeries(ProgramPrior):
             raise ValueError(
                 f"Expected a value of every latent; got none for {missing}. Give their values, or "
                 "infer them with infer(series, t, y, method='smc')."
+            )
+        if unknown := sorted(set(hyperparameters) - set(self.hyperpriors)):
+            raise ValueError(
+                f"Expected values of the latents {sorted(self.hyperpriors)} only; got {unknown}, "
+                "which this series does not have. Check the spelling."
             )
         parts = [_filled(part, at, hyperparameters) for part, at in self.parts.items()]
         noise = hyperparameters.get("noise", self.noise)
@@ -119,11 +124,10 @@ class StructuralSeries(ProgramPrior):
             y: values; NaN marks a missing one.
             hyperparameters: values of the latents, each ``(*batch,)``; None if there are none.
         """
-        t, order = as_tensor(x, "x")[:, 0].sort()
+        x, y = _rows(x, y)
+        t, order = x[:, 0].sort()
         model = self.state_space(t, _doubles(hyperparameters))
-        evidence = kalman_filter(
-            model, as_tensor(y, "y", allow_nan=True)[order][None, :, None]
-        ).log_evidence
+        evidence = kalman_filter(model, y[order][None, :, None]).log_evidence
         return evidence.squeeze(0) if model.n_models is None else evidence
 
     def posterior_predictive(
@@ -165,6 +169,9 @@ class StructuralSeries(ProgramPrior):
             ValueError: if a new time is before the data, where a part such as a trend has its
                 prior at their first time.
         """
+        x, y = _rows(x, y)
+        x_new = as_tensor(x_new, "x_new")
+        _only_column(x_new, "x_new")
         joint = posterior.sample(n_draws)
         draws = {name: joint[name].double() for name in self.hyperpriors}
         self._check_not_before(x, x_new, draws)
@@ -251,6 +258,27 @@ class SeriesPredictive(MixtureSameFamily):
         return paths.reshape(*shape, -1)
 
 
+def _only_column(x: Tensor, name: str) -> Tensor:
+    """The times in the column of x."""
+    if x.ndim != 2 or x.shape[1] != 1:
+        raise ValueError(
+            f"Expected {name} of shape (n, 1), one time a row; got {tuple(x.shape)}. Covariates "
+            "have no place in it, and t[:, None] makes a column of times."
+        )
+    return x[:, 0]
+
+
+def _rows(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Times ``(n, 1)`` and values ``(n,)`` of a series."""
+    x, y = as_tensor(x, "x"), as_tensor(y, "y", allow_nan=True)
+    if y.shape != _only_column(x, "x").shape:
+        raise ValueError(
+            f"Expected a value for each of {len(x)} times, y of shape ({len(x)},); got "
+            f"{tuple(y.shape)}."
+        )
+    return x, y
+
+
 def _in_time(x: Tensor, y: Tensor, x_new: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Times of data and new rows in ascending order, their values, and indices of the new ones.
 
@@ -278,7 +306,7 @@ def _for_pyro(law: Any) -> Any:
 
 
 def _doubles(values: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    return {name: value.double() for name, value in (values or {}).items()}
+    return {name: as_tensor(value, name) for name, value in (values or {}).items()}
 
 
 def _members(part: Component) -> Iterator[tuple[str, Any]]:

@@ -58,6 +58,13 @@ class ParticleGibbs(Kernel):
         self.generator, self.potential = generator, potential
         self.n_particles, self.target = whole_number("n_particles", n_particles, 2), target
 
+    def on(self, target: Any) -> Kernel:
+        """Refused: the generator and its potential are the target, and another one has its own."""
+        raise TypeError(
+            "Expected a kernel that evaluates its target; got ParticleGibbs, which keeps that of "
+            "its generator and potential. Make one with the tempered potential."
+        )
+
     @torch.no_grad()
     def step(self, state: Tensor, generator: torch.Generator) -> Tensor:
         chains, n, steps = len(state), self.n_particles, self.generator.n_steps

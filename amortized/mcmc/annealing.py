@@ -92,6 +92,7 @@ class AnnealedSampler(WeightedSampler):
                 f"Expected temperatures that rise from above 0 to 1; got {list(temperatures)}."
             )
         _refuse_without_draws("reference", reference)
+        _refuse_other_dim("reference", reference, kernel.target)
         self.target, self.n_points = kernel.target, whole_number("n_points", n_points, 1)
         self.ess_threshold = number_between(
             "ess_threshold", ess_threshold, 0, 1, least=True, most=True
@@ -118,7 +119,21 @@ def _refuse_without_draws(name: str, law: Target) -> None:
 
 def _exact_draws(law: Target, n_runs: int, n: int, generator: torch.Generator) -> Tensor:
     assert law.sample is not None
-    return law.sample(whole_number("n_runs", n_runs, 1) * n, generator).reshape(n_runs, n, -1)
+    total = whole_number("n_runs", n_runs, 1) * n
+    drawn = law.sample(total, generator)
+    if drawn.shape != (total, law.dim):
+        raise ValueError(
+            f"Expected exact draws of shape ({total}, {law.dim}) from Target(..., sample=...); got "
+            f"{tuple(drawn.shape)}."
+        )
+    return drawn.reshape(n_runs, n, -1)
+
+
+def _refuse_other_dim(name: str, law: Target, target: Any) -> None:
+    if law.dim != target.dim:
+        raise ValueError(
+            f"Expected a {name} of the target's {target.dim} coordinates; got one of {law.dim}."
+        )
 
 
 def _resampled(
@@ -147,6 +162,7 @@ class ImportanceSampler(WeightedSampler):
 
     def __init__(self, target: Any, proposal: Target, n_points: int = 100) -> None:
         _refuse_without_draws("proposal", proposal)
+        _refuse_other_dim("proposal", proposal, target)
         self.target, self.proposal = target, proposal
         self.n_points = whole_number("n_points", n_points, 1)
 

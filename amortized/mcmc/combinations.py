@@ -92,7 +92,8 @@ def mix(*kernels: Kernel, weights: Sequence[float] | None = None) -> Kernel:
         ValueError: if the kernels declare different targets, or a weight is not positive.
     """
     chances = torch.tensor([1.0] * len(kernels) if weights is None else [float(w) for w in weights])
-    if len(chances) != len(kernels) or not bool((chances > 0).all()):
+    good = (chances > 0) & chances.isfinite()
+    if len(chances) != len(kernels) or not bool(good.all()):
         raise ValueError(f"Expected {len(kernels)} positive weights; got {chances.tolist()}.")
     return _Mixture(kernels, chances)
 

@@ -101,10 +101,11 @@ class Independence(Kernel):
     """
 
     def __init__(self, target: Any, proposal: Distribution) -> None:
-        if proposal.event_shape != (target.dim,):
+        if proposal.event_shape != (target.dim,) or proposal.batch_shape:
             raise ValueError(
-                f"Expected a proposal of event shape ({target.dim},); got "
-                f"{tuple(proposal.event_shape)}. Use torch.distributions.Independent."
+                f"Expected a proposal of event shape ({target.dim},) and no batch; got event shape "
+                f"{tuple(proposal.event_shape)} and batch shape {tuple(proposal.batch_shape)}. Use "
+                "torch.distributions.Independent."
             )
         self.target, self.proposal = target, proposal
 

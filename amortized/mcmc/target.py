@@ -50,8 +50,17 @@ class Target:
         self._log_density, self.sample, self._parts = log_density, sample, parts
 
     def log_density(self, u: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch"]:
-        """The log density, -inf where it is not finite."""
+        """The log density, -inf where it is not finite.
+
+        Raises:
+            ValueError: if there is not one number for each point.
+        """
         value = self._log_density(u)
+        if value.shape != u.shape[:-1]:  # would be broadcast, and mix the points
+            raise ValueError(
+                f"Expected a log density of shape {tuple(u.shape[:-1])} for points of shape "
+                f"{tuple(u.shape)}; got {tuple(value.shape)}. Sum over the last dimension only."
+            )
         return torch.where(value < torch.inf, value, -torch.inf)  # NaN too
 
     def value_and_gradient(self, u: Float[Tensor, "*batch dim"]) -> tuple[Tensor, Tensor]:

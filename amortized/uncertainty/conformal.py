@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, RegressorMixin, clone
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_array, column_or_1d, indexable
+from sklearn.utils import column_or_1d, indexable
 from sklearn.utils.validation import check_is_fitted
 
-from amortized.arrays import refuse_nan
+from amortized.arrays import check_array, refuse_nan, without_mask
 from amortized.validation import number_between
 
 
@@ -62,8 +62,8 @@ class ConformalRegressor(MetaEstimatorMixin, RegressorMixin, BaseEstimator):
         """Fits the estimator to one part of the rows and calibrates its intervals on the other."""
         number_between("level", self.level, 0, 1)
         number_between("calibration_share", self.calibration_share, 0, 1)
-        y = check_array(column_or_1d(y), ensure_2d=False, dtype=np.float64, input_name="y")
-        X, y = indexable(X, y)
+        y = check_array(without_mask(y), ensure_2d=False, dtype=np.float64, input_name="y")
+        X, y = indexable(without_mask(X), column_or_1d(y))
         n = len(np.asarray(y))
         if n < 2:
             raise ValueError(f"Expected at least 2 rows, one of them to calibrate; got {n}.")

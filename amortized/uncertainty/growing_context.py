@@ -76,7 +76,7 @@ class GrowingContext:
     def predictive(self, x: Float[Tensor, "batch query features"]) -> Distribution:
         """Predictives of each query alone, of batch shape ``(batch, query)``."""
         if not isinstance(self.predict, PFN):
-            return self.predict(self.x, self.y, x)
+            return one_each(self.predict(self.x, self.y, x), x)
         with torch.no_grad():
             if self._encoded is None:
                 is_first = self.n == self._first[1].shape[1]
@@ -93,6 +93,22 @@ class GrowingContext:
         elif self._encoded is not None and isinstance(self.predict, PFN):
             with torch.no_grad():
                 self._encoded = self.predict.extend(self._encoded, x, y)
+
+
+def one_each(predictive: Any, x: Float[Tensor, "batch query features"]) -> Any:
+    """A predictive, if it has one distribution for each query of each task.
+
+    Raises:
+        ValueError: if not: broadcast, queries would share their draws.
+    """
+    shape = tuple(getattr(predictive, "batch_shape", ()))
+    if shape != x.shape[:2] or getattr(predictive, "event_shape", ()):
+        raise ValueError(
+            f"Expected a predictive of batch shape {tuple(x.shape[:2])}, one distribution for each "
+            f"query of each task; got {type(predictive).__name__} of batch shape {shape}. Expand "
+            "its parameters."
+        )
+    return predictive
 
 
 def number_type(predict: Predict) -> torch.dtype | None:

@@ -87,4 +87,4 @@ def joint_sample(
         for i in range(n_query):
             x = queries[:, i : i + 1].repeat(n_samples, 1, 1)
             context.append(x, context.predictive(x).sample())
-    return context.y[:, -n_query:].reshape(n_samples, n_tasks, n_query)
+    return context.y[:, known_y.shape[1] :].reshape(n_samples, n_tasks, n_query)

@@ -28,7 +28,7 @@ from amortized.posterior import Posterior
 from amortized.predictive import ProgramPredictive
 from amortized.program.density import ProgramDensity
 from amortized.program.vectorised import Program
-from amortized.uncertainty.growing_context import Data, Predict, tasks_of
+from amortized.uncertainty.growing_context import Data, Predict, one_each, tasks_of
 from amortized.validation import whole_number
 
 
@@ -80,7 +80,7 @@ def split_by_twins(
         )
     n_tasks, n_query = queries.shape[:2]
     with torch.no_grad():
-        predictive = predict(known_x, known_y, queries)
+        predictive = one_each(predict(known_x, known_y, queries), queries)
         mean, total = predictive.mean, predictive.variance
         levels = (torch.arange(n_nodes, dtype=mean.dtype) + 0.5) / n_nodes
         first = predictive.icdf(levels[:, None, None].expand(-1, n_tasks, n_query))
@@ -90,7 +90,8 @@ def split_by_twins(
             y = first[:, :, j].reshape(-1, 1)
             longer_x = torch.cat([known_x.repeat(n_nodes, 1, 1), x], 1)
             longer_y = torch.cat([known_y.repeat(n_nodes, 1), y], 1)
-            second[:, :, j] = predict(longer_x, longer_y, x).mean.reshape(n_nodes, n_tasks)
+            again = one_each(predict(longer_x, longer_y, x), x)
+            second[:, :, j] = again.mean.reshape(n_nodes, n_tasks)
     # A node represents a slice of the predictive and omits the variance within the slice.
     # Regressing the second mean on the first target restores it: the slope times the total
     # variance.
@@ -142,7 +143,7 @@ def split_by_posterior(
         raise ValueError(
             f"Expected the posterior of one dataset; got a batch {tuple(posterior.batch_shape)}."
         )
-    n_draws = whole_number("n_draws", n_draws, 1)
+    n_draws = whole_number("n_draws", n_draws, 2)
     # Each draw is treated as a dataset of its own with one draw.
     latents = {
         name: (value.double() if value.is_floating_point() else value).unsqueeze(0)

@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from amortized.estimators.tabular.column_chain import ColumnChain
 from amortized.estimators.tabular.pfn_classifier import PFNClassifier
 from amortized.estimators.tabular.pfn_regressor import PFNRegressor
+from amortized.tables.cells import objects_of, text_of
 from amortized.tables.encoding import TableEncoder, validated_columns, with_tables
 from amortized.validation import whole_number
 
@@ -119,7 +120,25 @@ class PFNDensity(DensityMixin, BaseEstimator):
         """
         check_is_fitted(self)
         columns = validated_columns(self, X, reset=False)
-        return self._log_density(self._chains, self.encoder_.plain(self.encoder_.numbers(columns)))
+        return self._log_density(self._chains, self._table(columns))
+
+    def _table(self, columns: list[Any]) -> NDArray[Any]:
+        """Rows as those of ``table_``, with new categories, which are known and not missing."""
+        numbers = self.encoder_.numbers(columns)
+        table = self.encoder_.plain(numbers)
+        for j, known in enumerate(self.encoder_.categories):
+            cells = np.array([] if known is None else objects_of(columns[j]), dtype=object)
+            new = [
+                i for i, cell in enumerate(cells) if cell is not None and np.isnan(numbers[i, j])
+            ]
+            if new and self.encoder_.ordered[j]:
+                raise ValueError(
+                    f"Expected the ordered categories {known} in column {j}; got "
+                    f"{cells[new[0]]!r}, which has no place among them."
+                )
+            for i in new:
+                table[i, j] = text_of(cells[i])
+        return table
 
     def _log_density(self, chains: list[ColumnChain], table: NDArray[Any]) -> Numbers:
         by_order = [

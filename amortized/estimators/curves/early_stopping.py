@@ -78,6 +78,7 @@ class EarlyStopping:
         """
         if step is None:
             step = self.steps[-1] + 1 if self.steps else float(self.estimator.first_step)
+        step = number_between("step", step, -math.inf, math.inf)
         if self.steps and step <= self.steps[-1]:
             raise ValueError(f"Expected a step after {self.steps[-1]:g}; got {step:g}.")
         numbers = as_values(value, "value")
