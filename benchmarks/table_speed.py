@@ -31,7 +31,7 @@ def models(kind: str, threads: int, seed: int) -> dict[str, Any]:
     ours = (
         PFNClassifier(random_state=seed)
         if kind == "Classifier"
-        else PFNRegressor("tabular-regressor", random_state=seed)
+        else PFNRegressor(random_state=seed)
     )
     return {
         f"PFN{kind}": ours,

@@ -151,7 +151,7 @@ def _pfn_classifier(x: pd.DataFrame, y: np.ndarray, z: pd.DataFrame, seed: int) 
 
 
 def _pfn_regressor(x: pd.DataFrame, y: np.ndarray, z: pd.DataFrame, seed: int) -> Any:
-    model = PFNRegressor("tabular-regressor", random_state=seed)
+    model = PFNRegressor(random_state=seed)
     return model.fit(x, y).predict_distribution(z)
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from amortized.forecasting.series_table import series_table
-from amortized.forecasting.time_grid import time_grid
+from amortized.forecasting.times.series_table import series_table
+from amortized.forecasting.times.time_grid import time_grid
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from amortized.arrays import as_tensor
 from amortized.forecasting.covariate_effects import Effects, covariate_effects
 from amortized.forecasting.forecast_report import ForecastReport, backtest
 from amortized.forecasting.series_groups import Group, groups, shown_periods
-from amortized.forecasting.series_table import FEWEST, row_labels, series_table
+from amortized.forecasting.times.series_table import FEWEST, row_labels, series_table
 from amortized.networks import SeriesPFN
 from amortized.pretrained import load
 from amortized.seeding import seeded

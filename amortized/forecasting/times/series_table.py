@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from amortized.arrays import as_tensor
-from amortized.forecasting.time_grid import TimeGrid, time_grid
+from amortized.forecasting.times.time_grid import TimeGrid, time_grid
 
 FEWEST = 3
 _LARGEST = 1e100  # squares of larger values overflow

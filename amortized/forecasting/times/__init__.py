@@ -1,0 +1,1 @@
+"""Times and values of series as users give them, on grids of equal steps."""
