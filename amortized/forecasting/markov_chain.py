@@ -221,6 +221,5 @@ def _as_list(sequences: Any) -> list[Any]:
     if sequences and all(isinstance(each, str) for each in sequences):
         many = any(len(each) != 1 for each in sequences)
     else:
-        kinds = str | list | tuple | np.ndarray | Tensor
-        many = all(isinstance(each, kinds) for each in sequences)
+        many = all(isinstance(each, str | list | tuple | np.ndarray | Tensor) for each in sequences)
     return list(sequences) if many else [sequences]

@@ -102,7 +102,7 @@ def one_each(predictive: Any, x: Float[Tensor, "batch query features"]) -> Any:
         ValueError: if not: broadcast, queries would share their draws.
     """
     shape = tuple(getattr(predictive, "batch_shape", ()))
-    if shape != x.shape[:2] or getattr(predictive, "event_shape", ()):
+    if shape != x.shape[:2] or predictive.event_shape:
         raise ValueError(
             f"Expected a predictive of batch shape {tuple(x.shape[:2])}, one distribution for each "
             f"query of each task; got {type(predictive).__name__} of batch shape {shape}. Expand "
