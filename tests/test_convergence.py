@@ -133,3 +133,10 @@ def test_weights_near_their_mean_have_no_tail():
     smoothed = smooth_weights(wavy)
     assert (smoothed.k_hat == -torch.inf).all()
     assert torch.allclose(smoothed.log_weights, wavy.log_softmax(-1))
+
+
+@pytest.mark.parametrize("name", ["r_hat", "ess_bulk", "ess_tail", "ess_mean"])
+def test_whole_numbers_count_as_numbers(name):
+    measure = getattr(convergence, name)
+    draws = torch.poisson(torch.full((4, 200), 3.0))
+    torch.testing.assert_close(measure(draws.long()), measure(draws.double()))

@@ -68,6 +68,9 @@ def learn_lookahead(
 ) -> Lookahead:
     """Learns what to look ahead to, for `sample_sequences`.
 
+    Where the potentials of all visited sequences are equal, all impossible for example, nothing can
+    be learned, and the lookahead is 0.
+
     Args:
         generator: draws sequences step by step.
         potential: as for `sample_sequences`.
@@ -78,7 +81,7 @@ def learn_lookahead(
         seed: equal seeds give equal results.
 
     Raises:
-        ValueError: if a number is out of range, or no sequence that was visited is possible.
+        ValueError: if a number is out of range.
 
     Example:
         >>> class Walk(Generator):  # that must end above 3

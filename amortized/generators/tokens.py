@@ -80,5 +80,7 @@ class TokenGenerator(Generator):
         return state[:, -1]
 
     def force(self, state: Tensor | None, t: int, value: Tensor) -> Tensor:
+        if bool((value != value.round()).any() or (value < 0).any()):
+            raise ValueError(f"Expected tokens, whole numbers from 0; got {value.tolist()}.")
         before = self._prompt.expand(len(value), -1) if state is None else state
         return torch.cat([before, value.long().reshape(-1, 1)], 1)

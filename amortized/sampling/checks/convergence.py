@@ -20,10 +20,10 @@ References:
 import warnings
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 
-Draws = Float[Tensor, "chains draws *event"]
+Draws = Num[Tensor, "chains draws *event"]
 Runs = Float[Tensor, "runs *event"]
 Values = Float[Tensor, "*event"]
 
@@ -38,7 +38,7 @@ def r_hat(draws: Draws) -> Values:
         >>> (r_hat(draws) > 1.01).tolist()
         [False, True]
     """
-    _warn_of_nan(draws)
+    draws = _numbers(draws)
     halves = _split(draws)
     folded = (halves - halves.flatten(0, 1).quantile(0.5, dim=0)).abs()
     found = [_plain_r_hat(_normal_scores(part)) for part in (halves, folded)]
@@ -58,7 +58,7 @@ def nested_r_hat(draws: Draws, n_superchains: int) -> Values:
             f"Expected at least 2 superchains that divide {draws.shape[0]} chains; got "
             f"{n_superchains}."
         )
-    _warn_of_nan(draws)
+    draws = _numbers(draws)
     groups = draws.unflatten(0, (n_superchains, -1))
     chain_means = groups.mean(2)
     between_chains = chain_means.var(1) if groups.shape[1] > 1 else 0.0
@@ -69,13 +69,13 @@ def nested_r_hat(draws: Draws, n_superchains: int) -> Values:
 
 def ess_bulk(draws: Draws) -> Values:
     """Effective sample size for the centre of the distribution."""
-    _warn_of_nan(draws)
+    draws = _numbers(draws)
     return _where_known(_ess(_normal_scores(_split(draws))), draws)
 
 
 def ess_tail(draws: Draws) -> Values:
     """The smaller of the effective sample sizes for the 5% and the 95% quantile."""
-    _warn_of_nan(draws)
+    draws = _numbers(draws)
     halves = _split(draws)
     ends = halves.flatten(0, 1).quantile(torch.tensor([0.05, 0.95], dtype=draws.dtype), dim=0)
     found = [_ess((halves <= end).to(draws.dtype)) for end in ends]
@@ -84,7 +84,7 @@ def ess_tail(draws: Draws) -> Values:
 
 def ess_mean(draws: Draws) -> Values:
     """Effective sample size for the mean, without rank normalisation."""
-    _warn_of_nan(draws)
+    draws = _numbers(draws)
     return _where_known(_ess(_split(draws)), draws)
 
 
@@ -100,12 +100,14 @@ def replicate_ess(means: Runs, variance: Values) -> Values:
     return variance / means.var(0)
 
 
-def _warn_of_nan(draws: Tensor) -> None:
-    """Reports how many draws are NaN; ranking would treat them as the largest values."""
+def _numbers(draws: Tensor) -> Tensor:
+    """The draws as floating-point numbers; reports how many are NaN, which would rank highest."""
+    if not draws.is_floating_point():
+        draws = draws.double()
     try:
         n_missing = int(draws.isnan().sum())
     except RuntimeError:  # values cannot be inspected under torch.func.vmap
-        return
+        return draws
     if n_missing:
         n_quantities = int(draws.isnan().flatten(0, 1).any(0).sum())
         warnings.warn(
@@ -114,6 +116,7 @@ def _warn_of_nan(draws: Tensor) -> None:
             "Find out where they come from: such draws are not a posterior sample.",
             stacklevel=3,
         )
+    return draws
 
 
 def _where_known(values: Tensor, draws: Tensor) -> Tensor:
