@@ -112,6 +112,8 @@ def slope_only(x, y=None):
     return pyro.sample("y", dist.Normal(3.0 + slope * x[:, 0], 2.0).to_event(1), obs=y)
 
 
+# A short chain may be in doubt; that all methods can be searched is the point.
+@pytest.mark.filterwarnings("ignore:These draws are in doubt")
 def test_grid_search_over_methods():
     search = GridSearchCV(
         BayesianRegressor(slope_only, n_draws=200, random_state=0),

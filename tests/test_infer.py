@@ -283,6 +283,8 @@ def test_an_approximation_is_judged_by_more_draws_than_are_asked_for(method):
     assert found.draws["rate"].shape == (10,)
 
 
+# Whether Laplace's answer is good is not the point.
+@pytest.mark.filterwarnings("ignore:(The|These) draws")
 def test_programs_of_many_threads_take_turns():
     def means(seed):
         posterior = infer(plain, X, Y, method="laplace", n_draws=20, seed=seed)
