@@ -1,5 +1,7 @@
 """Times of series: numbers and calendars, gaps, time zones, and what must be refused."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -173,3 +175,21 @@ def test_series_of_any_shape():
     assert [len(v) for v in series_table([[1, 2, 3], np.arange(5.0)]).values] == [3, 5]
     assert series_table(np.ma.array([1.0, 2, 3, 4], mask=[0, 1, 0, 0])).values[0][1:2] != 2
     assert len(series_table([np.nan, 1.0, 2.0, 3.0]).values[0]) == 3  # from its first value on
+
+
+@pytest.mark.parametrize(
+    "t",
+    [
+        None,
+        [0.0, 0.5, 1.0, 2.0],
+        pd.date_range("2020-01-31", periods=4, freq="ME"),
+        pd.date_range("2020-01-15", periods=4, freq="MS") + pd.Timedelta(days=4),
+        pd.date_range("2020-01-01", periods=4, freq="h", tz="Europe/Berlin"),
+        pd.period_range("2020-01", periods=4, freq="M"),
+        pd.bdate_range("2020-01-01", periods=4),
+    ],
+)
+def test_a_grid_is_pickled(t):
+    grid = time_grid(t, 4)
+    again = pickle.loads(pickle.dumps(grid))
+    assert list(again.future(3)) == list(grid.future(3))

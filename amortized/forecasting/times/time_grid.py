@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ def time_grid(t: Any, n: int) -> TimeGrid:
     """
     if t is None:
         place = np.arange(n)
-        return TimeGrid(place, place, (1.0,), lambda h: np.arange(n, n + h))
+        return TimeGrid(place, place, (1.0,), partial(_steps_after, n - 1, 1))
     if len(t) != n:
         raise ValueError(f"Expected {n} times, one for each value; got {len(t)}.")
     kind = np.asarray(t).dtype.kind
@@ -85,8 +86,7 @@ def _of_numbers(t: NDArray[Any]) -> TimeGrid:
     _refuse_repeated(t)
     step = np.diff(t).min() if len(t) > 1 else 1
     place = _places((t - t[0]) / step)
-    last = t[-1]
-    return TimeGrid(order, place, (1.0,), lambda h: last + step * np.arange(1, h + 1))
+    return TimeGrid(order, place, (1.0,), partial(_steps_after, t[-1], step))
 
 
 def _places(x: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -113,7 +113,7 @@ def _of_dates(t: Any) -> TimeGrid:
 
     if isinstance(t, pandas.PeriodIndex):
         grid = _of_dates(t.to_timestamp())
-        return replace(grid, future=lambda h: pandas.PeriodIndex(grid.future(h), freq=t.freq))
+        return replace(grid, future=partial(_periods_after, grid.future, t.freq))
     try:
         index = pandas.DatetimeIndex(pandas.Index(t))
     except (TypeError, ValueError) as reason:
@@ -134,14 +134,14 @@ def _of_dates(t: Any) -> TimeGrid:
     if getattr(t, "freqstr", None) == "B" or _skips_weekends(wall, clock):
         days = wall.values.astype("datetime64[D]")
         place = np.busday_count(days[0], days).astype(np.intp)
-        return TimeGrid(order, place, (5.0,), lambda h: _business_days(index[-1], h))
+        return TimeGrid(order, place, (5.0,), partial(_business_days, index[-1]))
     local = index.tz is not None and _multiples(clock, _DAY)
     if local and len(index) > 1:
         step = float(np.diff(clock).min())
     seconds = clock if local else world
     place = _places((seconds - seconds[0]) / step)
     periods = _PERIODS.get(round(step), (1.0,))
-    return TimeGrid(order, place, periods, lambda h: _next(index[-1], step, local, h))
+    return TimeGrid(order, place, periods, partial(_next, index[-1], step, local))
 
 
 def _seconds(index: Any) -> NDArray[np.float64]:
@@ -172,8 +172,6 @@ def _skips_weekends(wall: Any, clock: NDArray[np.float64]) -> bool:
 
 def _of_months(order: NDArray[np.intp], index: Any, wall: Any) -> TimeGrid:
     """One row a month at most; days within the month do not count."""
-    import pandas
-
     month = np.asarray(wall.year * 12 + wall.month, dtype=np.intp)
     apart = np.diff(month)
     if len(apart) and apart.min() < 1:
@@ -184,11 +182,7 @@ def _of_months(order: NDArray[np.intp], index: Any, wall: Any) -> TimeGrid:
         )
     step = math.gcd(*apart.tolist()) if len(apart) else 1
     begin, day_in = wall[-1].replace(day=1), _day_in_month(wall)
-
-    def future(h: int) -> Any:
-        months = [begin + pandas.DateOffset(months=step * k) for k in range(1, h + 1)]
-        return _in_zone(pandas.DatetimeIndex([day_in(each) for each in months]), index.tz)
-
+    future = partial(_months_after, begin, step, day_in, index.tz)
     period = 12 / step
     periods = (period,) if period >= 2 and period == int(period) else (1.0,)
     return TimeGrid(order, (month - month[0]) // step, periods, future)
@@ -208,7 +202,29 @@ def _day_in_month(wall: Any) -> Callable[[Any], Any]:
     # The 30th is the 28th or 29th in February.
     usual = bool(((wall.day == latest) | wall.is_month_end).all())
     day = latest if usual else wall[-1].day
-    return lambda first: first.replace(day=min(day, first.days_in_month))
+    return partial(_at_day, day)
+
+
+def _at_day(day: int, first: Any) -> Any:
+    return first.replace(day=min(day, first.days_in_month))
+
+
+# Functions of h alone by `partial`, as fitted forecasters are pickled.
+def _steps_after(last: Any, step: Any, h: int) -> NDArray[Any]:
+    return last + step * np.arange(1, h + 1)
+
+
+def _periods_after(dates: Callable[[int], Any], freq: Any, h: int) -> Any:
+    import pandas
+
+    return pandas.PeriodIndex(dates(h), freq=freq)
+
+
+def _months_after(begin: Any, step: int, day_in: Callable[[Any], Any], zone: Any, h: int) -> Any:
+    import pandas
+
+    months = [begin + pandas.DateOffset(months=step * k) for k in range(1, h + 1)]
+    return _in_zone(pandas.DatetimeIndex([day_in(each) for each in months]), zone)
 
 
 def _business_days(last: Any, h: int) -> Any:
