@@ -41,6 +41,17 @@ def logarithm(x, y=None):
     return _observed(pyro.sample("m", law), y)
 
 
+def constant(x, y=None):
+    return _observed(pyro.sample("m", dist.Delta(torch.tensor(0.5))), y)
+
+
+def copied(x, y=None):
+    m = pyro.sample("m", dist.Normal(0.0, 1.0))
+    with pyro.plate("rows", 4):
+        each = pyro.sample("each", dist.Delta(2 * m, log_density=-m.square()))
+        return pyro.sample("y", dist.Normal(each, 0.3), obs=y)
+
+
 def number(x, y=None):
     m = pyro.sample("m", dist.Normal(0.0, 1.0))
     pyro.sample("before", dist.Normal(m, 1.0), obs=1.5)
@@ -54,6 +65,8 @@ def number(x, y=None):
         (scaled_latent, "outside of pyro.poutine.scale"),
         (squared, "domain of its transforms"),
         (logarithm, "domain of its transforms"),
+        (constant, r"Write pyro.deterministic\('m', value\)"),
+        (copied, r"pyro.factor\('each_density', ...\)"),
         (number, "Expected a tensor as the observation at 'before'"),
     ],
 )

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from pyro.distributions import ExpandedDistribution, MaskedDistribution
+from pyro.distributions import Delta, ExpandedDistribution, MaskedDistribution
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Independent, TransformedDistribution
 from torch.distributions.transforms import Transform
 
 from amortized.program.support import check_constraint, is_everywhere, is_transformed
@@ -19,7 +19,7 @@ def check_laws(trace: Any) -> None:
     """Checks every sample site of a traced program.
 
     Raises:
-        ValueError: if an observation is not a tensor; if the density of a latent is raised to a
+        ValueError: if an observation is not a tensor; if a latent is a `Delta`; if the density of a latent is raised to a
             power by `pyro.poutine.scale`, and so is not that of its draws; or if a transform is
             applied to values outside of its domain, where it has no inverse.
     """
@@ -31,6 +31,12 @@ def check_laws(trace: Any) -> None:
             raise ValueError(
                 f"Expected a tensor as the observation at '{name}'; got {kind}. Write "
                 "obs=torch.as_tensor(...)."
+            )
+        if not site["is_observed"] and is_point_mass(site["fn"]):
+            raise ValueError(
+                f"Expected latents with a density; got '{name}', a Delta, which has one value. "
+                f"Write pyro.deterministic('{name}', value); a log density of its own goes into "
+                f"pyro.factor('{name}_density', ...)."
             )
         if not site["is_observed"] and (torch.as_tensor(site["scale"]) != 1).any():
             raise ValueError(
@@ -46,6 +52,20 @@ def check_laws(trace: Any) -> None:
                 "inverted, and the density would not integrate to 1. Use another base, such as "
                 "dist.HalfNormal or dist.LogNormal for positive numbers."
             )
+
+
+def is_point_mass(fn: Any) -> bool:
+    """Whether a distribution is a `Delta`, also inside of transforms and plates.
+
+    Example:
+        >>> is_point_mass(Delta(torch.zeros(2)).to_event(1))
+        True
+    """
+    while isinstance(
+        fn, Independent | MaskedDistribution | ExpandedDistribution | TransformedDistribution
+    ):
+        fn = fn.base_dist
+    return isinstance(fn, Delta)
 
 
 def leaves_domain(fn: Any) -> Transform | None:
