@@ -76,6 +76,53 @@ def test_refused_with_what_to_write(program, message, method):
         infer(program, Y, method=method)
 
 
+def by_numpy(x, y=None):
+    m = pyro.sample("m", dist.Normal(0.0, 1.0))
+    return _observed(torch.as_tensor(m.numpy() * 1.0), y)
+
+
+@pytest.mark.parametrize("method", ["auto", "nuts", "laplace", "importance"])
+def test_a_latent_read_by_numpy_has_no_gradient(method):
+    with (
+        pytest.warns(UserWarning, match=r"one by one.*m in place of float\(m\)"),
+        pytest.raises(ValueError, match=r"read by \.numpy\(\)\. Write torch"),
+    ):
+        infer(by_numpy, Y, method=method)
+
+
+def as_number(x, y=None):
+    return _observed(float(pyro.sample("m", dist.Normal(0.0, 1.0))), y)
+
+
+def test_a_latent_read_as_a_number_is_weighted_all_the_same():
+    with pytest.warns(UserWarning, match=r"one by one.*m in place of float\(m\)"):
+        posterior = infer(as_number, Y, method="importance", n_draws=100)
+    law = dist.MultivariateNormal(torch.zeros(4), 0.09 * torch.eye(4) + 1)
+    error = posterior.log_evidence - law.log_prob(Y.float())
+    assert abs(error) < 4 * posterior.log_evidence_error
+
+
+def test_square_answers_do_not_meet_a_plate_of_rows():
+    """A slope times the inputs of the rows would be compared with columns."""
+
+    def rows(x, y=None):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("y", dist.Normal(m * x[:, 0], 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"shape \(4,\) for one dataset.*got \(4, 4\)"):
+        infer(rows, Y[:, None], Y.expand(4, 4))
+
+
+def test_sites_of_the_same_name_are_refused():
+    def repeated(x, y=None):
+        m = sum(pyro.sample("m", dist.Normal(0.0, 1.0)) for _ in range(2))
+        return _observed(m, y)
+
+    with pytest.raises(ValueError, match=r"got multiple sample sites named 'm'.*f'z\{i\}'"):
+        infer(repeated, Y)
+
+
 def test_a_switched_bound_may_be_written_by_a_share():
     def rewritten(x, y=None):
         z = pyro.sample("z", dist.Bernoulli(0.5))

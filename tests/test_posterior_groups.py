@@ -75,6 +75,59 @@ def test_the_log_density_of_the_draws():
     np.testing.assert_allclose(lp, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("in_plate", [False, True])
+def test_the_log_density_is_joint_in_the_discrete_latents_that_are_given(in_plate):
+    def two_switches(x, y=None):
+        z = pyro.sample("z", dist.Bernoulli(0.2))
+        k = pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.5, 0.2]).double()))
+        m = pyro.sample("m", dist.LogNormal(0.0, 1.0))
+        pyro.deterministic("double", 2 * m)
+        law = dist.Normal(m + z + 2 * k, 0.5)
+        if not in_plate:
+            return pyro.sample("y", law.expand([len(x)]).to_event(1), obs=y)
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("y", law, obs=y)
+
+    posterior = infer(two_switches, X, Y, method="importance", n_draws=50)
+    m = torch.tensor([0.1, 0.4]).double()
+    joint = torch.stack(
+        [
+            torch.stack(
+                [
+                    dist.LogNormal(0.0, 1.0).log_prob(m)
+                    + math.log([0.8, 0.2][z] * [0.3, 0.5, 0.2][k])
+                    + dist.Normal(m + z + 2 * k, 0.5).log_prob(Y[:, None]).sum(0)
+                    for k in range(3)
+                ]
+            )
+            for z in range(2)
+        ]
+    )
+    joint -= posterior.log_evidence
+    z, k = torch.tensor([1.0, 0.0]), torch.tensor([0, 1])
+    close = torch.testing.assert_close
+    close(posterior.log_prob({"m": m}), joint.logsumexp((0, 1)))
+    close(posterior.log_prob({"m": m, "z": z}), joint.logsumexp(1)[z.long(), [0, 1]])
+    close(
+        posterior.log_prob({"m": m, "z": z, "k": k, "double": 2 * m}), joint[z.long(), k, [0, 1]]
+    )
+    assert (posterior.log_prob({"m": m, "z": z + 0.5}) == -math.inf).all()
+    assert (posterior.log_prob({"m": -m, "z": z}) == -math.inf).all()
+    with pytest.raises(ValueError, match=r"latents \['k', 'm', 'z'\]; got \['q'\]"):
+        posterior.log_prob({"m": m, "q": m})
+
+
+def test_the_log_density_of_the_rows_switches():
+    posterior = infer(switches, X, Y, method="importance", n_draws=50)
+    z = torch.zeros(12).double()
+    z[[3, 5]] = 1
+    slope = torch.tensor(0.4).double()
+    expected = dist.Normal(0.0, 1.0).log_prob(slope) + dist.Bernoulli(0.2).log_prob(z).sum()
+    expected += dist.Normal(slope * X[:, 0] + z, 0.5).log_prob(Y).sum()
+    ours = posterior.log_prob({"slope": slope, "z": z}) + posterior.log_evidence
+    torch.testing.assert_close(ours, expected)
+
+
 def test_arviz_1_gets_all_groups_in_one_mapping(monkeypatch):
     """Its `from_dict` takes ``{group: {name: (chain, draw, ...)}}``, where 0.2x takes keywords."""
     posterior = infer(line, X, Y, method="exact", n_draws=100)

@@ -126,8 +126,13 @@ class LogProb:
     answer: GaussianMixture | Start | Tensor
 
     def __call__(self, latents: Latents) -> Tensor:
-        """Log density of ``{name: (*sample, *batch, *event)}``, of shape ``(*sample, *batch)``."""
+        """Log density of ``{name: (*sample, *batch, *event)}``, of shape ``(*sample, *batch)``.
+
+        It is the joint density of the latents that are given; discrete ones that are not are summed
+        out. Values of deterministic sites, which follow from the latents, are not read.
+        """
         ours, shape = self._by_dataset(latents)
+        discrete = {name: ours.pop(name) for name in set(ours) - set(self.density.layout)}
         u, inside = self.density.unconstrain_and_check(ours)
         if isinstance(self.answer, GaussianMixture):
             log_prob = FromMixture(self.answer).log_prob(u)
@@ -136,27 +141,45 @@ class LogProb:
         else:
             log_prob = self.answer.log_prob(u)
         log_prob = log_prob - self.density.log_jacobian(u)
+        if discrete:
+            log_prob = log_prob + self.density.log_probability_of(discrete, u)
         return torch.where(inside, log_prob, -torch.inf).T.reshape(shape)
+
+    def _shapes(self) -> dict[str, torch.Size]:
+        """The shape of one value of each latent."""
+        shapes = {name: fn.shape() for name, fn in self.density.priors.items()}
+        if self.density.discrete is None:
+            return shapes
+        values = self.density.discrete.values
+        return shapes | {
+            name: torch.Size([*shape, *values[name].shape[1:]])
+            for name, shape in self.density.discrete.shapes.items()
+        }
 
     def _by_dataset(self, latents: Latents) -> tuple[dict[str, Tensor], torch.Size]:
         """Latents as ``{name: (batch, n, *event)}``, and the shape of the result."""
-        batch = self.density.n_datasets
+        batch, of_all = self.density.n_datasets, self._shapes()
+        unknown = set(latents) - set(of_all) - set(self.density.deterministic)
+        if unknown:
+            raise ValueError(
+                f"Expected values of the latents {sorted(of_all)}; got {sorted(unknown)}, which "
+                "the program does not draw."
+            )
         values: dict[str, Tensor] = {}
-        shapes: list[torch.Size] = []
-        for name, fn in self.density.priors.items():
+        leads: list[torch.Size] = []
+        for name, event in of_all.items():
             if name not in latents:
                 continue  # the density reports missing latents
             value = as_values(latents[name], f"latent {name!r}").to(self.density.y)
-            event = fn.shape()
             lead = value.shape[: max(value.ndim - len(event), 0)]
             wanted = f"(..., {batch}, *{tuple(event)})" if self.many else f"(..., *{tuple(event)})"
             if value.shape[len(lead) :] != event or (self.many and lead[-1:] != (batch,)):
                 raise ValueError(f"Expected '{name}' of shape {wanted}; got {tuple(value.shape)}.")
-            values[name], shapes = value, [*shapes, lead]
-        shape = torch.broadcast_shapes(*shapes)
+            values[name], leads = value, [*leads, lead]
+        shape = torch.broadcast_shapes(*leads)
         return {
-            name: value.expand(shape + self.density.priors[name].shape())
-            .reshape(-1, batch, *self.density.priors[name].shape())
+            name: value.expand(shape + of_all[name])
+            .reshape(-1, batch, *of_all[name])
             .movedim(0, 1)
             for name, value in values.items()
         }, shape

@@ -206,7 +206,10 @@ class Posterior:
         return result
 
     def log_prob(self, latents: Latents) -> Tensor:
-        """Normalised log density of latents ``{name: (..., *batch, *event)}``, in their units."""
+        """Normalised log density of latents ``{name: (..., *batch, *event)}``, in their units.
+
+        Discrete latents may be given, for the joint density, or left out, which sums them out.
+        """
         if self._log_prob is None:
             raise ValueError(
                 "Expected a method that knows the normalised density; got "

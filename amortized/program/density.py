@@ -264,6 +264,26 @@ class ProgramDensity:
         """
         return self._of_discrete(discrete_probabilities, u)
 
+    def log_probability_of(self, values: Mapping[str, Tensor], u: Points) -> Values:
+        """Log probability of values of discrete latents given each particle and its data.
+
+        Args:
+            values: ``{name: (batch, particles, *shape)}``; latents without values are summed out.
+            u: the particles.
+        """
+        possible = self.discrete.values if self.discrete else {}
+        known = torch.ones(u.shape[:2], dtype=torch.bool, device=u.device)
+        for name, value in values.items():
+            known &= torch.isin(value, possible[name].to(value)).reshape(*u.shape[:2], -1).all(-1)
+        pinned = {name: value.to(possible[name].dtype) for name, value in values.items()}
+        with torch.no_grad():
+            log_prior, log_likelihood = self.over_all(
+                lambda at, x, y: self.evaluate(at[0], x, y, at[1]), (u, pinned)
+            )
+            total = self.log_density(u)
+        known &= total > -torch.inf
+        return torch.where(known, log_prior + log_likelihood - total, -torch.inf)
+
     def _of_discrete(
         self, function: Callable[[list[Factors]], dict[str, Tensor]], u: Tensor
     ) -> dict[str, Tensor]:

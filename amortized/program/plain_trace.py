@@ -16,7 +16,7 @@ from torch import Tensor
 
 from amortized.program.discrete.enumeration import Enumerable, one_by_one
 from amortized.program.sites import Place, observations, refuse, run_for_latents
-from amortized.program.vectorised import is_subsample, warn_of_parameters
+from amortized.program.vectorised import KEEP_TENSORS, is_subsample, warn_of_parameters
 from amortized.seeding import seeded
 
 _N_POINTS = 3  # including the origin
@@ -86,6 +86,8 @@ def _refuse_other_shapes(trace: Any) -> None:
             fits = torch.broadcast_shapes(expected, got) == got
         except RuntimeError:
             fits = False
+        in_plate = any(frame.vectorized for frame in site["cond_indep_stack"])
+        fits = fits and not (in_plate and len(got) > len(expected))  # rows would meet columns
         if not fits:
             raise ValueError(
                 f"Expected observations {name} of shape {tuple(expected)} for one dataset, as the "
@@ -218,10 +220,12 @@ def _plain(density: Any, point: dict[str, Any], x: Tensor, y: Tensor) -> tuple[T
 
 def _warn(reason: Exception) -> None:
     first_line = str(reason).split(". ")[0].split("\n")[0]
+    as_numbers = any(each in first_line for each in (".item()", "numpy", "data pointer"))
+    advice = "Write choices on drawn values with torch.where instead of if"
     warnings.warn(
         "The program's density cannot be computed for all particles at once and is computed "
-        f"one by one, which is slow. Torch reports: {first_line}. Write choices on drawn values "
-        "with torch.where instead of if.",
+        f"one by one, which is slow. Torch reports: {first_line}. "
+        f"{KEEP_TENSORS if as_numbers else advice}.",
         UserWarning,
         stacklevel=5,
     )

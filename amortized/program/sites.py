@@ -256,6 +256,12 @@ def trace_program(model: Program, x: Tensor, y: Tensor) -> Any:
     except Exception as reason:
         if y.isnan().any() and "nan" in str(reason):
             raise ValueError(_MISSING_ELSEWHERE) from reason
+        if str(reason).startswith("Multiple sample sites"):
+            raise ValueError(
+                f"Expected a name of its own for each sample site; got "
+                f"{str(reason).splitlines()[0].lower()}. In a loop write the number into the name, "
+                "as in pyro.sample(f'z{i}', ...), or draw all at once inside a pyro.plate."
+            ) from reason
         raise ValueError(
             f"Expected a Pyro program that runs as model(x, y) with x of shape {tuple(x.shape)} "
             f"and y of shape {tuple(y.shape)}, in {y.dtype}; got {type(reason).__name__}: {reason}"

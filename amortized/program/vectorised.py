@@ -85,6 +85,11 @@ _FUNCTIONAL: dict[Any, Callable[..., Tensor]] = {
 }
 
 
+KEEP_TENSORS = (
+    "Write torch functions of drawn values: m in place of float(m), m.item() or m.numpy()"
+)
+
+
 class FunctionalSamplers(TorchFunctionMode):
     """Turns in-place samplers into functional ones, for callers inside torch and Pyro only.
 
@@ -126,11 +131,19 @@ class ForBatches(TorchFunctionMode):
 def loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
     """The same as the two nested vmaps, one particle at a time."""
     leaves, spec = tree_flatten(particles)
-    results = [
-        function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
-        for i in range(len(x))
-        for j in range(leaves[0].shape[1])
-    ]
+    try:
+        results = [
+            function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
+            for i in range(len(x))
+            for j in range(leaves[0].shape[1])
+        ]
+    except RuntimeError as reason:
+        if "numpy() on Tensor that requires grad" not in str(reason):
+            raise
+        raise ValueError(
+            "Expected a program that computes with tensors, so that it has a gradient; got a drawn "
+            f"value read by .numpy(). {KEEP_TENSORS}."
+        ) from reason
     shape = leaves[0].shape[:2]
     return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
 
