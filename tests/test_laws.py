@@ -1,6 +1,7 @@
 """Sample sites whose density is not that of their distribution are refused, or put right."""
 
 import math
+import warnings
 
 import numpy as np
 import pyro
@@ -112,6 +113,19 @@ def test_square_answers_do_not_meet_a_plate_of_rows():
 
     with pytest.raises(ValueError, match=r"shape \(4,\) for one dataset.*got \(4, 4\)"):
         infer(rows, Y[:, None], Y.expand(4, 4))
+
+
+@pytest.mark.parametrize(("method", "lost"), [("exact", False), ("importance", True)])
+def test_mass_that_rounds_to_an_end_is_said(method, lost):
+    def edges(x, y=None):
+        p = pyro.sample("p", dist.Beta(0.05, 0.05))
+        return pyro.sample("y", dist.Bernoulli(p).expand([4]).to_event(1), obs=y)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        infer(edges, torch.ones(4), method=method, n_draws=100)
+    said = [str(w.message) for w in caught if "rounds to an end" in str(w.message)]
+    assert [each.split(",")[0] for each in said] == ["Of the prior of 'p'"] * lost
 
 
 def test_sites_of_the_same_name_are_refused():

@@ -108,9 +108,7 @@ def test_the_log_density_is_joint_in_the_discrete_latents_that_are_given(in_plat
     close = torch.testing.assert_close
     close(posterior.log_prob({"m": m}), joint.logsumexp((0, 1)))
     close(posterior.log_prob({"m": m, "z": z}), joint.logsumexp(1)[z.long(), [0, 1]])
-    close(
-        posterior.log_prob({"m": m, "z": z, "k": k, "double": 2 * m}), joint[z.long(), k, [0, 1]]
-    )
+    close(posterior.log_prob({"m": m, "z": z, "k": k, "double": 2 * m}), joint[z.long(), k, [0, 1]])
     assert (posterior.log_prob({"m": m, "z": z + 0.5}) == -math.inf).all()
     assert (posterior.log_prob({"m": -m, "z": z}) == -math.inf).all()
     with pytest.raises(ValueError, match=r"latents \['k', 'm', 'z'\]; got \['q'\]"):

@@ -195,6 +195,30 @@ def test_flat_priors():
     assert abs(draws["mean"].median() - Y.mean()) < 0.1
 
 
+def separable(x, y=None):
+    logit = pyro.sample("logit", dist.ImproperUniform(dist.constraints.positive, (), ()))
+    return pyro.sample("y", dist.Bernoulli(logits=logit).expand([len(x)]).to_event(1), obs=y)
+
+
+def two_means(x, y=None):
+    real = dist.constraints.real
+    mean = sum(pyro.sample(name, dist.ImproperUniform(real, (), ())) for name in "ab")
+    return pyro.sample("y", dist.Normal(mean, 1.0).expand([len(x)]).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize(("program", "y"), [(separable, torch.ones(4)), (two_means, Y)])
+def test_what_the_data_leave_open_under_a_flat_prior_is_said(program, y):
+    with pytest.warns(UserWarning, match="posterior is improper, it seems"):
+        infer(program, torch.zeros(len(y), 0), y, method="laplace", n_draws=200)
+
+
+@pytest.mark.parametrize("rows", [4, 5])
+def test_no_such_doubt_of_a_proper_posterior(rows):
+    with pytest.warns(UserWarning) as caught:
+        infer(flat, torch.zeros(rows, 0), Y[:rows], method="importance", n_draws=400)
+    assert not any("it seems" in str(each.message) for each in caught)
+
+
 def with_functions(x, y=None):
     a = pyro.sample("a", dist.LogNormal(0.0, 1.0))
     pyro.deterministic("log_a", a.log())

@@ -19,6 +19,8 @@ from amortized.predictive import OneOfBatch, ProgramPredictive
 from amortized.program.density import ProgramDensity
 from amortized.program.discrete.stored_factors import StoredFactors
 from amortized.program.observations.possible import check_possible
+from amortized.program.rounding import warn_of_rounding
+from amortized.sampling.checks.unbounded import warn_of_unbounded
 from amortized.sampling.checks.verdict import judged
 from amortized.sampling.draws import Draws, first_draws
 from amortized.sampling.exact.closed_form import exact
@@ -71,6 +73,9 @@ def posterior_from_draws(
         evidence = evidence if many else evidence[0]
     if problem.improper:
         evidence = error = None
+        warn_of_unbounded(density, draws.u)
+    if evidence is not None:
+        warn_of_rounding(density.priors, density.supports)
     return Posterior(
         latents | deterministic,
         log_weights=log_weights,
@@ -178,9 +183,7 @@ class LogProb:
             values[name], leads = value, [*leads, lead]
         shape = torch.broadcast_shapes(*leads)
         return {
-            name: value.expand(shape + of_all[name])
-            .reshape(-1, batch, *of_all[name])
-            .movedim(0, 1)
+            name: value.expand(shape + of_all[name]).reshape(-1, batch, *of_all[name]).movedim(0, 1)
             for name, value in values.items()
         }, shape
 

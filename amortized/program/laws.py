@@ -19,9 +19,9 @@ def check_laws(trace: Any) -> None:
     """Checks every sample site of a traced program.
 
     Raises:
-        ValueError: if an observation is not a tensor; if a latent is a `Delta`; if the density of a latent is raised to a
-            power by `pyro.poutine.scale`, and so is not that of its draws; or if a transform is
-            applied to values outside of its domain, where it has no inverse.
+        ValueError: if an observation is not a tensor; if a latent is a `Delta`; if the density of a
+            latent is raised to a power by `pyro.poutine.scale`, and so is not that of its draws; or
+            if a transform is applied to values outside of its domain, where it has no inverse.
     """
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or is_subsample(site):

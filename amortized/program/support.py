@@ -246,6 +246,11 @@ def is_transformed(fn: Any) -> bool:
     )
 
 
+def is_interval(support: Any) -> bool:
+    """Whether single elements lie between two finite ends."""
+    return isinstance(support, _INTERVALS)
+
+
 def is_everywhere(support: Any) -> bool:
     """Whether a support has no bounds: the real line, or all angles."""
     while isinstance(support, constraints.independent):

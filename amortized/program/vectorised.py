@@ -128,15 +128,11 @@ class ForBatches(TorchFunctionMode):
         return func(*args, **kwargs) if kwargs else func(*args)
 
 
-def loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
-    """The same as the two nested vmaps, one particle at a time."""
-    leaves, spec = tree_flatten(particles)
+@contextmanager
+def reading_no_numpy() -> Iterator[None]:
+    """Says what to write where a program turns a latent into an array, which has no gradient."""
     try:
-        results = [
-            function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
-            for i in range(len(x))
-            for j in range(leaves[0].shape[1])
-        ]
+        yield
     except RuntimeError as reason:
         if "numpy() on Tensor that requires grad" not in str(reason):
             raise
@@ -144,6 +140,17 @@ def loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> 
             "Expected a program that computes with tensors, so that it has a gradient; got a drawn "
             f"value read by .numpy(). {KEEP_TENSORS}."
         ) from reason
+
+
+def loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
+    """The same as the two nested vmaps, one particle at a time."""
+    leaves, spec = tree_flatten(particles)
+    with reading_no_numpy():
+        results = [
+            function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
+            for i in range(len(x))
+            for j in range(leaves[0].shape[1])
+        ]
     shape = leaves[0].shape[:2]
     return tree_map(lambda *values: torch.stack(values).unflatten(0, shape), *results)
 
