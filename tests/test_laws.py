@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 import pyro
@@ -126,6 +127,42 @@ def test_mass_that_rounds_to_an_end_is_said(method, lost):
         infer(edges, torch.ones(4), method=method, n_draws=100)
     said = [str(w.message) for w in caught if "rounds to an end" in str(w.message)]
     assert [each.split(",")[0] for each in said] == ["Of the prior of 'p'"] * lost
+
+
+def test_discrete_latents_of_crossed_plates_are_drawn_one_by_one():
+    y = torch.tensor([[1.0, 2.2], [0.3, 1.1], [-1.1, 0.4]]).double()
+
+    def crossed(x, y=None, one_by_one=False):
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        rows, columns = pyro.plate("rows", 3, dim=-2), pyro.plate("columns", 2, dim=-1)
+        if one_by_one:
+            z = torch.stack([pyro.sample(f"z{j}", dist.Bernoulli(0.3)) for j in range(2)], -1)
+        else:
+            with columns:
+                z = pyro.sample("z", dist.Bernoulli(0.3))
+        with rows:
+            w = pyro.sample("w", dist.Bernoulli(0.4))
+            with columns:
+                return pyro.sample("y", dist.Normal(m + 2 * z - w, 0.7), obs=y)
+
+    with pytest.raises(ValueError, match=r"shorter plate outside of it.*torch\.stack"):
+        infer(crossed, torch.zeros(3, 0), y)
+    rewritten = partial(crossed, one_by_one=True)
+    posterior = infer(rewritten, torch.zeros(3, 0), y, method="importance", n_draws=50)
+    m = torch.linspace(-0.5, 1.0, 3).double()
+    expected = dist.Normal(0.0, 1.0).log_prob(m)
+    of_columns = []
+    for z in ([0, 0], [0, 1], [1, 0], [1, 1]):
+        centre = m[:, None, None] + 2 * torch.tensor(z)
+        of_rows = [
+            math.log(share) + dist.Normal(centre - w, 0.7).log_prob(y).sum(-1)
+            for w, share in ((0, 0.6), (1, 0.4))
+        ]
+        prior = sum(math.log(0.3 if each else 0.7) for each in z)
+        of_columns.append(prior + torch.logaddexp(*of_rows).sum(-1))
+    expected = expected + torch.stack(of_columns).logsumexp(0)
+    ours = posterior.log_prob({"m": m}) + posterior.log_evidence
+    torch.testing.assert_close(ours, expected)
 
 
 def test_sites_of_the_same_name_are_refused():

@@ -19,6 +19,11 @@ from amortized.program.sites import Place, observations, refuse, run_for_latents
 from amortized.program.vectorised import KEEP_TENSORS, is_subsample, warn_of_parameters
 from amortized.seeding import seeded
 
+_CROSSED = (
+    " Discrete latents of two crossed plates cannot be summed out together. Draw those of the "
+    "shorter plate outside of it, one by one, as in z = torch.stack([pyro.sample(f'z{j}', ...) "
+    "for j in range(n)], -1)."
+)
 _N_POINTS = 3  # including the origin
 _N_ASSIGNMENTS = 9  # points if latents are summed out, each with a different assignment
 _N_DRAWN = 180  # values of discrete sites that are enough, whatever the number of points
@@ -54,6 +59,7 @@ def settle(density: Any, trace: Any) -> None:
     raise ValueError(
         "Expected a program whose density can be evaluated wherever its latents may lie; got "
         f"{reason if isinstance(reason, _Differs) else f'{type(reason).__name__}: {reason}'}"
+        f"{_CROSSED if 'tree-structured plate' in str(reason) else ''}"
         f"{_other_plates(trace, density.discrete)}"
     ) from reason
 

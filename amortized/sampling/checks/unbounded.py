@@ -41,8 +41,8 @@ def warn_of_unbounded(density: ProgramDensity, u: Float[Tensor, "batch n dim"]) 
         one = "" if density.n_datasets == 1 else f" of dataset {int(flat.nonzero()[0])}"
         warnings.warn(
             f"The posterior{one} is improper, it seems: its density does not fall "
-            "beyond its draws, which show no more than how far the sampler went. Give proper priors to the latents "
-            "that the data leave open.",
+            "beyond its draws, which show no more than how far the sampler went. Give proper "
+            "priors to the latents that the data leave open.",
             UserWarning,
             stacklevel=3,
         )
