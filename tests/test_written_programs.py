@@ -212,10 +212,18 @@ def test_what_the_data_leave_open_under_a_flat_prior_is_said(program, y):
         infer(program, torch.zeros(len(y), 0), y, method="laplace", n_draws=200)
 
 
-@pytest.mark.parametrize("rows", [4, 5])
-def test_no_such_doubt_of_a_proper_posterior(rows):
+def flat_slopes(x, y=None):
+    slopes = pyro.sample("slopes", dist.ImproperUniform(dist.constraints.real, (), (3,)))
+    sd = pyro.sample("sd", dist.LogNormal(0.0, 1.0))
+    return pyro.sample("y", dist.Normal(x @ slopes, sd).to_event(1), obs=y)
+
+
+@pytest.mark.parametrize("program", [flat, flat_slopes])
+@pytest.mark.parametrize("method", ["importance", "laplace"])
+def test_no_such_doubt_of_a_proper_posterior(program, method):
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)).double()
     with pytest.warns(UserWarning) as caught:
-        infer(flat, torch.zeros(rows, 0), Y[:rows], method="importance", n_draws=400)
+        infer(program, x, x.sum(-1) + 0.3 * x.sin().square()[:, 0], method=method, n_draws=300)
     assert not any("it seems" in str(each.message) for each in caught)
 
 
