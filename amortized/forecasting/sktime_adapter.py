@@ -1,7 +1,7 @@
 """The pretrained forecaster as an estimator of sktime, for its pipelines, tuning and evaluation.
 
-sktime is optional (extra ``sktime``): without it this module can be imported, but an
-`SktimeForecaster` not be made.
+sktime is optional (extra ``sktime``): without it this module can be imported, but making an
+`SktimeForecaster` raises an error.
 
 References:
     sktime: a unified interface for machine learning with time series (Loening et al., 2019).
@@ -45,6 +45,11 @@ class SktimeForecaster(BaseForecaster):
 
     Raises:
         ImportError: if sktime is not installed.
+
+    Example:
+        >>> from sktime.datasets import load_airline  # doctest: +SKIP
+        >>> forecaster = SktimeForecaster(period=12).fit(load_airline())  # doctest: +SKIP
+        >>> forecaster.predict(fh=[1, 2, 12])  # doctest: +SKIP
     """
 
     _tags = {

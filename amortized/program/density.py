@@ -52,7 +52,7 @@ from amortized.program.vectorised import (
     loop,
     precision,
     quiet_program,
-    reading_no_numpy,
+    refusing_numpy,
 )
 from amortized.seeding import nothing_drawn
 
@@ -220,7 +220,7 @@ class ProgramDensity:
 
         It can therefore be traced; outside `quiet_program` it checks the program's arguments.
         """
-        with nothing_drawn(), precision(self.y.dtype), reading_no_numpy():
+        with nothing_drawn(), precision(self.y.dtype), refusing_numpy():
             log_prior, log_likelihood = self.evaluate(u, self.x[0], self.y[0])
         return log_prior + log_likelihood
 

@@ -9,7 +9,7 @@ from torch.distributions.transforms import Transform
 
 
 class Circle(constraints.Constraint):
-    """Angles in radians; the latent is between -pi and pi, and any other angle is one of these."""
+    """Angles in radians, equal modulo 2 pi; a latent is drawn between -pi and pi."""
 
     def check(self, value: Tensor) -> Tensor:
         return value.isfinite()

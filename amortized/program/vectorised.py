@@ -129,7 +129,7 @@ class ForBatches(TorchFunctionMode):
 
 
 @contextmanager
-def reading_no_numpy() -> Iterator[None]:
+def refusing_numpy() -> Iterator[None]:
     """Says what to write where a program turns a latent into an array, which has no gradient."""
     try:
         yield
@@ -145,7 +145,7 @@ def reading_no_numpy() -> Iterator[None]:
 def loop(function: Callable[..., Any], particles: Any, x: Tensor, y: Tensor) -> Any:
     """The same as the two nested vmaps, one particle at a time."""
     leaves, spec = tree_flatten(particles)
-    with reading_no_numpy():
+    with refusing_numpy():
         results = [
             function(tree_unflatten([leaf[i, j] for leaf in leaves], spec), x[i], y[i])
             for i in range(len(x))

@@ -1,7 +1,7 @@
 """Kinds of columns of a table, and the conversion of their cells to numbers.
 
-Values of different kinds are never compared: a datetime is no duration, and a time of day in one
-time zone is not the same as one without.
+Values of different kinds are never compared: a datetime is not a duration, and a time
+in a time zone is not the same as one without.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ NUMBERS, TEXT, DATETIMES, ZONED, TIMEDELTAS = (
     "datetimes with a time zone",
     "timedeltas",
 )
-ANY_TIMES = "times"  # of a file of an older version, which tells them not apart
+ANY_TIMES = "times"  # from files of an older version, which do not say which
 TIMES = (DATETIMES, ZONED, TIMEDELTAS, ANY_TIMES)
 _CONVERSIONS = {
     DATETIMES: "pandas.to_datetime, or dt.tz_localize(None) where they have a time zone",

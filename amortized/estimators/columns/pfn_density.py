@@ -127,7 +127,9 @@ class PFNDensity(DensityMixin, BaseEstimator):
         numbers = self.encoder_.numbers(columns)
         table = self.encoder_.plain(numbers)
         for j, known in enumerate(self.encoder_.categories):
-            cells = np.array([] if known is None else objects_of(columns[j]), dtype=object)
+            if known is None:
+                continue
+            cells = objects_of(columns[j])
             new = [
                 i for i, cell in enumerate(cells) if cell is not None and np.isnan(numbers[i, j])
             ]

@@ -43,7 +43,7 @@ def series_table(y: Any, t: Any = None, *, counts: bool = False) -> SeriesTable:
         counts: whether values must be counts.
 
     Raises:
-        ValueError: if an index has several levels, or holds numbers that are no equal steps; if a
+        ValueError: if an index has several levels, or its numbers are not in equal steps; if a
             value is infinite or too large, a series has fewer than three values, or
             counts are negative or not whole.
     """
@@ -92,7 +92,7 @@ def _own_times(y: Any) -> Any:
     labels = np.asarray(index)
     if labels.dtype.kind not in "iuf" or len(labels) < 2:
         return index
-    # Labels that are left of a larger table may be times, or numbers of rows that say nothing.
+    # What is left after rows were dropped may be times, or row numbers that mean nothing.
     apart = np.diff(labels.astype(np.float64))
     if not apart.min() > 0 or np.ptp(apart) > 1e-6 * apart.min():
         raise ValueError(

@@ -209,7 +209,7 @@ def _at_day(day: int, first: Any) -> Any:
     return first.replace(day=min(day, first.days_in_month))
 
 
-# Functions of h alone by `partial`, as fitted forecasters are pickled.
+# Bound by `partial` to functions of h: unlike closures, these can be pickled with a forecaster.
 def _steps_after(last: Any, step: Any, h: int) -> NDArray[Any]:
     return last + step * np.arange(1, h + 1)
 

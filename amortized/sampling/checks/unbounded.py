@@ -1,4 +1,4 @@
-"""Whether a posterior under an improper prior has draws at all.
+"""Whether a posterior under an improper prior is itself proper.
 
 A density that is proper falls faster than :math:`1 / t` on its way out, along almost every ray
 :math:`c + t d`. So its logarithm is compared at the farthest draws and at two points beyond each.
@@ -22,7 +22,7 @@ _DEPTH = 10.0  # nats below the highest density of a draw
 
 
 def warn_of_unbounded(density: ProgramDensity, u: Float[Tensor, "batch n dim"]) -> None:
-    """Warns if the density does not fall beyond the draws, as of latents the data leave open.
+    """Warns if the density does not fall beyond the draws.
 
     Example:
         >>> import pyro, torch, pyro.distributions as dist
@@ -48,9 +48,9 @@ def warn_of_unbounded(density: ProgramDensity, u: Float[Tensor, "batch n dim"]) 
     if flat.any():
         one = "" if density.n_datasets == 1 else f" of dataset {int(flat.nonzero()[0])}"
         warnings.warn(
-            f"The posterior{one} is improper, it seems: its density does not fall "
-            "beyond its draws, which show no more than how far the sampler went. Give proper "
-            "priors to the latents that the data leave open.",
+            f"The posterior{one} seems to be improper: its density does not fall beyond the "
+            "farthest draws, which then only show how far the sampler went. Give proper priors to "
+            "the latents that the data do not determine.",
             UserWarning,
             stacklevel=3,
         )
